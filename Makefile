@@ -1,0 +1,50 @@
+# Two commands for a fresh machine: `make demo` and `make test`. The rest is development.
+.PHONY: setup demo demo-quality test check lock clean
+
+PYTHON ?= python3.11
+# Where pip finds the CPU build of torch, if not in its ordinary sources: see README, Set-up.
+TORCH_PIP_ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+RUN := $(BIN)/routelmt-batch
+PIP := $(BIN)/pip --disable-pip-version-check install --quiet
+READY := $(VENV)/ready
+
+setup: $(READY)
+
+# torch first and alone: only so does its CPU build stand. Then everything else without resolving,
+# which keeps PyPI's CUDA builds of torchvision, torchaudio and torchcodec out.
+$(READY): cluster/requirements-cpu.txt pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) $(TORCH_PIP_ARGS) torch==2.13.0
+	$(PIP) --no-deps -r cluster/requirements-cpu.txt
+	$(PIP) --no-deps --no-build-isolation -e .
+	touch $@
+
+demo: setup
+	$(RUN) run jobs/demo/job.yaml
+
+demo-quality: setup
+	$(BIN)/python jobs/demo/quality.py
+
+test: setup
+	$(BIN)/python -m pytest
+
+check: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+# Pins are resolved by uv from pyproject.toml; what the CPU set-up must not install is left out.
+lock:
+	cp pyproject.toml cluster/ && cd cluster && \
+	uv pip compile pyproject.toml --extra cpu --extra dev -c constraints-cpu.txt --python-version 3.11 \
+	  --python-platform x86_64-manylinux_2_28 --no-annotate --no-header \
+	  --no-emit-package torch --no-emit-package torchvision --no-emit-package torchaudio \
+	  --no-emit-package torchcodec -o requirements-cpu.txt && \
+	uv pip compile pyproject.toml --extra gpu -c constraints-gpu.txt --python-version 3.11 \
+	  --python-platform x86_64-manylinux_2_28 --no-annotate --no-header -o requirements-gpu.txt; \
+	rm pyproject.toml
+
+clean:
+	rm -rf runs .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info

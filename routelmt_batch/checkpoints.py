@@ -1,0 +1,132 @@
+"""Model checkpoints by folder or hub name: are they there, which weights, how long, which end tokens.
+
+It reads configuration and hashes files; it never loads weights.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from routelmt_batch.errors import ModelError
+from routelmt_batch.shards import sha256
+
+_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+_BLOB = re.compile(r"[0-9a-f]{64}")
+_WEIGHTS = ("*.safetensors", "*.bin")
+
+
+def locate(source: str, key: str) -> None:
+    """Check that a model is there before any engine starts.
+
+    Raises:
+        ModelError: no such folder, a folder without config.json or weights, or a hub name that
+            neither the local cache nor the hub answers to.
+    """
+    folder = Path(source)
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise ModelError(f"{key} {source}: no config.json there; give a Hugging Face model folder")
+        if not _weight_files(folder):
+            raise ModelError(f"{key} {source}: no weights there (*.safetensors)")
+    elif not _HUB_NAME.fullmatch(source):
+        raise ModelError(f"{key} {source}: no such folder")
+    else:
+        try:
+            _hub_file(source, "config.json")
+        except Exception as error:  # the hub client raises a dozen kinds; each means "not there"
+            raise ModelError(
+                f"{key} {source}: no such folder beside the spec, and not a model that the Hugging "
+                f"Face cache or hub gives ({type(error).__name__}). Check the name, or download it "
+                "and give its folder"
+            ) from None
+
+
+@functools.lru_cache(maxsize=16)
+def _hub_file(source: str, name: str) -> str:
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+
+    cached = try_to_load_from_cache(source, name)
+    return cached if isinstance(cached, str) else hf_hub_download(source, name, etag_timeout=10)
+
+
+def config(source: str, name: str = "config.json") -> dict[str, Any]:
+    """A JSON file of a checkpoint; empty if the checkpoint has none of that name."""
+    path = Path(source) / name
+    if not Path(source).is_dir():
+        try:
+            path = Path(_hub_file(source, name))
+        except Exception:  # see locate; an absent optional file is no fault
+            return {}
+    if not path.is_file():
+        return {}
+    try:
+        value = json.loads(path.read_text(encoding="utf8"))
+    except ValueError as error:
+        raise ModelError(f"{path}: not valid JSON: {error}") from None
+    return value if isinstance(value, dict) else {}
+
+
+@functools.lru_cache(maxsize=16)
+def weights_hash(source: str) -> str:
+    """SHA-256 over the names and SHA-256s of a checkpoint's weight files.
+
+    Files in a Hugging Face cache are named by their SHA-256 and are not read; a hub name that is
+    not in the cache is answered by the hub's own list of file hashes, without a download.
+    """
+    folder = Path(source)
+    if folder.is_dir():
+        digests = {file.name: _digest(file) for file in _weight_files(folder)}
+    else:
+        digests = _hub_digests(source)
+    text = "".join(f"{name} {digest}\n" for name, digest in sorted(digests.items()))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    for pattern in _WEIGHTS:
+        if files := sorted(folder.glob(pattern)):
+            return files
+    return []
+
+
+def _digest(file: Path) -> str:
+    blob = file.resolve()
+    if blob.parent.name == "blobs" and _BLOB.fullmatch(blob.name):
+        return blob.name
+    return sha256(blob)
+
+
+def _hub_digests(source: str) -> dict[str, str]:
+    cached = Path(_hub_file(source, "config.json")).parent
+    if files := _weight_files(cached):
+        return {file.name: _digest(file) for file in files}
+    from huggingface_hub import HfApi
+
+    siblings = HfApi().model_info(source, files_metadata=True).siblings or []
+    return {
+        file.rfilename: file.lfs.sha256
+        for file in siblings
+        if file.lfs and file.rfilename.endswith(".safetensors")
+    }
+
+
+def context_tokens(source: str) -> int | None:
+    """The longest sequence that the checkpoint's configuration allows, if it says."""
+    value = config(source).get("max_position_embeddings")
+    return value if isinstance(value, int) else None
+
+
+def end_tokens(source: str) -> tuple[int, ...]:
+    """Token ids that end a generation: of generation_config.json, else of config.json."""
+    for name in ("generation_config.json", "config.json"):
+        value = config(source, name).get("eos_token_id")
+        if isinstance(value, int):
+            return (value,)
+        if isinstance(value, list) and value:
+            return tuple(value)
+    return ()

@@ -1,0 +1,209 @@
+"""The commands. Errors become messages and exit codes here; nothing heavy loads before it is used."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from routelmt_batch import __version__
+from routelmt_batch.errors import Interrupted, OutputError, RoutelmtError
+
+app = typer.Typer(
+    name="routelmt-batch",
+    help="Translate a corpus with a small and a large LLM under a budget.",
+    epilog="Example: routelmt-batch run jobs/demo/job.yaml --budget 0.3",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+SpecPath = Annotated[str, typer.Argument(metavar="SPEC", help="Job spec, a YAML file.")]
+BudgetOption = Annotated[
+    str | None,
+    typer.Option("--budget", metavar="P", help="Fraction of rows for the large model; budget.fraction."),
+]
+OutputOption = Annotated[
+    str | None, typer.Option("--output", metavar="URI", help="Output folder; output.uri.")
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Set a key of the spec; may be given again."),
+]
+LimitOption = Annotated[
+    int | None, typer.Option("--limit", metavar="N", min=1, help="Only the first N rows of the input.")
+]
+ShardsOption = Annotated[
+    str | None, typer.Option("--shards", metavar="GLOB", help="Only shards whose name matches.")
+]
+AddressOption = Annotated[
+    str | None,
+    typer.Option("--address", metavar="RAY", help="Ray cluster to run on; default: this machine."),
+]
+VerboseOption = Annotated[
+    bool, typer.Option("--verbose", help="Show what Ray and vLLM print, instead of logging it.")
+]
+
+
+def main() -> None:
+    """Run a command; exit with 0, or as the design has it: 1, 2, 3, 130, 143."""
+    console = _stderr()
+    try:
+        app(standalone_mode=True)
+    except Interrupted as error:
+        console.print(f"{error}. Run the same command again to go on.", style="yellow", markup=False)
+        sys.exit(error.exit_code)
+    except RoutelmtError as error:
+        console.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        console.print("stopped. Run the same command again to go on.", style="yellow")
+        sys.exit(130)
+
+
+def _stderr() -> Console:
+    # A descriptor of its own: standard error itself goes to a log file while engines run.
+    return Console(file=os.fdopen(os.dup(2), "w", encoding="utf8"), highlight=False)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"routelmt-batch {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command(epilog="Example: routelmt-batch run jobs/demo/job.yaml --budget 0.2 --output runs/b20")
+def run(
+    spec: SpecPath,
+    budget: BudgetOption = None,
+    output: OutputOption = None,
+    settings: SetOption = None,
+    limit: LimitOption = None,
+    shards: ShardsOption = None,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Try failed and quarantined rows again, no others.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check spec, models and input; start nothing.")
+    ] = False,
+    address: AddressOption = None,
+    verbose: VerboseOption = False,
+) -> None:
+    """Run a job, or go on with it: score, allocate, translate, assemble, report.
+
+    Stopped or killed, the same command goes on where it stood. On a finished job it does nothing.
+    """
+    from routelmt_batch import job, show
+    from routelmt_batch.progress import Bars
+    from routelmt_batch.spec import load
+    from routelmt_batch.stages.report import exit_code
+
+    job.stop_on_signals()
+    job_spec = load(spec, settings or (), budget_fraction=budget, output_uri=output)
+    console = _stderr()
+    if dry_run:
+        show.console().print(show.checked(job.check(job_spec, shards, limit)))
+        return
+    options = job.Options(limit, shards, retry_failed, address, verbose)
+    console.print(f"{job_spec.name}: {job_spec.output.uri} (logs: {_logs(job_spec.output.uri)})")
+    outcome = job.run(job_spec, options, Bars(console), partial(job.vllm_engine, options=options))
+    if not outcome.new:
+        console.print("this job is finished; nothing to do. Its report:")
+    show.console().print(show.job(outcome.report))
+    show.console().print(f"{job_spec.output.uri}/data")
+    raise typer.Exit(exit_code(outcome.report))
+
+
+@app.command(epilog="Example: routelmt-batch plan jobs/demo/job.yaml")
+def plan(
+    spec: SpecPath,
+    budget: BudgetOption = None,
+    output: OutputOption = None,
+    settings: SetOption = None,
+    limit: LimitOption = None,
+    shards: ShardsOption = None,
+    address: AddressOption = None,
+    verbose: VerboseOption = False,
+) -> None:
+    """Score only, and show what each budget would buy. `run` goes on from there at any budget."""
+    from routelmt_batch import job, show
+    from routelmt_batch.progress import Bars
+    from routelmt_batch.spec import load
+
+    job.stop_on_signals()
+    job_spec = load(spec, settings or (), budget_fraction=budget, output_uri=output)
+    options = job.Options(limit, shards, False, address, verbose)
+    lines = job.plan(job_spec, options, Bars(_stderr()), partial(job.vllm_engine, options=options))
+    show.console().print(show.what_if(lines))
+    show.console().print(f"Go on with: routelmt-batch run {spec} --budget P")
+
+
+@app.command(epilog="Example: routelmt-batch report runs/demo")
+def report(
+    output: Annotated[str, typer.Argument(metavar="OUTPUT", help="A job's output folder.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print reports/job.json.")] = False,
+) -> None:
+    """Show a job's report; of one that runs or was stopped, how far it is."""
+    from routelmt_batch import job, show
+    from routelmt_batch.workspace import Folder
+
+    folder = Folder(Path(output))
+    if not folder.manifest.exists():
+        raise OutputError(f"{output}: no job there (no {folder.manifest.relative_to(folder.root)})")
+    found = job.finished(folder)
+    if found is None:
+        manifest = json.loads(folder.manifest.read_text(encoding="utf8"))
+        show.console().print(show.standing(folder, manifest))
+    elif as_json:
+        typer.echo(json.dumps(found, ensure_ascii=False, indent=1))
+    else:
+        show.console().print(show.job(found))
+
+
+@app.command(epilog="Example: routelmt-batch doctor")
+def doctor() -> None:
+    """Check this machine: Python, Ray, vLLM, GPU or CPU, memory, disk; each with its next move."""
+    from routelmt_batch import doctor as checks
+    from routelmt_batch import show
+
+    lines = checks.examine()
+    show.console().print(show.health(lines))
+    raise typer.Exit(0 if all(line.fine for line in lines) else 1)
+
+
+@app.command(epilog="Example: routelmt-batch init nightly.yaml")
+def init(
+    path: Annotated[str, typer.Argument(metavar="FILE", help="Where to write the spec.")] = "job.yaml",
+) -> None:
+    """Write a commented spec to start from."""
+    from routelmt_batch.errors import UsageError
+
+    target = Path(path)
+    if target.exists():
+        raise UsageError(f"{path}: exists already; give another name")
+    starter = Path(__file__).with_name("starter.yaml").read_text(encoding="utf8")
+    target.write_text(starter, encoding="utf8")
+    typer.echo(f"wrote {path}; edit it, then: routelmt-batch run {path} --dry-run")
+
+
+def _logs(output: str) -> Path:
+    from routelmt_batch.workspace import Folder
+
+    return Folder(Path(output)).logs

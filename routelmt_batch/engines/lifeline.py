@@ -1,0 +1,26 @@
+"""A vLLM plugin: an engine process ends when the process that started it is gone.
+
+vLLM runs its engine in a child of the Ray actor. When the actor is killed with SIGKILL the child
+would live on and hold its memory. vLLM loads `vllm.general_plugins` in each of its processes;
+this one watches the parent there. It does nothing in processes that a job did not start.
+"""
+
+import os
+import threading
+import time
+
+VARIABLE = "ROUTELMT_LIFELINE"  # the process id of the engine actor
+_POLL_S = 0.5
+
+
+def hold() -> None:
+    owner = os.environ.get(VARIABLE)
+    if owner is None or int(owner) == os.getpid():
+        return
+    threading.Thread(target=_watch, args=(os.getppid(),), daemon=True, name="lifeline").start()
+
+
+def _watch(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(_POLL_S)
+    os._exit(1)

@@ -1,0 +1,226 @@
+"""A Ray session: start, quiet, explain failures, keep the engines' logs, leave nothing behind."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from routelmt_batch.errors import EngineError, RoutelmtError, UsageError
+
+_ENGINE_MARK = b"EngineActor"
+_OBJECT_STORE_BYTES = 512 << 20
+_EXIT_S = 10.0
+# A log line that says what went wrong: an exception's last line, as Python prints it.
+_FAULT = re.compile(r"(?:\b\w*(?:Error|Exception|Interrupt)|\bKilled)\b.*:")
+
+
+class Session:
+    """One Ray session for all passes of a job: a local one, the caller's, or a cluster's.
+
+    Ray starts when a pass first needs it. Until the session ends, what Ray and vLLM print in this
+    process goes to `driver.log` in the log folder, unless verbose.
+    """
+
+    # Reads and writes are mostly waiting: a fraction of a CPU each lets them run beside engines.
+    task_cpus = 0.25
+
+    def __init__(
+        self,
+        log_folder: Path,
+        address: str | None = None,
+        verbose: bool = False,
+        after_start: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.log_folder = log_folder
+        self.address = address
+        self.verbose = verbose
+        self.after_start = after_start
+        self.cores = len(os.sched_getaffinity(0))
+        self.local = address in (None, "local")
+        self._open = contextlib.ExitStack()
+        self._started_at = 0.0
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._open.close()
+
+    def start(self) -> None:
+        """Start or join Ray, once.
+
+        Raises:
+            UsageError: no cluster answers at the address, or a local Ray does not start.
+        """
+        if self._started_at:
+            return
+        self._started_at = time.time()
+        # Before Ray is imported: no usage report leaves the machine, and an engine's child
+        # processes end with its worker.
+        os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+        os.environ.setdefault("RAY_process_group_cleanup_enabled", "1")
+        if not self.verbose:
+            self._open.enter_context(_to_file(self.log_folder / "driver.log"))
+        import ray
+        from ray.data import DataContext
+
+        if not ray.is_initialized():
+            self._open.callback(self._stop)
+            try:
+                self._join()
+            except (ConnectionError, ValueError, RuntimeError) as error:
+                raise UsageError(
+                    f"--address {self.address}: no Ray cluster answers there ({_last(str(error))})"
+                    if not self.local
+                    else f"Ray did not start: {_last(str(error))}; `routelmt-batch doctor` looks why"
+                ) from None
+        self._open.callback(self.keep_logs)
+        context = DataContext.get_current()
+        context.enable_progress_bars = False
+        context.print_on_execution_start = False
+        self.after_start()
+
+    def _join(self) -> None:
+        import ray
+
+        quiet = {"log_to_driver": self.verbose, "logging_level": logging.ERROR}
+        if not self.local:
+            ray.init(address=self.address, **quiet)
+            return
+        ray.init(
+            address="local",
+            # An engine holds a CPU while it runs; reading and writing need room beside it.
+            num_cpus=self.cores + 2,
+            include_dashboard=False,
+            object_store_memory=_OBJECT_STORE_BYTES,
+            **quiet,
+        )
+
+    def _stop(self) -> None:
+        import psutil
+        import ray
+
+        family = psutil.Process().children(recursive=True) if self.local else []
+        ray.shutdown()
+        _, alive = psutil.wait_procs(family, timeout=_EXIT_S)
+        for process in alive:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+
+    def resource(self, name: str) -> float:
+        """How much of a resource the cluster has, as Ray counts it."""
+        self.start()
+        import ray
+
+        return float(ray.cluster_resources().get(name, 0))
+
+    @contextlib.contextmanager
+    def explaining(self, label: str) -> Iterator[None]:
+        """Turn what Ray raises into what an operator can read."""
+        try:
+            yield
+        except RoutelmtError:
+            raise
+        except Exception as error:
+            for cause in _chain(error):
+                if isinstance(cause, RoutelmtError):
+                    raise cause from None
+            self.keep_logs()
+            raise EngineError(self._engine_message(label, error)) from error
+
+    def _engine_message(self, label: str, error: Exception) -> str:
+        faults = self._faults() or [_last(str(error))]
+        shown = "\n".join(f"  {line}" for line in faults[-5:])
+        return (
+            f"the {label} engine failed:\n{shown}\nIts whole log is in {self.log_folder}. Mend the "
+            "cause and run the same command again: what is committed stays"
+        )
+
+    def _faults(self) -> list[str]:
+        """The last fault lines of the newest engine log, without their log prefixes."""
+        for log in sorted(self._engine_logs(), key=lambda log: log.stat().st_mtime, reverse=True):
+            lines = log.read_text(errors="replace").splitlines()
+            faults = []
+            for line in lines:
+                line = re.sub(r"^\([\w ]+pid=\d+\) ", "", line)
+                line = re.sub(r"^(?:ERROR|INFO|WARNING) [\d-]+ [\d:]+ \[[^\]]*\] ", "", line).strip()
+                if _FAULT.match(line) and line not in faults:
+                    faults.append(line[:300])
+            if faults:
+                return faults
+        return []
+
+    def _engine_logs(self) -> list[Path]:
+        folder = self._ray_logs()
+        if folder is None:
+            return []
+        return [
+            log
+            for log in folder.glob("worker-*")
+            if log.suffix in (".out", ".err")
+            and log.stat().st_mtime >= self._started_at
+            and _ENGINE_MARK in _head(log)
+        ]
+
+    def _ray_logs(self) -> Path | None:
+        import ray
+
+        node = ray._private.worker._global_node
+        return Path(node.get_logs_dir_path()) if node is not None and self.local else None
+
+    def keep_logs(self) -> None:
+        """Copy the engines' logs beside the job; Ray's own folder is not kept."""
+        for log in self._engine_logs():
+            with contextlib.suppress(OSError):
+                shutil.copyfile(log, self.log_folder / f"engine-{log.stem[-16:]}{log.suffix}")
+
+
+@contextlib.contextmanager
+def _to_file(path: Path) -> Iterator[None]:
+    """Send this process's standard output and error to a file, C++ and child processes included."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = os.dup(1), os.dup(2)
+    with open(path, "ab") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for number, descriptor in zip((1, 2), kept, strict=True):
+            os.dup2(descriptor, number)
+            os.close(descriptor)
+
+
+def _head(log: Path) -> bytes:
+    try:
+        with open(log, "rb") as file:
+            return file.read(4096)
+    except OSError:
+        return b""
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    queue: list[BaseException | None] = [error]
+    while queue:
+        item = queue.pop(0)
+        if item is None or id(item) in seen or not isinstance(item, BaseException):
+            continue
+        seen.add(id(item))
+        yield item
+        queue += [item.__cause__, item.__context__, getattr(item, "cause", None)]
+
+
+def _last(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1][:300] if lines else "no message"

@@ -1,0 +1,66 @@
+"""The error tree. It knows exit codes and nothing else of the package.
+
+RoutelmtError            1  the job failed
+├── UsageError           2  the command line, the spec or what it names must change first
+│   ├── SpecError           a key or a value of the spec
+│   ├── ModelError          a model or router folder
+│   ├── InputError          the input shards
+│   └── OutputError         the output folder: foreign, locked, or made from something else
+├── EngineError          1  an engine did not start or died
+├── InputChanged         1  a shard is no longer the file that was scored
+├── DiskFull             1  no space where a part or a shard was to be written
+└── Interrupted    130/143  stopped by a signal or a person; resumable
+"""
+
+
+class RoutelmtError(Exception):
+    """A failure that the operator can read: the value, the rule, the next move."""
+
+    exit_code = 1
+
+    def __reduce__(self) -> tuple[type, tuple[object, ...]]:
+        # Errors cross process borders (Ray pickles them); keep the message and nothing else.
+        return type(self), self.args
+
+
+class UsageError(RoutelmtError):
+    exit_code = 2
+
+
+class SpecError(UsageError):
+    pass
+
+
+class ModelError(UsageError):
+    pass
+
+
+class InputError(UsageError):
+    pass
+
+
+class OutputError(UsageError):
+    pass
+
+
+class EngineError(RoutelmtError):
+    pass
+
+
+class InputChanged(RoutelmtError):
+    pass
+
+
+class DiskFull(RoutelmtError):
+    pass
+
+
+class Interrupted(RoutelmtError):
+    """Stopped by a signal; `exit_code` is 128 + the signal's number."""
+
+    def __init__(self, message: str, exit_code: int = 130) -> None:
+        super().__init__(message, exit_code)
+        self.exit_code = exit_code
+
+    def __str__(self) -> str:
+        return str(self.args[0])

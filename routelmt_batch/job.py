@@ -1,0 +1,150 @@
+"""The main job, in order: score, allocate, translate, assemble, report."""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+import types
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from routelmt_batch.engines.lanes import Engine
+from routelmt_batch.errors import Interrupted
+from routelmt_batch.progress import Bars
+from routelmt_batch.shards import units
+from routelmt_batch.spec import JobSpec
+from routelmt_batch.stages.allocate import WhatIf, allocate, places, what_if
+from routelmt_batch.stages.assemble import assemble
+from routelmt_batch.stages.report import report
+from routelmt_batch.stages.score import score
+from routelmt_batch.stages.translate import reopen_failed, translate
+from routelmt_batch.workspace import (
+    Folder,
+    Workspace,
+    check_models,
+    check_ours,
+    find_input,
+    open_workspace,
+)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a run is told beside its spec."""
+
+    limit: int | None = None
+    shards: str | None = None
+    retry_failed: bool = False
+    address: str | None = None
+    verbose: bool = False
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A job's report, and whether this run wrote it or found it."""
+
+    report: dict[str, Any]
+    new: bool
+
+
+# Opens the engine of a job, given the job's folder; the job runs inside it.
+OpenEngine = Callable[[Folder], AbstractContextManager[Engine]]
+
+
+def run(spec: JobSpec, options: Options, bars: Bars, open_engine: OpenEngine) -> Outcome:
+    """Run a job from wherever it stands to its end.
+
+    Raises:
+        RoutelmtError: see errors; what is committed stays, and the same command goes on.
+    """
+    with _opened(spec, options, bars) as workspace, open_engine(workspace.folder) as engine:
+        standing = finished(workspace.folder)
+        if standing and not (options.retry_failed and reopen_failed(workspace, allocate(workspace))):
+            allocate(workspace)  # refuses another budget
+            return Outcome(standing, new=False)
+        score(workspace, engine, bars)
+        plan = allocate(workspace)
+        if options.retry_failed and not standing:
+            reopen_failed(workspace, plan)
+        translate(workspace, plan, engine, bars)
+        assemble(workspace, plan, bars)
+        return Outcome(report(workspace, plan), new=True)
+
+
+def plan(spec: JobSpec, options: Options, bars: Bars, open_engine: OpenEngine) -> list[WhatIf]:
+    """Score, and say what each budget would buy; nothing is frozen but the scores."""
+    with _opened(spec, options, bars) as workspace:
+        if workspace.ledger.rows("scores") < workspace.rows:
+            with open_engine(workspace.folder) as engine:
+                score(workspace, engine, bars)
+        return what_if(workspace)
+
+
+def check(spec: JobSpec, only: str | None, limit: int | None) -> dict[str, Any]:
+    """What a run would work on: every check of a run, nothing started and nothing written.
+
+    Raises:
+        UsageError: as a run would.
+    """
+    check_ours(Folder(Path(spec.output.uri)))
+    card = check_models(spec)
+    shards, unreadable = find_input(spec, only, limit)
+    rows = sum(unit.rows for unit in units(shards, limit))
+    return {
+        "input": f"{rows:,} rows in {len(shards):,} shards of {spec.input.uri}",
+        **{f"unreadable {name}": reason for name, reason in unreadable.items()},
+        "small": spec.models.small.source,
+        "large": spec.models.large.source,
+        "router": f"{spec.router.source} (gain in {card.metric.name}, {', '.join(card.directions)})",
+        "budget": f"{spec.budget.fraction}: at most {places(spec.budget.fraction, rows):,} rows to large",
+        "longest prompt": f"{spec.prompt_limit_tokens} tokens",
+        "output": spec.output.uri,
+    }
+
+
+def finished(folder: Folder) -> dict[str, Any] | None:
+    """The report of a finished job, or None."""
+    if not (folder.success.exists() and folder.job_report.exists()):
+        return None
+    job: dict[str, Any] = json.loads(folder.job_report.read_text(encoding="utf8"))
+    return job
+
+
+def _opened(
+    spec: JobSpec, options: Options, bars: Bars
+) -> AbstractContextManager[Workspace]:
+    def warn(message: str) -> None:
+        bars.console.print(f"warning: {message}", style="yellow", highlight=False)
+
+    return open_workspace(spec, options.shards, options.limit, warn)
+
+
+@contextmanager
+def vllm_engine(folder: Folder, options: Options) -> Iterator[Engine]:
+    """vLLM pools in a Ray session that ends with the job."""
+    from routelmt_batch.engines.session import Session
+    from routelmt_batch.engines.vllm import VllmEngine
+
+    with Session(folder.logs, options.address, options.verbose, stop_on_signals) as session:
+        yield VllmEngine(session)
+
+
+def stop_on_signals() -> None:
+    """SIGTERM and SIGINT end the job as an exception, so that engines are shut down in order.
+
+    Set again after Ray's start, which takes SIGTERM for itself.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _interrupt)
+
+
+def _interrupt(number: int, frame: types.FrameType | None) -> None:
+    for again in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(again, signal.SIG_IGN)  # one is enough: shutting down takes a few seconds
+    raise Interrupted(f"stopped by {signal.Signals(number).name}", 128 + number)

@@ -1,0 +1,224 @@
+"""What of a job is committed: an append-only file of JSON lines, and who holds the job.
+
+Readers trust the ledger, never a folder listing: a part that it does not name does not exist.
+It knows names, row ranges and counts, not what the rows say.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import socket
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from filelock import FileLock, Timeout
+
+from routelmt_batch.errors import OutputError
+from routelmt_batch.failpoints import reach
+from routelmt_batch.shards import disk_full
+
+SCORES = "scores"
+TRANSLATIONS = "translations"
+
+
+@dataclass(frozen=True)
+class Span:
+    """Rows of one shard in one part: how many, the lowest and the highest."""
+
+    rows: int
+    low: int
+    high: int
+
+
+@dataclass(frozen=True)
+class PartEntry:
+    """One committed part. `spans` by shard; `counts` sums what its rows are, by name."""
+
+    stage: str
+    part: str
+    bytes: int
+    spans: dict[str, Span]
+    counts: dict[str, int] = field(default_factory=dict)
+    generation: int = 0  # how many `--retry-failed` came before it
+
+    @property
+    def rows(self) -> int:
+        return sum(span.rows for span in self.spans.values())
+
+
+class Ledger:
+    """The commits of one job, in order. One process writes; any may read."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.folder = path.parent
+        self.parts: dict[str, list[PartEntry]] = defaultdict(list)
+        self.events: list[dict[str, Any]] = []
+        self._by_shard: dict[tuple[str, str], list[PartEntry]] = defaultdict(list)
+        self._totals: Counter[tuple[str, str]] = Counter()
+        self._whole_bytes = 0
+        self._read()
+
+    def _read(self) -> None:
+        if not self.path.exists():
+            return
+        with open(self.path, "rb") as file:
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break  # a crash cut the last line: it was never committed
+                self._whole_bytes += len(line)
+                self._take(json.loads(line))
+
+    def open_for_writing(self) -> None:
+        """Drop a torn last line and check that every committed part is there, whole."""
+        if self.path.exists():
+            with open(self.path, "r+b") as file:
+                file.truncate(self._whole_bytes)
+        for entries in self.parts.values():
+            for entry in entries:
+                path = self.part_path(entry)
+                if not path.exists() or path.stat().st_size != entry.bytes:
+                    raise OutputError(
+                        f"{path}: committed with {entry.bytes} bytes, and now missing or of another "
+                        "size. Restore it, or start again with another --output"
+                    )
+
+    def part_path(self, entry: PartEntry) -> Path:
+        return self.folder / entry.stage / entry.part
+
+    def _take(self, line: dict[str, Any]) -> None:
+        if "part" not in line:
+            self.events.append(line)
+            return
+        spans = {shard: Span(*span) for shard, span in line["spans"].items()}
+        entry = PartEntry(line["stage"], line["part"], line["bytes"], spans, line["counts"], line["generation"])
+        self.parts[entry.stage].append(entry)
+        self._totals[entry.stage, "rows"] += entry.rows
+        for name, count in entry.counts.items():
+            self._totals[entry.stage, name] += count
+        for shard in spans:
+            self._by_shard[entry.stage, shard].append(entry)
+
+    def commit(self, entry: PartEntry) -> None:
+        line = asdict(entry)
+        line["spans"] = {
+            shard: [span.rows, span.low, span.high] for shard, span in entry.spans.items()
+        }
+        self._append(line, entry.stage)
+
+    def record(self, event: str, **values: Any) -> None:
+        """Append an event that is not a part: a pass's times, an output shard, a retry."""
+        at = datetime.now(UTC).isoformat(timespec="milliseconds")
+        self._append({"event": event, "at": at, **values}, event)
+
+    def _append(self, line: dict[str, Any], place: str) -> None:
+        reach(f"{place}.ledger.before")
+        data = json.dumps(line, ensure_ascii=False).encode() + b"\n"
+        start = self.path.stat().st_size if self.path.exists() else 0
+        try:
+            with open(self.path, "ab") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                os.truncate(self.path, start)
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise disk_full(self.path) from error
+            raise
+        reach(f"{place}.ledger.after")
+        self._take(json.loads(data))
+
+    def rows(self, stage: str) -> int:
+        return self._totals[stage, "rows"]
+
+    def count(self, stage: str, name: str) -> int:
+        return self._totals[stage, name]
+
+    def events_of(self, event: str) -> Iterator[dict[str, Any]]:
+        return (line for line in self.events if line["event"] == event)
+
+    def overlapping(self, stage: str, shard: str, first: int, end: int) -> list[str]:
+        """Paths of the parts that may hold rows [first, end) of a shard."""
+        entries = self.overlapping_entries(stage, shard, first, end)
+        return [str(self.part_path(entry)) for entry in entries]
+
+    def overlapping_entries(
+        self, stage: str, shard: str, first: int, end: int
+    ) -> Iterator[PartEntry]:
+        for entry in self._by_shard.get((stage, shard), ()):
+            if entry.spans[shard].low < end and entry.spans[shard].high >= first:
+                yield entry
+
+
+def read_rows(
+    paths: Iterable[str], shard: str, first: int, end: int, schema: pa.Schema
+) -> pa.Table:
+    """Rows [first, end) of a shard from parts, in row order."""
+    tables = [
+        pq.read_table(
+            path, filters=[("shard", "=", shard), ("row", ">=", first), ("row", "<", end)]
+        )
+        for path in paths
+    ]
+    table = pa.concat_tables([schema.empty_table(), *tables])
+    return table.sort_by("row")
+
+
+@contextlib.contextmanager
+def hold(folder: Path) -> Iterator[None]:
+    """Hold a job folder: one process at a time. The lock goes with the process.
+
+    Raises:
+        OutputError: another process holds it; its host, process id and start are named.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    owner = folder / "owner.json"
+    lock = FileLock(folder / "lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise OutputError(f"{folder.parent}: another run holds this job ({_who(owner)})") from None
+    try:
+        owner.write_text(
+            json.dumps(
+                {
+                    "host": socket.gethostname(),
+                    "pid": os.getpid(),
+                    "since": datetime.now(UTC).isoformat(timespec="seconds"),
+                }
+            )
+        )
+        yield
+    finally:
+        owner.unlink(missing_ok=True)
+        lock.release()
+
+
+def _who(owner: Path) -> str:
+    try:
+        held = json.loads(owner.read_text())
+        return f"process {held['pid']} on {held['host']}, since {held['since']}"
+    except (OSError, ValueError, KeyError):
+        return "its owner is not known yet"
+
+
+def is_held(folder: Path) -> bool:
+    lock = FileLock(folder / "lock")
+    if not (folder / "lock").exists():
+        return False
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return True
+    lock.release()
+    return False

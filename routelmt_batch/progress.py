@@ -1,0 +1,87 @@
+"""Progress of a pass on the terminal: rows, rows/s, time left. Plain lines where there is none.
+
+It knows counts and names only.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+Advance = Callable[[int], None]
+_LINE_EVERY_S = 30.0
+
+
+class _RowsPerSecond(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text(f"{speed:,.0f} rows/s" if speed else "engine starting")
+
+
+class Bars:
+    """Draws passes on a console; `quiet` draws nothing."""
+
+    def __init__(self, console: Console, quiet: bool = False) -> None:
+        self.console = console
+        self.quiet = quiet
+
+    @contextmanager
+    def rows(self, name: str, total: int, done: int = 0) -> Iterator[Advance]:
+        """Show a pass over `total` rows of which `done` were committed before."""
+        if self.quiet:
+            yield lambda rows: None
+        elif self.console.is_terminal:
+            yield from self._bar(name, total, done)
+        else:
+            yield from self._lines(name, total, done)
+
+    def _bar(self, name: str, total: int, done: int) -> Iterator[Advance]:
+        columns = (
+            SpinnerColumn(),
+            TextColumn("{task.description:<12}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            _RowsPerSecond(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+        )
+        with Progress(*columns, console=self.console) as progress:
+            task = progress.add_task(name, total=total, completed=done)
+            yield lambda rows: progress.advance(task, rows)
+
+    def _lines(self, name: str, total: int, done: int) -> Iterator[Advance]:
+        started = told = time.monotonic()
+        state = {"done": done, "told": told}
+        self.console.print(f"{name}: {total - done:,} rows to do of {total:,}", highlight=False)
+
+        def advance(rows: int) -> None:
+            state["done"] += rows
+            now = time.monotonic()
+            if now - state["told"] >= _LINE_EVERY_S:
+                state["told"] = now
+                speed = (state["done"] - done) / (now - started)
+                left = (total - state["done"]) / speed if speed else float("nan")
+                self.console.print(
+                    f"{name}: {state['done']:,}/{total:,} rows, {speed:,.0f} rows/s, "
+                    f"{left:,.0f} s left",
+                    highlight=False,
+                )
+
+        yield advance
+        seconds = time.monotonic() - started
+        self.console.print(f"{name}: {state['done']:,}/{total:,} rows in {seconds:.1f} s", highlight=False)

@@ -1,0 +1,1 @@
+"""Every router that a job can use. One registry, by `router.kind`."""

@@ -1,0 +1,64 @@
+"""Arrow schemas, column names and the words that rows carry. It imports nothing of ours."""
+
+from typing import Final, Literal
+
+import pyarrow as pa
+
+Route = Literal["small", "large"]
+SMALL: Final = "small"
+LARGE: Final = "large"
+
+# Statuses of an output row; every input row leaves with exactly one.
+OK: Final = "ok"
+FALLBACK: Final = "fallback"
+FAILED: Final = "failed"
+QUARANTINED: Final = "quarantined"
+SKIPPED: Final = "skipped"
+STATUSES: Final = (OK, FALLBACK, FAILED, QUARANTINED, SKIPPED)
+
+# Why a row is skipped: nothing to translate, or not translatable here.
+EMPTY: Final = "empty"
+NULL: Final = "null"
+UNKNOWN_LANGUAGE: Final = "unknown_language"
+TOO_LONG: Final = "too_long"
+SKIP_REASONS: Final = (EMPTY, NULL, UNKNOWN_LANGUAGE, TOO_LONG)
+
+# Other reasons.
+TRUNCATED: Final = "truncated"
+EMPTY_OUTPUT: Final = "empty_output"
+ENGINE_ERROR: Final = "engine_error"
+NO_GAIN: Final = "no_gain"  # the router failed on the row; the small model translates it
+
+SCORES: Final = pa.schema(
+    [
+        pa.field("shard", pa.string(), nullable=False),
+        pa.field("row", pa.int64(), nullable=False),
+        pa.field("gain", pa.float32()),
+        pa.field("prompt_tokens", pa.int32()),
+        pa.field("reason", pa.string()),
+    ]
+)
+
+TRANSLATIONS: Final = pa.schema(
+    [
+        pa.field("shard", pa.string(), nullable=False),
+        pa.field("row", pa.int64(), nullable=False),
+        pa.field("route", pa.string(), nullable=False),
+        pa.field("translation", pa.string()),
+        pa.field("prompt_tokens", pa.int32()),
+        pa.field("output_tokens", pa.int32()),
+        pa.field("status", pa.string(), nullable=False),  # ok or failed: of this model's attempt
+        pa.field("reason", pa.string()),
+    ]
+)
+
+OUTPUT_FIELDS: Final = (
+    pa.field("translation", pa.string()),
+    pa.field("route", pa.string()),
+    pa.field("planned_route", pa.string()),
+    pa.field("predicted_gain", pa.float32()),
+    pa.field("status", pa.string()),
+    pa.field("reason", pa.string()),
+    pa.field("output_tokens", pa.int32()),
+)
+OUTPUT_NAMES: Final = tuple(field.name for field in OUTPUT_FIELDS)

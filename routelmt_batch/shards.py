@@ -1,0 +1,338 @@
+"""Parquet shards and parts: discover, fingerprint, read by row group, write atomically.
+
+It knows files and rows, not what the rows are for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fnmatch
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from routelmt_batch.errors import DiskFull, InputChanged, InputError
+from routelmt_batch.failpoints import reach
+from routelmt_batch.rows import OUTPUT_NAMES
+from routelmt_batch.spec import Columns, Input, near
+
+_READ_ROWS = 16_384
+_HASH_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One readable input shard. `name` is its path below the input root, with forward slashes."""
+
+    name: str
+    path: str
+    rows: int
+    bytes: int
+    sha256: str
+    row_groups: tuple[int, ...]  # rows of each
+    mtime_ns: int = 0
+
+    def key(self) -> bytes:
+        """Shards order by their name's UTF-8 bytes."""
+        return self.name.encode()
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A row group of a shard, or the first rows of it: what one read task reads."""
+
+    shard: Shard
+    row_group: int
+    first_row: int
+    rows: int
+
+    @property
+    def end_row(self) -> int:
+        return self.first_row + self.rows
+
+
+def discover(uri: str, only: str | None = None) -> list[tuple[str, Path]]:
+    """(name, path) of every Parquet file of a folder, a glob or a single file, in name order.
+
+    Names that begin with `.` or `_`, at any depth, are passed over, as Spark and Ray Data do.
+
+    Raises:
+        InputError: nothing is there, or `only` (a glob over names) matches nothing.
+    """
+    if "://" in uri:
+        raise InputError(f"input.uri {uri}: only paths are read here; mount the store or copy the shards")
+    path = Path(uri)
+    if path.is_dir():
+        root, found = path, path.rglob("*.parquet")
+    elif path.is_file():
+        root, found = path.parent, iter([path])
+    elif any(mark in uri for mark in "*?["):
+        fixed = [part for part in _until_glob(path)]
+        root = Path(*fixed)
+        found = root.glob(str(path.relative_to(root)))
+    else:
+        raise InputError(f"input.uri {uri}: no such folder or file")
+    shards = []
+    for file in found:
+        name = file.relative_to(root)
+        if file.is_file() and not any(part.startswith((".", "_")) for part in name.parts):
+            shards.append((name.as_posix(), file))
+    if not shards:
+        raise InputError(f"input.uri {uri}: no Parquet shards there (*.parquet, folders included)")
+    if only is not None:
+        names = [name for name, _ in shards]
+        shards = [(name, file) for name, file in shards if fnmatch.fnmatchcase(name, only)]
+        if not shards:
+            raise InputError(f"--shards {only}: matches none of {len(names)} shards{near(only, names)}")
+    return sorted(shards, key=lambda shard: shard[0].encode())
+
+
+def _until_glob(path: Path) -> Iterator[str]:
+    for part in path.parts:
+        if any(mark in part for mark in "*?["):
+            return
+        yield part
+
+
+def inspect(found: list[tuple[str, Path]], spec: Input) -> tuple[list[Shard], dict[str, str]]:
+    """Read every shard once, whole: its hash, its columns, and that every page decodes.
+
+    A broken file is then known before any model starts.
+
+    Returns:
+        The readable shards in name order, and the reason of each unreadable one by name.
+
+    Raises:
+        InputError: a shard lacks a needed column, has it with another type, or has one of ours.
+    """
+    with ThreadPoolExecutor() as pool:
+        outcomes = pool.map(lambda item: _inspect(*item, spec), found)
+    shards, unreadable = [], {}
+    for (name, _), outcome in zip(found, outcomes, strict=True):
+        if isinstance(outcome, Shard):
+            shards.append(outcome)
+        else:
+            unreadable[name] = outcome
+    return shards, unreadable
+
+
+def _inspect(name: str, path: Path, spec: Input) -> Shard | str:
+    try:
+        before = path.stat()
+        with pq.ParquetFile(path) as file:
+            check_columns(name, file.schema_arrow, spec)
+            rows = tuple(
+                file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)
+            )
+            for group in range(file.num_row_groups):
+                for _ in file.iter_batches(_READ_ROWS, row_groups=[group]):
+                    pass
+        return Shard(name, str(path), sum(rows), before.st_size, sha256(path), rows, before.st_mtime_ns)
+    except (pa.ArrowException, OSError) as error:
+        return " ".join(str(error).split())[:300]
+
+
+def check_columns(name: str, schema: pa.Schema, spec: Input) -> None:
+    """Raises InputError if a shard's schema does not fit the spec."""
+    columns = spec.columns
+    for key, constant in (
+        ("source", None),
+        ("source_lang", spec.source_lang),
+        ("target_lang", spec.target_lang),
+    ):
+        column = getattr(columns, key)
+        if constant is not None:
+            continue
+        if column not in schema.names:
+            also = "" if key == "source" else f", or give a constant as input.{key}"
+            raise InputError(
+                f"{name}: no column {column!r} (input.columns.{key}){near(column, schema.names)}; "
+                f"it has {', '.join(schema.names) or 'no columns'}. Name the right one{also}"
+            )
+        kind = schema.field(column).type
+        if not is_text(kind):
+            raise InputError(f"{name}: column {column!r} (input.columns.{key}) is {kind}, not string")
+    for column in schema.names:
+        if column in OUTPUT_NAMES:
+            raise InputError(
+                f"{name}: has a column {column!r}, which is the name of an output column: rename it"
+            )
+    if len(set(schema.names)) < len(schema.names):
+        raise InputError(f"{name}: has two columns of one name: {', '.join(schema.names)}")
+
+
+def is_text(kind: pa.DataType) -> bool:
+    # A column of nulls alone is written as type null by pandas; it is text without any text.
+    if pa.types.is_dictionary(kind):
+        return is_text(kind.value_type)
+    return bool(
+        pa.types.is_string(kind)
+        or pa.types.is_large_string(kind)
+        or pa.types.is_string_view(kind)
+        or pa.types.is_null(kind)
+    )
+
+
+def units(shards: Iterable[Shard], limit: int | None = None) -> Iterator[Unit]:
+    """The row groups of shards in order, at most `limit` rows in all."""
+    left = limit if limit is not None else float("inf")
+    for shard in shards:
+        first = 0
+        for group, rows in enumerate(shard.row_groups):
+            take = int(min(rows, left))
+            if take:
+                yield Unit(shard, group, first, take)
+            left -= take
+            first += rows
+
+
+@dataclass(frozen=True)
+class Lines:
+    """Some rows of a unit: row numbers, texts and languages, as Arrow and Python hold them."""
+
+    rows: list[int]
+    texts: list[str | None]
+    source_langs: list[str | None]
+    target_langs: list[str | None]
+
+
+def read_lines(unit: Unit, spec: Input, batch_rows: int = _READ_ROWS) -> Iterator[Lines]:
+    """Stream a unit's text and languages in batches.
+
+    Raises:
+        InputChanged: the shard is not the file that was inspected.
+    """
+    columns = spec.columns
+    constants = {columns.source_lang: spec.source_lang, columns.target_lang: spec.target_lang}
+    wanted = [columns.source] + [name for name, constant in constants.items() if constant is None]
+    first = unit.first_row
+    with _unchanged(unit.shard) as file:
+        for batch in file.iter_batches(batch_rows, row_groups=[unit.row_group], columns=wanted):
+            batch = batch.slice(0, unit.end_row - first)
+            if not batch.num_rows:
+                return
+
+            def values(name: str, batch: pa.RecordBatch = batch) -> list[str | None]:
+                constant = constants.get(name)
+                if constant is not None:
+                    return [constant] * batch.num_rows
+                texts: list[str | None] = batch.column(name).to_pylist()
+                return texts
+
+            yield Lines(
+                list(range(first, first + batch.num_rows)),
+                values(columns.source),
+                values(columns.source_lang),
+                values(columns.target_lang),
+            )
+            first += batch.num_rows
+
+
+@contextlib.contextmanager
+def _unchanged(shard: Shard) -> Iterator[pq.ParquetFile]:
+    try:
+        stat = os.stat(shard.path)
+        if (stat.st_size, stat.st_mtime_ns) != (shard.bytes, shard.mtime_ns):
+            raise changed(shard)
+        with pq.ParquetFile(shard.path) as file:
+            yield file
+    except (pa.ArrowException, OSError) as error:
+        raise changed(shard) from error
+
+
+def changed(shard: Shard) -> InputChanged:
+    return InputChanged(
+        f"{shard.name}: the shard changed after it was scored. Put the scored file back and run the "
+        "same command again, or start a new job with another --output"
+    )
+
+
+def sha256(path: str | Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(_HASH_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def write_atomically(
+    path: Path, write: Callable[[Path], None], verify: Callable[[Path], None], place: str
+) -> None:
+    """Write to a temporary name, fsync, verify by reading back, rename, fsync the folder.
+
+    At every moment `path` is whole or absent. `place` names the failpoints on the way.
+
+    Raises:
+        DiskFull: no space was left; the temporary file is removed.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        reach(f"{place}.write")
+        write(temporary)
+        reach(f"{place}.fsync.before")
+        _fsync(temporary)
+        reach(f"{place}.fsync.after")
+        verify(temporary)
+        reach(f"{place}.rename.before")
+        os.replace(temporary, path)
+        reach(f"{place}.rename.after")
+        _fsync(path.parent)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise disk_full(path) from error
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def disk_full(path: Path) -> DiskFull:
+    return DiskFull(
+        f"no space left on the disk of {path.parent}; nothing committed is lost. "
+        "Free space and run the same command again"
+    )
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_parquet(path: Path, table: pa.Table, place: str) -> None:
+    """Write a whole table atomically and read its row count back."""
+
+    def verify(written: Path) -> None:
+        rows = pq.read_metadata(written).num_rows
+        if rows != table.num_rows:
+            raise OSError(errno.EIO, f"{rows} of {table.num_rows} rows read back from {path}")
+
+    write_atomically(path, lambda file: pq.write_table(table, file, compression="zstd"), verify, place)
+
+
+def write_json(path: Path, value: Any, place: str) -> None:
+    write_text(path, json.dumps(value, ensure_ascii=False, indent=1) + "\n", place)
+
+
+def write_text(path: Path, text: str, place: str) -> None:
+    write_atomically(
+        path, lambda file: void(file.write_text(text, encoding="utf8")), lambda file: None, place
+    )
+
+
+def void(_: object) -> None:
+    return None
+
+

@@ -1,0 +1,140 @@
+"""Reports as tables on a terminal. It formats; it computes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, Group
+from rich.table import Table
+
+from routelmt_batch.doctor import Finding
+from routelmt_batch.ledger import SCORES, TRANSLATIONS, is_held
+from routelmt_batch.rows import LARGE, SMALL
+from routelmt_batch.stages.allocate import WhatIf, read_plan
+from routelmt_batch.workspace import Folder
+
+
+def what_if(lines: Iterable[WhatIf]) -> Table:
+    table = _table("budget", "rows to large", "prompt tokens", "predicted gain", "gain/row", "threshold")
+    for line in lines:
+        table.add_row(
+            f"{line.fraction:.2f}",
+            f"{line.rows:,}",
+            f"{line.prompt_tokens:,}",
+            f"{line.predicted_gain:,.1f}",
+            _number(line.predicted_gain / line.rows if line.rows else None),
+            _number(line.threshold),
+        )
+    return table
+
+
+def job(report: Mapping[str, Any]) -> Group:
+    """The job as compact tables: rows, budget, routes, passes."""
+    budget, gain = report["budget"], report["gain"]
+    rows = _table(report["name"], "")
+    rows.add_row("rows", f"{report['rows']:,} in {report['shards']:,} shards")
+    rows.add_row("status", _counts(report["status"]))
+    rows.add_row("reasons", _counts(report["reason"]) or "none")
+    rows.add_row(
+        "budget",
+        f"{budget['fraction']} of {budget['rows_with_gain']:,} rows with a gain: {budget['places']:,} "
+        f"places, {budget['planned']:,} planned, {budget['used']:,} used",
+    )
+    rows.add_row("threshold", f"{_number(report['threshold'])} predicted gain")
+    rows.add_row(
+        "predicted gain",
+        f"{report['predicted_gain_bought']:,.1f} bought; mean {_number(gain['all']['mean'])} of all, "
+        f"{_number(gain['routed']['mean'])} of routed rows",
+    )
+    for name, reason in report["unreadable"].items():
+        rows.add_row("unreadable", f"{name}: {reason}")
+    for warning in report["warnings"]:
+        rows.add_row("warning", warning)
+
+    routes = _table("model", "planned", "translated", "tokens in", "tokens out")
+    for route in (SMALL, LARGE):
+        tokens = report["tokens"].get(route, {"in": 0, "out": 0})
+        routes.add_row(
+            route,
+            f"{report['planned_route'].get(route, 0):,}",
+            f"{report['route'].get(route, 0):,}",
+            f"{tokens['in']:,}",
+            f"{tokens['out']:,}",
+        )
+    directions = _table("direction", "rows", "to large", "ok", "not ok")
+    for name, counts in report["direction"].items():
+        ok = counts.get("ok", 0)
+        directions.add_row(
+            name, f"{counts['rows']:,}", f"{counts['large']:,}", f"{ok:,}", f"{counts['rows'] - ok:,}"
+        )
+    passes = _table("pass", "rows", "seconds", "engine start", "rows/s after start")
+    for line in report["passes"]:
+        passes.add_row(
+            line["name"],
+            f"{line['rows']:,}",
+            f"{line['seconds']:.1f}",
+            f"{line['engine_start_seconds']:.1f}",
+            f"{line['rows_per_second']:,.0f}",
+        )
+    return Group(rows, routes, directions, passes)
+
+
+def standing(folder: Folder, manifest: Mapping[str, Any]) -> Table:
+    """Where an unfinished job stands, from its ledger."""
+    ledger = folder.ledger()
+    total = sum(shard["rows"] for shard in manifest["shards"])
+    if manifest["limit"] is not None:
+        total = min(total, manifest["limit"])
+    table = _table("stage", "done", "of")
+    table.add_row("score", f"{ledger.rows(SCORES):,} rows", f"{total:,}")
+    if folder.plan.exists():
+        plan = read_plan(folder.plan)
+        table.add_row("allocate", f"{plan.large:,} rows to large, p = {plan.fraction}", "")
+        for route, planned in ((LARGE, plan.large), (SMALL, plan.small)):
+            done = ledger.count(TRANSLATIONS, route)
+            table.add_row(f"translate {route}", f"{done:,} rows", f"{planned:,}")
+        outputs = {event["shard"] for event in ledger.events_of("output")}
+        table.add_row("assemble", f"{len(outputs):,} shards", f"{len(manifest['shards']):,}")
+    held = is_held(folder.work)
+    table.caption = "running" if held else "not running; the same `run` command goes on from here"
+    return table
+
+
+def checked(check: Mapping[str, Any]) -> Table:
+    """What a dry run found."""
+    table = _table("dry run", "")
+    for name, value in check.items():
+        table.add_row(name, str(value))
+    return table
+
+
+def health(lines: Iterable[Finding]) -> Table:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for name in ("", "what", "found", "next move"):
+        table.add_column(name, overflow="fold")
+    for line in lines:
+        mark, move = ("ok", "") if line.fine else ("NO", line.next_move)
+        table.add_row(mark, line.what, line.found, move)
+    return table
+
+
+def console() -> Console:
+    return Console(highlight=False)
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for index, name in enumerate(columns):
+        numeric = index > 0 and len(columns) > 2
+        table.add_column(name, justify="right" if numeric else "left", overflow="fold")
+    return table
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.2f}"

@@ -1,0 +1,321 @@
+"""The job spec: frozen pydantic models, read from YAML. It knows no engine and opens no corpus."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from routelmt_batch.errors import SpecError
+from routelmt_batch.prompts import LANGUAGES, LMT_TEMPLATE
+from routelmt_batch.rows import OUTPUT_NAMES
+
+# Engine arguments that have a key of their own in the spec, or that the passes depend on.
+OWN_ENGINE_KEYS = {
+    "model": "source",
+    "task_type": "(set by the pass)",
+    "dtype": "dtype",
+    "max_model_len": "max_model_len_tokens",
+    "max_num_batched_tokens": "max_num_batched_tokens",
+    "max_num_seqs": "max_num_seqs",
+    "tensor_parallel_size": "tensor_parallel_size",
+    "trust_remote_code": "trust_remote_code",
+}
+
+
+def _off_is_a_word(value: object) -> object:
+    """YAML 1.1 reads a bare `off` as False."""
+    return "off" if value is False else value
+
+
+def _exact(value: object) -> object:
+    """Keep the text of a decimal fraction: 0.29 is 29 rows of 100, not 28."""
+    if isinstance(value, bool):
+        raise ValueError("give a number between 0 and 1")
+    if isinstance(value, int | float):
+        value = repr(value)
+    try:
+        return Decimal(str(value).strip())
+    except InvalidOperation as error:
+        raise ValueError("give a number between 0 and 1, such as 0.3") from error
+
+
+Fraction = Annotated[Decimal, BeforeValidator(_exact), Field(ge=0, le=1, allow_inf_nan=False)]
+
+
+class Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class Columns(Part):
+    source: str = "source"
+    source_lang: str = "source_lang"
+    target_lang: str = "target_lang"
+    reference: str | None = None
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Columns:
+        names = [self.source, self.source_lang, self.target_lang]
+        if len(set(names)) < len(names):
+            raise ValueError(f"source, source_lang and target_lang must be three columns: {names}")
+        return self
+
+
+class Input(Part):
+    uri: str
+    columns: Columns = Columns()
+    source_lang: str | None = None
+    target_lang: str | None = None
+
+    @model_validator(mode="after")
+    def _known_languages(self) -> Input:
+        for key in ("source_lang", "target_lang"):
+            code = getattr(self, key)
+            if code is not None and code not in LANGUAGES:
+                raise ValueError(f"{key} {code!r} is not one of LMT's 60 codes{near(code, LANGUAGES)}")
+        return self
+
+
+class Output(Part):
+    uri: str
+    compression: Literal["zstd", "snappy", "gzip", "none"] = "zstd"
+
+
+class Pool(Part):
+    """One model and the engines that serve it. Sizes are per replica."""
+
+    source: str
+    replicas: int = Field(1, ge=1)
+    gpus: int | None = Field(None, ge=0)  # None: tensor_parallel_size if the cluster has GPUs
+    cpus: float = Field(1, gt=0)  # Ray CPUs reserved
+    threads: int | None = Field(None, ge=1)  # CPU engine only; None: every core
+    tensor_parallel_size: int = Field(1, ge=1)
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "bfloat16"
+    max_model_len_tokens: int = Field(2048, ge=8)
+    max_num_batched_tokens: int = Field(16384, ge=8)
+    max_num_seqs: int = Field(256, ge=1)
+    trust_remote_code: bool = False
+    engine: dict[str, Any] = {}
+    env: dict[str, str] = {}
+
+    @model_validator(mode="after")
+    def _engine_keys(self) -> Pool:
+        for key in self.engine:
+            if key in OWN_ENGINE_KEYS:
+                raise ValueError(f"engine.{key} has a key of its own: {OWN_ENGINE_KEYS[key]}")
+        return self
+
+
+class Translator(Pool):
+    max_output_tokens: int = Field(512, ge=1)
+
+    @model_validator(mode="after")
+    def _room(self) -> Translator:
+        if self.max_output_tokens >= self.max_model_len_tokens:
+            raise ValueError(
+                f"max_output_tokens {self.max_output_tokens} leaves no room for a prompt in "
+                f"max_model_len_tokens {self.max_model_len_tokens}"
+            )
+        return self
+
+    @property
+    def prompt_limit_tokens(self) -> int:
+        return self.max_model_len_tokens - self.max_output_tokens
+
+
+class Models(Part):
+    small: Translator
+    large: Translator
+
+
+class Router(Pool):
+    kind: Literal["routelmt"] = "routelmt"
+
+
+class Budget(Part):
+    fraction: Fraction
+    min_gain: float | None = Field(None, allow_inf_nan=False)
+
+
+class Guard(Part):
+    mode: Annotated[Literal["off"], BeforeValidator(_off_is_a_word)] = "off"
+
+
+class Prompt(Part):
+    template: str = LMT_TEMPLATE
+
+    @model_validator(mode="after")
+    def _fields(self) -> Prompt:
+        try:
+            self.template.format(source_lang="", target_lang="", source="")
+        except (KeyError, IndexError, ValueError) as error:
+            raise ValueError(f"template knows {{source_lang}}, {{target_lang}}, {{source}}: {error}") from None
+        if "{source}" not in self.template:
+            raise ValueError("template must hold {source}")
+        return self
+
+
+class Run(Part):
+    """How the passes run. None of it changes the plan."""
+
+    pools: Literal["auto", "sequential", "concurrent"] = "auto"
+    part_rows: int = Field(1024, ge=1)  # rows of one engine batch and of one committed part
+    retries: int = Field(2, ge=0)
+    max_failed_fraction: Fraction = Decimal("0.01")
+
+
+class JobSpec(Part):
+    name: str = Field(min_length=1)
+    input: Input
+    output: Output
+    models: Models
+    router: Router
+    budget: Budget
+    guard: Guard = Guard()
+    prompt: Prompt = Prompt()
+    run: Run = Run()
+
+    @model_validator(mode="after")
+    def _columns_are_not_ours(self) -> JobSpec:
+        for name in self.input.columns.model_dump().values():
+            if name in OUTPUT_NAMES:
+                raise ValueError(f"input column {name!r} is the name of an output column: rename it")
+        return self
+
+    @property
+    def prompt_limit_tokens(self) -> int:
+        """Longest prompt that the router reads whole and that leaves both models their output."""
+        return min(
+            self.router.max_model_len_tokens,
+            self.models.small.prompt_limit_tokens,
+            self.models.large.prompt_limit_tokens,
+        )
+
+    def dump(self) -> str:
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def near(word: str, known: Iterable[str]) -> str:
+    match = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {match[0]!r}?" if match else ""
+
+
+def load(path: str | Path, settings: Iterable[str] = (), **overrides: str | None) -> JobSpec:
+    """Read a spec file, apply `--set key=value` settings and overrides, and resolve its paths.
+
+    Relative paths of models and input resolve against the spec's folder, the output against the
+    working folder. Overrides are `budget_fraction` and `output_uri`.
+
+    Raises:
+        SpecError: the file cannot be read, or a key or value is wrong; one line for each fault.
+    """
+    path = Path(path)
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf8"))
+    except FileNotFoundError:
+        raise SpecError(
+            f"{path}: no such spec file; `routelmt-batch init` writes one to start from"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError(f"{path}: cannot be read: {error}") from None
+    except yaml.YAMLError as error:
+        raise SpecError(f"{path}: not valid YAML: {error}") from None
+    if not isinstance(raw, dict):
+        raise SpecError(f"{path}: a spec is a mapping of keys; `routelmt-batch init` writes one")
+    for setting in settings:
+        _set(raw, setting)
+    for dotted, value in (
+        ("budget.fraction", overrides.get("budget_fraction")),
+        ("output.uri", overrides.get("output_uri")),
+    ):
+        if value is not None:
+            _put(raw, dotted, value)
+    try:
+        spec = JobSpec.model_validate(raw)
+    except ValidationError as error:
+        raise SpecError(_explain(path, error)) from None
+    return _resolve(spec, path.resolve().parent)
+
+
+def _set(raw: dict[str, Any], setting: str) -> None:
+    key, equals, text = setting.partition("=")
+    if not equals or not key:
+        raise SpecError(f"--set {setting}: give key=value, such as models.large.replicas=4")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise SpecError(f"--set {setting}: the value is not YAML: {error}") from None
+    # A decimal keeps its text; see _exact.
+    _put(raw, key, text if isinstance(value, float) else value)
+
+
+def _put(raw: dict[str, Any], dotted: str, value: object) -> None:
+    *parents, last = dotted.split(".")
+    for name in parents:
+        inner = raw.setdefault(name, {})
+        if not isinstance(inner, dict):
+            raise SpecError(f"{dotted}: {name!r} holds a value, not keys")
+        raw = inner
+    raw[last] = value
+
+
+def _explain(path: Path, error: ValidationError) -> str:
+    lines = [f"{path}: the spec is not valid"]
+    for fault in error.errors():
+        where = ".".join(str(part) for part in fault["loc"])
+        if fault["type"] == "extra_forbidden":
+            known = _keys_at(fault["loc"][:-1])
+            lines.append(
+                f"  {where}: unknown key{near(str(fault['loc'][-1]), known)} "
+                f"(known here: {', '.join(known)})"
+            )
+        elif fault["type"] == "missing":
+            lines.append(f"  {where}: required, and not there")
+        else:
+            message = fault["msg"].removeprefix("Value error, ")
+            value = fault["input"]
+            shown = "" if isinstance(value, Mapping) else f"{value!r}: "
+            lines.append(f"  {where or 'spec'}: {shown}{message}")
+    return "\n".join(lines)
+
+
+def _keys_at(location: tuple[int | str, ...]) -> list[str]:
+    model: type[BaseModel] = JobSpec
+    for part in location:
+        inner = model.model_fields[str(part)].annotation
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            return []
+        model = inner
+    return list(model.model_fields)
+
+
+def _resolve(spec: JobSpec, folder: Path) -> JobSpec:
+    def beside(source: str) -> str:
+        """A folder next to the spec if there is one; else the text as it is (a hub name)."""
+        candidate = (folder / Path(source).expanduser()).resolve()
+        looks_like_hub = source.count("/") == 1 and not source.startswith((".", "/", "~"))
+        return str(candidate) if candidate.exists() or not looks_like_hub else source
+
+    def with_source(pool: Pool) -> Pool:
+        return pool.model_copy(update={"source": beside(pool.source)})
+
+    return spec.model_copy(
+        update={
+            "input": spec.input.model_copy(
+                update={"uri": str(folder / Path(spec.input.uri).expanduser())}
+            ),
+            "output": spec.output.model_copy(
+                update={"uri": str(Path(spec.output.uri).expanduser().absolute())}
+            ),
+            "models": Models(
+                small=with_source(spec.models.small),  # type: ignore[arg-type]
+                large=with_source(spec.models.large),  # type: ignore[arg-type]
+            ),
+            "router": with_source(spec.router),
+        }
+    )

@@ -1,0 +1,216 @@
+"""Allocate: the exact global top-p of the committed scores, frozen before the first translation.
+
+The plan is small whatever the corpus: the cut, and counts per shard. Whether a row is planned for
+the large model follows from its own score.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from decimal import ROUND_FLOOR, Decimal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from routelmt_batch.errors import OutputError, RoutelmtError
+from routelmt_batch.ledger import SCORES, TRANSLATIONS, read_rows
+from routelmt_batch.rows import SCORES as SCHEMA
+from routelmt_batch.rows import SKIP_REASONS
+from routelmt_batch.selection import Cut, Gains, count, cuts
+from routelmt_batch.shards import Unit, write_json
+from routelmt_batch.spec import Budget
+from routelmt_batch.workspace import Workspace
+
+WHAT_IF = tuple(Decimal(step) / 20 for step in range(1, 21))
+
+
+@dataclass(frozen=True)
+class ShardPlan:
+    """Rows of one shard by planned route."""
+
+    large: int
+    small: int
+    skipped: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`places` is floor(p N); `large` rows take them (fewer only with `min_gain`)."""
+
+    fraction: Decimal
+    min_gain: float | None
+    rows_with_gain: int
+    places: int
+    large: int
+    small: int
+    skipped: int
+    predicted_gain: float
+    cut: Cut | None
+    shards: dict[str, ShardPlan]
+
+    @property
+    def threshold(self) -> float | None:
+        return self.cut.gain if self.cut else None
+
+
+@dataclass(frozen=True)
+class WhatIf:
+    """What a budget would buy: rows and prompt tokens to the large model, summed gain, threshold."""
+
+    fraction: Decimal
+    rows: int
+    prompt_tokens: int
+    predicted_gain: float
+    threshold: float | None
+
+
+def places(fraction: Decimal, rows_with_gain: int) -> int:
+    """floor(p N), in decimal arithmetic on p's text: 0.29 of 100 is 29."""
+    return int((fraction * rows_with_gain).to_integral_value(ROUND_FLOOR))
+
+
+def allocate(workspace: Workspace) -> Plan:
+    """The frozen plan of this job, made now if there is none.
+
+    Raises:
+        OutputError: translations were made under another budget.
+    """
+    path, budget = workspace.folder.plan, workspace.spec.budget
+    if path.exists():
+        plan = read_plan(path)
+        if (plan.fraction, plan.min_gain) == (budget.fraction, budget.min_gain):
+            return plan
+        if workspace.ledger.rows(TRANSLATIONS):
+            raise OutputError(
+                f"{workspace.folder.root}: its plan is frozen at budget.fraction {plan.fraction}, "
+                f"min_gain {plan.min_gain}, and rows are translated under it; asked for now: "
+                f"{budget.fraction}, {budget.min_gain}. Give the same budget, or another --output"
+            )
+    plan = make_plan(workspace, budget)
+    write_json(path, _dump(plan), "plan")
+    return plan
+
+
+def make_plan(workspace: Workspace, budget: Budget) -> Plan:
+    rows_with_gain = count(gains(workspace))
+    wanted = places(budget.fraction, rows_with_gain)
+    large = wanted
+    if budget.min_gain is not None:
+        large = min(large, count(gains(workspace), budget.min_gain))
+    (cut,) = cuts(lambda: gains(workspace), [large], len(workspace.shards))
+    tallies = {name: [0, 0, 0] for name in workspace.shard_rows}
+    names = list(tallies)
+    bought = 0.0
+    for table in _tables(workspace):
+        part = as_gains(table, workspace.ranks)
+        routed = admitted(cut, part)
+        skipped = _is_skipped(table)
+        bought += float(part.gain[routed].sum(dtype=np.float64))
+        for place, mask in enumerate((routed, ~routed & ~skipped, skipped)):
+            counted = np.bincount(part.rank[mask], minlength=len(names))
+            for rank in np.flatnonzero(counted):
+                tallies[names[rank]][place] += int(counted[rank])
+    shards = {name: ShardPlan(*tally) for name, tally in tallies.items()}
+    totals = np.array(list(tallies.values()) or [[0, 0, 0]]).sum(axis=0).tolist()
+    if totals[0] != large:
+        raise RoutelmtError(f"planned {totals[0]} rows for {large} places: a defect, please report it")
+    return Plan(
+        budget.fraction, budget.min_gain, rows_with_gain, wanted, *totals, bought, cut, shards
+    )
+
+
+def what_if(workspace: Workspace, fractions: Iterable[Decimal] = WHAT_IF) -> list[WhatIf]:
+    """What each budget would buy, in as many reads of the scores as one budget takes."""
+    fractions = list(fractions)
+    rows_with_gain = count(gains(workspace))
+    wanted = [places(fraction, rows_with_gain) for fraction in fractions]
+    found = cuts(lambda: gains(workspace), wanted, len(workspace.shards))
+    tokens, bought = [0] * len(wanted), [0.0] * len(wanted)
+    for table in _tables(workspace):
+        part = as_gains(table, workspace.ranks)
+        prompt_tokens = pc.fill_null(table["prompt_tokens"], 0).to_numpy()
+        for index, cut in enumerate(found):
+            routed = admitted(cut, part)
+            tokens[index] += int(prompt_tokens[routed].sum(dtype=np.int64))
+            bought[index] += float(part.gain[routed].sum(dtype=np.float64))
+    return [
+        WhatIf(fraction, rows, token, gain, cut.gain if cut else None)
+        for fraction, rows, token, gain, cut in zip(
+            fractions, wanted, tokens, bought, found, strict=True
+        )
+    ]
+
+
+def _tables(workspace: Workspace) -> Iterator[pa.Table]:
+    ledger = workspace.ledger
+    return (pq.read_table(ledger.part_path(entry)) for entry in ledger.parts[SCORES])
+
+
+def gains(workspace: Workspace) -> Iterator[Gains]:
+    return (as_gains(table, workspace.ranks) for table in _tables(workspace))
+
+
+def as_gains(table: pa.Table, ranks: dict[str, int]) -> Gains:
+    shard = table["shard"].combine_chunks().dictionary_encode()
+    rank_of = np.array([ranks[name] for name in shard.dictionary.to_pylist()], np.int64)
+    return Gains(
+        _gain(table),
+        rank_of[shard.indices.to_numpy()],
+        table["row"].to_numpy().astype(np.int64),
+    )
+
+
+def _gain(table: pa.Table) -> npt.NDArray[np.float32]:
+    return np.asarray(table["gain"].to_numpy(zero_copy_only=False), np.float32)
+
+
+def admitted(cut: Cut | None, part: Gains) -> npt.NDArray[np.bool_]:
+    return cut.admits(part) if cut else np.zeros(len(part.row), bool)
+
+
+def _is_skipped(table: pa.Table) -> npt.NDArray[np.bool_]:
+    found = pc.is_in(table["reason"], pa.array(SKIP_REASONS))
+    return np.asarray(found.to_numpy(), bool)
+
+
+@dataclass(frozen=True)
+class PlannedRows:
+    """The scores of a unit's rows, in row order, and where the plan sends them."""
+
+    scores: pa.Table
+    large: npt.NDArray[np.bool_]
+    skipped: npt.NDArray[np.bool_]
+
+
+def planned_rows(unit: Unit, rank: int, score_parts: Iterable[str], cut: Cut | None) -> PlannedRows:
+    """Raises RoutelmtError if the committed scores do not hold each row of the unit once."""
+    name = unit.shard.name
+    scores = read_rows(score_parts, name, unit.first_row, unit.end_row, SCHEMA)
+    rows = scores["row"].to_numpy()
+    if not np.array_equal(rows, np.arange(unit.first_row, unit.end_row)):
+        raise RoutelmtError(f"{name}: rows {unit.first_row} to {unit.end_row} are not scored once each")
+    part = Gains(_gain(scores), np.full(len(rows), rank, np.int64), rows)
+    return PlannedRows(scores, admitted(cut, part), _is_skipped(scores))
+
+
+def _dump(plan: Plan) -> dict[str, Any]:
+    value = asdict(plan)
+    value["fraction"] = str(plan.fraction)
+    value["threshold"] = plan.threshold
+    return value
+
+
+def read_plan(path: Path) -> Plan:
+    value = json.loads(path.read_text(encoding="utf8"))
+    del value["threshold"]
+    value["fraction"] = Decimal(value["fraction"])
+    value["cut"] = Cut(**value["cut"]) if value["cut"] else None
+    value["shards"] = {name: ShardPlan(**shard) for name, shard in value["shards"].items()}
+    return Plan(**value)

@@ -1,0 +1,131 @@
+"""A pass: lanes through the engine, each part committed as it arrives, times recorded."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from routelmt_batch.engines.lanes import REQUESTS, Engine, Lane, Receipt
+from routelmt_batch.ledger import PartEntry, Span
+from routelmt_batch.progress import Bars
+from routelmt_batch.prompts import LANGUAGES, Prompter
+from routelmt_batch.rows import EMPTY, NULL, TOO_LONG, UNKNOWN_LANGUAGE
+from routelmt_batch.shards import Lines, write_parquet
+from routelmt_batch.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class PartWriter:
+    """Commits one part of a stage below `folder` and gives its receipt."""
+
+    folder: Path
+    stage: str
+    prefix: str
+    generation: int = 0
+
+    def __call__(self, table: pa.Table, counts: dict[str, int], engine_seconds: pa.ChunkedArray) -> Receipt:
+        name = f"{self.prefix}-{uuid.uuid4().hex}.parquet"
+        path = self.folder / self.stage / name
+        table = table.sort_by([("shard", "ascending"), ("row", "ascending")])
+        slowest = pc.max(engine_seconds).as_py() or 0.0
+        ready_at = time.time() - slowest
+        write_parquet(path, table, self.stage)
+        entry = PartEntry(
+            self.stage, name, path.stat().st_size, spans(table), counts, self.generation
+        )
+        return {"entry": entry, "engine_ready_at": ready_at}
+
+
+def spans(table: pa.Table) -> dict[str, Span]:
+    ranges = table.group_by("shard").aggregate([("row", "count"), ("row", "min"), ("row", "max")])
+    return {
+        line["shard"]: Span(line["row_count"], line["row_min"], line["row_max"])
+        for line in ranges.to_pylist()
+    }
+
+
+def run_pass(
+    workspace: Workspace,
+    engine: Engine,
+    bars: Bars,
+    name: str,
+    lanes: Sequence[Lane],
+    total: int,
+    done: int,
+    check: Callable[[], None] = lambda: None,
+) -> None:
+    """Run lanes as one pass over `total - done` rows, committing parts to the ledger as they come.
+
+    `check` is called after each commit and may end the job.
+    """
+    if done >= total:
+        return
+    started, ready, rows = time.time(), float("inf"), 0
+    try:
+        with bars.rows(name, total, done) as advance:
+            for receipt in engine.run(lanes):
+                entry: PartEntry = receipt["entry"]
+                workspace.ledger.commit(entry)
+                ready = min(ready, receipt["engine_ready_at"])
+                rows += entry.rows
+                advance(entry.rows)
+                check()
+    finally:
+        now = time.time()
+        workspace.ledger.record(
+            "pass",
+            name=name,
+            lanes=[lane.label for lane in lanes],
+            rows=rows,
+            seconds=round(now - started, 3),
+            engine_start_seconds=round(min(ready, now) - started, 3),
+        )
+
+
+def requests(
+    lines: Lines, shard: str, prompter: Prompter, limit_tokens: int, keep: Sequence[bool] | None = None
+) -> pa.Table:
+    """REQUESTS for some lines of a shard: token ids, or the reason why a row is not for an engine."""
+    wanted = [i for i in range(len(lines.rows)) if keep is None or keep[i]]
+    skips = [_skip(lines.texts[i], lines.source_langs[i], lines.target_langs[i]) for i in wanted]
+    good = [i for i, skip in zip(wanted, skips, strict=True) if not skip]
+    tokens = iter(
+        prompter.token_ids(
+            [lines.texts[i] or "" for i in good],
+            [lines.source_langs[i] or "" for i in good],
+            [lines.target_langs[i] or "" for i in good],
+        )
+    )
+    prompts = [[] if skip else next(tokens) for skip in skips]
+    lengths = [None if skip else len(prompt) for skip, prompt in zip(skips, prompts, strict=True)]
+    for i, length in enumerate(lengths):
+        if length is not None and length > limit_tokens:
+            skips[i], prompts[i] = TOO_LONG, []
+    return pa.table(
+        {
+            "shard": [shard] * len(wanted),
+            "row": [lines.rows[i] for i in wanted],
+            "prompt_tokens": lengths,
+            "tokenized_prompt": prompts,
+            "skip": skips,
+        },
+        schema=REQUESTS,
+    )
+
+
+def _skip(text: str | None, source_lang: str | None, target_lang: str | None) -> str:
+    if text is None:
+        return NULL
+    if not text.strip():
+        return EMPTY
+    if source_lang not in LANGUAGES or target_lang not in LANGUAGES:
+        return UNKNOWN_LANGUAGE
+    return ""
+
+

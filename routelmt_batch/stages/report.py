@@ -1,0 +1,154 @@
+"""Report: the job in one JSON file, re-verified, and `_SUCCESS` last."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from routelmt_batch import checkpoints
+from routelmt_batch.errors import RoutelmtError
+from routelmt_batch.rows import FAILED, QUARANTINED, STATUSES
+from routelmt_batch.selection import cuts
+from routelmt_batch.shards import sha256, write_json
+from routelmt_batch.stages.allocate import Plan, gains
+from routelmt_batch.stages.assemble import committed_outputs
+from routelmt_batch.stages.tally import DECILES, EDGES, fractions, merge
+from routelmt_batch.workspace import Workspace, versions
+
+DONE, DONE_WITH_FAILURES = 0, 3
+
+
+def report(workspace: Workspace, plan: Plan) -> dict[str, Any]:
+    """Re-verify every output shard, write `reports/job.json` and `_SUCCESS`.
+
+    Raises:
+        RoutelmtError: an output shard is not what was committed, by name.
+    """
+    outputs = sorted(committed_outputs(workspace), key=lambda event: event["shard"].encode())
+    for output in outputs:
+        path = workspace.folder.data(output["shard"])
+        if not path.exists() or sha256(path) != output["sha256"]:
+            raise RoutelmtError(
+                f"{path}: changed after it was written. Remove that file and run again: it is "
+                "written anew from the committed translations"
+            )
+    job = job_report(workspace, plan)
+    write_json(workspace.folder.job_report, job, "report")
+    success = {
+        "shards": [
+            {key: output[key] for key in ("shard", "rows", "bytes", "sha256")} for output in outputs
+        ],
+        "rows": job["rows"],
+        "unreadable": workspace.unreadable,
+    }
+    write_json(workspace.folder.success, success, "success")
+    return job
+
+
+def exit_code(job: dict[str, Any]) -> int:
+    """0 done; 3 done, but rows failed or were quarantined, or a shard could not be read."""
+    bad = job["status"][FAILED] + job["status"][QUARANTINED] + len(job["unreadable"])
+    return DONE_WITH_FAILURES if bad else DONE
+
+
+def job_report(workspace: Workspace, plan: Plan) -> dict[str, Any]:
+    spec = workspace.spec
+    total = merge(_shard_reports(workspace))
+    counts = {name: total.get(name, {}) for name in ("status", "reason", "planned_route", "route")}
+    counts["status"] = {status: counts["status"].get(status, 0) for status in STATUSES}
+    passes = _passes(workspace)
+    return {
+        "name": spec.name,
+        "rows": total.get("rows", 0),
+        "shards": len(workspace.shards),
+        "unreadable": workspace.unreadable,
+        **counts,
+        "direction": total.get("direction", {}),
+        "budget": {
+            "fraction": str(plan.fraction),
+            "min_gain": plan.min_gain,
+            "rows_with_gain": plan.rows_with_gain,
+            "places": plan.places,
+            "planned": plan.large,
+            "unfilled": plan.places - plan.large,
+            "used": counts["route"].get("large", 0),
+        },
+        "threshold": plan.threshold,
+        "fraction": fractions(counts, plan.rows_with_gain),
+        "predicted_gain_planned": plan.predicted_gain,
+        "predicted_gain_bought": total.get("predicted_gain_bought", 0.0),
+        "gain": _distributions(workspace, plan, total.get("gain", {})),
+        "tokens": total.get("tokens", {}),
+        "passes": passes,
+        "seconds": math.fsum(line["seconds"] for line in passes),
+        "warnings": _warnings(workspace, total.get("direction", {})),
+        "models": {
+            "small": _model(spec.models.small.source),
+            "large": _model(spec.models.large.source),
+            "router": _model(spec.router.source) | {"metric": workspace.card.metric.model_dump()},
+        },
+        "fingerprints": workspace.fingerprints,
+        "versions": versions(),
+    }
+
+
+def _shard_reports(workspace: Workspace) -> Iterator[dict[str, Any]]:
+    for shard in workspace.shards:
+        text = workspace.folder.report(shard.name).read_text(encoding="utf8")
+        value: dict[str, Any] = json.loads(text)
+        yield value
+
+
+def _passes(workspace: Workspace) -> list[dict[str, Any]]:
+    """Times of each pass, the engine's start apart; a resumed pass has a line for each run."""
+    return [
+        {
+            "name": event["name"],
+            "rows": event["rows"],
+            "seconds": event["seconds"],
+            "engine_start_seconds": event["engine_start_seconds"],
+            "rows_per_second": round(
+                event["rows"] / max(event["seconds"] - event["engine_start_seconds"], 1e-3), 1
+            ),
+        }
+        for event in workspace.ledger.events_of("pass")
+    ]
+
+
+def _distributions(workspace: Workspace, plan: Plan, summed: dict[str, Any]) -> dict[str, Any]:
+    """Histograms summed from the shards; deciles selected exactly from the committed scores."""
+    sizes = {"all": plan.rows_with_gain, "routed": plan.large}
+    wanted = [
+        size - math.ceil(size * decile / 10) + 1 for size in sizes.values() for decile in DECILES if size
+    ]
+    found = iter(cuts(lambda: gains(workspace), wanted, len(workspace.shards)))
+    distributions = {}
+    for name, size in sizes.items():
+        part = summed.get(name, {"rows": 0, "sum": 0.0, "min": None, "max": None, "counts": {}})
+        deciles = [cut.gain for cut in (next(found) for _ in DECILES) if cut] if size else []
+        counts = [part["counts"].get(place, 0) for place in range(len(EDGES) + 1)]
+        distributions[name] = {
+            "rows": part["rows"],
+            "mean": part["sum"] / part["rows"] if part["rows"] else None,
+            "min": part["min"],
+            "max": part["max"],
+            "deciles": deciles,
+            "histogram": {"edges": EDGES.tolist(), "counts": counts},
+        }
+    return distributions
+
+
+def _model(source: str) -> dict[str, str]:
+    return {"source": source, "weights": checkpoints.weights_hash(source)}
+
+
+def _warnings(workspace: Workspace, directions: dict[str, Any]) -> list[str]:
+    """What an auditor should know: directions that the router was not trained on."""
+    unseen = [
+        name
+        for name in directions
+        if "unknown" not in name and name not in workspace.card.directions
+    ]
+    return [f"the router was not trained on {name}; its gains there are a guess" for name in unseen]

@@ -1,0 +1,108 @@
+"""Score: every row's predicted gain by the router, prefill only; committed once, never again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from routelmt_batch.engines.lanes import Engine, Lane, Receipt
+from routelmt_batch.ledger import SCORES, read_rows
+from routelmt_batch.progress import Bars
+from routelmt_batch.prompts import Prompter
+from routelmt_batch.routers.routelmt import Scale
+from routelmt_batch.rows import SCORES as SCHEMA
+from routelmt_batch.shards import Unit, read_lines
+from routelmt_batch.spec import Input
+from routelmt_batch.stages.passes import PartWriter, requests, run_pass
+from routelmt_batch.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class Work:
+    """A unit, and the committed parts that may hold some of its rows."""
+
+    unit: Unit
+    committed: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Emits a unit's rows that are in no committed part."""
+
+    input: Input
+    prompter: Prompter
+    limit_tokens: int
+
+    def __call__(self, work: Work) -> Iterator[pa.Table]:
+        unit = work.unit
+        rows = read_rows(work.committed, unit.shard.name, unit.first_row, unit.end_row, SCHEMA)["row"]
+        todo = np.ones(unit.rows, bool)
+        todo[rows.to_numpy() - unit.first_row] = False
+        for lines in read_lines(unit, self.input):
+            keep = todo[np.array(lines.rows) - unit.first_row].tolist()
+            if any(keep):
+                yield requests(lines, unit.shard.name, self.prompter, self.limit_tokens, keep)
+
+
+@dataclass(frozen=True)
+class Writer:
+    """Commits results as scores: gain = mean + std x score."""
+
+    part: PartWriter
+    scale: Scale
+
+    def __call__(self, results: pa.Table) -> Receipt:
+        score = results["score"].to_numpy(zero_copy_only=False).astype(np.float64)
+        gain = (self.scale.mean + self.scale.std * score).astype(np.float32)
+        none = pc.is_null(results["score"])
+        reasons = [skip or error or None for skip, error in zip(*_texts(results), strict=True)]
+        table = pa.table(
+            {
+                "shard": results["shard"],
+                "row": results["row"],
+                "gain": pa.array(gain, pa.float32(), mask=none.to_numpy()),
+                "prompt_tokens": results["prompt_tokens"],
+                "reason": pa.array(reasons, pa.string()),
+            },
+            schema=SCHEMA,
+        )
+        counts = {"without_gain": int(np.isnan(gain).sum())}
+        return self.part(table, counts, results["engine_seconds"])
+
+
+def _texts(results: pa.Table) -> tuple[list[str | None], list[str | None]]:
+    return results["skip"].to_pylist(), results["error"].to_pylist()
+
+
+def score(workspace: Workspace, engine: Engine, bars: Bars) -> None:
+    """Run the router over every row that has no committed score."""
+    spec, ledger = workspace.spec, workspace.ledger
+    done = {name: 0 for name in workspace.shard_rows}
+    for entry in ledger.parts[SCORES]:
+        for name, span in entry.spans.items():
+            done[name] += span.rows
+    work = [
+        Work(unit, tuple(ledger.overlapping(SCORES, unit.shard.name, unit.first_row, unit.end_row)))
+        for unit in workspace.units
+        if done[unit.shard.name] < workspace.shard_rows[unit.shard.name]
+    ]
+    router = spec.router
+    lane = Lane(
+        label="router",
+        pool=router,
+        task="score",
+        units=work,
+        read=Reader(
+            spec.input,
+            Prompter(router.source, spec.prompt.template, router.trust_remote_code),
+            spec.prompt_limit_tokens,
+        ),
+        write=Writer(PartWriter(workspace.folder.work, SCORES, "part"), workspace.card.scale),
+        part_rows=spec.run.part_rows,
+        retries=spec.run.retries,
+    )
+    run_pass(workspace, engine, bars, "score", [lane], workspace.rows, ledger.rows(SCORES))

@@ -1,0 +1,151 @@
+"""Counts of output rows: by status, reason, route and direction; gains and tokens. Sums merge."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from routelmt_batch.prompts import LANGUAGES
+from routelmt_batch.rows import LARGE, SMALL
+from routelmt_batch.selection import Cut
+
+# Fixed bins, so that histograms of shards and of jobs add up: 2 wide on the x100 scale, open ends.
+EDGES = np.arange(-100.0, 101.0, 2.0)
+DECILES = tuple(range(1, 10))
+_COUNTERS = ("status", "reason", "planned_route", "route")
+
+
+class Tally:
+    """Counts of one shard. Its gains are held while it is written; nothing else grows with rows."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self.counts: dict[str, Counter[str]] = {name: Counter() for name in _COUNTERS}
+        self.directions: dict[str, Counter[str]] = {}
+        self.tokens = {route: Counter({"in": 0, "out": 0}) for route in (SMALL, LARGE)}
+        self._gains: list[npt.NDArray[np.float32]] = []
+        self._planned: list[npt.NDArray[np.bool_]] = []
+        self.bought: list[float] = []
+
+    def add(
+        self,
+        columns: Mapping[str, pa.Array],
+        prompt_tokens: Sequence[int | None],
+        source_langs: Sequence[str | None],
+        target_langs: Sequence[str | None],
+    ) -> None:
+        """Count some rows: output columns, prompt tokens of the standing model, language codes."""
+        values = {name: columns[name].to_pylist() for name in (*_COUNTERS, "output_tokens")}
+        self.rows += len(prompt_tokens)
+        for name in _COUNTERS:
+            self.counts[name].update(value for value in values[name] if value is not None)
+        for index, tokens in enumerate(prompt_tokens):
+            route = values["route"][index]
+            if route is not None:
+                self.tokens[route]["in"] += tokens or 0
+                self.tokens[route]["out"] += values["output_tokens"][index] or 0
+            direction = self.directions.setdefault(
+                _direction(source_langs[index], target_langs[index]), Counter()
+            )
+            direction["rows"] += 1
+            direction[values["status"][index]] += 1
+            direction["planned_large"] += values["planned_route"][index] == LARGE
+            direction["large"] += route == LARGE
+        gains = np.asarray(columns["predicted_gain"].to_numpy(zero_copy_only=False), np.float32)
+        routes = np.array(values["route"], object)
+        self._gains.append(gains)
+        self._planned.append(np.array(values["planned_route"], object) == LARGE)
+        self.bought.append(float(gains[routes == LARGE].sum(dtype=np.float64)))
+
+    def report(self, cut: Cut | None) -> dict[str, Any]:
+        gains = np.concatenate(self._gains) if self._gains else np.zeros(0, np.float32)
+        planned = np.concatenate(self._planned) if self._planned else np.zeros(0, bool)
+        with_gain = int((~np.isnan(gains)).sum())
+        return {
+            "rows": self.rows,
+            **{name: dict(sorted(counter.items())) for name, counter in self.counts.items()},
+            "direction": {name: dict(sorted(c.items())) for name, c in sorted(self.directions.items())},
+            "threshold": cut.gain if cut else None,
+            "rows_with_gain": with_gain,
+            "fraction": fractions(self.counts, with_gain),
+            "gain": {"all": _distribution(gains), "routed": _distribution(gains[planned])},
+            "predicted_gain_bought": math.fsum(self.bought),
+            "tokens": {route: dict(counter) for route, counter in self.tokens.items()},
+        }
+
+
+def _direction(source_lang: str | None, target_lang: str | None) -> str:
+    """`en-de`; codes that are none of LMT's count as `unknown`, so that rubbish makes one entry."""
+    return "-".join(
+        code if code in LANGUAGES and code else "unknown" for code in (source_lang, target_lang)
+    )
+
+
+def fractions(counts: Mapping[str, Mapping[str, int]], with_gain: int) -> dict[str, float | None]:
+    """Shares of the rows with a gain: planned for the large model, and translated by it."""
+    return {
+        key: counts[name].get(LARGE, 0) / with_gain if with_gain else None
+        for key, name in (("planned", "planned_route"), ("actual", "route"))
+    }
+
+
+def _distribution(gains: npt.NDArray[np.float32]) -> dict[str, Any]:
+    gains = gains[~np.isnan(gains)].astype(np.float64)
+    deciles = np.quantile(gains, np.array(DECILES) / 10, method="inverted_cdf").tolist() if len(gains) else []
+    return {
+        "rows": len(gains),
+        "sum": math.fsum(gains),
+        "mean": math.fsum(gains) / len(gains) if len(gains) else None,
+        "min": float(gains.min()) if len(gains) else None,
+        "max": float(gains.max()) if len(gains) else None,
+        "deciles": deciles,
+        "histogram": histogram(gains),
+    }
+
+
+def histogram(gains: npt.NDArray[np.float64]) -> dict[str, list[float]]:
+    """Counts below the first edge, between edges, and from the last edge on."""
+    places = np.searchsorted(EDGES, gains, side="right")
+    return {
+        "edges": EDGES.tolist(),
+        "counts": np.bincount(places, minlength=len(EDGES) + 1).tolist(),
+    }
+
+
+def merge(reports: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Sum shard reports into what adds up for the job.
+
+    Deciles do not add up; the job's are selected exactly from the scores.
+    """
+    total: dict[str, Any] = {}
+    for report in reports:
+        summed = {
+            key: report[key]
+            for key in ("rows", *_COUNTERS, "direction", "rows_with_gain", "predicted_gain_bought", "tokens")
+        }
+        summed["gain"] = {
+            name: {key: dist[key] for key in ("rows", "sum", "min", "max")}
+            | {"counts": dict(enumerate(dist["histogram"]["counts"]))}
+            for name, dist in report["gain"].items()
+        }
+        _sum_into(total, summed)
+    return total
+
+
+_JOINS = {"min": min, "max": max}
+
+
+def _sum_into(total: dict[Any, Any], values: Mapping[Any, Any]) -> None:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            _sum_into(total.setdefault(key, {}), value)
+        elif total.get(key) is None:
+            total[key] = value
+        elif value is not None:
+            total[key] = _JOINS[key](total[key], value) if key in _JOINS else total[key] + value

@@ -1,0 +1,226 @@
+"""Translate: each partition of the plan by its pool; what the large model fails on, by the small.
+
+Greedy decoding. LMT's own script searches with 5 beams; vLLM serves greedily: a named deviation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+
+from routelmt_batch import checkpoints
+from routelmt_batch.engines.lanes import Engine, Lane, Receipt
+from routelmt_batch.errors import RoutelmtError
+from routelmt_batch.ledger import SCORES, TRANSLATIONS
+from routelmt_batch.progress import Bars
+from routelmt_batch.prompts import Prompter
+from routelmt_batch.rows import FAILED, LARGE, OK, SMALL, TRUNCATED, Route
+from routelmt_batch.rows import TRANSLATIONS as SCHEMA
+from routelmt_batch.selection import Cut
+from routelmt_batch.shards import Unit, read_lines
+from routelmt_batch.spec import Input
+from routelmt_batch.stages.allocate import Plan, planned_rows
+from routelmt_batch.stages.attempts import attempts, current_generation, generations
+from routelmt_batch.stages.passes import PartWriter, requests, run_pass
+from routelmt_batch.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class Work:
+    """A unit, its scores, and the translations committed so far."""
+
+    unit: Unit
+    rank: int
+    scores: tuple[str, ...]
+    committed: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Emits the rows of a unit that are one model's to translate."""
+
+    input: Input
+    route: Route
+    cut: Cut | None
+    prompter: Prompter
+    limit_tokens: int
+
+    def __call__(self, work: Work) -> Iterator[pa.Table]:
+        unit = work.unit
+        plan = planned_rows(unit, work.rank, work.scores, self.cut)
+        state = attempts(unit, work.committed, plan.large)
+        todo = state.to_send(self.route, plan.large, plan.skipped)
+        if not todo.any():
+            return
+        for lines in read_lines(unit, self.input):
+            keep = todo[np.array(lines.rows) - unit.first_row].tolist()
+            if any(keep):
+                yield requests(lines, unit.shard.name, self.prompter, self.limit_tokens, keep)
+
+
+@dataclass(frozen=True)
+class Writer:
+    """Commits results as translations of one model."""
+
+    part: PartWriter
+    route: Route
+    end_tokens: tuple[int, ...]
+
+    def __call__(self, results: pa.Table) -> Receipt:
+        texts, statuses, reasons = [], [], []
+        for result in results.select(["skip", "error", "text", "last_token"]).to_pylist():
+            # A row can be too long for this model's own tokenizer alone: it fails here.
+            reason = result["skip"] or result["error"] or None
+            text = None if reason else result["text"].strip()
+            if text is not None and result["last_token"] not in self.end_tokens:
+                reason = TRUNCATED
+            texts.append(text)
+            statuses.append(FAILED if text is None else OK)
+            reasons.append(reason)
+        table = pa.table(
+            {
+                "shard": results["shard"],
+                "row": results["row"],
+                "route": [self.route] * results.num_rows,
+                "translation": texts,
+                "prompt_tokens": results["prompt_tokens"],
+                "output_tokens": results["output_tokens"],
+                "status": statuses,
+                "reason": reasons,
+            },
+            schema=SCHEMA,
+        )
+        counts = {self.route: table.num_rows, f"{self.route}_failed": statuses.count(FAILED)}
+        return self.part(table, counts, results["engine_seconds"])
+
+
+def translate(workspace: Workspace, plan: Plan, engine: Engine, bars: Bars) -> None:
+    """Send every planned row that has no committed translation to its pool.
+
+    The pools run as one pass where there is room for both, else one after the other, the large one
+    first: what it fails on then goes with the small one's share and costs no engine start.
+
+    Raises:
+        RoutelmtError: more than `run.max_failed_fraction` of the rows failed.
+    """
+    if not any(_pending(workspace, plan, route) for route in (SMALL, LARGE)):
+        return check_failures(workspace, plan)
+    for routes in _order(workspace, engine):
+        pending = {route: _pending(workspace, plan, route) for route in routes}
+        lanes = [_lane(workspace, plan, route) for route in routes if pending[route]]
+        total = sum(_share(workspace, plan, route) for route in routes if pending[route])
+        run_pass(
+            workspace,
+            engine,
+            bars,
+            "+".join(lane.label for lane in lanes),
+            lanes,
+            total,
+            total - sum(pending.values()),
+            lambda: check_failures(workspace, plan),
+        )
+    check_failures(workspace, plan)
+
+
+def _order(workspace: Workspace, engine: Engine) -> list[list[Route]]:
+    pools = workspace.spec.run.pools
+    both = [workspace.spec.models.small, workspace.spec.models.large]
+    if pools == "concurrent" or (pools == "auto" and engine.has_room_for(both)):
+        return [[LARGE, SMALL], [SMALL]]
+    return [[LARGE], [SMALL]]
+
+
+def _share(workspace: Workspace, plan: Plan, route: Route) -> int:
+    """Rows that a model has to have tried by the end, retries and fallbacks included."""
+    ledger = workspace.ledger
+    reopened = sum(event[route] for event in ledger.events_of("retry_failed"))
+    if route == LARGE:
+        return plan.large + reopened
+    return plan.small + reopened + ledger.count(TRANSLATIONS, "large_failed")
+
+
+def _pending(workspace: Workspace, plan: Plan, route: Route) -> int:
+    return _share(workspace, plan, route) - workspace.ledger.count(TRANSLATIONS, route)
+
+
+def _lane(workspace: Workspace, plan: Plan, route: Route) -> Lane:
+    spec, ledger = workspace.spec, workspace.ledger
+    pool = spec.models.large if route == LARGE else spec.models.small
+    end_tokens = checkpoints.end_tokens(pool.source)
+    work = []
+    for unit in workspace.units:
+        shard = plan.shards[unit.shard.name]
+        if shard.large or (route == SMALL and shard.small):
+            work.append(work_on(workspace, unit))
+    part = PartWriter(workspace.folder.work, TRANSLATIONS, route, current_generation(ledger))
+    return Lane(
+        label=route,
+        pool=pool,
+        task="generate",
+        units=work,
+        read=Reader(
+            spec.input,
+            route,
+            plan.cut,
+            Prompter(pool.source, spec.prompt.template, pool.trust_remote_code),
+            pool.prompt_limit_tokens,
+        ),
+        write=Writer(part, route, end_tokens),
+        part_rows=spec.run.part_rows,
+        retries=spec.run.retries,
+        max_output_tokens=pool.max_output_tokens,
+        end_tokens=end_tokens,
+    )
+
+
+def work_on(workspace: Workspace, unit: Unit) -> Work:
+    ledger, shard = workspace.ledger, unit.shard.name
+    return Work(
+        unit,
+        workspace.ranks[shard],
+        tuple(ledger.overlapping(SCORES, shard, unit.first_row, unit.end_row)),
+        generations(ledger, unit),
+    )
+
+
+def check_failures(workspace: Workspace, plan: Plan) -> None:
+    """End the job when too many rows have no translation from any model."""
+    failed = workspace.ledger.count(TRANSLATIONS, "small_failed") - sum(
+        event["dead"] for event in workspace.ledger.events_of("retry_failed")
+    )
+    allowed = workspace.spec.run.max_failed_fraction
+    rows = plan.large + plan.small
+    if failed > allowed * rows:
+        raise RoutelmtError(
+            f"{failed} of {rows} rows failed, more than run.max_failed_fraction {allowed} allows. "
+            f"Look into {workspace.folder.logs}; after mending, `run --retry-failed` tries them again"
+        )
+
+
+def reopen_failed(workspace: Workspace, plan: Plan) -> int:
+    """Open the failed rows for another try, with their planned model first.
+
+    Returns:
+        How many rows.
+    """
+    large = small = 0
+    shards = set()
+    for unit in workspace.units:
+        work = work_on(workspace, unit)
+        if not any(work.committed):
+            continue
+        planned = planned_rows(unit, work.rank, work.scores, plan.cut)
+        dead = attempts(unit, work.committed, planned.large).dead(planned.large)
+        large += int((dead & planned.large).sum())
+        small += int((dead & ~planned.large).sum())
+        if dead.any():
+            shards.add(unit.shard.name)
+    if shards:
+        workspace.folder.success.unlink(missing_ok=True)
+        workspace.ledger.record(
+            "retry_failed", large=large, small=small, dead=large + small, shards=sorted(shards)
+        )
+    return large + small
