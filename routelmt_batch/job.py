@@ -114,9 +114,7 @@ def finished(folder: Folder) -> dict[str, Any] | None:
     return job
 
 
-def _opened(
-    spec: JobSpec, options: Options, bars: Bars
-) -> AbstractContextManager[Workspace]:
+def _opened(spec: JobSpec, options: Options, bars: Bars) -> AbstractContextManager[Workspace]:
     def warn(message: str) -> None:
         bars.console.print(f"warning: {message}", style="yellow", highlight=False)
 

@@ -100,7 +100,9 @@ class Ledger:
             self.events.append(line)
             return
         spans = {shard: Span(*span) for shard, span in line["spans"].items()}
-        entry = PartEntry(line["stage"], line["part"], line["bytes"], spans, line["counts"], line["generation"])
+        entry = PartEntry(
+            line["stage"], line["part"], line["bytes"], spans, line["counts"], line["generation"]
+        )
         self.parts[entry.stage].append(entry)
         self._totals[entry.stage, "rows"] += entry.rows
         for name, count in entry.counts.items():
@@ -110,9 +112,7 @@ class Ledger:
 
     def commit(self, entry: PartEntry) -> None:
         line = asdict(entry)
-        line["spans"] = {
-            shard: [span.rows, span.low, span.high] for shard, span in entry.spans.items()
-        }
+        line["spans"] = {shard: [span.rows, span.low, span.high] for shard, span in entry.spans.items()}
         self._append(line, entry.stage)
 
     def record(self, event: str, **values: Any) -> None:
@@ -152,22 +152,16 @@ class Ledger:
         entries = self.overlapping_entries(stage, shard, first, end)
         return [str(self.part_path(entry)) for entry in entries]
 
-    def overlapping_entries(
-        self, stage: str, shard: str, first: int, end: int
-    ) -> Iterator[PartEntry]:
+    def overlapping_entries(self, stage: str, shard: str, first: int, end: int) -> Iterator[PartEntry]:
         for entry in self._by_shard.get((stage, shard), ()):
             if entry.spans[shard].low < end and entry.spans[shard].high >= first:
                 yield entry
 
 
-def read_rows(
-    paths: Iterable[str], shard: str, first: int, end: int, schema: pa.Schema
-) -> pa.Table:
+def read_rows(paths: Iterable[str], shard: str, first: int, end: int, schema: pa.Schema) -> pa.Table:
     """Rows [first, end) of a shard from parts, in row order."""
     tables = [
-        pq.read_table(
-            path, filters=[("shard", "=", shard), ("row", ">=", first), ("row", "<", end)]
-        )
+        pq.read_table(path, filters=[("shard", "=", shard), ("row", ">=", first), ("row", "<", end)])
         for path in paths
     ]
     table = pa.concat_tables([schema.empty_table(), *tables])

@@ -77,8 +77,7 @@ class Bars:
                 speed = (state["done"] - done) / (now - started)
                 left = (total - state["done"]) / speed if speed else float("nan")
                 self.console.print(
-                    f"{name}: {state['done']:,}/{total:,} rows, {speed:,.0f} rows/s, "
-                    f"{left:,.0f} s left",
+                    f"{name}: {state['done']:,}/{total:,} rows, {speed:,.0f} rows/s, {left:,.0f} s left",
                     highlight=False,
                 )
 

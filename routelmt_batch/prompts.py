@@ -124,9 +124,7 @@ class Prompter:
             prompts = list(
                 map(
                     str,
-                    tokenizer.apply_chat_template(
-                        conversations, tokenize=False, add_generation_prompt=True
-                    ),
+                    tokenizer.apply_chat_template(conversations, tokenize=False, add_generation_prompt=True),
                 )
             )
         ids: list[list[int]] = tokenizer(prompts, add_special_tokens=not chat)["input_ids"]

@@ -85,9 +85,7 @@ def _digits(shards: int) -> list[tuple[Digit, int]]:
     ]
 
 
-def cuts(
-    parts: Callable[[], Iterable[Gains]], places: Sequence[int], shards: int
-) -> list[Cut | None]:
+def cuts(parts: Callable[[], Iterable[Gains]], places: Sequence[int], shards: int) -> list[Cut | None]:
     """The cut that lets exactly k rows in, for each k of `places`.
 
     Reads the parts six times and keeps, for each distinct prefix, one histogram of 65,536 bins (or

@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from routelmt_batch.errors import DiskFull, InputChanged, InputError
 from routelmt_batch.failpoints import reach
 from routelmt_batch.rows import OUTPUT_NAMES
-from routelmt_batch.spec import Columns, Input, near
+from routelmt_batch.spec import Input, near
 
 _READ_ROWS = 16_384
 _HASH_BYTES = 1 << 20
@@ -37,7 +37,7 @@ class Shard:
     name: str
     path: str
     rows: int
-    bytes: int
+    size_bytes: int
     sha256: str
     row_groups: tuple[int, ...]  # rows of each
     mtime_ns: int = 0
@@ -73,13 +73,12 @@ def discover(uri: str, only: str | None = None) -> list[tuple[str, Path]]:
         raise InputError(f"input.uri {uri}: only paths are read here; mount the store or copy the shards")
     path = Path(uri)
     if path.is_dir():
-        root, found = path, path.rglob("*.parquet")
+        root, found = path, list(path.rglob("*.parquet"))
     elif path.is_file():
-        root, found = path.parent, iter([path])
+        root, found = path.parent, [path]
     elif any(mark in uri for mark in "*?["):
-        fixed = [part for part in _until_glob(path)]
-        root = Path(*fixed)
-        found = root.glob(str(path.relative_to(root)))
+        root = Path(*_until_glob(path))
+        found = list(root.glob(str(path.relative_to(root))))
     else:
         raise InputError(f"input.uri {uri}: no such folder or file")
     shards = []
@@ -116,7 +115,7 @@ def inspect(found: list[tuple[str, Path]], spec: Input) -> tuple[list[Shard], di
         InputError: a shard lacks a needed column, has it with another type, or has one of ours.
     """
     with ThreadPoolExecutor() as pool:
-        outcomes = pool.map(lambda item: _inspect(*item, spec), found)
+        outcomes = pool.map(lambda item: _inspect(item[0], item[1], spec), found)
     shards, unreadable = [], {}
     for (name, _), outcome in zip(found, outcomes, strict=True):
         if isinstance(outcome, Shard):
@@ -131,9 +130,7 @@ def _inspect(name: str, path: Path, spec: Input) -> Shard | str:
         before = path.stat()
         with pq.ParquetFile(path) as file:
             check_columns(name, file.schema_arrow, spec)
-            rows = tuple(
-                file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)
-            )
+            rows = tuple(file.metadata.row_group(group).num_rows for group in range(file.num_row_groups))
             for group in range(file.num_row_groups):
                 for _ in file.iter_batches(_READ_ROWS, row_groups=[group]):
                     pass
@@ -241,8 +238,8 @@ def read_lines(unit: Unit, spec: Input, batch_rows: int = _READ_ROWS) -> Iterato
 @contextlib.contextmanager
 def _unchanged(shard: Shard) -> Iterator[pq.ParquetFile]:
     try:
-        stat = os.stat(shard.path)
-        if (stat.st_size, stat.st_mtime_ns) != (shard.bytes, shard.mtime_ns):
+        stat = Path(shard.path).stat()
+        if (stat.st_size, stat.st_mtime_ns) != (shard.size_bytes, shard.mtime_ns):
             raise changed(shard)
         with pq.ParquetFile(shard.path) as file:
             yield file
@@ -285,7 +282,7 @@ def write_atomically(
         reach(f"{place}.fsync.after")
         verify(temporary)
         reach(f"{place}.rename.before")
-        os.replace(temporary, path)
+        temporary.replace(path)
         reach(f"{place}.rename.after")
         _fsync(path.parent)
     except OSError as error:
@@ -334,5 +331,3 @@ def write_text(path: Path, text: str, place: str) -> None:
 
 def void(_: object) -> None:
     return None
-
-

@@ -154,7 +154,9 @@ class Prompt(Part):
         try:
             self.template.format(source_lang="", target_lang="", source="")
         except (KeyError, IndexError, ValueError) as error:
-            raise ValueError(f"template knows {{source_lang}}, {{target_lang}}, {{source}}: {error}") from None
+            raise ValueError(
+                f"template knows {{source_lang}}, {{target_lang}}, {{source}}: {error}"
+            ) from None
         if "{source}" not in self.template:
             raise ValueError("template must hold {source}")
         return self
@@ -271,8 +273,7 @@ def _explain(path: Path, error: ValidationError) -> str:
         if fault["type"] == "extra_forbidden":
             known = _keys_at(fault["loc"][:-1])
             lines.append(
-                f"  {where}: unknown key{near(str(fault['loc'][-1]), known)} "
-                f"(known here: {', '.join(known)})"
+                f"  {where}: unknown key{near(str(fault['loc'][-1]), known)} (known here: {', '.join(known)})"
             )
         elif fault["type"] == "missing":
             lines.append(f"  {where}: required, and not there")
@@ -306,15 +307,13 @@ def _resolve(spec: JobSpec, folder: Path) -> JobSpec:
 
     return spec.model_copy(
         update={
-            "input": spec.input.model_copy(
-                update={"uri": str(folder / Path(spec.input.uri).expanduser())}
-            ),
+            "input": spec.input.model_copy(update={"uri": str(folder / Path(spec.input.uri).expanduser())}),
             "output": spec.output.model_copy(
                 update={"uri": str(Path(spec.output.uri).expanduser().absolute())}
             ),
             "models": Models(
-                small=with_source(spec.models.small),  # type: ignore[arg-type]
-                large=with_source(spec.models.large),  # type: ignore[arg-type]
+                small=with_source(spec.models.small),
+                large=with_source(spec.models.large),
             ),
             "router": with_source(spec.router),
         }

@@ -118,7 +118,8 @@ def find_input(spec: JobSpec, only: str | None, limit: int | None) -> tuple[list
     """The job's readable shards, and the reasons of the others. Empty shards stay in."""
     shards, unreadable = inspect(discover(spec.input.uri, only), spec.input)
     if limit is not None:
-        kept, left = [], limit
+        kept: list[Shard] = []
+        left = limit
         for shard in shards:
             if left > 0 or not kept:
                 kept.append(shard)
@@ -185,7 +186,7 @@ def stage_fingerprints(spec: JobSpec, shards: list[Shard], limit: int | None) ->
 
     corpus = hashlib.sha256()
     for shard in shards:
-        corpus.update(f"{shard.name}\0{shard.bytes}\0{shard.sha256}\n".encode())
+        corpus.update(f"{shard.name}\0{shard.size_bytes}\0{shard.sha256}\n".encode())
     prompt = {
         "prompt.template": spec.prompt.template,
         "input.columns": spec.input.columns.model_dump(exclude={"reference"}),
@@ -279,9 +280,7 @@ def _check_shards(before: dict[str, Any], shards: list[Shard], unreadable: dict[
         )
 
 
-def _check_stage(
-    folder: Folder, stage: str, before: dict[str, Any], now: dict[str, dict[str, Any]]
-) -> None:
+def _check_stage(folder: Folder, stage: str, before: dict[str, Any], now: dict[str, dict[str, Any]]) -> None:
     old = before["fingerprints"][stage]
     differing = [key for key in now[stage] if old.get(key) != now[stage][key]]
     if differing:

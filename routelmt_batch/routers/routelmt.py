@@ -7,7 +7,6 @@ the card says what it was trained for. Nothing here loads weights.
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -88,5 +87,3 @@ def read_card(spec: JobSpec) -> RouterCard:
             f"prompt.template is {json.dumps(spec.prompt.template)}: make them one"
         )
     return card
-
-

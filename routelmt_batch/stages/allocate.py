@@ -122,7 +122,16 @@ def make_plan(workspace: Workspace, budget: Budget) -> Plan:
     if totals[0] != large:
         raise RoutelmtError(f"planned {totals[0]} rows for {large} places: a defect, please report it")
     return Plan(
-        budget.fraction, budget.min_gain, rows_with_gain, wanted, *totals, bought, cut, shards
+        fraction=budget.fraction,
+        min_gain=budget.min_gain,
+        rows_with_gain=rows_with_gain,
+        places=wanted,
+        large=totals[0],
+        small=totals[1],
+        skipped=totals[2],
+        predicted_gain=bought,
+        cut=cut,
+        shards=shards,
     )
 
 
@@ -142,9 +151,7 @@ def what_if(workspace: Workspace, fractions: Iterable[Decimal] = WHAT_IF) -> lis
             bought[index] += float(part.gain[routed].sum(dtype=np.float64))
     return [
         WhatIf(fraction, rows, token, gain, cut.gain if cut else None)
-        for fraction, rows, token, gain, cut in zip(
-            fractions, wanted, tokens, bought, found, strict=True
-        )
+        for fraction, rows, token, gain, cut in zip(fractions, wanted, tokens, bought, found, strict=True)
     ]
 
 

@@ -63,9 +63,7 @@ def assemble(workspace: Workspace, plan: Plan, bars: Bars) -> None:
     lost: list[InputChanged] = []
     total = sum(rows.values())
     with bars.rows("assemble", total, total - sum(rows[shard.name] for shard in todo)) as advance:
-        outcomes = _in_threads(
-            lambda shard: _write_shard(workspace, plan, shard, units[shard.name]), todo
-        )
+        outcomes = _in_threads(lambda shard: _write_shard(workspace, plan, shard, units[shard.name]), todo)
         for shard, outcome in outcomes:
             if isinstance(outcome, InputChanged):
                 lost.append(outcome)
@@ -194,9 +192,7 @@ def _columns(work: Work, plan: Plan) -> tuple[dict[str, pa.Array], list[int | No
     columns = {
         "translation": tried["translation"].combine_chunks(),
         "route": pa.array(routes, pa.string()),
-        "planned_route": pa.array(
-            np.where(planned.large, LARGE, SMALL), pa.string(), mask=planned.skipped
-        ),
+        "planned_route": pa.array(np.where(planned.large, LARGE, SMALL), pa.string(), mask=planned.skipped),
         "predicted_gain": scores["gain"].combine_chunks(),
         "status": pa.array(statuses, pa.string()),
         "reason": pa.array(reasons, pa.string()),

@@ -36,9 +36,7 @@ class PartWriter:
         slowest = pc.max(engine_seconds).as_py() or 0.0
         ready_at = time.time() - slowest
         write_parquet(path, table, self.stage)
-        entry = PartEntry(
-            self.stage, name, path.stat().st_size, spans(table), counts, self.generation
-        )
+        entry = PartEntry(self.stage, name, path.stat().st_size, spans(table), counts, self.generation)
         return {"entry": entry, "engine_ready_at": ready_at}
 
 
@@ -127,5 +125,3 @@ def _skip(text: str | None, source_lang: str | None, target_lang: str | None) ->
     if source_lang not in LANGUAGES or target_lang not in LANGUAGES:
         return UNKNOWN_LANGUAGE
     return ""
-
-

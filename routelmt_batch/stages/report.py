@@ -37,9 +37,7 @@ def report(workspace: Workspace, plan: Plan) -> dict[str, Any]:
     job = job_report(workspace, plan)
     write_json(workspace.folder.job_report, job, "report")
     success = {
-        "shards": [
-            {key: output[key] for key in ("shard", "rows", "bytes", "sha256")} for output in outputs
-        ],
+        "shards": [{key: output[key] for key in ("shard", "rows", "bytes", "sha256")} for output in outputs],
         "rows": job["rows"],
         "unreadable": workspace.unreadable,
     }
@@ -146,9 +144,5 @@ def _model(source: str) -> dict[str, str]:
 
 def _warnings(workspace: Workspace, directions: dict[str, Any]) -> list[str]:
     """What an auditor should know: directions that the router was not trained on."""
-    unseen = [
-        name
-        for name in directions
-        if "unknown" not in name and name not in workspace.card.directions
-    ]
+    unseen = [name for name in directions if "unknown" not in name and name not in workspace.card.directions]
     return [f"the router was not trained on {name}; its gains there are a guess" for name in unseen]

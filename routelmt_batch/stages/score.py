@@ -81,7 +81,7 @@ def _texts(results: pa.Table) -> tuple[list[str | None], list[str | None]]:
 def score(workspace: Workspace, engine: Engine, bars: Bars) -> None:
     """Run the router over every row that has no committed score."""
     spec, ledger = workspace.spec, workspace.ledger
-    done = {name: 0 for name in workspace.shard_rows}
+    done = dict.fromkeys(workspace.shard_rows, 0)
     for entry in ledger.parts[SCORES]:
         for name, span in entry.spans.items():
             done[name] += span.rows

@@ -82,9 +82,7 @@ class Tally:
 
 def _direction(source_lang: str | None, target_lang: str | None) -> str:
     """`en-de`; codes that are none of LMT's count as `unknown`, so that rubbish makes one entry."""
-    return "-".join(
-        code if code in LANGUAGES and code else "unknown" for code in (source_lang, target_lang)
-    )
+    return "-".join(code if code in LANGUAGES and code else "unknown" for code in (source_lang, target_lang))
 
 
 def fractions(counts: Mapping[str, Mapping[str, int]], with_gain: int) -> dict[str, float | None]:
@@ -96,16 +94,18 @@ def fractions(counts: Mapping[str, Mapping[str, int]], with_gain: int) -> dict[s
 
 
 def _distribution(gains: npt.NDArray[np.float32]) -> dict[str, Any]:
-    gains = gains[~np.isnan(gains)].astype(np.float64)
-    deciles = np.quantile(gains, np.array(DECILES) / 10, method="inverted_cdf").tolist() if len(gains) else []
+    present = gains[~np.isnan(gains)].astype(np.float64)
+    deciles = (
+        np.quantile(present, np.array(DECILES) / 10, method="inverted_cdf").tolist() if len(present) else []
+    )
     return {
-        "rows": len(gains),
-        "sum": math.fsum(gains),
-        "mean": math.fsum(gains) / len(gains) if len(gains) else None,
-        "min": float(gains.min()) if len(gains) else None,
-        "max": float(gains.max()) if len(gains) else None,
+        "rows": len(present),
+        "sum": math.fsum(present),
+        "mean": math.fsum(present) / len(present) if len(present) else None,
+        "min": float(present.min()) if len(present) else None,
+        "max": float(present.max()) if len(present) else None,
         "deciles": deciles,
-        "histogram": histogram(gains),
+        "histogram": histogram(present),
     }
 
 

@@ -106,9 +106,8 @@ def translate(workspace: Workspace, plan: Plan, engine: Engine, bars: Bars) -> N
     Raises:
         RoutelmtError: more than `run.max_failed_fraction` of the rows failed.
     """
-    if not any(_pending(workspace, plan, route) for route in (SMALL, LARGE)):
-        return check_failures(workspace, plan)
-    for routes in _order(workspace, engine):
+    anything = any(_pending(workspace, plan, route) for route in (SMALL, LARGE))
+    for routes in _order(workspace, engine) if anything else ():
         pending = {route: _pending(workspace, plan, route) for route in routes}
         lanes = [_lane(workspace, plan, route) for route in routes if pending[route]]
         total = sum(_share(workspace, plan, route) for route in routes if pending[route])
@@ -136,7 +135,7 @@ def _order(workspace: Workspace, engine: Engine) -> list[list[Route]]:
 def _share(workspace: Workspace, plan: Plan, route: Route) -> int:
     """Rows that a model has to have tried by the end, retries and fallbacks included."""
     ledger = workspace.ledger
-    reopened = sum(event[route] for event in ledger.events_of("retry_failed"))
+    reopened: int = sum(event[route] for event in ledger.events_of("retry_failed"))
     if route == LARGE:
         return plan.large + reopened
     return plan.small + reopened + ledger.count(TRANSLATIONS, "large_failed")

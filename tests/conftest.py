@@ -1,0 +1,102 @@
+"""Shared pieces of the tests: the demo's models, small corpora, specs, one Ray session."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+REPOSITORY = Path(__file__).parent.parent
+DEMO = REPOSITORY / "jobs" / "demo"
+MODELS = DEMO / "models"
+
+COLUMNS = {"source": "text", "source_lang": "from", "target_lang": "to"}
+
+
+def write_shard(path: Path, texts: list[str | None], row_group_size: int = 1000, **columns: Any) -> Path:
+    """A shard of the given texts, English to German unless said otherwise."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table = pa.table(
+        {
+            "text": pa.array(texts, pa.string()),
+            "from": pa.array(["en"] * len(texts), pa.string()),
+            "to": pa.array(["de"] * len(texts), pa.string()),
+            "id": pa.array(range(len(texts)), pa.int64()),
+        }
+    )
+    for name, values in columns.items():
+        place = table.column_names.index(name) if name in table.column_names else table.num_columns
+        if place < table.num_columns:
+            table = table.remove_column(place)
+        table = table.add_column(place, name, values)
+    pq.write_table(table, path, row_group_size=row_group_size)
+    return path
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    """Four shards: several row groups, one row, none, one in a subfolder; some rows not translatable."""
+    root = tmp_path / "corpus"
+    words = ["cat", "dog", "house", "tree", "river", "bread"]
+    many = [f"I saw a {words[i % 6]} near {words[i % 5]} number {i}." for i in range(50)]
+    many[3], many[4], many[5] = None, "", " \t"
+    many[6] = "far too long " * 200
+    many[8] = many[7]
+    write_shard(root / "a.parquet", many, row_group_size=17)
+    write_shard(root / "b-one.parquet", ["Only this."])
+    write_shard(root / "c-none.parquet", [])
+    write_shard(
+        root / "sub" / "d.parquet",
+        [f"Sub {i}." for i in range(20)],
+        to=pa.array(["de"] * 18 + ["xx", None]),
+    )
+    return root
+
+
+@pytest.fixture
+def make_spec(tmp_path: Path, corpus: Path) -> Callable[..., Path]:
+    """Writes a spec over the corpus and the demo models; keyword arguments set dotted keys."""
+
+    def write(**settings: Any) -> Path:
+        pool = {"max_model_len_tokens": 256, "engine": {"kv_cache_memory_bytes": 64 << 20}}
+        spec: dict[str, Any] = {
+            "name": "test",
+            "input": {"uri": str(corpus), "columns": dict(COLUMNS)},
+            "output": {"uri": str(tmp_path / "out")},
+            "models": {
+                name: {"source": str(MODELS / name), "max_output_tokens": 64, **pool}
+                for name in ("small", "large")
+            },
+            "router": {"source": str(MODELS / "router"), **pool},
+            "budget": {"fraction": 0.3},
+            "run": {"part_rows": 8},
+        }
+        for dotted, value in settings.items():
+            *parents, last = dotted.split("__")
+            place = spec
+            for name in parents:
+                place = place.setdefault(name, {})
+            place[last] = value
+        path = tmp_path / "job.yaml"
+        path.write_text(yaml.safe_dump(spec))
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def ray_session() -> Iterator[None]:
+    """One local Ray for all tests that need engines; jobs join it and leave it running."""
+    from routelmt_batch.engines.session import Session
+
+    session = Session(Path(os.environ.get("TMPDIR", "/tmp")), verbose=True)
+    with session:
+        session.start()
+        yield

@@ -1,0 +1,282 @@
+"""The whole flow on a made-up engine: contracts, budgets, failures, retries."""
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from rich.console import Console
+
+from routelmt_batch import job
+from routelmt_batch.errors import InputChanged, InputError, OutputError, RoutelmtError
+from routelmt_batch.progress import Bars
+from routelmt_batch.spec import load
+from routelmt_batch.stages.report import exit_code
+from tests import oracle
+from tests.conftest import write_shard
+from tests.fake_engine import FakeEngine
+
+BARS = Bars(Console(quiet=True), quiet=True)
+
+
+def run(spec: Path, engine: FakeEngine, settings: tuple[str, ...] = (), **options) -> job.Outcome:
+    return job.run(load(spec, settings), job.Options(**options), BARS, engine.opened)
+
+
+@pytest.fixture
+def engine(tmp_path):
+    return FakeEngine(tmp_path / "sent.log")
+
+
+def sent(engine: FakeEngine) -> list[str]:
+    return engine.log.read_text().splitlines() if engine.log.exists() else []
+
+
+@pytest.mark.parametrize("fraction", ["0", "0.29", "0.3", "0.5", "1", "0.0154"])
+def test_every_row_comes_back_once_and_the_plan_is_the_top_of_a_sort(
+    make_spec, corpus, tmp_path, engine, fraction
+):
+    outcome = run(make_spec(budget__fraction=fraction), engine)
+    rows = oracle.check(tmp_path / "out", corpus, fraction)
+    assert exit_code(outcome.report) == 0
+    assert outcome.report["rows"] == len(rows) == 71
+    assert outcome.report["status"]["skipped"] == 6
+    labels = {line.split()[0] for line in sent(engine)}
+    assert labels == {"router"} | ({"small"} if fraction != "1" else set()) | (
+        {"large"} if fraction != "0" else set()
+    )
+
+
+def test_pools_side_by_side_make_one_pass(make_spec, corpus, tmp_path, engine):
+    engine.room = True
+    run(make_spec(), engine)
+    assert engine.lanes_together == [["router"], ["large", "small"]]
+    oracle.check(tmp_path / "out", corpus, "0.3")
+
+
+def test_the_spec_can_force_the_order(make_spec, engine):
+    engine.room = True
+    run(make_spec(run__pools="sequential"), engine)
+    assert engine.lanes_together == [["router"], ["large"], ["small"]]
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_what_the_large_model_fails_on_the_small_one_translates(
+    make_spec, corpus, tmp_path, engine, together
+):
+    engine.room = together
+    engine.fails = lambda label, row: "engine_error" if label == "large" and row["row"] % 2 else ""
+    outcome = run(make_spec(), engine)
+    rows = oracle.check(tmp_path / "out", corpus, "0.3")
+    odd = {key for key, row in rows.items() if row["planned_route"] == "large" and key[1] % 2}
+    assert odd and {key for key, row in rows.items() if row["status"] == "fallback"} == odd
+    assert {rows[key]["route"] for key in odd} == {"small"}
+    assert exit_code(outcome.report) == 0
+
+
+def test_failed_rows_are_told_and_retried_alone(make_spec, corpus, tmp_path, engine):
+    spec = make_spec(run__max_failed_fraction=0.5)
+    engine.fails = lambda label, row: "empty_output" if label != "router" and row["row"] % 5 == 0 else ""
+    outcome = run(spec, engine)
+    rows = oracle.check(tmp_path / "out", corpus, "0.3")
+    failed = {key for key, row in rows.items() if row["status"] == "failed"}
+    assert failed and {rows[key]["reason"] for key in failed} == {"empty_output"}
+    assert exit_code(outcome.report) == 3
+    before = len(sent(engine))
+    assert not run(spec, engine).new
+    assert len(sent(engine)) == before, "a finished job sends nothing"
+    engine.fails = lambda label, row: ""
+    again = run(spec, engine, retry_failed=True)
+    retried = {(line.split()[1], int(line.split()[2])) for line in sent(engine)[before:]}
+    assert retried == failed
+    assert again.report["status"]["failed"] == 0 and exit_code(again.report) == 0
+    after = oracle.check(tmp_path / "out", corpus, "0.3")
+    assert {key: after[key] for key in rows if key not in failed} == {
+        key: rows[key] for key in rows if key not in failed
+    }
+    assert all(after[key]["route"] == after[key]["planned_route"] for key in failed)
+
+
+def test_too_many_failures_end_the_job_and_a_retry_mends_it(make_spec, corpus, tmp_path, engine):
+    spec = make_spec()
+    engine.fails = lambda label, row: "engine_error" if label != "router" else ""
+    with pytest.raises(RoutelmtError, match="max_failed_fraction 0.01"):
+        run(spec, engine)
+    with pytest.raises(RoutelmtError, match="max_failed_fraction"):
+        run(spec, engine)
+    engine.fails = lambda label, row: ""
+    assert run(spec, engine, retry_failed=True).report["status"]["failed"] == 0
+    oracle.check(tmp_path / "out", corpus, "0.3")
+
+
+def test_a_row_the_router_fails_on_goes_to_the_small_model(make_spec, tmp_path, engine):
+    engine.fails = lambda label, row: "engine_error" if label == "router" and row["row"] == 0 else ""
+    outcome = run(make_spec(), engine)
+    row = pq.read_table(tmp_path / "out/data/b-one.parquet").to_pylist()[0]
+    assert (row["status"], row["reason"], row["predicted_gain"], row["route"]) == (
+        "ok",
+        "no_gain",
+        None,
+        "small",
+    )
+    assert outcome.report["budget"]["rows_with_gain"] == 71 - 6 - 3
+
+
+def test_min_gain_leaves_places_and_says_so(make_spec, tmp_path, engine):
+    outcome = run(make_spec(budget__fraction=1, budget__min_gain=2), engine)
+    budget = outcome.report["budget"]
+    gains = [line["gain"] for line in oracle.scores(tmp_path / "out").values() if line["gain"] is not None]
+    assert budget["planned"] == sum(gain >= 2 for gain in gains) > 0
+    assert budget["places"] == 65 and budget["unfilled"] == 65 - budget["planned"]
+
+
+def test_a_cut_off_translation_is_ok_and_says_truncated(make_spec, tmp_path, engine, monkeypatch):
+    monkeypatch.setattr("tests.fake_engine.END_TOKEN", 77)
+    run(make_spec(), engine)
+    row = pq.read_table(tmp_path / "out/data/b-one.parquet").to_pylist()[0]
+    assert (row["status"], row["reason"]) == ("ok", "truncated")
+
+
+def test_limit_and_shards_take_a_part_of_the_input(make_spec, tmp_path, engine):
+    outcome = run(make_spec(), engine, limit=20, shards="a*")
+    assert outcome.report["rows"] == 20
+    assert pq.read_table(tmp_path / "out/data/a.parquet")["id"].to_pylist() == list(range(20))
+    with pytest.raises(OutputError, match="--limit: was 20, is None"):
+        run(make_spec(), engine, shards="a*")
+    with pytest.raises(InputChanged, match="b-one.parquet: not there before"):
+        run(make_spec(), engine)
+
+
+def test_pass_through_columns_keep_their_types(make_spec, corpus, tmp_path, engine):
+    columns = {
+        "when": pa.array([0], pa.timestamp("us", tz="Asia/Kolkata")),
+        "tags": pa.array([["x", None]], pa.list_(pa.string())),
+        "inner": pa.array([{"a": 1, "b": [1.5]}]),
+        "price": pa.array(["1.25"]).cast(pa.decimal128(10, 2)),
+        "raw": pa.array([b"\x00\xff"]),
+        "kind": pa.array(["k"]).dictionary_encode(),
+    }
+    write_shard(corpus / "b-one.parquet", ["Only this."], **columns)
+    run(make_spec(), engine)
+    oracle.check(tmp_path / "out", corpus, "0.3")
+
+
+def test_a_broken_shard_is_named_and_the_others_go_on(make_spec, corpus, tmp_path, engine):
+    whole = (corpus / "a.parquet").read_bytes()
+    (corpus / "broken.parquet").write_bytes(whole[:-200])
+    flipped = bytearray(whole)
+    flipped[40:400] = b"\x99" * 360
+    (corpus / "rotten.parquet").write_bytes(flipped)
+    outcome = run(make_spec(), engine)
+    assert set(outcome.report["unreadable"]) == {"broken.parquet", "rotten.parquet"}
+    assert exit_code(outcome.report) == 3
+    assert not (tmp_path / "out/data/broken.parquet").exists()
+    for name in ("broken.parquet", "rotten.parquet"):
+        (corpus / name).unlink()
+    oracle.check(tmp_path / "out", corpus, "0.3")
+
+
+def test_a_shard_that_changes_before_it_is_assembled_is_named(
+    make_spec, corpus, tmp_path, engine, monkeypatch
+):
+    def translate(*args):
+        from routelmt_batch.stages.translate import translate
+
+        translate(*args)
+        write_shard(corpus / "b-one.parquet", ["Another text."])
+
+    monkeypatch.setattr(job, "translate", translate)
+    with pytest.raises(InputChanged, match=r"b-one\.parquet: the shard changed"):
+        run(make_spec(), engine)
+    assert (tmp_path / "out/data/a.parquet").exists(), "the others are written"
+    assert not (tmp_path / "out/data/b-one.parquet").exists()
+    monkeypatch.undo()
+    with pytest.raises(InputChanged, match=r"b-one\.parquet: changed"):
+        run(make_spec(), engine)
+    write_shard(corpus / "b-one.parquet", ["Only this."])
+    run(make_spec(), engine)
+    oracle.check(tmp_path / "out", corpus, "0.3")
+
+
+def test_another_budget_after_translations_is_refused(make_spec, engine):
+    run(make_spec(), engine)
+    with pytest.raises(OutputError, match=r"frozen at budget.fraction 0\.3.*asked for now: 0\.4"):
+        run(make_spec(budget__fraction=0.4), engine)
+
+
+def test_another_prompt_or_model_is_refused_and_named(make_spec, engine, tmp_path):
+    run(make_spec(), engine)
+    with pytest.raises(OutputError, match=r"models\.large\.max_output_tokens: was 64, is 32"):
+        run(
+            make_spec(),
+            engine,
+            ("models.large.max_output_tokens=32", "models.large.max_model_len_tokens=224"),
+        )
+
+
+def test_plan_prices_budgets_and_run_goes_on_at_any(make_spec, corpus, tmp_path, engine):
+    spec = load(make_spec())
+    lines = job.plan(spec, job.Options(), BARS, engine.opened)
+    scored = oracle.scores(tmp_path / "out")
+    for line in lines:
+        routed = oracle.top(scored, str(line.fraction))
+        assert line.rows == len(routed)
+        assert line.prompt_tokens == sum(scored[key]["prompt_tokens"] for key in routed)
+        assert line.predicted_gain == pytest.approx(sum(scored[key]["gain"] for key in routed))
+    before = len(sent(engine))
+    run(make_spec(budget__fraction=0.7), engine)
+    assert not [line for line in sent(engine)[before:] if line.startswith("router")]
+    oracle.check(tmp_path / "out", corpus, "0.7")
+
+
+def test_a_folder_that_is_not_a_job_is_left_alone(make_spec, tmp_path, engine):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/precious.txt").write_text("mine")
+    with pytest.raises(OutputError, match="not a job's folder"):
+        run(make_spec(), engine)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["precious.txt"]
+
+
+def test_a_removed_output_shard_is_written_again(make_spec, corpus, tmp_path, engine):
+    run(make_spec(), engine)
+    (tmp_path / "out/data/a.parquet").unlink()
+    (tmp_path / "out/_SUCCESS").unlink()
+    before = len(sent(engine))
+    run(make_spec(), engine)
+    assert len(sent(engine)) == before
+    oracle.check(tmp_path / "out", corpus, "0.3")
+
+
+def test_no_readable_rows_is_a_whole_job(make_spec, corpus, tmp_path, engine):
+    for path in corpus.rglob("*.parquet"):
+        if path.name != "c-none.parquet":
+            path.unlink()
+    assert run(make_spec(), engine).report["rows"] == 0
+    oracle.check(tmp_path / "out", corpus, "0.3")
+
+
+def test_a_missing_column_stops_before_anything_is_written(make_spec, tmp_path, engine):
+    with pytest.raises(InputError, match="no column 'txet'.*did you mean 'text'"):
+        run(make_spec(input__columns__source="txet"), engine)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_job_report_adds_up(make_spec, tmp_path, engine):
+    report = run(make_spec(), engine).report
+    scored = oracle.scores(tmp_path / "out")
+    gains = sorted(line["gain"] for line in scored.values() if line["gain"] is not None)
+    routed = sorted(scored[key]["gain"] for key in oracle.top(scored, "0.3"))
+    for name, values in (("all", gains), ("routed", routed)):
+        found = report["gain"][name]
+        assert found["rows"] == len(values) == sum(found["histogram"]["counts"])
+        assert (found["min"], found["max"]) == (values[0], values[-1])
+        assert found["mean"] == pytest.approx(sum(values) / len(values))
+        # The i-th decile: the smallest value that at least i tenths of the values do not exceed.
+        assert found["deciles"] == [values[-(-len(values) * i // 10) - 1] for i in range(1, 10)]
+    assert report["threshold"] == routed[0]
+    assert report["predicted_gain_bought"] == pytest.approx(sum(routed))
+    assert report["tokens"]["large"]["out"] == 5 * len(routed)
+    assert report["direction"]["en-de"]["planned_large"] == len(routed)
+    assert report["direction"]["en-unknown"] == {"large": 0, "planned_large": 0, "rows": 2, "skipped": 2}
+    assert json.loads((tmp_path / "out/reports/job.json").read_text()) == report
