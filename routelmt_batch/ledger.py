@@ -92,6 +92,14 @@ class Ledger:
                         "size. Restore it, or start again with another --output"
                     )
 
+    def sweep(self) -> None:
+        """Remove what a crash left: parts that were written and never committed."""
+        for stage in (SCORES, TRANSLATIONS):
+            names = {entry.part for entry in self.parts[stage]}
+            for path in (self.folder / stage).glob("*"):
+                if path.name not in names:
+                    path.unlink(missing_ok=True)
+
     def part_path(self, entry: PartEntry) -> Path:
         return self.folder / entry.stage / entry.part
 

@@ -28,6 +28,7 @@ from routelmt_batch.spec import Input, near
 
 _READ_ROWS = 16_384
 _HASH_BYTES = 1 << 20
+_TEMPORARY = ".routelmt-tmp"
 
 
 @dataclass(frozen=True)
@@ -273,7 +274,7 @@ def write_atomically(
         DiskFull: no space was left; the temporary file is removed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}{_TEMPORARY}")
     try:
         reach(f"{place}.write")
         write(temporary)
@@ -291,6 +292,12 @@ def write_atomically(
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_temporary(folder: Path) -> None:
+    """Remove the half-written files that a killed process left below a folder."""
+    for path in folder.rglob(f".*.{'[0-9a-f]' * 32}{_TEMPORARY}"):
+        path.unlink(missing_ok=True)
 
 
 def disk_full(path: Path) -> DiskFull:

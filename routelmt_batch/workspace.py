@@ -19,7 +19,16 @@ from routelmt_batch import __version__, checkpoints
 from routelmt_batch.errors import InputChanged, ModelError, OutputError
 from routelmt_batch.ledger import SCORES, TRANSLATIONS, Ledger, hold
 from routelmt_batch.routers.routelmt import RouterCard, read_card
-from routelmt_batch.shards import Shard, Unit, discover, inspect, units, write_json, write_text
+from routelmt_batch.shards import (
+    Shard,
+    Unit,
+    discover,
+    inspect,
+    remove_temporary,
+    units,
+    write_json,
+    write_text,
+)
 from routelmt_batch.spec import JobSpec
 
 WORK = "_job"
@@ -154,6 +163,8 @@ def open_workspace(
         ledger.open_for_writing()
         for stage in (SCORES, TRANSLATIONS):
             (folder.work / stage).mkdir(exist_ok=True)
+        ledger.sweep()
+        remove_temporary(folder.root)
         write_text(folder.work / "spec.yaml", spec.dump(), "spec")
         write_json(folder.manifest, manifest(shards, unreadable, fingerprints, limit), "manifest")
         yield Workspace(

@@ -1,0 +1,145 @@
+"""A job killed at any commit boundary goes on: each row once, committed parts untouched, plan exact."""
+
+import hashlib
+import json
+import multiprocessing
+import os
+import signal
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from routelmt_batch import failpoints, job
+from routelmt_batch.errors import DiskFull, OutputError
+from routelmt_batch.progress import Bars
+from routelmt_batch.prompts import load_tokenizer
+from routelmt_batch.spec import load
+from tests import oracle
+from tests.conftest import MODELS
+from tests.fake_engine import FakeEngine
+
+BARS = Bars(Console(quiet=True), quiet=True)
+PARTS = [
+    f"{stage}.{step}"
+    for stage in ("scores", "translations")
+    for step in ("write", "fsync.before", "fsync.after", "rename.before", "rename.after")
+]
+LEDGER = [
+    f"{place}.ledger.{side}"
+    for place in ("scores", "translations", "pass", "output")
+    for side in ("before", "after")
+]
+SMALL_FILES = [
+    f"{place}.{step}"
+    for place in ("spec", "manifest", "plan", "output", "report", "success")
+    for step in ("fsync.before", "rename.before", "rename.after")
+]
+
+
+def run_armed(spec_path: Path, log: Path, failpoint: str) -> int:
+    """Run the job in a child that dies at the failpoint; give its exit code."""
+
+    def child() -> None:
+        os.environ[failpoints.VARIABLE] = failpoint
+        job.run(load(spec_path), job.Options(), BARS, FakeEngine(log).opened)
+        os._exit(0)
+
+    # Forked, so that a hundred children need not import and load a tokenizer each.
+    process = multiprocessing.get_context("fork").Process(target=child)
+    process.start()
+    process.join(60)
+    return process.exitcode
+
+
+@pytest.fixture(scope="module", autouse=True)
+def loaded():
+    for name in ("small", "large", "router"):
+        load_tokenizer(str(MODELS / name))
+
+
+def digests(output: Path) -> dict[str, str]:
+    ledger = output / "_job/ledger.jsonl"
+    if not ledger.exists():
+        return {}
+    whole = [line for line in ledger.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    parts = [json.loads(line) for line in whole]
+    paths = [output / "_job" / part["stage"] / part["part"] for part in parts if "part" in part]
+    return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+
+
+def committed_rows(output: Path) -> set[str]:
+    import pyarrow.parquet as pq
+
+    rows = set()
+    for path in map(Path, digests(output)):
+        table = pq.read_table(path)
+        for line in table.select(["shard", "row"]).to_pylist():
+            rows.add(
+                f"{'router' if path.parent.name == 'scores' else path.name[:5]} {line['shard']} {line['row']}"
+            )
+    return rows
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.parametrize("failpoint", [*PARTS, *LEDGER, *SMALL_FILES])
+@pytest.mark.parametrize("time", [1, 3])
+def test_killed_at_a_commit_boundary_it_goes_on(make_spec, corpus, tmp_path, failpoint, time):
+    spec, output, log = make_spec(), tmp_path / "out", tmp_path / "sent.log"
+    code = run_armed(spec, log, f"{failpoint}:{time}")
+    assert code == -signal.SIGKILL or (code == 0 and time > 1), "the failpoint is on the way"
+    before, committed = digests(output), committed_rows(output)
+    log.unlink(missing_ok=True)
+    outcome = job.run(load(spec), job.Options(), BARS, FakeEngine(log).opened)
+    assert outcome.report["rows"] == 71
+    again = set(log.read_text().splitlines()) if log.exists() else set()
+    assert not again & committed, "no committed row goes to an engine again"
+    after = digests(output)
+    assert {path: after[path] for path in before} == before, "committed parts stay byte-identical"
+    oracle.check(output, corpus, "0.3")
+    assert not list(output.rglob("*tmp")), "nothing half-written is left"
+    for stage in ("scores", "translations"):
+        assert set((output / "_job" / stage).iterdir()) == set(oracle.committed(output, stage))
+
+
+def test_a_torn_ledger_line_was_never_committed(make_spec, corpus, tmp_path):
+    spec, output, log = make_spec(), tmp_path / "out", tmp_path / "sent.log"
+    assert run_armed(spec, log, "scores.ledger.before:4") == -signal.SIGKILL
+    with open(output / "_job/ledger.jsonl", "ab") as ledger:
+        ledger.write(b'{"stage": "scores", "part": "part-half')
+    job.run(load(spec), job.Options(), BARS, FakeEngine(log).opened)
+    oracle.check(output, corpus, "0.3")
+
+
+def test_a_missing_committed_part_is_refused(make_spec, tmp_path):
+    spec, output, log = make_spec(), tmp_path / "out", tmp_path / "sent.log"
+    assert run_armed(spec, log, "plan.write:1") == -signal.SIGKILL
+    next((output / "_job/scores").glob("*.parquet")).unlink()
+    with pytest.raises(OutputError, match="now missing or of another size"):
+        job.run(load(spec), job.Options(), BARS, FakeEngine(log).opened)
+
+
+@pytest.mark.parametrize("place", ["scores.write", "translations.fsync.before", "output.write", "plan.write"])
+def test_a_full_disk_is_told_and_nothing_is_lost(make_spec, corpus, tmp_path, monkeypatch, place):
+    spec, output, log = make_spec(), tmp_path / "out", tmp_path / "sent.log"
+    monkeypatch.setenv(failpoints.VARIABLE, f"{place}:1:enospc")
+    monkeypatch.setattr(failpoints, "_passed", type(failpoints._passed)())
+    with pytest.raises(DiskFull, match="no space left .* Free space and run the same command again"):
+        job.run(load(spec), job.Options(), BARS, FakeEngine(log).opened)
+    assert not list(output.rglob("*tmp"))
+    monkeypatch.delenv(failpoints.VARIABLE)
+    job.run(load(spec), job.Options(), BARS, FakeEngine(log).opened)
+    oracle.check(output, corpus, "0.3")
+
+
+def test_a_second_run_is_refused_and_told_who_holds_the_job(make_spec, tmp_path):
+    spec, log = make_spec(), tmp_path / "sent.log"
+
+    class Meddling(FakeEngine):
+        def run(self, lanes):
+            with pytest.raises(OutputError, match=rf"another run holds this job \(process {os.getpid()} on"):
+                job.run(load(spec), job.Options(), BARS, FakeEngine(log).opened)
+            return super().run(lanes)
+
+    job.run(load(spec), job.Options(), BARS, Meddling(log).opened)
+    assert not (tmp_path / "out/_job/owner.json").exists()

@@ -1,0 +1,122 @@
+"""Discovery, inspection and atomic writes."""
+
+import pyarrow as pa
+import pytest
+
+from routelmt_batch.errors import InputError
+from routelmt_batch.shards import discover, inspect, units, write_atomically, write_json
+from routelmt_batch.spec import Columns, Input
+from tests.conftest import COLUMNS, write_shard
+
+
+def spec(uri: object, **extra: object) -> Input:
+    return Input(uri=str(uri), columns=Columns(**COLUMNS), **extra)
+
+
+def test_names_are_relative_and_in_utf8_order(corpus):
+    write_shard(corpus / "é.parquet", ["x"])
+    write_shard(corpus / "Z.parquet", ["x"])
+    write_shard(corpus / "_tmp" / "no.parquet", ["x"])
+    write_shard(corpus / ".no.parquet", ["x"])
+    names = [name for name, _ in discover(str(corpus))]
+    assert names == [
+        "Z.parquet",
+        "a.parquet",
+        "b-one.parquet",
+        "c-none.parquet",
+        "sub/d.parquet",
+        "é.parquet",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("glob", "names"),
+    [
+        ("*.parquet", ["a.parquet", "b-one.parquet", "c-none.parquet"]),
+        ("**/*.parquet", ["a.parquet", "b-one.parquet", "c-none.parquet", "sub/d.parquet"]),
+        ("s*/*.parquet", ["sub/d.parquet"]),
+        ("a.parquet", ["a.parquet"]),
+    ],
+)
+def test_globs_and_single_files(corpus, glob, names):
+    assert [name for name, _ in discover(f"{corpus}/{glob}")] == names
+
+
+@pytest.mark.parametrize(
+    ("uri", "only", "message"),
+    [
+        ("{corpus}/nothing", None, "no such folder or file"),
+        ("{corpus}/*.csv", None, "no Parquet shards there"),
+        ("s3://bucket/corpus", None, "only paths are read here"),
+        ("{corpus}", "z*", r"--shards z\*: matches none of 4 shards"),
+    ],
+)
+def test_nothing_to_read_is_told(corpus, uri, only, message):
+    with pytest.raises(InputError, match=message):
+        discover(uri.format(corpus=corpus), only)
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"text": pa.array([1])}, "column 'text' .input.columns.source. is int64, not string"),
+        ({"to": pa.array([[1]])}, "column 'to' .input.columns.target_lang. is list"),
+        ({"status": pa.array(["x"])}, "has a column 'status', which is the name of an output column"),
+    ],
+)
+def test_a_shard_that_does_not_fit_is_named(tmp_path, columns, message):
+    write_shard(tmp_path / "odd.parquet", ["x"], **columns)
+    with pytest.raises(InputError, match=rf"odd\.parquet: {message}"):
+        inspect(discover(str(tmp_path)), spec(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pa.array(["x"], pa.large_string()),
+        pa.array(["x"]).dictionary_encode(),
+        pa.nulls(1),
+    ],
+)
+def test_kinds_of_text(tmp_path, text):
+    write_shard(tmp_path / "a.parquet", ["x"], text=text)
+    shards, unreadable = inspect(discover(str(tmp_path)), spec(tmp_path))
+    assert len(shards) == 1 and not unreadable
+
+
+def test_a_constant_language_needs_no_column(tmp_path):
+    write_shard(tmp_path / "a.parquet", ["x"])
+    only = Input(
+        uri=str(tmp_path),
+        columns=Columns(source="text", source_lang="none", target_lang="to"),
+        source_lang="en",
+    )
+    assert len(inspect(discover(str(tmp_path)), only)[0]) == 1
+
+
+def test_units_are_row_groups_up_to_the_limit(corpus):
+    shards, _ = inspect(discover(str(corpus)), spec(corpus))
+    whole = [(unit.shard.name, unit.first_row, unit.rows) for unit in units(shards)]
+    assert whole == [
+        ("a.parquet", 0, 17),
+        ("a.parquet", 17, 17),
+        ("a.parquet", 34, 16),
+        ("b-one.parquet", 0, 1),
+        ("sub/d.parquet", 0, 20),
+    ]
+    assert [unit.rows for unit in units(shards, 20)] == [17, 3]
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "report.json"
+    write_json(path, {"a": 1}, "report")
+    before = path.read_text()
+
+    def fail(file):
+        file.write_text("half")
+        raise OSError("torn")
+
+    with pytest.raises(OSError, match="torn"):
+        write_atomically(path, fail, lambda file: None, "report")
+    assert path.read_text() == before
+    assert list(tmp_path.iterdir()) == [path]

@@ -1,0 +1,118 @@
+"""The spec: its defaults, its paths, and a message for each rule."""
+
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+import yaml
+
+from routelmt_batch.errors import SpecError
+from routelmt_batch.spec import load
+from tests.conftest import DEMO, MODELS, REPOSITORY
+
+
+def test_the_demo_spec_and_its_paths(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    spec = load(DEMO / "job.yaml")
+    assert spec.input.uri == str(DEMO / "input")
+    assert spec.models.small.source == str(MODELS / "small")
+    assert spec.output.uri == str(tmp_path / "runs/demo"), "the output resolves against the working folder"
+    assert spec.budget.fraction == Decimal("0.3")
+    assert spec.prompt_limit_tokens == 160
+
+
+def test_hub_names_stay_hub_names(make_spec):
+    spec = load(make_spec(), ["models.large.source=NiuTrans/LMT-60-8B"])
+    assert spec.models.large.source == "NiuTrans/LMT-60-8B"
+
+
+def test_a_bare_off_is_a_word(tmp_path, make_spec):
+    path = make_spec()
+    path.write_text(path.read_text() + "\nguard: {mode: off}\n")
+    assert load(path).guard.mode == "off"
+
+
+@pytest.mark.parametrize("text", ["0.29", "0", "1", "1e-9", "0.30"])
+def test_a_fraction_keeps_its_decimals(make_spec, text):
+    assert load(make_spec(), budget_fraction=text).budget.fraction == Decimal(text)
+    assert load(make_spec(), [f"budget.fraction={text}"]).budget.fraction == Decimal(text)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["budgt.fraction=0.3"], "budgt: unknown key; did you mean 'budget'?"),
+        (["budget.fractoin=0.3"], "budget.fractoin: unknown key; did you mean 'fraction'?"),
+        (["models.large.replica=2"], "models.large.replica: unknown key; did you mean 'replicas'?"),
+        (["budget.fraction=1.5"], "budget.fraction: '1.5': Input should be less than or equal to 1"),
+        (["budget.fraction=-0.1"], "greater than or equal to 0"),
+        (["budget.fraction=nan"], "budget.fraction"),
+        (["budget.fraction=third"], "give a number between 0 and 1"),
+        (["budget.fraction=true"], "give a number between 0 and 1"),
+        (["input.source_lang=eng"], "source_lang 'eng' is not one of LMT's 60 codes; did you mean 'en'?"),
+        (["input.columns.source=reason"], "input column 'reason' is the name of an output column"),
+        (["input.columns.source=to"], "must be three columns"),
+        (["models.small.max_output_tokens=256"], "leaves no room for a prompt"),
+        (["models.small.engine.max_num_seqs=4"], "engine.max_num_seqs has a key of its own"),
+        (["models.small.dtype=int8"], "models.small.dtype: 'int8'"),
+        (["prompt.template=Translate {text}"], "template knows {source_lang}, {target_lang}, {source}"),
+        (["prompt.template=Translate!"], "template must hold {source}"),
+        (["guard.mode=hypothesis"], "guard.mode: 'hypothesis'"),
+        (["router.kind=lenght"], "router.kind"),
+        (["name="], "name"),
+        (["name"], "give key=value"),
+        (["name.x=1"], "holds a value, not keys"),
+        (["name=[1"], "the value is not YAML"),
+    ],
+)
+def test_each_rule_has_a_message(make_spec, settings, message):
+    with pytest.raises(SpecError) as error:
+        load(make_spec(), settings)
+    assert message in str(error.value)
+
+
+def test_all_faults_are_told_at_once(make_spec):
+    with pytest.raises(SpecError) as error:
+        load(make_spec(), ["budget.fraction=2", "colour=red", "output.uri=null"])
+    assert len(str(error.value).splitlines()) == 4
+
+
+def test_a_missing_key_is_named(make_spec):
+    path = make_spec()
+    raw = yaml.safe_load(path.read_text())
+    del raw["budget"]
+    path.write_text(yaml.safe_dump(raw))
+    with pytest.raises(SpecError, match=r"budget: required, and not there"):
+        load(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("- a\n- b", "mapping"), ("a: [", "not valid YAML"), (None, "no such spec file")]
+)
+def test_a_file_that_is_no_spec(tmp_path, text, message):
+    path = tmp_path / "job.yaml"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(SpecError, match=message):
+        load(path)
+
+
+@pytest.mark.parametrize("path", sorted(REPOSITORY.glob("jobs/**/*.yaml")), ids=str)
+def test_every_spec_in_jobs_is_valid(path: Path):
+    load(path)
+
+
+def test_the_starter_spec_is_valid_and_names_every_default(tmp_path):
+    starter = REPOSITORY / "routelmt_batch" / "starter.yaml"
+    spec = load(starter)
+    whole = []
+    for line in starter.read_text().splitlines():
+        bare = line.lstrip()
+        if bare.startswith("# ") and ":" in bare.split("#")[1] and not bare[2].isupper():
+            line = line.replace("# ", "", 1)
+        whole.append(line)
+    text = "\n".join(whole).replace("  source_lang: en  ", "  #").replace("  target_lang: de", "  #")
+    path = tmp_path / "whole.yaml"
+    path.write_text(text)
+    assert load(path).models.small.replicas == spec.models.small.replicas == 1
+    assert load(path).run == spec.run, "the commented defaults are the defaults"
