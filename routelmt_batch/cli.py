@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from functools import partial
 from pathlib import Path
@@ -64,6 +65,12 @@ def main() -> None:
     except RoutelmtError as error:
         console.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
         sys.exit(error.exit_code)
+    except SystemExit as error:
+        # Ray's own SIGTERM handler, in the moments when it is set, exits with the signal's number.
+        if error.code != signal.SIGTERM:
+            raise
+        console.print("stopped by SIGTERM. Run the same command again to go on.", style="yellow")
+        sys.exit(128 + signal.SIGTERM)
     except KeyboardInterrupt:
         console.print("stopped. Run the same command again to go on.", style="yellow")
         sys.exit(130)

@@ -132,10 +132,7 @@ def vllm_engine(folder: Folder, options: Options) -> Iterator[Engine]:
 
 
 def stop_on_signals() -> None:
-    """SIGTERM and SIGINT end the job as an exception, so that engines are shut down in order.
-
-    Set again after Ray's start, which takes SIGTERM for itself.
-    """
+    """SIGTERM and SIGINT end the job as an exception, so that engines are shut down in order."""
     if threading.current_thread() is not threading.main_thread():
         return
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -12,20 +12,21 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from routelmt_batch.engines.reaper import Reaper
 from routelmt_batch.errors import EngineError, RoutelmtError, UsageError
 
 _ENGINE_MARK = b"EngineActor"
 _OBJECT_STORE_BYTES = 512 << 20
-_EXIT_S = 10.0
 # A log line that says what went wrong: an exception's last line, as Python prints it.
-_FAULT = re.compile(r"(?:\b\w*(?:Error|Exception|Interrupt)|\bKilled)\b.*:")
+_FAULT = re.compile(r"[\w.]*(?:Error|Exception)\b: ")
 
 
 class Session:
     """One Ray session for all passes of a job: a local one, the caller's, or a cluster's.
 
     Ray starts when a pass first needs it. Until the session ends, what Ray and vLLM print in this
-    process goes to `driver.log` in the log folder, unless verbose.
+    process goes to `driver.log` in the log folder, unless verbose. `take_signals` sets the job's signal
+    handlers: each `ray.init`, also one that finds Ray running, takes SIGTERM for itself.
     """
 
     # Reads and writes are mostly waiting: a fraction of a CPU each lets them run beside engines.
@@ -36,16 +37,17 @@ class Session:
         log_folder: Path,
         address: str | None = None,
         verbose: bool = False,
-        after_start: Callable[[], None] = lambda: None,
+        take_signals: Callable[[], None] = lambda: None,
     ) -> None:
         self.log_folder = log_folder
         self.address = address
         self.verbose = verbose
-        self.after_start = after_start
+        self.take_signals = take_signals
         self.cores = len(os.sched_getaffinity(0))
         self.local = address in (None, "local")
         self._open = contextlib.ExitStack()
         self._started_at = 0.0
+        self._reaper: Reaper | None = None
 
     def __enter__(self) -> Session:
         return self
@@ -72,6 +74,8 @@ class Session:
         from ray.data import DataContext
 
         if not ray.is_initialized():
+            if self.local:
+                self._reaper = Reaper(os.environ)
             self._open.callback(self._stop)
             try:
                 self._join()
@@ -85,7 +89,7 @@ class Session:
         context = DataContext.get_current()
         context.enable_progress_bars = False
         context.print_on_execution_start = False
-        self.after_start()
+        self.take_signals()
 
     def _join(self) -> None:
         import ray
@@ -104,15 +108,13 @@ class Session:
         )
 
     def _stop(self) -> None:
-        import psutil
         import ray
 
-        family = psutil.Process().children(recursive=True) if self.local else []
+        if self._reaper:
+            self._reaper.look()
         ray.shutdown()
-        _, alive = psutil.wait_procs(family, timeout=_EXIT_S)
-        for process in alive:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.kill()
+        if self._reaper:
+            self._reaper.finish()
 
     def resource(self, name: str) -> float:
         """How much of a resource the cluster has, as Ray counts it."""
@@ -151,7 +153,8 @@ class Session:
             for line in lines:
                 line = re.sub(r"^\([\w ]+pid=\d+\) ", "", line)
                 line = re.sub(r"^(?:ERROR|INFO|WARNING) [\d-]+ [\d:]+ \[[^\]]*\] ", "", line).strip()
-                if _FAULT.match(line) and line not in faults:
+                # EngineDeadError says only that something else went wrong.
+                if _FAULT.match(line) and "EngineDeadError" not in line and line not in faults:
                     faults.append(line[:300])
             if faults:
                 return faults

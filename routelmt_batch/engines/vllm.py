@@ -63,6 +63,7 @@ class VllmEngine:
         """
         self.session.start()
         datasets = [self._dataset(lane) for lane in lanes]
+        self.session.take_signals()  # building a processor calls ray.init
         whole = datasets[0].union(*datasets[1:]) if len(datasets) > 1 else datasets[0]
         with self.session.explaining(", ".join(lane.label for lane in lanes)):
             for batch in whole.iter_batches(batch_size=None, batch_format="pyarrow"):

@@ -1,0 +1,1 @@
+"""Quality metrics, on the x100 scale, each with its signature."""

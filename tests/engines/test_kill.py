@@ -1,0 +1,116 @@
+"""A real run, killed and stopped: nothing is lost, nothing is left alive."""
+
+import contextlib
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from routelmt_batch import failpoints
+from routelmt_batch.engines import reaper
+from tests import oracle
+
+pytestmark = pytest.mark.engine
+
+
+class Command:
+    """`routelmt-batch run`, and every process that came of it."""
+
+    def __init__(self, spec: Path, failpoint: str = "") -> None:
+        environment = {**os.environ, failpoints.VARIABLE: failpoint}
+        # A job of its own, not one of the tests' Ray session.
+        for name in ("RAY_ADDRESS", reaper.MARK):
+            environment.pop(name, None)
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "routelmt_batch", "run", str(spec)],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self.family: set[psutil.Process] = set()
+        self.seen: set[str] = set()
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def _watch(self) -> None:
+        # Ray and vLLM rename their processes, which hides their environment: note them as they come.
+        with contextlib.suppress(psutil.Error):
+            while True:
+                self.family |= set(psutil.Process(self.process.pid).children(recursive=True))
+                self.seen |= set(self.names())
+                time.sleep(0.05)
+
+    def finish(self) -> tuple[int, str]:
+        _, errors = self.process.communicate(timeout=300)
+        return self.process.returncode, errors
+
+    def names(self) -> list[str]:
+        found = []
+        for process in list(self.family):
+            with contextlib.suppress(psutil.Error):
+                if process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(" ".join(process.cmdline()) or process.name())
+        return found
+
+    def survivors(self, within_s: float) -> list[str]:
+        deadline = time.monotonic() + within_s
+        while (left := self.names()) and time.monotonic() < deadline:
+            time.sleep(0.2)
+        return left
+
+
+def digests(output: Path) -> dict[Path, str]:
+    parts = oracle.committed(output, "scores") + oracle.committed(output, "translations")
+    return {part: hashlib.sha256(part.read_bytes()).hexdigest() for part in parts}
+
+
+def test_kill_9_while_scoring_and_while_translating(make_spec, corpus, tmp_path):
+    spec, output = make_spec(), tmp_path / "out"
+    standing: dict[Path, str] = {}
+    for failpoint in ("scores.ledger.after:3", "translations.ledger.after:2"):
+        command = Command(spec, failpoint)
+        code, _ = command.finish()
+        assert code == -signal.SIGKILL
+        assert any("EngineCore" in name for name in command.seen), "an engine was running"
+        assert command.survivors(within_s=15) == [], "nothing outlives the job"
+        now = digests(output)
+        assert {part: now[part] for part in standing} == standing
+        assert len(now) > len(standing)
+        standing = now
+    command = Command(spec)
+    code, errors = command.finish()
+    assert code == 0, errors
+    assert {part: digests(output)[part] for part in standing} == standing
+    rows = oracle.check(output, corpus, "0.3")
+    lines = [json.loads(line) for line in (output / "_job/ledger.jsonl").read_text().splitlines()]
+    translated = sum(
+        span[0] for line in lines if line.get("stage") == "translations" for span in line["spans"].values()
+    )
+    assert translated == sum(row["status"] != "skipped" for row in rows.values()), "none was sent twice"
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["ctrl-c", "sigterm"]
+)
+def test_a_signal_stops_cleanly_and_says_how_to_go_on(make_spec, number, code):
+    command = Command(make_spec())
+    deadline = time.monotonic() + 120
+    # In the middle of the engine's start: the actor is there, its engine process not yet.
+    while time.monotonic() < deadline:
+        if any("EngineActor" in name for name in command.names()):
+            break
+        time.sleep(0.2)
+    command.process.send_signal(number)
+    returned, errors = command.finish()
+    assert returned == code, errors
+    assert "Run the same command again to go on" in errors
+    assert "Traceback" not in errors
+    assert command.survivors(within_s=5) == []
