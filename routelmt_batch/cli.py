@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import sys
 from functools import partial
@@ -11,10 +10,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from routelmt_batch import __version__
 from routelmt_batch.errors import Interrupted, OutputError, RoutelmtError
+from routelmt_batch.progress import Bars, stderr_console
 
 app = typer.Typer(
     name="routelmt-batch",
@@ -56,7 +55,7 @@ VerboseOption = Annotated[
 
 def main() -> None:
     """Run a command; exit with 0, or as the design has it: 1, 2, 3, 130, 143."""
-    console = _stderr()
+    console = stderr_console()
     try:
         app(standalone_mode=True)
     except Interrupted as error:
@@ -74,11 +73,6 @@ def main() -> None:
     except KeyboardInterrupt:
         console.print("stopped. Run the same command again to go on.", style="yellow")
         sys.exit(130)
-
-
-def _stderr() -> Console:
-    # A descriptor of its own: standard error itself goes to a log file while engines run.
-    return Console(file=os.fdopen(os.dup(2), "w", encoding="utf8"), highlight=False)
 
 
 def _version(wanted: bool) -> None:
@@ -118,13 +112,12 @@ def run(
     Stopped or killed, the same command goes on where it stood. On a finished job it does nothing.
     """
     from routelmt_batch import job, show
-    from routelmt_batch.progress import Bars
     from routelmt_batch.spec import load
     from routelmt_batch.stages.report import exit_code
 
     job.stop_on_signals()
     job_spec = load(spec, settings or (), budget_fraction=budget, output_uri=output)
-    console = _stderr()
+    console = stderr_console()
     if dry_run:
         show.console().print(show.checked(job.check(job_spec, shards, limit)))
         return
@@ -151,13 +144,12 @@ def plan(
 ) -> None:
     """Score only, and show what each budget would buy. `run` goes on from there at any budget."""
     from routelmt_batch import job, show
-    from routelmt_batch.progress import Bars
     from routelmt_batch.spec import load
 
     job.stop_on_signals()
     job_spec = load(spec, settings or (), budget_fraction=budget, output_uri=output)
     options = job.Options(limit, shards, False, address, verbose)
-    lines = job.plan(job_spec, options, Bars(_stderr()), partial(job.vllm_engine, options=options))
+    lines = job.plan(job_spec, options, Bars(stderr_console()), partial(job.vllm_engine, options=options))
     show.console().print(show.what_if(lines))
     show.console().print(f"Go on with: routelmt-batch run {spec} --budget P")
 

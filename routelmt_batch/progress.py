@@ -5,6 +5,7 @@ It knows counts and names only.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,6 +26,11 @@ from rich.text import Text
 
 Advance = Callable[[int], None]
 _LINE_EVERY_S = 30.0
+
+
+def stderr_console() -> Console:
+    """Standard error by a descriptor of its own: the real one goes to a log file while engines run."""
+    return Console(file=os.fdopen(os.dup(2), "w", encoding="utf8"), highlight=False)
 
 
 class _RowsPerSecond(ProgressColumn):

@@ -27,6 +27,7 @@ SKIP_REASONS: Final = (EMPTY, NULL, UNKNOWN_LANGUAGE, TOO_LONG)
 TRUNCATED: Final = "truncated"
 EMPTY_OUTPUT: Final = "empty_output"
 ENGINE_ERROR: Final = "engine_error"
+LARGE_FAILED: Final = "large_failed"  # of a fallback
 NO_GAIN: Final = "no_gain"  # the router failed on the row; the small model translates it
 
 SCORES: Final = pa.schema(

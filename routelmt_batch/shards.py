@@ -11,6 +11,7 @@ import fnmatch
 import hashlib
 import json
 import os
+import sys
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +28,7 @@ from routelmt_batch.rows import OUTPUT_NAMES
 from routelmt_batch.spec import Input, near
 
 _READ_ROWS = 16_384
+UNIT_ROWS = 4 * _READ_ROWS
 _HASH_BYTES = 1 << 20
 _TEMPORARY = ".routelmt-tmp"
 
@@ -50,12 +52,13 @@ class Shard:
 
 @dataclass(frozen=True)
 class Unit:
-    """A row group of a shard, or the first rows of it: what one read task reads."""
+    """Rows of one row group that one task works on; `offset` counts the group's rows before them."""
 
     shard: Shard
     row_group: int
     first_row: int
     rows: int
+    offset: int = 0
 
     @property
     def end_row(self) -> int:
@@ -181,17 +184,20 @@ def is_text(kind: pa.DataType) -> bool:
     )
 
 
-def units(shards: Iterable[Shard], limit: int | None = None) -> Iterator[Unit]:
-    """The row groups of shards in order, at most `limit` rows in all."""
-    left = limit if limit is not None else float("inf")
+def units(shards: Iterable[Shard], limit: int | None = None, most_rows: int = UNIT_ROWS) -> Iterator[Unit]:
+    """Work units in order, at most `limit` rows in all and `most_rows` in each.
+
+    A task's memory is bounded by its unit, however large the corpus's row groups are.
+    """
+    left = limit if limit is not None else sys.maxsize
     for shard in shards:
         first = 0
-        for group, rows in enumerate(shard.row_groups):
-            take = int(min(rows, left))
-            if take:
-                yield Unit(shard, group, first, take)
-            left -= take
-            first += rows
+        for group, group_rows in enumerate(shard.row_groups):
+            rows = min(group_rows, left)
+            for offset in range(0, rows, most_rows):
+                yield Unit(shard, group, first + offset, min(most_rows, rows - offset), offset)
+            left -= rows
+            first += group_rows
 
 
 @dataclass(frozen=True)
@@ -204,7 +210,7 @@ class Lines:
     target_langs: list[str | None]
 
 
-def read_lines(unit: Unit, spec: Input, batch_rows: int = _READ_ROWS) -> Iterator[Lines]:
+def read_lines(unit: Unit, spec: Input) -> Iterator[Lines]:
     """Stream a unit's text and languages in batches.
 
     Raises:
@@ -213,27 +219,38 @@ def read_lines(unit: Unit, spec: Input, batch_rows: int = _READ_ROWS) -> Iterato
     columns = spec.columns
     constants = {columns.source_lang: spec.source_lang, columns.target_lang: spec.target_lang}
     wanted = [columns.source] + [name for name, constant in constants.items() if constant is None]
-    first = unit.first_row
+    for first, batch in read_unit(unit, wanted):
+
+        def values(name: str, batch: pa.RecordBatch = batch) -> list[str | None]:
+            constant = constants.get(name)
+            if constant is not None:
+                return [constant] * batch.num_rows
+            texts: list[str | None] = batch.column(name).to_pylist()
+            return texts
+
+        yield Lines(
+            list(range(first, first + batch.num_rows)),
+            values(columns.source),
+            values(columns.source_lang),
+            values(columns.target_lang),
+        )
+
+
+def read_unit(unit: Unit, columns: list[str] | None = None) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """Stream a unit's rows: each batch with the row number of its first row.
+
+    Raises:
+        InputChanged: the shard is not the file that was inspected.
+    """
     with _unchanged(unit.shard) as file:
-        for batch in file.iter_batches(batch_rows, row_groups=[unit.row_group], columns=wanted):
-            batch = batch.slice(0, unit.end_row - first)
-            if not batch.num_rows:
+        passed = unit.first_row - unit.offset
+        for batch in file.iter_batches(_READ_ROWS, row_groups=[unit.row_group], columns=columns):
+            low, high = max(passed, unit.first_row), min(passed + batch.num_rows, unit.end_row)
+            if low < high:
+                yield low, batch.slice(low - passed, high - low)
+            passed += batch.num_rows
+            if passed >= unit.end_row:
                 return
-
-            def values(name: str, batch: pa.RecordBatch = batch) -> list[str | None]:
-                constant = constants.get(name)
-                if constant is not None:
-                    return [constant] * batch.num_rows
-                texts: list[str | None] = batch.column(name).to_pylist()
-                return texts
-
-            yield Lines(
-                list(range(first, first + batch.num_rows)),
-                values(columns.source),
-                values(columns.source_lang),
-                values(columns.target_lang),
-            )
-            first += batch.num_rows
 
 
 @contextlib.contextmanager

@@ -1,10 +1,18 @@
 """Discovery, inspection and atomic writes."""
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from routelmt_batch.errors import InputError
-from routelmt_batch.shards import discover, inspect, units, write_atomically, write_json
+from routelmt_batch.shards import (
+    discover,
+    inspect,
+    read_lines,
+    units,
+    write_atomically,
+    write_json,
+)
 from routelmt_batch.spec import Columns, Input
 from tests.conftest import COLUMNS, write_shard
 
@@ -105,6 +113,19 @@ def test_units_are_row_groups_up_to_the_limit(corpus):
         ("sub/d.parquet", 0, 20),
     ]
     assert [unit.rows for unit in units(shards, 20)] == [17, 3]
+
+
+def test_slices_of_row_groups_read_as_the_whole(corpus):
+    shards, _ = inspect(discover(str(corpus)), spec(corpus))
+    table = pq.read_table(corpus / "a.parquet")
+    for most_rows in (1, 5, 17, 100):
+        found = [
+            (row, text)
+            for unit in units(shards[:1], 45, most_rows)
+            for lines in read_lines(unit, spec(corpus))
+            for row, text in zip(lines.rows, lines.texts, strict=True)
+        ]
+        assert found == list(enumerate(table["text"].to_pylist()[:45]))
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):

@@ -16,7 +16,7 @@ from scipy.stats import bootstrap
 
 from routelmt_batch import job
 from routelmt_batch.metrics.chrf import sentence_chrf, signature
-from routelmt_batch.progress import Bars
+from routelmt_batch.progress import Bars, stderr_console
 from routelmt_batch.spec import load
 from routelmt_batch.stages.allocate import places
 from routelmt_batch.workspace import Folder
@@ -31,7 +31,7 @@ def translated(fraction: str) -> pa.Table:
     """Every demo row translated at a budget: 0 is all small, 1 is all large."""
     spec = load(SPEC, budget_fraction=fraction, output_uri=str(OUTPUT / f"budget-{fraction}"))
     options = job.Options()
-    job.run(spec, options, Bars(Console(stderr=True)), partial(job.vllm_engine, options=options))
+    job.run(spec, options, Bars(stderr_console()), partial(job.vllm_engine, options=options))
     folder = Folder(Path(spec.output.uri))
     rows = []
     for shard in sorted((folder.root / "data").rglob("*.parquet"), key=lambda path: str(path).encode()):

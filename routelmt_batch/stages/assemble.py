@@ -3,14 +3,16 @@ more. It rereads the input with pyarrow, so pass-through columns keep their type
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from routelmt_batch.errors import InputChanged, RoutelmtError
@@ -19,20 +21,30 @@ from routelmt_batch.rows import (
     FAILED,
     FALLBACK,
     LARGE,
+    LARGE_FAILED,
     NO_GAIN,
     OK,
     OUTPUT_FIELDS,
     SKIPPED,
     SMALL,
 )
-from routelmt_batch.shards import Shard, Unit, changed, sha256, write_atomically, write_json
+from routelmt_batch.shards import (
+    Shard,
+    changed,
+    read_unit,
+    sha256,
+    units,
+    write_atomically,
+    write_json,
+)
+from routelmt_batch.spec import Input
 from routelmt_batch.stages.allocate import Plan, planned_rows
 from routelmt_batch.stages.attempts import attempts
 from routelmt_batch.stages.tally import Tally
 from routelmt_batch.stages.translate import Work, work_on
 from routelmt_batch.workspace import Workspace
 
-_IN_FLIGHT = 8
+_MOST_THREADS = 8
 
 
 @dataclass(frozen=True)
@@ -52,19 +64,13 @@ def assemble(workspace: Workspace, plan: Plan, bars: Bars) -> None:
         InputChanged: shards that are not the files that were scored, by name; the others are
             written first.
     """
-    ledger = workspace.ledger
+    ledger, rows = workspace.ledger, workspace.shard_rows
     done = {event["shard"] for event in committed_outputs(workspace)}
-    rows = workspace.shard_rows
     todo = [shard for shard in workspace.shards if shard.name not in done]
-    units: dict[str, list[Unit]] = {shard.name: [] for shard in todo}
-    for unit in workspace.units:
-        if unit.shard.name in units:
-            units[unit.shard.name].append(unit)
     lost: list[InputChanged] = []
     total = sum(rows.values())
     with bars.rows("assemble", total, total - sum(rows[shard.name] for shard in todo)) as advance:
-        outcomes = _in_threads(lambda shard: _write_shard(workspace, plan, shard, units[shard.name]), todo)
-        for shard, outcome in outcomes:
+        for shard, outcome in _in_threads(lambda shard: _write_shard(workspace, plan, shard), todo):
             if isinstance(outcome, InputChanged):
                 lost.append(outcome)
                 continue
@@ -97,33 +103,29 @@ def _in_threads(
         except InputChanged as error:
             return shard, error
 
-    with ThreadPoolExecutor(_IN_FLIGHT) as pool:
+    with ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1)) as pool:
         yield from pool.map(attempt, shards)
 
 
-def _write_shard(workspace: Workspace, plan: Plan, shard: Shard, units: list[Unit]) -> ShardOutput:
+def _write_shard(workspace: Workspace, plan: Plan, shard: Shard) -> ShardOutput:
     if sha256(shard.path) != shard.sha256:
         raise changed(shard)
-    path = workspace.folder.data(shard.name)
+    path, rows = workspace.folder.data(shard.name), workspace.shard_rows[shard.name]
     tally = Tally()
-    compression = workspace.spec.output.compression
 
     def write(temporary: Path) -> None:
-        with pq.ParquetFile(shard.path) as source:
-            schema = source.schema_arrow
-            for field in OUTPUT_FIELDS:
-                schema = schema.append(field)
-            with pq.ParquetWriter(temporary, schema, compression=compression) as writer:
-                for unit in units:
-                    work = work_on(workspace, unit)
-                    table = source.read_row_group(unit.row_group).slice(0, unit.rows)
-                    columns, prompt_tokens = _columns(work, plan)
-                    tally.add(columns, prompt_tokens, *_languages(table, workspace))
-                    for name, column in columns.items():
-                        table = table.append_column(schema.field(name), column)
-                    writer.write_table(table, row_group_size=max(unit.rows, 1))
-
-    rows = sum(unit.rows for unit in units)
+        schema = pq.read_schema(shard.path)
+        for field in OUTPUT_FIELDS:
+            schema = schema.append(field)
+        with pq.ParquetWriter(temporary, schema, compression=workspace.spec.output.compression) as writer:
+            for group in units([shard], rows, most_rows=max(shard.row_groups, default=0) or 1):
+                for first, batch in read_unit(group):
+                    unit = replace(group, first_row=first, rows=batch.num_rows)
+                    columns, prompt_tokens = _columns(work_on(workspace, unit), plan)
+                    tally.add(columns, prompt_tokens, *_languages(batch, workspace.spec.input))
+                    writer.write_batch(
+                        pa.RecordBatch.from_arrays([*batch.columns, *columns.values()], schema=schema)
+                    )
 
     def verify(temporary: Path) -> None:
         found = pq.read_metadata(temporary).num_rows
@@ -140,14 +142,11 @@ def _write_shard(workspace: Workspace, plan: Plan, shard: Shard, units: list[Uni
     return written
 
 
-def _languages(table: pa.Table, workspace: Workspace) -> tuple[list[str | None], list[str | None]]:
-    spec = workspace.spec.input
-
-    def codes(column: str, constant: str | None) -> list[str | None]:
+def _languages(batch: pa.RecordBatch, spec: Input) -> tuple[pa.Array, pa.Array]:
+    def codes(column: str, constant: str | None) -> pa.Array:
         if constant is not None:
-            return [constant] * table.num_rows
-        values: list[str | None] = table[column].to_pylist()
-        return values
+            return pa.repeat(constant, batch.num_rows)
+        return batch.column(column).cast(pa.string())
 
     return (
         codes(spec.columns.source_lang, spec.source_lang),
@@ -155,8 +154,8 @@ def _languages(table: pa.Table, workspace: Workspace) -> tuple[list[str | None],
     )
 
 
-def _columns(work: Work, plan: Plan) -> tuple[dict[str, pa.Array], list[int | None]]:
-    """The output columns of a unit's rows, and the prompt tokens that the standing model read."""
+def _columns(work: Work, plan: Plan) -> tuple[dict[str, pa.Array], pa.Array]:
+    """The output columns of some rows, and the prompt tokens that the standing model read."""
     unit = work.unit
     planned = planned_rows(unit, work.rank, work.scores, plan.cut)
     state = attempts(unit, work.committed, planned.large)
@@ -164,39 +163,28 @@ def _columns(work: Work, plan: Plan) -> tuple[dict[str, pa.Array], list[int | No
     if untried.any():
         row = unit.first_row + int(np.flatnonzero(untried)[0])
         raise RoutelmtError(f"{unit.shard.name}: row {row} was never sent to a model: please report it")
-    tried = state.table.take(pa.array(state.standing, mask=state.standing < 0))
-    statuses: list[str] = []
-    routes: list[str | None] = []
-    reasons: list[str | None] = []
-    scores = planned.scores
-    for large, skipped, translated, route, reason, score_reason in zip(
-        planned.large,
-        planned.skipped,
-        state.translated,
-        tried["route"].to_pylist(),
-        tried["reason"].to_pylist(),
-        scores["reason"].to_pylist(),
-        strict=True,
-    ):
-        if skipped:
-            statuses.append(SKIPPED)
-        elif not translated:
-            statuses.append(FAILED)
-        else:
-            statuses.append(FALLBACK if large and route == SMALL else OK)
-        routes.append(route if translated else None)
-        reasons.append(score_reason if skipped else reason or (NO_GAIN if score_reason else None))
-    # A fallback says what went wrong with the model it was planned for.
-    for index in np.flatnonzero(np.array(statuses) == FALLBACK):
-        reasons[index] = reasons[index] or "large_failed"
+    # `standing` picks each row's attempt; a skipped row has none, and gets nulls.
+    tried = state.table.take(pa.array(state.standing, mask=state.standing < 0)).combine_chunks()
+    score_reason = planned.scores["reason"].combine_chunks()
+    by_small = np.asarray(pc.fill_null(pc.equal(tried["route"], SMALL), False).to_numpy(), bool)
+    fallback = planned.large & state.translated & by_small
+    status = np.select([planned.skipped, ~state.translated, fallback], [SKIPPED, FAILED, FALLBACK], OK)
+    no_gain = pc.if_else(pc.is_valid(score_reason), NO_GAIN, None)
+    why = pc.if_else(pa.array(fallback), LARGE_FAILED, no_gain)
     columns = {
-        "translation": tried["translation"].combine_chunks(),
-        "route": pa.array(routes, pa.string()),
-        "planned_route": pa.array(np.where(planned.large, LARGE, SMALL), pa.string(), mask=planned.skipped),
-        "predicted_gain": scores["gain"].combine_chunks(),
-        "status": pa.array(statuses, pa.string()),
-        "reason": pa.array(reasons, pa.string()),
-        "output_tokens": tried["output_tokens"].combine_chunks(),
+        "translation": tried["translation"],
+        "route": pc.if_else(pa.array(state.translated), tried["route"], None),
+        "planned_route": pa.array(np.where(planned.large, LARGE, SMALL), mask=planned.skipped),
+        "predicted_gain": planned.scores["gain"],
+        "status": pa.array(status),
+        "reason": pc.if_else(pa.array(planned.skipped), score_reason, pc.coalesce(tried["reason"], why)),
+        "output_tokens": tried["output_tokens"],
     }
-    prompt_tokens: list[int | None] = tried["prompt_tokens"].to_pylist()
-    return columns, prompt_tokens
+    return {field.name: _array(columns[field.name], field.type) for field in OUTPUT_FIELDS}, _array(
+        tried["prompt_tokens"], pa.int32()
+    )
+
+
+def _array(values: pa.Array | pa.ChunkedArray, kind: pa.DataType) -> pa.Array:
+    values = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
+    return values.cast(kind)

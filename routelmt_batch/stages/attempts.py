@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from routelmt_batch.ledger import TRANSLATIONS, Ledger, read_rows
 from routelmt_batch.rows import LARGE, OK, SMALL, Route
@@ -71,8 +72,8 @@ def attempts(unit: Unit, parts: Sequence[Sequence[str]], planned_large: Mask) ->
             state.large_failed &= ~forgiven
         table = read_rows(paths, unit.shard.name, unit.first_row, unit.end_row, SCHEMA)
         place = table["row"].to_numpy() - unit.first_row
-        good = np.array([status == OK for status in table["status"].to_pylist()], bool)
-        small = np.array([route == SMALL for route in table["route"].to_pylist()], bool)
+        good = pc.equal(table["status"], OK).to_numpy().astype(bool)
+        small = pc.equal(table["route"], SMALL).to_numpy().astype(bool)
         index = np.arange(offset, offset + table.num_rows)
         bad = ~good & ~state.translated[place]
         state.standing[place[bad]] = index[bad]

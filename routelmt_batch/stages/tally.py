@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from routelmt_batch.prompts import LANGUAGES
 from routelmt_batch.rows import LARGE, SMALL
@@ -36,32 +37,44 @@ class Tally:
     def add(
         self,
         columns: Mapping[str, pa.Array],
-        prompt_tokens: Sequence[int | None],
-        source_langs: Sequence[str | None],
-        target_langs: Sequence[str | None],
+        prompt_tokens: pa.Array,
+        source_lang: pa.Array,
+        target_lang: pa.Array,
     ) -> None:
         """Count some rows: output columns, prompt tokens of the standing model, language codes."""
-        values = {name: columns[name].to_pylist() for name in (*_COUNTERS, "output_tokens")}
-        self.rows += len(prompt_tokens)
-        for name in _COUNTERS:
-            self.counts[name].update(value for value in values[name] if value is not None)
-        for index, tokens in enumerate(prompt_tokens):
-            route = values["route"][index]
-            if route is not None:
-                self.tokens[route]["in"] += tokens or 0
-                self.tokens[route]["out"] += values["output_tokens"][index] or 0
-            direction = self.directions.setdefault(
-                _direction(source_langs[index], target_langs[index]), Counter()
-            )
-            direction["rows"] += 1
-            direction[values["status"][index]] += 1
-            direction["planned_large"] += values["planned_route"][index] == LARGE
-            direction["large"] += route == LARGE
+        names = [*_COUNTERS, "source_lang", "target_lang"]
+        table = pa.table(
+            {name: columns[name] for name in _COUNTERS}
+            | {"source_lang": source_lang, "target_lang": target_lang}
+            | {"in": prompt_tokens, "out": columns["output_tokens"]}
+        )
+        for group in (
+            table.group_by(names).aggregate([([], "count_all"), ("in", "sum"), ("out", "sum")]).to_pylist()
+        ):
+            self._count(group)
         gains = np.asarray(columns["predicted_gain"].to_numpy(zero_copy_only=False), np.float32)
-        routes = np.array(values["route"], object)
+        planned, route = (
+            np.asarray(pc.fill_null(pc.equal(columns[name], LARGE), False).to_numpy(zero_copy_only=False))
+            for name in ("planned_route", "route")
+        )
         self._gains.append(gains)
-        self._planned.append(np.array(values["planned_route"], object) == LARGE)
-        self.bought.append(float(gains[routes == LARGE].sum(dtype=np.float64)))
+        self._planned.append(planned)
+        self.bought.append(float(np.nansum(gains[route], dtype=np.float64)))
+
+    def _count(self, group: Mapping[str, Any]) -> None:
+        rows = group["count_all"]
+        self.rows += rows
+        for name in _COUNTERS:
+            if group[name] is not None:
+                self.counts[name][group[name]] += rows
+        if group["route"] is not None:
+            self.tokens[group["route"]].update({"in": group["in_sum"] or 0, "out": group["out_sum"] or 0})
+        direction = self.directions.setdefault(
+            _direction(group["source_lang"], group["target_lang"]), Counter(planned_large=0, large=0)
+        )
+        direction.update({"rows": rows, group["status"]: rows})
+        direction["planned_large"] += rows * (group["planned_route"] == LARGE)
+        direction["large"] += rows * (group["route"] == LARGE)
 
     def report(self, cut: Cut | None) -> dict[str, Any]:
         gains = np.concatenate(self._gains) if self._gains else np.zeros(0, np.float32)
