@@ -112,7 +112,7 @@ def run(
     Stopped or killed, the same command goes on where it stood. On a finished job it does nothing.
     """
     from routelmt_batch import job, show
-    from routelmt_batch.spec import load
+    from routelmt_batch.spec_file import load
     from routelmt_batch.stages.report import exit_code
 
     job.stop_on_signals()
@@ -144,7 +144,7 @@ def plan(
 ) -> None:
     """Score only, and show what each budget would buy. `run` goes on from there at any budget."""
     from routelmt_batch import job, show
-    from routelmt_batch.spec import load
+    from routelmt_batch.spec_file import load
 
     job.stop_on_signals()
     job_spec = load(spec, settings or (), budget_fraction=budget, output_uri=output)

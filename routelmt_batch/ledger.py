@@ -22,9 +22,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
+from routelmt_batch.atomic import disk_full
 from routelmt_batch.errors import OutputError
 from routelmt_batch.failpoints import reach
-from routelmt_batch.shards import disk_full
 
 SCORES = "scores"
 TRANSLATIONS = "translations"

@@ -6,31 +6,24 @@ It knows files and rows, not what the rows are for.
 from __future__ import annotations
 
 import contextlib
-import errno
 import fnmatch
 import hashlib
-import json
-import os
 import sys
-import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from routelmt_batch.errors import DiskFull, InputChanged, InputError
-from routelmt_batch.failpoints import reach
+from routelmt_batch.errors import InputChanged, InputError
 from routelmt_batch.rows import OUTPUT_NAMES
 from routelmt_batch.spec import Input, near
 
 _READ_ROWS = 16_384
 UNIT_ROWS = 4 * _READ_ROWS
 _HASH_BYTES = 1 << 20
-_TEMPORARY = ".routelmt-tmp"
 
 
 @dataclass(frozen=True)
@@ -105,6 +98,16 @@ def _until_glob(path: Path) -> Iterator[str]:
         if any(mark in part for mark in "*?["):
             return
         yield part
+
+
+def first_shards(found: list[tuple[str, Path]], limit: int) -> list[tuple[str, Path]]:
+    """The first shards that hold `limit` rows between them, by their footers."""
+    for count, (_, path) in enumerate(found, 1):
+        with contextlib.suppress(pa.ArrowException, OSError):  # inspect names what cannot be read
+            limit -= pq.read_metadata(path).num_rows
+        if limit <= 0:
+            return found[:count]
+    return found
 
 
 def inspect(found: list[tuple[str, Path]], spec: Input) -> tuple[list[Shard], dict[str, str]]:
@@ -278,80 +281,3 @@ def sha256(path: str | Path) -> str:
         while chunk := file.read(_HASH_BYTES):
             digest.update(chunk)
     return digest.hexdigest()
-
-
-def write_atomically(
-    path: Path, write: Callable[[Path], None], verify: Callable[[Path], None], place: str
-) -> None:
-    """Write to a temporary name, fsync, verify by reading back, rename, fsync the folder.
-
-    At every moment `path` is whole or absent. `place` names the failpoints on the way.
-
-    Raises:
-        DiskFull: no space was left; the temporary file is removed.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}{_TEMPORARY}")
-    try:
-        reach(f"{place}.write")
-        write(temporary)
-        reach(f"{place}.fsync.before")
-        _fsync(temporary)
-        reach(f"{place}.fsync.after")
-        verify(temporary)
-        reach(f"{place}.rename.before")
-        temporary.replace(path)
-        reach(f"{place}.rename.after")
-        _fsync(path.parent)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise disk_full(path) from error
-        raise
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def remove_temporary(folder: Path) -> None:
-    """Remove the half-written files that a killed process left below a folder."""
-    for path in folder.rglob(f".*.{'[0-9a-f]' * 32}{_TEMPORARY}"):
-        path.unlink(missing_ok=True)
-
-
-def disk_full(path: Path) -> DiskFull:
-    return DiskFull(
-        f"no space left on the disk of {path.parent}; nothing committed is lost. "
-        "Free space and run the same command again"
-    )
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def write_parquet(path: Path, table: pa.Table, place: str) -> None:
-    """Write a whole table atomically and read its row count back."""
-
-    def verify(written: Path) -> None:
-        rows = pq.read_metadata(written).num_rows
-        if rows != table.num_rows:
-            raise OSError(errno.EIO, f"{rows} of {table.num_rows} rows read back from {path}")
-
-    write_atomically(path, lambda file: pq.write_table(table, file, compression="zstd"), verify, place)
-
-
-def write_json(path: Path, value: Any, place: str) -> None:
-    write_text(path, json.dumps(value, ensure_ascii=False, indent=1) + "\n", place)
-
-
-def write_text(path: Path, text: str, place: str) -> None:
-    write_atomically(
-        path, lambda file: void(file.write_text(text, encoding="utf8")), lambda file: None, place
-    )
-
-
-def void(_: object) -> None:
-    return None

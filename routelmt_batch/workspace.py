@@ -16,19 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from routelmt_batch import __version__, checkpoints
+from routelmt_batch.atomic import remove_temporary, write_json, write_text
 from routelmt_batch.errors import InputChanged, ModelError, OutputError
 from routelmt_batch.ledger import SCORES, TRANSLATIONS, Ledger, hold
 from routelmt_batch.routers.routelmt import RouterCard, read_card
-from routelmt_batch.shards import (
-    Shard,
-    Unit,
-    discover,
-    inspect,
-    remove_temporary,
-    units,
-    write_json,
-    write_text,
-)
+from routelmt_batch.shards import Shard, Unit, discover, first_shards, inspect, units
 from routelmt_batch.spec import JobSpec
 
 WORK = "_job"
@@ -124,17 +116,12 @@ def check_models(spec: JobSpec) -> RouterCard:
 
 
 def find_input(spec: JobSpec, only: str | None, limit: int | None) -> tuple[list[Shard], dict[str, str]]:
-    """The job's readable shards, and the reasons of the others. Empty shards stay in."""
-    shards, unreadable = inspect(discover(spec.input.uri, only), spec.input)
+    """The job's readable shards, and the reasons of the others. With a limit only the first shards
+    that hold that many rows are read."""
+    found = discover(spec.input.uri, only)
     if limit is not None:
-        kept: list[Shard] = []
-        left = limit
-        for shard in shards:
-            if left > 0 or not kept:
-                kept.append(shard)
-            left -= shard.rows
-        shards = kept
-    return shards, unreadable
+        found = first_shards(found, limit)
+    return inspect(found, spec.input)
 
 
 @contextlib.contextmanager

@@ -100,7 +100,7 @@ def test_report_tells_where_an_unfinished_job_stands(tmp_path, make_spec):
 
     from routelmt_batch import job
     from routelmt_batch.progress import Bars
-    from routelmt_batch.spec import load
+    from routelmt_batch.spec_file import load
     from tests.fake_engine import FakeEngine
 
     spec = make_spec()

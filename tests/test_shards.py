@@ -4,15 +4,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from routelmt_batch.atomic import write_atomically, write_json
 from routelmt_batch.errors import InputError
-from routelmt_batch.shards import (
-    discover,
-    inspect,
-    read_lines,
-    units,
-    write_atomically,
-    write_json,
-)
+from routelmt_batch.shards import discover, inspect, read_lines, units
 from routelmt_batch.spec import Columns, Input
 from tests.conftest import COLUMNS, write_shard
 

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from routelmt_batch.errors import SpecError
-from routelmt_batch.spec import load
+from routelmt_batch.spec_file import load
 from tests.conftest import DEMO, MODELS, REPOSITORY
 
 

@@ -17,7 +17,7 @@ from scipy.stats import bootstrap
 from routelmt_batch import job
 from routelmt_batch.metrics.chrf import sentence_chrf, signature
 from routelmt_batch.progress import Bars, stderr_console
-from routelmt_batch.spec import load
+from routelmt_batch.spec_file import load
 from routelmt_batch.stages.allocate import places
 from routelmt_batch.workspace import Folder
 

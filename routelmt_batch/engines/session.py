@@ -15,6 +15,14 @@ from pathlib import Path
 from routelmt_batch.engines.reaper import Reaper
 from routelmt_batch.errors import EngineError, RoutelmtError, UsageError
 
+# No usage report leaves the machine.
+NO_TELEMETRY = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_DO_NOT_TRACK": "1",
+    "DO_NOT_TRACK": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+}
 _ENGINE_MARK = b"EngineActor"
 _OBJECT_STORE_BYTES = 512 << 20
 # A log line that says what went wrong: an exception's last line, as Python prints it.
@@ -64,9 +72,8 @@ class Session:
         if self._started_at:
             return
         self._started_at = time.time()
-        # Before Ray is imported: no usage report leaves the machine, and an engine's child
-        # processes end with its worker.
-        os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+        # Before Ray is imported; a local Ray's processes inherit it.
+        os.environ.update(NO_TELEMETRY)
         os.environ.setdefault("RAY_process_group_cleanup_enabled", "1")
         if not self.verbose:
             self._open.enter_context(_to_file(self.log_folder / "driver.log"))

@@ -12,20 +12,13 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from routelmt_batch.engines.lanes import RESULTS, Lane, Receipt
-from routelmt_batch.engines.session import Session
+from routelmt_batch.engines.session import NO_TELEMETRY, Session
 from routelmt_batch.spec import Pool
 
 if TYPE_CHECKING:
     from ray.data import Dataset
     from ray.data.llm import Processor
 
-_QUIET = {
-    "VLLM_NO_USAGE_STATS": "1",
-    "VLLM_DO_NOT_TRACK": "1",
-    "DO_NOT_TRACK": "1",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-    "RAY_USAGE_STATS_ENABLED": "0",
-}
 _CPU_KV_CACHE_BYTES = 1 << 30
 # An engine that dies is started again this often for the rows it held; see engine_died in session.
 _RESTARTS = 2
@@ -145,7 +138,7 @@ class VllmEngine:
         return kwargs | pool.engine
 
     def environment(self, pool: Pool) -> dict[str, str]:
-        environment = dict(_QUIET)
+        environment = dict(NO_TELEMETRY)
         if not self.gpus(pool):
             # Without a worker process of its own the engine starts in two processes instead of
             # three: a third less time. Its threads are then set here (vllm/platforms/cpu.py).

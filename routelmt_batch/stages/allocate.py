@@ -19,12 +19,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from routelmt_batch.atomic import write_json
 from routelmt_batch.errors import OutputError, RoutelmtError
 from routelmt_batch.ledger import SCORES, TRANSLATIONS, read_rows
 from routelmt_batch.rows import SCORES as SCHEMA
 from routelmt_batch.rows import SKIP_REASONS
 from routelmt_batch.selection import Cut, Gains, count, cuts
-from routelmt_batch.shards import Unit, write_json
+from routelmt_batch.shards import Unit
 from routelmt_batch.spec import Budget
 from routelmt_batch.workspace import Workspace
 

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from routelmt_batch.atomic import write_atomically, write_json
 from routelmt_batch.errors import InputChanged, RoutelmtError
 from routelmt_batch.progress import Bars
 from routelmt_batch.rows import (
@@ -28,15 +29,7 @@ from routelmt_batch.rows import (
     SKIPPED,
     SMALL,
 )
-from routelmt_batch.shards import (
-    Shard,
-    changed,
-    read_unit,
-    sha256,
-    units,
-    write_atomically,
-    write_json,
-)
+from routelmt_batch.shards import Shard, changed, read_unit, sha256, units
 from routelmt_batch.spec import Input
 from routelmt_batch.stages.allocate import Plan, planned_rows
 from routelmt_batch.stages.attempts import attempts

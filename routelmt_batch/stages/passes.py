@@ -11,12 +11,13 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from routelmt_batch.atomic import write_parquet
 from routelmt_batch.engines.lanes import REQUESTS, Engine, Lane, Receipt
 from routelmt_batch.ledger import PartEntry, Span
 from routelmt_batch.progress import Bars
 from routelmt_batch.prompts import LANGUAGES, Prompter
 from routelmt_batch.rows import EMPTY, NULL, TOO_LONG, UNKNOWN_LANGUAGE
-from routelmt_batch.shards import Lines, write_parquet
+from routelmt_batch.shards import Lines
 from routelmt_batch.workspace import Workspace
 
 

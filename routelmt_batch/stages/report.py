@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from typing import Any
 
 from routelmt_batch import checkpoints
+from routelmt_batch.atomic import write_json
 from routelmt_batch.errors import RoutelmtError
 from routelmt_batch.rows import FAILED, QUARANTINED, STATUSES
 from routelmt_batch.selection import cuts
-from routelmt_batch.shards import sha256, write_json
+from routelmt_batch.shards import sha256
 from routelmt_batch.stages.allocate import Plan, gains
 from routelmt_batch.stages.assemble import committed_outputs
 from routelmt_batch.stages.tally import DECILES, EDGES, fractions, merge

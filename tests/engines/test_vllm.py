@@ -16,7 +16,8 @@ from routelmt_batch import job
 from routelmt_batch.engines.lanes import REQUESTS, Lane
 from routelmt_batch.errors import EngineError
 from routelmt_batch.progress import Bars
-from routelmt_batch.spec import Translator, load
+from routelmt_batch.spec import Translator
+from routelmt_batch.spec_file import load
 from routelmt_batch.workspace import Folder
 from tests import oracle
 from tests.conftest import DEMO, MODELS

@@ -1,0 +1,93 @@
+"""Files that are whole or absent: written beside, synced, verified, renamed. It knows no rows."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from routelmt_batch.errors import DiskFull
+from routelmt_batch.failpoints import reach
+
+_TEMPORARY = ".routelmt-tmp"
+
+
+def write_atomically(
+    path: Path, write: Callable[[Path], None], verify: Callable[[Path], None], place: str
+) -> None:
+    """Write to a temporary name, fsync, verify by reading back, rename, fsync the folder.
+
+    At every moment `path` is whole or absent. `place` names the failpoints on the way.
+
+    Raises:
+        DiskFull: no space was left; the temporary file is removed.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}{_TEMPORARY}")
+    try:
+        reach(f"{place}.write")
+        write(temporary)
+        reach(f"{place}.fsync.before")
+        _fsync(temporary)
+        reach(f"{place}.fsync.after")
+        verify(temporary)
+        reach(f"{place}.rename.before")
+        temporary.replace(path)
+        reach(f"{place}.rename.after")
+        _fsync(path.parent)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise disk_full(path) from error
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def remove_temporary(folder: Path) -> None:
+    """Remove the half-written files that a killed process left below a folder."""
+    for path in folder.rglob(f".*.{'[0-9a-f]' * 32}{_TEMPORARY}"):
+        path.unlink(missing_ok=True)
+
+
+def disk_full(path: Path) -> DiskFull:
+    return DiskFull(
+        f"no space left on the disk of {path.parent}; nothing committed is lost. "
+        "Free space and run the same command again"
+    )
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_parquet(path: Path, table: pa.Table, place: str) -> None:
+    """Write a whole table atomically and read its row count back."""
+
+    def verify(written: Path) -> None:
+        rows = pq.read_metadata(written).num_rows
+        if rows != table.num_rows:
+            raise OSError(errno.EIO, f"{rows} of {table.num_rows} rows read back from {path}")
+
+    write_atomically(path, lambda file: pq.write_table(table, file, compression="zstd"), verify, place)
+
+
+def write_json(path: Path, value: Any, place: str) -> None:
+    write_text(path, json.dumps(value, ensure_ascii=False, indent=1) + "\n", place)
+
+
+def write_text(path: Path, text: str, place: str) -> None:
+    def write(file: Path) -> None:
+        file.write_text(text, encoding="utf8")
+
+    write_atomically(path, write, lambda file: None, place)
