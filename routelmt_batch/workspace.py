@@ -46,6 +46,10 @@ class Folder:
         return self.work / "manifest.json"
 
     @property
+    def spec(self) -> Path:
+        return self.work / "spec.yaml"
+
+    @property
     def plan(self) -> Path:
         return self.work / "plan" / "plan.json"
 
@@ -152,7 +156,8 @@ def open_workspace(
             (folder.work / stage).mkdir(exist_ok=True)
         ledger.sweep()
         remove_temporary(folder.root)
-        write_text(folder.work / "spec.yaml", spec.dump(), "spec")
+        if not folder.spec.exists():
+            write_text(folder.spec, spec.dump(), "spec")
         write_json(folder.manifest, manifest(shards, unreadable, fingerprints, limit), "manifest")
         yield Workspace(
             spec,

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from routelmt_batch.atomic import write_json
+from routelmt_batch.atomic import write_json, write_text
 from routelmt_batch.errors import OutputError, RoutelmtError
 from routelmt_batch.ledger import SCORES, TRANSLATIONS, read_rows
 from routelmt_batch.rows import SCORES as SCHEMA
@@ -95,6 +95,7 @@ def allocate(workspace: Workspace) -> Plan:
                 f"{budget.fraction}, {budget.min_gain}. Give the same budget, or another --output"
             )
     plan = make_plan(workspace, budget)
+    write_text(workspace.folder.spec, workspace.spec.dump(), "spec")  # the one that the plan is of
     write_json(path, _dump(plan), "plan")
     return plan
 
