@@ -14,6 +14,7 @@ from typing import Any
 
 from routelmt_batch.errors import ModelError
 from routelmt_batch.shards import sha256
+from routelmt_batch.spec import near
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _BLOB = re.compile(r"[0-9a-f]{64}")
@@ -34,7 +35,8 @@ def locate(source: str, key: str) -> None:
         if not _weight_files(folder):
             raise ModelError(f"{key} {source}: no weights there (*.safetensors)")
     elif not _HUB_NAME.fullmatch(source):
-        raise ModelError(f"{key} {source}: no such folder")
+        others = [path.name for path in folder.parent.glob("*/") if (path / "config.json").exists()]
+        raise ModelError(f"{key} {source}: no such folder{near(folder.name, others)}")
     else:
         try:
             _hub_file(source, "config.json")
@@ -48,8 +50,9 @@ def locate(source: str, key: str) -> None:
 
 @functools.lru_cache(maxsize=16)
 def _hub_file(source: str, name: str) -> str:
-    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+    from huggingface_hub import hf_hub_download, logging, try_to_load_from_cache
 
+    logging.set_verbosity_error()  # it would tell each retry; our error tells the outcome
     cached = try_to_load_from_cache(source, name)
     return cached if isinstance(cached, str) else hf_hub_download(source, name, etag_timeout=10)
 

@@ -105,7 +105,12 @@ def _resolve(spec: JobSpec, folder: Path) -> JobSpec:
     def beside(source: str) -> str:
         """A folder next to the spec if there is one; else the text as it is (a hub name)."""
         candidate = (folder / Path(source).expanduser()).resolve()
-        looks_like_hub = source.count("/") == 1 and not source.startswith((".", "/", "~"))
+        # A misspelt models/small is no hub name: the folder models is there.
+        looks_like_hub = (
+            source.count("/") == 1
+            and not source.startswith((".", "/", "~"))
+            and not candidate.parent.is_dir()
+        )
         return str(candidate) if candidate.exists() or not looks_like_hub else source
 
     def with_source(pool: Pool) -> Pool:
