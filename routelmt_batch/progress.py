@@ -34,9 +34,13 @@ def stderr_console() -> Console:
 
 
 class _RowsPerSecond(ProgressColumn):
+    """The speed of the last seconds; of a finished pass, rows over its whole time."""
+
     def render(self, task: Task) -> Text:
-        speed = task.finished_speed or task.speed
-        return Text(f"{speed:,.0f} rows/s" if speed else "engine starting")
+        if task.finished and task.finished_time:
+            rows = task.completed - task.fields["before"]
+            return Text(f"{rows / task.finished_time:,.0f} rows/s")
+        return Text(f"{task.speed:,.0f} rows/s" if task.speed else "starting")
 
 
 class Bars:
@@ -66,8 +70,11 @@ class Bars:
             TimeElapsedColumn(),
             TimeRemainingColumn(),
         )
-        with Progress(*columns, console=self.console) as progress:
-            task = progress.add_task(name, total=total, completed=done)
+        # Not redirected: what libraries print goes where standard error goes, and not above the bar.
+        with Progress(
+            *columns, console=self.console, redirect_stdout=False, redirect_stderr=False
+        ) as progress:
+            task = progress.add_task(name, total=total, completed=done, before=done)
             yield lambda rows: progress.advance(task, rows)
 
     def _lines(self, name: str, total: int, done: int) -> Iterator[Advance]:

@@ -23,6 +23,8 @@ NO_TELEMETRY = {
     "DO_NOT_TRACK": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
 }
+# An engine whose process dies is started again this often for the rows it held.
+RESTARTS = 2
 _ENGINE_MARK = b"EngineActor"
 _OBJECT_STORE_BYTES = 512 << 20
 # A log line that says what went wrong: an exception's last line, as Python prints it.
@@ -146,6 +148,12 @@ class Session:
 
     def _engine_message(self, label: str, error: Exception) -> str:
         faults = self._faults() or [_last(str(error))]
+        if "actor is dead" in str(error):
+            faults = [
+                f"its process died {RESTARTS + 1} times and is restarted {RESTARTS} times: out of memory, "
+                "or a row that kills it",
+                *faults[-1:],
+            ]
         shown = "\n".join(f"  {line}" for line in faults[-5:])
         return (
             f"the {label} engine failed:\n{shown}\nIts whole log is in {self.log_folder}. Mend the "

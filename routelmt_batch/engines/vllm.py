@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from routelmt_batch.engines.lanes import RESULTS, Lane, Receipt
-from routelmt_batch.engines.session import NO_TELEMETRY, Session
+from routelmt_batch.engines.session import NO_TELEMETRY, RESTARTS, Session
 from routelmt_batch.spec import Pool
 
 if TYPE_CHECKING:
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from ray.data.llm import Processor
 
 _CPU_KV_CACHE_BYTES = 1 << 30
-# An engine that dies is started again this often for the rows it held; see engine_died in session.
-_RESTARTS = 2
 
 
 class VllmEngine:
@@ -115,8 +113,8 @@ class VllmEngine:
             fn_constructor_kwargs={**stage.fn_constructor_kwargs, "retries": lane.retries},
             map_batches_kwargs={
                 **stage.map_batches_kwargs,
-                "max_restarts": _RESTARTS,
-                "max_task_retries": _RESTARTS,
+                "max_restarts": RESTARTS,
+                "max_task_retries": RESTARTS,
             },
         )
         return processor
