@@ -64,6 +64,9 @@ def main() -> None:
     except RoutelmtError as error:
         console.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
         sys.exit(error.exit_code)
+    except OSError as error:  # a folder without permission, a disk that is gone, ...
+        console.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
+        sys.exit(1)
     except SystemExit as error:
         # Ray's own SIGTERM handler, in the moments when it is set, exits with the signal's number.
         if error.code != signal.SIGTERM:

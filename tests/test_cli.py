@@ -123,6 +123,13 @@ def test_corpus_text_stays_out_of_messages(tmp_path, make_spec, corpus):
     assert "SECRETWORD" not in answer.stdout + answer.stderr
 
 
+def test_what_the_system_refuses_is_told_without_a_traceback(tmp_path):
+    (tmp_path / "file").write_text("x")
+    answer = routelmt("init", str(tmp_path / "file" / "job.yaml"))
+    assert answer.returncode == 1
+    assert answer.stderr.startswith("error: ") and "Not a directory" in answer.stderr
+
+
 def test_doctor_says_what_is_fine():
     answer = routelmt("doctor", cwd=REPOSITORY)
     assert answer.returncode in (0, 1)
