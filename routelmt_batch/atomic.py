@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
+import math
 import os
 import uuid
 from collections.abc import Callable
@@ -16,6 +18,7 @@ import pyarrow.parquet as pq
 from routelmt_batch.errors import DiskFull
 from routelmt_batch.failpoints import reach
 
+_HASH_BYTES = 1 << 20
 _TEMPORARY = ".routelmt-tmp"
 
 
@@ -83,7 +86,17 @@ def write_parquet(path: Path, table: pa.Table, place: str) -> None:
 
 
 def write_json(path: Path, value: Any, place: str) -> None:
-    write_text(path, json.dumps(value, ensure_ascii=False, indent=1) + "\n", place)
+    """Write a value as JSON; numbers that JSON does not know (NaN, infinities) become null."""
+    text = json.dumps(_plain(value), ensure_ascii=False, indent=1, allow_nan=False)
+    write_text(path, text + "\n", place)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_text(path: Path, text: str, place: str) -> None:
@@ -91,3 +104,13 @@ def write_text(path: Path, text: str, place: str) -> None:
         file.write_text(text, encoding="utf8")
 
     write_atomically(path, write, lambda file: None, place)
+
+
+def sha256(path: str | Path, stop: Callable[[], None] = lambda: None) -> str:
+    """SHA-256 of a file's contents; `stop` is called now and then and may raise."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(_HASH_BYTES):
+            stop()
+            digest.update(chunk)
+    return digest.hexdigest()

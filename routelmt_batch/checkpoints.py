@@ -12,12 +12,19 @@ import re
 from pathlib import Path
 from typing import Any
 
+from routelmt_batch.atomic import sha256
 from routelmt_batch.errors import ModelError
-from routelmt_batch.shards import sha256
 from routelmt_batch.spec import near
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _BLOB = re.compile(r"[0-9a-f]{64}")
+_TEXTS = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+)
 _WEIGHTS = ("*.safetensors", "*.bin")
 
 
@@ -59,13 +66,8 @@ def _hub_file(source: str, name: str) -> str:
 
 def config(source: str, name: str = "config.json") -> dict[str, Any]:
     """A JSON file of a checkpoint; empty if the checkpoint has none of that name."""
-    path = Path(source) / name
-    if not Path(source).is_dir():
-        try:
-            path = Path(_hub_file(source, name))
-        except Exception:  # see locate; an absent optional file is no fault
-            return {}
-    if not path.is_file():
+    path = _file(source, name)
+    if path is None:
         return {}
     try:
         value = json.loads(path.read_text(encoding="utf8"))
@@ -88,6 +90,27 @@ def weights_hash(source: str) -> str:
         digests = _hub_digests(source)
     text = "".join(f"{name} {digest}\n" for name, digest in sorted(digests.items()))
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+@functools.lru_cache(maxsize=16)
+def text_hash(source: str) -> str:
+    """SHA-256 over a checkpoint's configuration, tokenizer and chat template."""
+    digest = hashlib.sha256()
+    for name in _TEXTS:
+        if (path := _file(source, name)) is not None:
+            digest.update(f"{name} {sha256(path)}\n".encode())
+    return digest.hexdigest()
+
+
+def _file(source: str, name: str) -> Path | None:
+    """A file of a checkpoint, from its folder, the cache or the hub; None if it has none of that name."""
+    path = Path(source) / name
+    if not Path(source).is_dir():
+        try:
+            path = Path(_hub_file(source, name))
+        except Exception:  # see locate; an absent optional file is no fault
+            return None
+    return path if path.is_file() else None
 
 
 def _weight_files(folder: Path) -> list[Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import signal
 import sys
 from functools import partial
@@ -154,13 +155,14 @@ def plan(
     options = job.Options(limit, shards, False, address, verbose)
     lines = job.plan(job_spec, options, Bars(stderr_console()), partial(job.vllm_engine, options=options))
     show.console().print(show.what_if(lines))
-    show.console().print(f"Go on with: routelmt-batch run {spec} --budget P")
+    again = shlex.join(["routelmt-batch", "run", *sys.argv[2:]])
+    show.console().print(f"Go on with: {again} --budget P")
 
 
 @app.command(epilog="Example: routelmt-batch report runs/demo")
 def report(
     output: Annotated[str, typer.Argument(metavar="OUTPUT", help="A job's output folder.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print reports/job.json.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
 ) -> None:
     """Show a job's report; of one that runs or was stopped, how far it is."""
     from routelmt_batch import job, show
@@ -170,13 +172,11 @@ def report(
     if not folder.manifest.exists():
         raise OutputError(f"{output}: no job there (no {folder.manifest.relative_to(folder.root)})")
     found = job.finished(folder)
-    if found is None:
-        manifest = json.loads(folder.manifest.read_text(encoding="utf8"))
-        show.console().print(show.standing(folder, manifest))
-    elif as_json:
-        typer.echo(json.dumps(found, ensure_ascii=False, indent=1))
+    state = found or job.standing(folder)
+    if as_json:
+        typer.echo(json.dumps(state, ensure_ascii=False, indent=1))
     else:
-        show.console().print(show.job(found))
+        show.console().print(show.job(found) if found else show.standing(state))
 
 
 @app.command(epilog="Example: routelmt-batch doctor")

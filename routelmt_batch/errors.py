@@ -8,8 +8,9 @@ RoutelmtError            1  the job failed
 │   └── OutputError         the output folder: foreign, locked, or made from something else
 ├── EngineError          1  an engine did not start or died
 ├── InputChanged         1  a shard is no longer the file that was scored
-├── DiskFull             1  no space where a part or a shard was to be written
-└── Interrupted    130/143  stopped by a signal or a person; resumable
+└── DiskFull             1  no space where a part or a shard was to be written
+Interrupted          130/143  stopped by a signal; resumable. Not an Exception, so that no library's
+                              `except Exception` takes it for a failure of its own
 """
 
 
@@ -55,7 +56,7 @@ class DiskFull(RoutelmtError):
     pass
 
 
-class Interrupted(RoutelmtError):
+class Interrupted(BaseException):
     """Stopped by a signal; `exit_code` is 128 + the signal's number."""
 
     def __init__(self, message: str, exit_code: int = 130) -> None:

@@ -14,20 +14,22 @@ from typing import Any
 
 from routelmt_batch.engines.lanes import Engine
 from routelmt_batch.errors import Interrupted
+from routelmt_batch.ledger import SCORES, TRANSLATIONS, is_held
 from routelmt_batch.progress import Bars
+from routelmt_batch.rows import LARGE, SMALL
 from routelmt_batch.shards import units
 from routelmt_batch.spec import JobSpec
-from routelmt_batch.stages.allocate import WhatIf, allocate, places, what_if
-from routelmt_batch.stages.assemble import assemble
+from routelmt_batch.stages.allocate import WhatIf, allocate, places, read_plan, what_if
+from routelmt_batch.stages.assemble import assemble, standing_outputs
 from routelmt_batch.stages.report import report
 from routelmt_batch.stages.score import score
-from routelmt_batch.stages.translate import reopen_failed, translate
+from routelmt_batch.stages.translate import reopen_failed, share, translate
 from routelmt_batch.workspace import (
     Folder,
-    Workspace,
     check_models,
-    check_ours,
+    check_output,
     find_input,
+    is_whole,
     open_workspace,
 )
 
@@ -61,14 +63,17 @@ def run(spec: JobSpec, options: Options, bars: Bars, open_engine: OpenEngine) ->
     Raises:
         RoutelmtError: see errors; what is committed stays, and the same command goes on.
     """
-    with _opened(spec, options, bars) as workspace, open_engine(workspace.folder) as engine:
-        standing = finished(workspace.folder)
-        if standing and not (options.retry_failed and reopen_failed(workspace, allocate(workspace))):
+    with (
+        open_workspace(spec, options.shards, options.limit, bars) as workspace,
+        open_engine(workspace.folder) as engine,
+    ):
+        done = finished(workspace.folder)
+        if done and not (options.retry_failed and reopen_failed(workspace, allocate(workspace))):
             allocate(workspace)  # refuses another budget
-            return Outcome(standing, new=False)
+            return Outcome(done, new=False)
         score(workspace, engine, bars)
         plan = allocate(workspace)
-        if options.retry_failed and not standing:
+        if options.retry_failed and not done:
             reopen_failed(workspace, plan)
         translate(workspace, plan, engine, bars)
         assemble(workspace, plan, bars)
@@ -77,8 +82,8 @@ def run(spec: JobSpec, options: Options, bars: Bars, open_engine: OpenEngine) ->
 
 def plan(spec: JobSpec, options: Options, bars: Bars, open_engine: OpenEngine) -> list[WhatIf]:
     """Score, and say what each budget would buy; nothing is frozen but the scores."""
-    with _opened(spec, options, bars) as workspace:
-        if workspace.ledger.rows("scores") < workspace.rows:
+    with open_workspace(spec, options.shards, options.limit, bars) as workspace:
+        if workspace.ledger.rows(SCORES) < workspace.rows:
             with open_engine(workspace.folder) as engine:
                 score(workspace, engine, bars)
         return what_if(workspace)
@@ -90,7 +95,7 @@ def check(spec: JobSpec, only: str | None, limit: int | None) -> dict[str, Any]:
     Raises:
         UsageError: as a run would.
     """
-    check_ours(Folder(Path(spec.output.uri)))
+    check_output(Folder(Path(spec.output.uri)), spec)
     card = check_models(spec)
     shards, unreadable = find_input(spec, only, limit)
     rows = sum(unit.rows for unit in units(shards, limit))
@@ -107,18 +112,27 @@ def check(spec: JobSpec, only: str | None, limit: int | None) -> dict[str, Any]:
 
 
 def finished(folder: Folder) -> dict[str, Any] | None:
-    """The report of a finished job, or None."""
+    """The report of a finished job whose output is still there, or None."""
     if not (folder.success.exists() and folder.job_report.exists()):
+        return None
+    outputs = json.loads(folder.success.read_text(encoding="utf8"))["shards"]
+    if not all(is_whole(folder, output) for output in outputs):
         return None
     job: dict[str, Any] = json.loads(folder.job_report.read_text(encoding="utf8"))
     return job
 
 
-def _opened(spec: JobSpec, options: Options, bars: Bars) -> AbstractContextManager[Workspace]:
-    def warn(message: str) -> None:
-        bars.console.print(f"warning: {message}", style="yellow", highlight=False)
-
-    return open_workspace(spec, options.shards, options.limit, warn)
+def standing(folder: Folder) -> dict[str, Any]:
+    """How far an unfinished job is, by stage: `[done, of]`, from its ledger."""
+    ledger, manifest = folder.ledger(), folder.read_manifest() or {"shards": [], "limit": None}
+    rows = sum(shard["rows"] for shard in manifest["shards"])
+    stages = {"score": [ledger.rows(SCORES), min(rows, manifest["limit"] or rows)]}
+    if folder.plan.exists():
+        plan = read_plan(folder.plan)
+        for route in (LARGE, SMALL):
+            stages[f"translate {route}"] = [ledger.count(TRANSLATIONS, route), share(ledger, plan, route)]
+        stages["assemble"] = [len(standing_outputs(ledger)), len(manifest["shards"])]
+    return {"finished": False, "running": is_held(folder.work), "stages": stages}
 
 
 @contextmanager
@@ -141,5 +155,5 @@ def stop_on_signals() -> None:
 
 def _interrupt(number: int, frame: types.FrameType | None) -> None:
     for again in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(again, signal.SIG_IGN)  # one is enough: shutting down takes a few seconds
+        signal.signal(again, signal.SIG_DFL)  # a second one ends it at once; the reaper tidies up
     raise Interrupted(f"stopped by {signal.Signals(number).name}", 128 + number)

@@ -22,12 +22,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
-from routelmt_batch.atomic import disk_full
+from routelmt_batch.atomic import disk_full, sha256
 from routelmt_batch.errors import OutputError
 from routelmt_batch.failpoints import reach
 
 SCORES = "scores"
 TRANSLATIONS = "translations"
+_PATIENCE_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class PartEntry:
     stage: str
     part: str
     bytes: int
+    sha256: str
     spans: dict[str, Span]
     counts: dict[str, int] = field(default_factory=dict)
     generation: int = 0  # how many `--retry-failed` came before it
@@ -66,6 +68,7 @@ class Ledger:
         self._by_shard: dict[tuple[str, str], list[PartEntry]] = defaultdict(list)
         self._totals: Counter[tuple[str, str]] = Counter()
         self._whole_bytes = 0
+        self.generation = 0  # how many `--retry-failed` there were
         self._read()
 
     def _read(self) -> None:
@@ -86,10 +89,10 @@ class Ledger:
         for entries in self.parts.values():
             for entry in entries:
                 path = self.part_path(entry)
-                if not path.exists() or path.stat().st_size != entry.bytes:
+                if not path.exists() or sha256(path) != entry.sha256:
                     raise OutputError(
-                        f"{path}: committed with {entry.bytes} bytes, and now missing or of another "
-                        "size. Restore it, or start again with another --output"
+                        f"{path}: committed, and now missing or with other contents. Restore it, or "
+                        "start again with another --output"
                     )
 
     def sweep(self) -> None:
@@ -106,11 +109,10 @@ class Ledger:
     def _take(self, line: dict[str, Any]) -> None:
         if "part" not in line:
             self.events.append(line)
+            self.generation += line["event"] == "retry_failed"
             return
         spans = {shard: Span(*span) for shard, span in line["spans"].items()}
-        entry = PartEntry(
-            line["stage"], line["part"], line["bytes"], spans, line["counts"], line["generation"]
-        )
+        entry = PartEntry(**{**line, "spans": spans})
         self.parts[entry.stage].append(entry)
         self._totals[entry.stage, "rows"] += entry.rows
         for name, count in entry.counts.items():
@@ -187,7 +189,7 @@ def hold(folder: Path) -> Iterator[None]:
     owner = folder / "owner.json"
     lock = FileLock(folder / "lock")
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=_PATIENCE_S)  # a `report` may look for a moment whether it is held
     except Timeout:
         raise OutputError(f"{folder.parent}: another run holds this job ({_who(owner)})") from None
     try:
@@ -215,6 +217,7 @@ def _who(owner: Path) -> str:
 
 
 def is_held(folder: Path) -> bool:
+    """Whether a process holds the job; of a folder that cannot be locked, not as far as is known."""
     lock = FileLock(folder / "lock")
     if not (folder / "lock").exists():
         return False
@@ -222,5 +225,7 @@ def is_held(folder: Path) -> bool:
         lock.acquire(timeout=0)
     except Timeout:
         return True
+    except OSError:
+        return False
     lock.release()
     return False

@@ -39,8 +39,8 @@ class _RowsPerSecond(ProgressColumn):
     def render(self, task: Task) -> Text:
         if task.finished and task.finished_time:
             rows = task.completed - task.fields["before"]
-            return Text(f"{rows / task.finished_time:,.0f} rows/s")
-        return Text(f"{task.speed:,.0f} rows/s" if task.speed else "starting")
+            return Text(f"{rows / task.finished_time:,.0f} {task.fields['unit']}/s")
+        return Text(f"{task.speed:,.0f} {task.fields['unit']}/s" if task.speed else "starting")
 
 
 class Bars:
@@ -50,17 +50,21 @@ class Bars:
         self.console = console
         self.quiet = quiet
 
+    def warn(self, message: str) -> None:
+        if not self.quiet:
+            self.console.print(f"warning: {message}", style="yellow", markup=False)
+
     @contextmanager
-    def rows(self, name: str, total: int, done: int = 0) -> Iterator[Advance]:
+    def rows(self, name: str, total: int, done: int = 0, unit: str = "rows") -> Iterator[Advance]:
         """Show a pass over `total` rows of which `done` were committed before."""
         if self.quiet:
             yield lambda rows: None
         elif self.console.is_terminal:
-            yield from self._bar(name, total, done)
+            yield from self._bar(name, total, done, unit)
         else:
-            yield from self._lines(name, total, done)
+            yield from self._lines(name, total, done, unit)
 
-    def _bar(self, name: str, total: int, done: int) -> Iterator[Advance]:
+    def _bar(self, name: str, total: int, done: int, unit: str) -> Iterator[Advance]:
         columns = (
             SpinnerColumn(),
             TextColumn("{task.description:<12}"),
@@ -74,13 +78,13 @@ class Bars:
         with Progress(
             *columns, console=self.console, redirect_stdout=False, redirect_stderr=False
         ) as progress:
-            task = progress.add_task(name, total=total, completed=done, before=done)
+            task = progress.add_task(name, total=total, completed=done, before=done, unit=unit)
             yield lambda rows: progress.advance(task, rows)
 
-    def _lines(self, name: str, total: int, done: int) -> Iterator[Advance]:
+    def _lines(self, name: str, total: int, done: int, unit: str) -> Iterator[Advance]:
         started = told = time.monotonic()
         state = {"done": done, "told": told}
-        self.console.print(f"{name}: {total - done:,} rows to do of {total:,}", highlight=False)
+        self.console.print(f"{name}: {total - done:,} {unit} to do of {total:,}", highlight=False)
 
         def advance(rows: int) -> None:
             state["done"] += rows
@@ -90,10 +94,10 @@ class Bars:
                 speed = (state["done"] - done) / (now - started)
                 left = (total - state["done"]) / speed if speed else float("nan")
                 self.console.print(
-                    f"{name}: {state['done']:,}/{total:,} rows, {speed:,.0f} rows/s, {left:,.0f} s left",
+                    f"{name}: {state['done']:,}/{total:,} {unit}, {speed:,.0f} {unit}/s, {left:,.0f} s left",
                     highlight=False,
                 )
 
         yield advance
         seconds = time.monotonic() - started
-        self.console.print(f"{name}: {state['done']:,}/{total:,} rows in {seconds:.1f} s", highlight=False)
+        self.console.print(f"{name}: {state['done']:,}/{total:,} {unit} in {seconds:.1f} s", highlight=False)

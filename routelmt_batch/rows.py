@@ -28,6 +28,7 @@ TRUNCATED: Final = "truncated"
 EMPTY_OUTPUT: Final = "empty_output"
 ENGINE_ERROR: Final = "engine_error"
 LARGE_FAILED: Final = "large_failed"  # of a fallback
+NOT_A_NUMBER: Final = "not_a_number"  # of a score
 NO_GAIN: Final = "no_gain"  # the router failed on the row; the small model translates it
 
 SCORES: Final = pa.schema(

@@ -7,23 +7,23 @@ from __future__ import annotations
 
 import contextlib
 import fnmatch
-import hashlib
 import sys
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from routelmt_batch.errors import InputChanged, InputError
+from routelmt_batch.atomic import sha256
+from routelmt_batch.errors import InputChanged, InputError, RoutelmtError
 from routelmt_batch.rows import OUTPUT_NAMES
 from routelmt_batch.spec import Input, near
+from routelmt_batch.threads import Stop, each
 
 _READ_ROWS = 16_384
+_LINES = 1024  # rows held as Python objects at a time
 UNIT_ROWS = 4 * _READ_ROWS
-_HASH_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,6 @@ def discover(uri: str, only: str | None = None) -> list[tuple[str, Path]]:
     Raises:
         InputError: nothing is there, or `only` (a glob over names) matches nothing.
     """
-    if "://" in uri:
-        raise InputError(f"input.uri {uri}: only paths are read here; mount the store or copy the shards")
     path = Path(uri)
     if path.is_dir():
         root, found = path, list(path.rglob("*.parquet"))
@@ -81,6 +79,8 @@ def discover(uri: str, only: str | None = None) -> list[tuple[str, Path]]:
     shards = []
     for file in found:
         name = file.relative_to(root)
+        if not _is_utf8(str(name)):
+            raise InputError(f"{str(name)!a}: the file's name is not UTF-8: rename it")
         if file.is_file() and not any(part.startswith((".", "_")) for part in name.parts):
             shards.append((name.as_posix(), file))
     if not shards:
@@ -91,6 +91,14 @@ def discover(uri: str, only: str | None = None) -> list[tuple[str, Path]]:
         if not shards:
             raise InputError(f"--shards {only}: matches none of {len(names)} shards{near(only, names)}")
     return sorted(shards, key=lambda shard: shard[0].encode())
+
+
+def _is_utf8(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _until_glob(path: Path) -> Iterator[str]:
@@ -110,10 +118,16 @@ def first_shards(found: list[tuple[str, Path]], limit: int) -> list[tuple[str, P
     return found
 
 
-def inspect(found: list[tuple[str, Path]], spec: Input) -> tuple[list[Shard], dict[str, str]]:
-    """Read every shard once, whole: its hash, its columns, and that every page decodes.
+def inspect(
+    found: list[tuple[str, Path]],
+    spec: Input,
+    known: Mapping[str, Shard] | None = None,
+    advance: Callable[[int], None] = lambda shards: None,
+) -> tuple[list[Shard], dict[str, str]]:
+    """Read every shard once, whole: its hash, its columns, and that every page and text decodes.
 
-    A broken file is then known before any model starts.
+    A broken file is then known before any model starts. A shard of `known` (by name) whose size and
+    modification time are the same is not read again.
 
     Returns:
         The readable shards in name order, and the reason of each unreadable one by name.
@@ -121,29 +135,43 @@ def inspect(found: list[tuple[str, Path]], spec: Input) -> tuple[list[Shard], di
     Raises:
         InputError: a shard lacks a needed column, has it with another type, or has one of ours.
     """
-    with ThreadPoolExecutor() as pool:
-        outcomes = pool.map(lambda item: _inspect(item[0], item[1], spec), found)
     shards, unreadable = [], {}
+    outcomes = each(
+        lambda item, stop: _inspect(item[0], item[1], spec, (known or {}).get(item[0]), stop), found
+    )
     for (name, _), outcome in zip(found, outcomes, strict=True):
         if isinstance(outcome, Shard):
             shards.append(outcome)
         else:
             unreadable[name] = outcome
+        advance(1)
     return shards, unreadable
 
 
-def _inspect(name: str, path: Path, spec: Input) -> Shard | str:
+def _inspect(name: str, path: Path, spec: Input, known: Shard | None, stop: Stop) -> Shard | str:
     try:
-        before = path.stat()
+        stat = path.stat()
+        if known and (known.size_bytes, known.mtime_ns) == (stat.st_size, stat.st_mtime_ns):
+            return replace(known, path=str(path))
         with pq.ParquetFile(path) as file:
             check_columns(name, file.schema_arrow, spec)
+            texts = set(file.schema_arrow.names) & set(text_columns(spec))
             rows = tuple(file.metadata.row_group(group).num_rows for group in range(file.num_row_groups))
             for group in range(file.num_row_groups):
-                for _ in file.iter_batches(_READ_ROWS, row_groups=[group]):
-                    pass
-        return Shard(name, str(path), sum(rows), before.st_size, sha256(path), rows, before.st_mtime_ns)
+                for batch in file.iter_batches(_READ_ROWS, row_groups=[group]):
+                    stop()
+                    for column in texts:
+                        batch.column(column).validate(full=True)  # UTF-8, too
+        digest = sha256(path, stop)
+        return Shard(name, str(path), sum(rows), stat.st_size, digest, rows, stat.st_mtime_ns)
     except (pa.ArrowException, OSError) as error:
         return " ".join(str(error).split())[:300]
+
+
+def text_columns(spec: Input) -> list[str]:
+    """The columns that a pass reads: the text, and the languages that are not constants."""
+    constants = {spec.columns.source_lang: spec.source_lang, spec.columns.target_lang: spec.target_lang}
+    return [spec.columns.source] + [name for name, constant in constants.items() if constant is None]
 
 
 def check_columns(name: str, schema: pa.Schema, spec: Input) -> None:
@@ -195,10 +223,11 @@ def units(shards: Iterable[Shard], limit: int | None = None, most_rows: int = UN
     left = limit if limit is not None else sys.maxsize
     for shard in shards:
         first = 0
+        lean = replace(shard, row_groups=())  # a unit travels; a shard's row groups can be many
         for group, group_rows in enumerate(shard.row_groups):
             rows = min(group_rows, left)
             for offset in range(0, rows, most_rows):
-                yield Unit(shard, group, first + offset, min(most_rows, rows - offset), offset)
+                yield Unit(lean, group, first + offset, min(most_rows, rows - offset), offset)
             left -= rows
             first += group_rows
 
@@ -221,8 +250,7 @@ def read_lines(unit: Unit, spec: Input) -> Iterator[Lines]:
     """
     columns = spec.columns
     constants = {columns.source_lang: spec.source_lang, columns.target_lang: spec.target_lang}
-    wanted = [columns.source] + [name for name, constant in constants.items() if constant is None]
-    for first, batch in read_unit(unit, wanted):
+    for first, batch in read_unit(unit, text_columns(spec), _LINES):
 
         def values(name: str, batch: pa.RecordBatch = batch) -> list[str | None]:
             constant = constants.get(name)
@@ -239,15 +267,20 @@ def read_lines(unit: Unit, spec: Input) -> Iterator[Lines]:
         )
 
 
-def read_unit(unit: Unit, columns: list[str] | None = None) -> Iterator[tuple[int, pa.RecordBatch]]:
+def read_unit(
+    unit: Unit, columns: list[str] | None = None, batch_rows: int | None = None
+) -> Iterator[tuple[int, pa.RecordBatch]]:
     """Stream a unit's rows: each batch with the row number of its first row.
 
     Raises:
         InputChanged: the shard is not the file that was inspected.
+        RoutelmtError: it is, and cannot be read.
     """
     with _unchanged(unit.shard) as file:
         passed = unit.first_row - unit.offset
-        for batch in file.iter_batches(_READ_ROWS, row_groups=[unit.row_group], columns=columns):
+        for batch in file.iter_batches(
+            batch_rows or _READ_ROWS, row_groups=[unit.row_group], columns=columns
+        ):
             low, high = max(passed, unit.first_row), min(passed + batch.num_rows, unit.end_row)
             if low < high:
                 yield low, batch.slice(low - passed, high - low)
@@ -261,11 +294,22 @@ def _unchanged(shard: Shard) -> Iterator[pq.ParquetFile]:
     try:
         stat = Path(shard.path).stat()
         if (stat.st_size, stat.st_mtime_ns) != (shard.size_bytes, shard.mtime_ns):
-            raise changed(shard)
+            check_unchanged(shard)
         with pq.ParquetFile(shard.path) as file:
             yield file
     except (pa.ArrowException, OSError) as error:
-        raise changed(shard) from error
+        check_unchanged(shard)
+        raise RoutelmtError(
+            f"{shard.name}: cannot be read just now: {error}. Nothing is lost: look to the file system "
+            "and run the same command again"
+        ) from error
+
+
+def check_unchanged(shard: Shard, stop: Stop = lambda: None) -> None:
+    """Raises InputChanged if a shard's content is not what was inspected."""
+    path = Path(shard.path)
+    if not path.exists() or path.stat().st_size != shard.size_bytes or sha256(path, stop) != shard.sha256:
+        raise changed(shard)
 
 
 def changed(shard: Shard) -> InputChanged:
@@ -273,11 +317,3 @@ def changed(shard: Shard) -> InputChanged:
         f"{shard.name}: the shard changed after it was scored. Put the scored file back and run the "
         "same command again, or start a new job with another --output"
     )
-
-
-def sha256(path: str | Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(_HASH_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()

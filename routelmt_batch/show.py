@@ -10,10 +10,8 @@ from rich.console import Console, Group
 from rich.table import Table
 
 from routelmt_batch.doctor import Finding
-from routelmt_batch.ledger import SCORES, TRANSLATIONS, is_held
 from routelmt_batch.rows import LARGE, SMALL
-from routelmt_batch.stages.allocate import WhatIf, read_plan
-from routelmt_batch.workspace import Folder
+from routelmt_batch.stages.allocate import WhatIf
 
 
 def what_if(lines: Iterable[WhatIf]) -> Table:
@@ -81,25 +79,15 @@ def job(report: Mapping[str, Any]) -> Group:
     return Group(rows, routes, directions, passes)
 
 
-def standing(folder: Folder, manifest: Mapping[str, Any]) -> Table:
-    """Where an unfinished job stands, from its ledger."""
-    ledger = folder.ledger()
-    total = sum(shard["rows"] for shard in manifest["shards"])
-    if manifest["limit"] is not None:
-        total = min(total, manifest["limit"])
+def standing(state: Mapping[str, Any]) -> Group:
+    """Where an unfinished job stands."""
     table = _table("stage", "done", "of")
-    table.add_row("score", f"{ledger.rows(SCORES):,} rows", f"{total:,}")
-    if folder.plan.exists():
-        plan = read_plan(folder.plan)
-        table.add_row("allocate", f"{plan.large:,} rows to large, p = {plan.fraction}", "")
-        for route, planned in ((LARGE, plan.large), (SMALL, plan.small)):
-            done = ledger.count(TRANSLATIONS, route)
-            table.add_row(f"translate {route}", f"{done:,} rows", f"{planned:,}")
-        outputs = {event["shard"] for event in ledger.events_of("output")}
-        table.add_row("assemble", f"{len(outputs):,} shards", f"{len(manifest['shards']):,}")
-    held = is_held(folder.work)
-    table.caption = "running" if held else "not running; the same `run` command goes on from here"
-    return table
+    for name, (done, total) in state["stages"].items():
+        table.add_row(name, f"{done:,}", f"{total:,}")
+    return Group(
+        table,
+        "running" if state["running"] else "not running; the same `run` command goes on from here",
+    )
 
 
 def checked(check: Mapping[str, Any]) -> Table:

@@ -8,7 +8,7 @@ from decimal import Decimal, InvalidOperation
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from routelmt_batch.prompts import LANGUAGES, LMT_TEMPLATE
 from routelmt_batch.rows import OUTPUT_NAMES
@@ -31,6 +31,17 @@ def _off_is_a_word(value: object) -> object:
     return "off" if value is False else value
 
 
+def _no_is_a_word(value: object) -> object:
+    """YAML 1.1 reads a bare `no`, Norwegian, as False."""
+    return "no" if value is False else value
+
+
+def _is_a_path(uri: str) -> str:
+    if "://" in uri:
+        raise ValueError("object stores are not read or written yet: give a path, such as a mount")
+    return uri
+
+
 def _exact(value: object) -> object:
     """Keep the text of a decimal fraction: 0.29 is 29 rows of 100, not 28."""
     if isinstance(value, bool):
@@ -43,6 +54,8 @@ def _exact(value: object) -> object:
         raise ValueError("give a number between 0 and 1, such as 0.3") from error
 
 
+Uri = Annotated[str, AfterValidator(_is_a_path)]
+Language = Annotated[str, BeforeValidator(_no_is_a_word)]
 Fraction = Annotated[Decimal, BeforeValidator(_exact), Field(ge=0, le=1, allow_inf_nan=False)]
 
 
@@ -65,10 +78,10 @@ class Columns(Part):
 
 
 class Input(Part):
-    uri: str
+    uri: Uri
     columns: Columns = Columns()
-    source_lang: str | None = None
-    target_lang: str | None = None
+    source_lang: Language | None = None
+    target_lang: Language | None = None
 
     @model_validator(mode="after")
     def _known_languages(self) -> Input:
@@ -80,7 +93,7 @@ class Input(Part):
 
 
 class Output(Part):
-    uri: str
+    uri: Uri
     compression: Literal["zstd", "snappy", "gzip", "none"] = "zstd"
 
 

@@ -43,6 +43,7 @@ def load(path: str | Path, settings: Iterable[str] = (), **overrides: str | None
     ):
         if value is not None:
             _put(raw, dotted, value)
+    raw = {key: value for key, value in raw.items() if value is not None}  # `run:` with nothing below
     try:
         spec = JobSpec.model_validate(raw)
     except ValidationError as error:

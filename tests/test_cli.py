@@ -108,7 +108,9 @@ def test_report_tells_where_an_unfinished_job_stands(tmp_path, make_spec):
     job.plan(load(spec), job.Options(), Bars(Console(quiet=True), quiet=True), engine.opened)
     answer = routelmt("report", str(tmp_path / "out"))
     assert answer.returncode == 0
-    assert "71 rows" in answer.stdout and "not running" in answer.stdout
+    assert "score     71   71" in answer.stdout and "not running" in answer.stdout
+    answer = routelmt("report", str(tmp_path / "out"), "--json")
+    assert json.loads(answer.stdout) == {"finished": False, "running": False, "stages": {"score": [71, 71]}}
     job.run(load(spec), job.Options(), Bars(Console(quiet=True), quiet=True), engine.opened)
     answer = routelmt("report", str(tmp_path / "out"), "--json")
     assert json.loads(answer.stdout)["rows"] == 71

@@ -115,7 +115,7 @@ def test_a_missing_committed_part_is_refused(make_spec, tmp_path):
     spec, output, log = make_spec(), tmp_path / "out", tmp_path / "sent.log"
     assert run_armed(spec, log, "plan.write:1") == -signal.SIGKILL
     next((output / "_job/scores").glob("*.parquet")).unlink()
-    with pytest.raises(OutputError, match="now missing or of another size"):
+    with pytest.raises(OutputError, match="now missing or with other contents"):
         job.run(load(spec), job.Options(), BARS, FakeEngine(log).opened)
 
 

@@ -49,7 +49,6 @@ def test_globs_and_single_files(corpus, glob, names):
     [
         ("{corpus}/nothing", None, "no such folder or file"),
         ("{corpus}/*.csv", None, "no Parquet shards there"),
-        ("s3://bucket/corpus", None, "only paths are read here"),
         ("{corpus}", "z*", r"--shards z\*: matches none of 4 shards"),
     ],
 )

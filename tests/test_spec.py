@@ -32,6 +32,12 @@ def test_a_bare_off_is_a_word(tmp_path, make_spec):
     assert load(path).guard.mode == "off"
 
 
+def test_norwegian_and_empty_sections(make_spec):
+    path = make_spec()
+    path.write_text(path.read_text() + "\nrun:\nguard:\n")
+    assert load(path, ["input.target_lang=no"]).input.target_lang == "no"
+
+
 @pytest.mark.parametrize("text", ["0.29", "0", "1", "1e-9", "0.30"])
 def test_a_fraction_keeps_its_decimals(make_spec, text):
     assert load(make_spec(), budget_fraction=text).budget.fraction == Decimal(text)
@@ -59,6 +65,11 @@ def test_a_fraction_keeps_its_decimals(make_spec, text):
         (["prompt.template=Translate!"], "template must hold {source}"),
         (["guard.mode=hypothesis"], "guard.mode: 'hypothesis'"),
         (["router.kind=lenght"], "router.kind"),
+        (
+            ["output.uri=s3://bucket/out"],
+            "output.uri: 's3://bucket/out': object stores are not read or written",
+        ),
+        (["input.uri=s3://bucket/in"], "object stores are not read or written"),
         (["name="], "name"),
         (["name"], "give key=value"),
         (["name.x=1"], "holds a value, not keys"),

@@ -27,7 +27,7 @@ class Reaper:
     """The job's side: start it before Ray, end it after."""
 
     def __init__(self, environment: MutableMapping[str, str]) -> None:
-        mark = environment.setdefault(MARK, uuid.uuid4().hex)
+        mark = environment[MARK] = uuid.uuid4().hex  # fresh: a parent may be a job, too
         self._process = subprocess.Popen(
             [sys.executable, __file__, str(psutil.Process().pid), mark],
             stdin=subprocess.PIPE,

@@ -155,8 +155,9 @@ class Session:
                 *faults[-1:],
             ]
         shown = "\n".join(f"  {line}" for line in faults[-5:])
+        where = self.log_folder if self.local else "Ray's session folder on its node (`ray logs`)"
         return (
-            f"the {label} engine failed:\n{shown}\nIts whole log is in {self.log_folder}. Mend the "
+            f"the {label} engine failed:\n{shown}\nIts whole log is in {where}. Mend the "
             "cause and run the same command again: what is committed stays"
         )
 

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from routelmt_batch.engines.lanes import RESULTS, Lane, Receipt
 from routelmt_batch.engines.session import NO_TELEMETRY, RESTARTS, Session
+from routelmt_batch.errors import UsageError
 from routelmt_batch.spec import Pool
 
 if TYPE_CHECKING:
@@ -53,6 +54,8 @@ class VllmEngine:
             EngineError: an engine did not start, or died more often than it is restarted.
         """
         self.session.start()
+        if self.session.local:
+            self._check_fit(lanes)
         datasets = [self._dataset(lane) for lane in lanes]
         self.session.take_signals()  # building a processor calls ray.init
         whole = datasets[0].union(*datasets[1:]) if len(datasets) > 1 else datasets[0]
@@ -60,6 +63,21 @@ class VllmEngine:
             for batch in whole.iter_batches(batch_size=None, batch_format="pyarrow"):
                 for receipt in batch.column("receipt").to_pylist():
                     yield pickle.loads(receipt)
+
+    def _check_fit(self, lanes: Sequence[Lane]) -> None:
+        """Refuse what this machine can never hold; Ray would wait for it in silence."""
+        for name in ("GPU", "CPU"):
+            needs = {
+                lane.label: lane.pool.replicas * sum(b.get(name, 0) for b in self.bundles(lane.pool))
+                for lane in lanes
+            }
+            has = self.session.resource(name)
+            if sum(needs.values()) > has:
+                told = ", ".join(f"{label} {need:g}" for label, need in needs.items())
+                raise UsageError(
+                    f"{name}s needed: {told}; this machine has {has:g}. Set replicas, gpus or cpus of the "
+                    "pools lower, or give a cluster with --address"
+                )
 
     def _dataset(self, lane: Lane) -> Dataset:
         import ray.data

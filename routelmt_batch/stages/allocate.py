@@ -7,6 +7,7 @@ the large model follows from its own score.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from decimal import ROUND_FLOOR, Decimal
@@ -19,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from routelmt_batch.atomic import write_json, write_text
+from routelmt_batch.atomic import sha256, write_json, write_text
 from routelmt_batch.errors import OutputError, RoutelmtError
 from routelmt_batch.ledger import SCORES, TRANSLATIONS, read_rows
 from routelmt_batch.rows import SCORES as SCHEMA
@@ -27,6 +28,7 @@ from routelmt_batch.rows import SKIP_REASONS
 from routelmt_batch.selection import Cut, Gains, count, cuts
 from routelmt_batch.shards import Unit
 from routelmt_batch.spec import Budget
+from routelmt_batch.stages.passes import record_time
 from routelmt_batch.workspace import Workspace
 
 WHAT_IF = tuple(Decimal(step) / 20 for step in range(1, 21))
@@ -83,24 +85,33 @@ def allocate(workspace: Workspace) -> Plan:
     Raises:
         OutputError: translations were made under another budget.
     """
-    path, budget = workspace.folder.plan, workspace.spec.budget
-    if path.exists():
+    path, budget, ledger = workspace.folder.plan, workspace.spec.budget, workspace.ledger
+    asked = (budget.fraction, budget.min_gain)
+    frozen = next(reversed(list(ledger.events_of("plan"))), None)
+    if path.exists() and frozen and sha256(path) == frozen["sha256"]:
         plan = read_plan(path)
-        if (plan.fraction, plan.min_gain) == (budget.fraction, budget.min_gain):
+        if (plan.fraction, plan.min_gain) == asked:
             return plan
-        if workspace.ledger.rows(TRANSLATIONS):
-            raise OutputError(
-                f"{workspace.folder.root}: its plan is frozen at budget.fraction {plan.fraction}, "
-                f"min_gain {plan.min_gain}, and rows are translated under it; asked for now: "
-                f"{budget.fraction}, {budget.min_gain}. Give the same budget, or another --output"
-            )
+    translated = ledger.rows(TRANSLATIONS)
+    if frozen and translated and (Decimal(frozen["fraction"]), frozen["min_gain"]) != asked:
+        raise OutputError(
+            f"{workspace.folder.root}: its plan is frozen at budget.fraction {frozen['fraction']}, "
+            f"min_gain {frozen['min_gain']}, and rows are translated under it; asked for now: "
+            f"{budget.fraction}, {budget.min_gain}. Give the same budget, or another --output"
+        )
+    started = time.time()
     plan = make_plan(workspace, budget)
     write_text(workspace.folder.spec, workspace.spec.dump(), "spec")  # the one that the plan is of
     write_json(path, _dump(plan), "plan")
+    ledger.record("plan", fraction=str(plan.fraction), min_gain=plan.min_gain, sha256=sha256(path))
+    record_time(ledger, "allocate", workspace.rows, started)
     return plan
 
 
 def make_plan(workspace: Workspace, budget: Budget) -> Plan:
+    scored = workspace.ledger.rows(SCORES)
+    if scored != workspace.rows:
+        raise RoutelmtError(f"{scored} scores for {workspace.rows} rows: a defect, please report it")
     rows_with_gain = count(gains(workspace))
     wanted = places(budget.fraction, rows_with_gain)
     large = wanted
@@ -114,7 +125,7 @@ def make_plan(workspace: Workspace, budget: Budget) -> Plan:
         part = as_gains(table, workspace.ranks)
         routed = admitted(cut, part)
         skipped = _is_skipped(table)
-        bought += float(part.gain[routed].sum(dtype=np.float64))
+        bought += summed(part.gain[routed])
         for place, mask in enumerate((routed, ~routed & ~skipped, skipped)):
             counted = np.bincount(part.rank[mask], minlength=len(names))
             for rank in np.flatnonzero(counted):
@@ -141,7 +152,8 @@ def what_if(workspace: Workspace, fractions: Iterable[Decimal] = WHAT_IF) -> lis
     """What each budget would buy, in as many reads of the scores as one budget takes."""
     fractions = list(fractions)
     rows_with_gain = count(gains(workspace))
-    wanted = [places(fraction, rows_with_gain) for fraction in fractions]
+    worth = count(gains(workspace), workspace.spec.budget.min_gain)
+    wanted = [min(places(fraction, rows_with_gain), worth) for fraction in fractions]
     found = cuts(lambda: gains(workspace), wanted, len(workspace.shards))
     tokens, bought = [0] * len(wanted), [0.0] * len(wanted)
     for table in _tables(workspace):
@@ -150,11 +162,16 @@ def what_if(workspace: Workspace, fractions: Iterable[Decimal] = WHAT_IF) -> lis
         for index, cut in enumerate(found):
             routed = admitted(cut, part)
             tokens[index] += int(prompt_tokens[routed].sum(dtype=np.int64))
-            bought[index] += float(part.gain[routed].sum(dtype=np.float64))
+            bought[index] += summed(part.gain[routed])
     return [
         WhatIf(fraction, rows, token, gain, cut.gain if cut else None)
         for fraction, rows, token, gain, cut in zip(fractions, wanted, tokens, bought, found, strict=True)
     ]
+
+
+def summed(gains: npt.NDArray[np.float32]) -> float:
+    """Sum of the finite gains."""
+    return float(gains[np.isfinite(gains)].sum(dtype=np.float64))
 
 
 def _tables(workspace: Workspace) -> Iterator[pa.Table]:

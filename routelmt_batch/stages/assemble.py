@@ -3,9 +3,7 @@ more. It rereads the input with pyarrow, so pass-through columns keep their type
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,8 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from routelmt_batch.atomic import write_atomically, write_json
+from routelmt_batch.atomic import sha256, write_atomically, write_json
 from routelmt_batch.errors import InputChanged, RoutelmtError
+from routelmt_batch.ledger import Ledger
 from routelmt_batch.progress import Bars
 from routelmt_batch.rows import (
     FAILED,
@@ -29,15 +28,15 @@ from routelmt_batch.rows import (
     SKIPPED,
     SMALL,
 )
-from routelmt_batch.shards import Shard, changed, read_unit, sha256, units
+from routelmt_batch.shards import UNIT_ROWS, Shard, check_unchanged, read_unit, units
 from routelmt_batch.spec import Input
 from routelmt_batch.stages.allocate import Plan, planned_rows
 from routelmt_batch.stages.attempts import attempts
+from routelmt_batch.stages.passes import record_time
 from routelmt_batch.stages.tally import Tally
 from routelmt_batch.stages.translate import Work, work_on
-from routelmt_batch.workspace import Workspace
-
-_MOST_THREADS = 8
+from routelmt_batch.threads import Stop, each
+from routelmt_batch.workspace import Workspace, is_whole
 
 
 @dataclass(frozen=True)
@@ -61,48 +60,49 @@ def assemble(workspace: Workspace, plan: Plan, bars: Bars) -> None:
     done = {event["shard"] for event in committed_outputs(workspace)}
     todo = [shard for shard in workspace.shards if shard.name not in done]
     lost: list[InputChanged] = []
+    started = time.time()
     total = sum(rows.values())
     with bars.rows("assemble", total, total - sum(rows[shard.name] for shard in todo)) as advance:
-        for shard, outcome in _in_threads(lambda shard: _write_shard(workspace, plan, shard), todo):
+        outcomes = each(lambda shard, stop: _attempt(workspace, plan, shard, stop), todo)
+        for shard, outcome in zip(todo, outcomes, strict=True):
             if isinstance(outcome, InputChanged):
                 lost.append(outcome)
                 continue
             ledger.record("output", **vars(outcome))
             advance(rows[shard.name])
+    if todo:
+        record_time(ledger, "assemble", sum(rows[shard.name] for shard in todo), started)
     if lost:
         raise InputChanged("\n".join(map(str, lost)))
 
 
 def committed_outputs(workspace: Workspace) -> list[dict[str, Any]]:
-    """Ledger lines of the output shards that stand: a retry reopens some, and one that was removed
-    is written again."""
+    """Ledger lines of the output shards that need not be written again; one that was removed does."""
+    folder = workspace.folder
+    return [event for event in standing_outputs(workspace.ledger) if is_whole(folder, event)]
+
+
+def standing_outputs(ledger: Ledger) -> list[dict[str, Any]]:
+    """Ledger lines of output shards, without those that a retry opened again."""
     standing: dict[str, dict[str, Any]] = {}
-    for event in workspace.ledger.events:
+    for event in ledger.events:
         if event["event"] == "output":
             standing[event["shard"]] = event
         elif event["event"] == "retry_failed":
             for shard in event["shards"]:
                 standing.pop(shard, None)
-    folder = workspace.folder
-    return [event for shard, event in standing.items() if folder.data(shard).exists()]
+    return list(standing.values())
 
 
-def _in_threads(
-    write: Callable[[Shard], ShardOutput], shards: Iterable[Shard]
-) -> Iterator[tuple[Shard, ShardOutput | InputChanged]]:
-    def attempt(shard: Shard) -> tuple[Shard, ShardOutput | InputChanged]:
-        try:
-            return shard, write(shard)
-        except InputChanged as error:
-            return shard, error
-
-    with ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1)) as pool:
-        yield from pool.map(attempt, shards)
+def _attempt(workspace: Workspace, plan: Plan, shard: Shard, stop: Stop) -> ShardOutput | InputChanged:
+    try:
+        return _write_shard(workspace, plan, shard, stop)
+    except InputChanged as error:
+        return error
 
 
-def _write_shard(workspace: Workspace, plan: Plan, shard: Shard) -> ShardOutput:
-    if sha256(shard.path) != shard.sha256:
-        raise changed(shard)
+def _write_shard(workspace: Workspace, plan: Plan, shard: Shard, stop: Stop) -> ShardOutput:
+    check_unchanged(shard, stop)
     path, rows = workspace.folder.data(shard.name), workspace.shard_rows[shard.name]
     tally = Tally()
 
@@ -112,13 +112,21 @@ def _write_shard(workspace: Workspace, plan: Plan, shard: Shard) -> ShardOutput:
             schema = schema.append(field)
         with pq.ParquetWriter(temporary, schema, compression=workspace.spec.output.compression) as writer:
             for group in units([shard], rows, most_rows=max(shard.row_groups, default=0) or 1):
+                held: list[pa.RecordBatch] = []
                 for first, batch in read_unit(group):
+                    stop()
                     unit = replace(group, first_row=first, rows=batch.num_rows)
                     columns, prompt_tokens = _columns(work_on(workspace, unit), plan)
                     tally.add(columns, prompt_tokens, *_languages(batch, workspace.spec.input))
-                    writer.write_batch(
+                    held.append(
                         pa.RecordBatch.from_arrays([*batch.columns, *columns.values()], schema=schema)
                     )
+                    # The input's row groups, but none larger than what fits in memory easily.
+                    if sum(part.num_rows for part in held) >= UNIT_ROWS:
+                        writer.write_table(pa.Table.from_batches(held))
+                        held = []
+                if held:
+                    writer.write_table(pa.Table.from_batches(held))
 
     def verify(temporary: Path) -> None:
         found = pq.read_metadata(temporary).num_rows

@@ -50,11 +50,7 @@ def generations(ledger: Ledger, unit: Unit) -> tuple[tuple[str, ...], ...]:
     found: dict[int, list[str]] = {}
     for entry in ledger.overlapping_entries(TRANSLATIONS, unit.shard.name, unit.first_row, unit.end_row):
         found.setdefault(entry.generation, []).append(str(ledger.part_path(entry)))
-    return tuple(tuple(found.get(index, ())) for index in range(current_generation(ledger) + 1))
-
-
-def current_generation(ledger: Ledger) -> int:
-    return sum(1 for _ in ledger.events_of("retry_failed"))
+    return tuple(tuple(found.get(index, ())) for index in range(ledger.generation + 1))
 
 
 def attempts(unit: Unit, parts: Sequence[Sequence[str]], planned_large: Mask) -> Attempts:

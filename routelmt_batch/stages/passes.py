@@ -11,9 +11,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from routelmt_batch.atomic import write_parquet
+from routelmt_batch.atomic import sha256, write_parquet
 from routelmt_batch.engines.lanes import REQUESTS, Engine, Lane, Receipt
-from routelmt_batch.ledger import PartEntry, Span
+from routelmt_batch.ledger import Ledger, PartEntry, Span
 from routelmt_batch.progress import Bars
 from routelmt_batch.prompts import LANGUAGES, Prompter
 from routelmt_batch.rows import EMPTY, NULL, TOO_LONG, UNKNOWN_LANGUAGE
@@ -37,7 +37,15 @@ class PartWriter:
         slowest = pc.max(engine_seconds).as_py() or 0.0
         ready_at = time.time() - slowest
         write_parquet(path, table, self.stage)
-        entry = PartEntry(self.stage, name, path.stat().st_size, spans(table), counts, self.generation)
+        entry = PartEntry(
+            self.stage,
+            name,
+            path.stat().st_size,
+            sha256(path),
+            spans(table),
+            counts,
+            self.generation,
+        )
         return {"entry": entry, "engine_ready_at": ready_at}
 
 
@@ -57,11 +65,12 @@ def run_pass(
     lanes: Sequence[Lane],
     total: int,
     done: int,
-    check: Callable[[], None] = lambda: None,
+    before_commit: Callable[[PartEntry], None] = lambda entry: None,
+    after_commit: Callable[[], None] = lambda: None,
 ) -> None:
     """Run lanes as one pass over `total - done` rows, committing parts to the ledger as they come.
 
-    `check` is called after each commit and may end the job.
+    `before_commit` and `after_commit` may end the job; a part that the first refuses is not committed.
     """
     if done >= total:
         return
@@ -70,21 +79,27 @@ def run_pass(
         with bars.rows(name, total, done) as advance:
             for receipt in engine.run(lanes):
                 entry: PartEntry = receipt["entry"]
+                before_commit(entry)
                 workspace.ledger.commit(entry)
                 ready = min(ready, receipt["engine_ready_at"])
                 rows += entry.rows
                 advance(entry.rows)
-                check()
+                after_commit()
     finally:
-        now = time.time()
-        workspace.ledger.record(
-            "pass",
-            name=name,
-            lanes=[lane.label for lane in lanes],
-            rows=rows,
-            seconds=round(now - started, 3),
-            engine_start_seconds=round(min(ready, now) - started, 3),
-        )
+        record_time(workspace.ledger, name, rows, started, min(ready, time.time()) - started)
+
+
+def record_time(
+    ledger: Ledger, name: str, rows: int, started: float, engine_start_seconds: float = 0.0
+) -> None:
+    """Put a pass's time into the ledger; a resumed pass has a line for each run."""
+    ledger.record(
+        "pass",
+        name=name,
+        rows=rows,
+        seconds=round(time.time() - started, 3),
+        engine_start_seconds=round(engine_start_seconds, 3),
+    )
 
 
 def requests(

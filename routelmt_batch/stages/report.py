@@ -8,17 +8,18 @@ from collections.abc import Iterator
 from typing import Any
 
 from routelmt_batch import checkpoints
-from routelmt_batch.atomic import write_json
+from routelmt_batch.atomic import sha256, write_json
 from routelmt_batch.errors import RoutelmtError
+from routelmt_batch.manifest import versions
 from routelmt_batch.rows import FAILED, QUARANTINED, STATUSES
 from routelmt_batch.selection import cuts
-from routelmt_batch.shards import sha256
 from routelmt_batch.stages.allocate import Plan, gains
 from routelmt_batch.stages.assemble import committed_outputs
 from routelmt_batch.stages.tally import DECILES, EDGES, fractions, merge
-from routelmt_batch.workspace import Workspace, versions
+from routelmt_batch.workspace import Workspace
 
 DONE, DONE_WITH_FAILURES = 0, 3
+_NOTHING: dict[str, Any] = {"rows": 0, "infinite": 0, "sum": 0.0, "min": None, "max": None, "counts": {}}
 
 
 def report(workspace: Workspace, plan: Plan) -> dict[str, Any]:
@@ -125,12 +126,16 @@ def _distributions(workspace: Workspace, plan: Plan, summed: dict[str, Any]) -> 
     found = iter(cuts(lambda: gains(workspace), wanted, len(workspace.shards)))
     distributions = {}
     for name, size in sizes.items():
-        part = summed.get(name, {"rows": 0, "sum": 0.0, "min": None, "max": None, "counts": {}})
+        part = summed.get(
+            name, {"rows": 0, "infinite": 0, "sum": 0.0, "min": None, "max": None, "counts": {}}
+        )
         deciles = [cut.gain for cut in (next(found) for _ in DECILES) if cut] if size else []
+        finite = part["rows"] - part["infinite"]
         counts = [part["counts"].get(place, 0) for place in range(len(EDGES) + 1)]
         distributions[name] = {
             "rows": part["rows"],
-            "mean": part["sum"] / part["rows"] if part["rows"] else None,
+            "infinite": part["infinite"],
+            "mean": part["sum"] / finite if finite else None,
             "min": part["min"],
             "max": part["max"],
             "deciles": deciles,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -10,10 +11,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from routelmt_batch.engines.lanes import Engine, Lane, Receipt
-from routelmt_batch.ledger import SCORES, read_rows
+from routelmt_batch.errors import RoutelmtError
+from routelmt_batch.ledger import SCORES, PartEntry, read_rows
 from routelmt_batch.progress import Bars
 from routelmt_batch.prompts import Prompter
 from routelmt_batch.routers.routelmt import Scale
+from routelmt_batch.rows import NOT_A_NUMBER
 from routelmt_batch.rows import SCORES as SCHEMA
 from routelmt_batch.shards import Unit, read_lines
 from routelmt_batch.spec import Input
@@ -59,7 +62,12 @@ class Writer:
         score = results["score"].to_numpy(zero_copy_only=False).astype(np.float64)
         gain = (self.scale.mean + self.scale.std * score).astype(np.float32)
         none = pc.is_null(results["score"])
-        reasons = [skip or error or None for skip, error in zip(*_texts(results), strict=True)]
+        skips, errors = results["skip"].to_pylist(), results["error"].to_pylist()
+        not_a_number = (np.isnan(gain) & ~none.to_numpy()).tolist()
+        reasons = [
+            skip or error or (NOT_A_NUMBER if nan else None)
+            for skip, error, nan in zip(skips, errors, not_a_number, strict=True)
+        ]
         table = pa.table(
             {
                 "shard": results["shard"],
@@ -70,16 +78,18 @@ class Writer:
             },
             schema=SCHEMA,
         )
-        counts = {"without_gain": int(np.isnan(gain).sum())}
+        unscored = sum(not skip and math.isnan(value) for skip, value in zip(skips, gain, strict=True))
+        counts = {"unscored": int(unscored)}
         return self.part(table, counts, results["engine_seconds"])
 
 
-def _texts(results: pa.Table) -> tuple[list[str | None], list[str | None]]:
-    return results["skip"].to_pylist(), results["error"].to_pylist()
-
-
 def score(workspace: Workspace, engine: Engine, bars: Bars) -> None:
-    """Run the router over every row that has no committed score."""
+    """Run the router over every row that has no committed score.
+
+    Raises:
+        RoutelmtError: the router fails on more than `run.max_failed_fraction` of the rows. The part
+            that would be too many is not committed, so that the same command tries it again.
+    """
     spec, ledger = workspace.spec, workspace.ledger
     done = dict.fromkeys(workspace.shard_rows, 0)
     for entry in ledger.parts[SCORES]:
@@ -105,4 +115,14 @@ def score(workspace: Workspace, engine: Engine, bars: Bars) -> None:
         part_rows=spec.run.part_rows,
         retries=spec.run.retries,
     )
-    run_pass(workspace, engine, bars, "score", [lane], workspace.rows, ledger.rows(SCORES))
+
+    def check(entry: PartEntry) -> None:
+        unscored = ledger.count(SCORES, "unscored") + entry.counts["unscored"]
+        if unscored > spec.run.max_failed_fraction * workspace.rows:
+            raise RoutelmtError(
+                f"the router gave no gain for {unscored} of {workspace.rows} rows, more than "
+                f"run.max_failed_fraction {spec.run.max_failed_fraction} allows. Look into "
+                f"{workspace.folder.logs}; after mending, run the same command again"
+            )
+
+    run_pass(workspace, engine, bars, "score", [lane], workspace.rows, ledger.rows(SCORES), check)

@@ -59,7 +59,7 @@ class Tally:
         )
         self._gains.append(gains)
         self._planned.append(planned)
-        self.bought.append(float(np.nansum(gains[route], dtype=np.float64)))
+        self.bought.append(float(gains[route & np.isfinite(gains)].sum(dtype=np.float64)))
 
     def _count(self, group: Mapping[str, Any]) -> None:
         rows = group["count_all"]
@@ -107,12 +107,13 @@ def fractions(counts: Mapping[str, Mapping[str, int]], with_gain: int) -> dict[s
 
 
 def _distribution(gains: npt.NDArray[np.float32]) -> dict[str, Any]:
-    present = gains[~np.isnan(gains)].astype(np.float64)
+    present = gains[np.isfinite(gains)].astype(np.float64)
     deciles = (
         np.quantile(present, np.array(DECILES) / 10, method="inverted_cdf").tolist() if len(present) else []
     )
     return {
-        "rows": len(present),
+        "rows": int((~np.isnan(gains)).sum()),
+        "infinite": int(np.isinf(gains).sum()),
         "sum": math.fsum(present),
         "mean": math.fsum(present) / len(present) if len(present) else None,
         "min": float(present.min()) if len(present) else None,
@@ -143,7 +144,7 @@ def merge(reports: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
             for key in ("rows", *_COUNTERS, "direction", "rows_with_gain", "predicted_gain_bought", "tokens")
         }
         summed["gain"] = {
-            name: {key: dist[key] for key in ("rows", "sum", "min", "max")}
+            name: {key: dist[key] for key in ("rows", "infinite", "sum", "min", "max")}
             | {"counts": dict(enumerate(dist["histogram"]["counts"]))}
             for name, dist in report["gain"].items()
         }

@@ -14,7 +14,7 @@ import pyarrow as pa
 from routelmt_batch import checkpoints
 from routelmt_batch.engines.lanes import Engine, Lane, Receipt
 from routelmt_batch.errors import RoutelmtError
-from routelmt_batch.ledger import SCORES, TRANSLATIONS
+from routelmt_batch.ledger import SCORES, TRANSLATIONS, Ledger
 from routelmt_batch.progress import Bars
 from routelmt_batch.prompts import Prompter
 from routelmt_batch.rows import FAILED, LARGE, OK, SMALL, TRUNCATED, Route
@@ -23,7 +23,7 @@ from routelmt_batch.selection import Cut
 from routelmt_batch.shards import Unit, read_lines
 from routelmt_batch.spec import Input
 from routelmt_batch.stages.allocate import Plan, planned_rows
-from routelmt_batch.stages.attempts import attempts, current_generation, generations
+from routelmt_batch.stages.attempts import attempts, generations
 from routelmt_batch.stages.passes import PartWriter, requests, run_pass
 from routelmt_batch.workspace import Workspace
 
@@ -106,11 +106,12 @@ def translate(workspace: Workspace, plan: Plan, engine: Engine, bars: Bars) -> N
     Raises:
         RoutelmtError: more than `run.max_failed_fraction` of the rows failed.
     """
+    check_failures(workspace, plan)
     anything = any(_pending(workspace, plan, route) for route in (SMALL, LARGE))
     for routes in _order(workspace, engine) if anything else ():
         pending = {route: _pending(workspace, plan, route) for route in routes}
         lanes = [_lane(workspace, plan, route) for route in routes if pending[route]]
-        total = sum(_share(workspace, plan, route) for route in routes if pending[route])
+        total = sum(share(workspace.ledger, plan, route) for route in routes if pending[route])
         run_pass(
             workspace,
             engine,
@@ -119,9 +120,8 @@ def translate(workspace: Workspace, plan: Plan, engine: Engine, bars: Bars) -> N
             lanes,
             total,
             total - sum(pending.values()),
-            lambda: check_failures(workspace, plan),
+            after_commit=lambda: check_failures(workspace, plan),
         )
-    check_failures(workspace, plan)
 
 
 def _order(workspace: Workspace, engine: Engine) -> list[list[Route]]:
@@ -132,9 +132,8 @@ def _order(workspace: Workspace, engine: Engine) -> list[list[Route]]:
     return [[LARGE], [SMALL]]
 
 
-def _share(workspace: Workspace, plan: Plan, route: Route) -> int:
+def share(ledger: Ledger, plan: Plan, route: Route) -> int:
     """Rows that a model has to have tried by the end, retries and fallbacks included."""
-    ledger = workspace.ledger
     reopened: int = sum(event[route] for event in ledger.events_of("retry_failed"))
     if route == LARGE:
         return plan.large + reopened
@@ -142,7 +141,7 @@ def _share(workspace: Workspace, plan: Plan, route: Route) -> int:
 
 
 def _pending(workspace: Workspace, plan: Plan, route: Route) -> int:
-    return _share(workspace, plan, route) - workspace.ledger.count(TRANSLATIONS, route)
+    return share(workspace.ledger, plan, route) - workspace.ledger.count(TRANSLATIONS, route)
 
 
 def _lane(workspace: Workspace, plan: Plan, route: Route) -> Lane:
@@ -154,7 +153,7 @@ def _lane(workspace: Workspace, plan: Plan, route: Route) -> Lane:
         shard = plan.shards[unit.shard.name]
         if shard.large or (route == SMALL and shard.small):
             work.append(work_on(workspace, unit))
-    part = PartWriter(workspace.folder.work, TRANSLATIONS, route, current_generation(ledger))
+    part = PartWriter(workspace.folder.work, TRANSLATIONS, route, ledger.generation)
     return Lane(
         label=route,
         pool=pool,

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 
 from routelmt_batch import job
 from routelmt_batch.engines.lanes import REQUESTS, Lane
-from routelmt_batch.errors import EngineError
+from routelmt_batch.errors import EngineError, UsageError
 from routelmt_batch.progress import Bars
 from routelmt_batch.spec import Translator
 from routelmt_batch.spec_file import load
@@ -115,9 +115,10 @@ def test_translations_are_transformers_greedy_ones(rows, route):
 
 def test_the_report_times_each_pass_and_names_what_ran(demo):
     report = json.loads((demo / "reports/job.json").read_text())
-    assert [line["name"] for line in report["passes"]] == ["score", "large", "small"]
-    for line in report["passes"]:
-        assert 0 < line["engine_start_seconds"] <= line["seconds"]
+    passes = {line["name"]: line for line in report["passes"]}
+    assert list(passes) == ["score", "allocate", "large", "small", "assemble"]
+    for name in ("score", "large", "small"):
+        assert 0 < passes[name]["engine_start_seconds"] <= passes[name]["seconds"]
     assert report["versions"]["ray"].startswith("2.60")
     assert len(report["models"]["router"]["weights"]) == 64
 
@@ -186,6 +187,11 @@ def test_an_empty_output_is_an_error_after_its_retries(tmp_path, open_engine):
         list(engine.run([lane(tmp_path, [request(0, tokens)], end_tokens=everything_ends)]))
     (result,) = pq.read_table(tmp_path / "0.parquet").to_pylist()
     assert (result["error"], result["text"]) == ("empty_output", None)
+
+
+def test_a_pool_that_does_not_fit_is_refused_at_once(make_spec, open_engine):
+    with pytest.raises(UsageError, match=r"GPUs needed: router 1; this machine has 0"):
+        job.run(load(make_spec(router__gpus=1)), job.Options(), BARS, open_engine)
 
 
 def test_an_engine_that_does_not_start_says_why_in_its_own_words(make_spec, open_engine, tmp_path):

