@@ -17,13 +17,13 @@ from routelmt_batch.errors import Interrupted
 from routelmt_batch.ledger import SCORES, TRANSLATIONS, is_held
 from routelmt_batch.progress import Bars
 from routelmt_batch.rows import LARGE, SMALL
-from routelmt_batch.shards import units
 from routelmt_batch.spec import JobSpec
 from routelmt_batch.stages.allocate import WhatIf, allocate, places, read_plan, what_if
 from routelmt_batch.stages.assemble import assemble, standing_outputs
 from routelmt_batch.stages.report import report
 from routelmt_batch.stages.score import score
 from routelmt_batch.stages.translate import reopen_failed, share, translate
+from routelmt_batch.units import units
 from routelmt_batch.workspace import (
     Folder,
     check_models,

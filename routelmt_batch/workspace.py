@@ -27,8 +27,9 @@ from routelmt_batch.manifest import (
 )
 from routelmt_batch.progress import Bars
 from routelmt_batch.routers.routelmt import RouterCard, read_card
-from routelmt_batch.shards import Shard, Unit, discover, first_shards, inspect, units
+from routelmt_batch.shards import Shard, discover, first_shards, inspect
 from routelmt_batch.spec import JobSpec
+from routelmt_batch.units import Unit, units
 
 WORK = "_job"
 

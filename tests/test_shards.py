@@ -6,8 +6,9 @@ import pytest
 
 from routelmt_batch.atomic import write_atomically, write_json
 from routelmt_batch.errors import InputError
-from routelmt_batch.shards import discover, inspect, read_lines, units
+from routelmt_batch.shards import discover, inspect
 from routelmt_batch.spec import Columns, Input
+from routelmt_batch.units import read_lines, units
 from tests.conftest import COLUMNS, write_shard
 
 

@@ -26,9 +26,9 @@ from routelmt_batch.ledger import SCORES, TRANSLATIONS, read_rows
 from routelmt_batch.rows import SCORES as SCHEMA
 from routelmt_batch.rows import SKIP_REASONS
 from routelmt_batch.selection import Cut, Gains, count, cuts
-from routelmt_batch.shards import Unit
 from routelmt_batch.spec import Budget
 from routelmt_batch.stages.passes import record_time
+from routelmt_batch.units import Unit
 from routelmt_batch.workspace import Workspace
 
 WHAT_IF = tuple(Decimal(step) / 20 for step in range(1, 21))

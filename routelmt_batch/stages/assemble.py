@@ -28,7 +28,7 @@ from routelmt_batch.rows import (
     SKIPPED,
     SMALL,
 )
-from routelmt_batch.shards import UNIT_ROWS, Shard, check_unchanged, read_unit, units
+from routelmt_batch.shards import Shard
 from routelmt_batch.spec import Input
 from routelmt_batch.stages.allocate import Plan, planned_rows
 from routelmt_batch.stages.attempts import attempts
@@ -36,6 +36,7 @@ from routelmt_batch.stages.passes import record_time
 from routelmt_batch.stages.tally import Tally
 from routelmt_batch.stages.translate import Work, work_on
 from routelmt_batch.threads import Stop, each
+from routelmt_batch.units import UNIT_ROWS, check_unchanged, read_unit, units
 from routelmt_batch.workspace import Workspace, is_whole
 
 

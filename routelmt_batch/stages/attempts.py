@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from routelmt_batch.ledger import TRANSLATIONS, Ledger, read_rows
 from routelmt_batch.rows import LARGE, OK, SMALL, Route
 from routelmt_batch.rows import TRANSLATIONS as SCHEMA
-from routelmt_batch.shards import Unit
+from routelmt_batch.units import Unit
 
 Mask = npt.NDArray[np.bool_]
 

@@ -17,7 +17,7 @@ from routelmt_batch.ledger import Ledger, PartEntry, Span
 from routelmt_batch.progress import Bars
 from routelmt_batch.prompts import LANGUAGES, Prompter
 from routelmt_batch.rows import EMPTY, NULL, TOO_LONG, UNKNOWN_LANGUAGE
-from routelmt_batch.shards import Lines
+from routelmt_batch.units import Lines
 from routelmt_batch.workspace import Workspace
 
 

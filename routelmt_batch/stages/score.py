@@ -18,9 +18,9 @@ from routelmt_batch.prompts import Prompter
 from routelmt_batch.routers.routelmt import Scale
 from routelmt_batch.rows import NOT_A_NUMBER
 from routelmt_batch.rows import SCORES as SCHEMA
-from routelmt_batch.shards import Unit, read_lines
 from routelmt_batch.spec import Input
 from routelmt_batch.stages.passes import PartWriter, requests, run_pass
+from routelmt_batch.units import Unit, read_lines
 from routelmt_batch.workspace import Workspace
 
 

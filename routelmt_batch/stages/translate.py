@@ -20,11 +20,11 @@ from routelmt_batch.prompts import Prompter
 from routelmt_batch.rows import FAILED, LARGE, OK, SMALL, TRUNCATED, Route
 from routelmt_batch.rows import TRANSLATIONS as SCHEMA
 from routelmt_batch.selection import Cut
-from routelmt_batch.shards import Unit, read_lines
 from routelmt_batch.spec import Input
 from routelmt_batch.stages.allocate import Plan, planned_rows
 from routelmt_batch.stages.attempts import attempts, generations
 from routelmt_batch.stages.passes import PartWriter, requests, run_pass
+from routelmt_batch.units import Unit, read_lines
 from routelmt_batch.workspace import Workspace
 
 

@@ -1,0 +1,141 @@
+"""Work units: slices of row groups, streamed from shards that must not have changed.
+
+It knows where rows lie and how to read them, not what they are for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from routelmt_batch.atomic import sha256
+from routelmt_batch.errors import InputChanged, RoutelmtError
+from routelmt_batch.shards import READ_ROWS, Shard, text_columns
+from routelmt_batch.spec import Input
+from routelmt_batch.threads import Stop
+
+UNIT_ROWS = 4 * READ_ROWS
+_LINES = 1024  # rows held as Python objects at a time
+
+
+@dataclass(frozen=True)
+class Unit:
+    """Rows of one row group that one task works on; `offset` counts the group's rows before them."""
+
+    shard: Shard
+    row_group: int
+    first_row: int
+    rows: int
+    offset: int = 0
+
+    @property
+    def end_row(self) -> int:
+        return self.first_row + self.rows
+
+
+def units(shards: Iterable[Shard], limit: int | None = None, most_rows: int = UNIT_ROWS) -> Iterator[Unit]:
+    """Work units in order, at most `limit` rows in all and `most_rows` in each.
+
+    A task's memory is bounded by its unit, however large the corpus's row groups are.
+    """
+    left = limit if limit is not None else sys.maxsize
+    for shard in shards:
+        first = 0
+        lean = replace(shard, row_groups=())  # a unit travels; a shard's row groups can be many
+        for group, group_rows in enumerate(shard.row_groups):
+            rows = min(group_rows, left)
+            for offset in range(0, rows, most_rows):
+                yield Unit(lean, group, first + offset, min(most_rows, rows - offset), offset)
+            left -= rows
+            first += group_rows
+
+
+@dataclass(frozen=True)
+class Lines:
+    """Some rows of a unit: row numbers, texts and languages, as Arrow and Python hold them."""
+
+    rows: list[int]
+    texts: list[str | None]
+    source_langs: list[str | None]
+    target_langs: list[str | None]
+
+
+def read_lines(unit: Unit, spec: Input) -> Iterator[Lines]:
+    """Stream a unit's text and languages in batches.
+
+    Raises:
+        InputChanged: the shard is not the file that was inspected.
+    """
+    columns = spec.columns
+    constants = {columns.source_lang: spec.source_lang, columns.target_lang: spec.target_lang}
+    for first, batch in read_unit(unit, text_columns(spec), _LINES):
+
+        def values(name: str, batch: pa.RecordBatch = batch) -> list[str | None]:
+            constant = constants.get(name)
+            if constant is not None:
+                return [constant] * batch.num_rows
+            texts: list[str | None] = batch.column(name).to_pylist()
+            return texts
+
+        yield Lines(
+            list(range(first, first + batch.num_rows)),
+            values(columns.source),
+            values(columns.source_lang),
+            values(columns.target_lang),
+        )
+
+
+def read_unit(
+    unit: Unit, columns: list[str] | None = None, batch_rows: int | None = None
+) -> Iterator[tuple[int, pa.RecordBatch]]:
+    """Stream a unit's rows: each batch with the row number of its first row.
+
+    Raises:
+        InputChanged: the shard is not the file that was inspected.
+        RoutelmtError: it is, and cannot be read.
+    """
+    with _unchanged(unit.shard) as file:
+        passed = unit.first_row - unit.offset
+        for batch in file.iter_batches(batch_rows or READ_ROWS, row_groups=[unit.row_group], columns=columns):
+            low, high = max(passed, unit.first_row), min(passed + batch.num_rows, unit.end_row)
+            if low < high:
+                yield low, batch.slice(low - passed, high - low)
+            passed += batch.num_rows
+            if passed >= unit.end_row:
+                return
+
+
+@contextlib.contextmanager
+def _unchanged(shard: Shard) -> Iterator[pq.ParquetFile]:
+    try:
+        stat = Path(shard.path).stat()
+        if (stat.st_size, stat.st_mtime_ns) != (shard.size_bytes, shard.mtime_ns):
+            check_unchanged(shard)
+        with pq.ParquetFile(shard.path) as file:
+            yield file
+    except (pa.ArrowException, OSError) as error:
+        check_unchanged(shard)
+        raise RoutelmtError(
+            f"{shard.name}: cannot be read just now: {error}. Nothing is lost: look to the file system "
+            "and run the same command again"
+        ) from error
+
+
+def check_unchanged(shard: Shard, stop: Stop = lambda: None) -> None:
+    """Raises InputChanged if a shard's content is not what was inspected."""
+    path = Path(shard.path)
+    if not path.exists() or path.stat().st_size != shard.size_bytes or sha256(path, stop) != shard.sha256:
+        raise changed(shard)
+
+
+def changed(shard: Shard) -> InputChanged:
+    return InputChanged(
+        f"{shard.name}: the shard changed after it was scored. Put the scored file back and run the "
+        "same command again, or start a new job with another --output"
+    )
