@@ -118,15 +118,16 @@ def inspect(
         InputError: a shard lacks a needed column, has it with another type, or has one of ours.
     """
     shards, unreadable = [], {}
-    outcomes = each(
-        lambda item, stop: _inspect(item[0], item[1], spec, (known or {}).get(item[0]), stop), found
-    )
-    for (name, _), outcome in zip(found, outcomes, strict=True):
-        if isinstance(outcome, Shard):
-            shards.append(outcome)
-        else:
-            unreadable[name] = outcome
-        advance(1)
+    known = known or {}
+    with each(
+        lambda item, stop: _inspect(item[0], item[1], spec, known.get(item[0]), stop), found
+    ) as outcomes:
+        for (name, _), outcome in zip(found, outcomes, strict=True):
+            if isinstance(outcome, Shard):
+                shards.append(outcome)
+            else:
+                unreadable[name] = outcome
+            advance(1)
     return shards, unreadable
 
 

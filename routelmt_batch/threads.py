@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TypeVar
 
 Item = TypeVar("Item")
@@ -19,7 +20,8 @@ class Stopped(Exception):
     """Raised in a thread whose work nobody waits for any more."""
 
 
-def each(work: Callable[[Item, Stop], Result], items: Iterable[Item]) -> Iterator[Result]:
+@contextmanager
+def each(work: Callable[[Item, Stop], Result], items: Iterable[Item]) -> Iterator[Iterator[Result]]:
     """Results of `work(item, stop)` in the items' order; `work` calls `stop()` now and then.
 
     If the caller leaves early (an error, a signal), `stop` raises in every thread at its next call.
@@ -32,7 +34,7 @@ def each(work: Callable[[Item, Stop], Result], items: Iterable[Item]) -> Iterato
 
     pool = ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1))
     try:
-        yield from pool.map(lambda item: work(item, stop), items)
+        yield pool.map(lambda item: work(item, stop), items)
     finally:
         leaving.set()
         pool.shutdown(cancel_futures=True)

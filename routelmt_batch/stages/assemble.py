@@ -63,8 +63,10 @@ def assemble(workspace: Workspace, plan: Plan, bars: Bars) -> None:
     lost: list[InputChanged] = []
     started = time.time()
     total = sum(rows.values())
-    with bars.rows("assemble", total, total - sum(rows[shard.name] for shard in todo)) as advance:
-        outcomes = each(lambda shard, stop: _attempt(workspace, plan, shard, stop), todo)
+    with (
+        bars.rows("assemble", total, total - sum(rows[shard.name] for shard in todo)) as advance,
+        each(lambda shard, stop: _attempt(workspace, plan, shard, stop), todo) as outcomes,
+    ):
         for shard, outcome in zip(todo, outcomes, strict=True):
             if isinstance(outcome, InputChanged):
                 lost.append(outcome)
