@@ -123,7 +123,7 @@ def run(
     job_spec = load(spec, settings or (), budget_fraction=budget, output_uri=output)
     console = stderr_console()
     if dry_run:
-        show.console().print(show.checked(job.check(job_spec, shards, limit)))
+        show.console().print(show.checked(job.check(job_spec, shards, limit, Bars(console))))
         return
     options = job.Options(limit, shards, retry_failed, address, verbose)
     console.print(f"{job_spec.name}: {job_spec.output.uri} (logs: {_logs(job_spec.output.uri)})")
@@ -156,7 +156,7 @@ def plan(
     lines = job.plan(job_spec, options, Bars(stderr_console()), partial(job.vllm_engine, options=options))
     show.console().print(show.what_if(lines))
     again = shlex.join(["routelmt-batch", "run", *sys.argv[2:]])
-    show.console().print(f"Go on with: {again} --budget P")
+    show.console().print(f"Go on with: {again} --budget P", soft_wrap=True)
 
 
 @app.command(epilog="Example: routelmt-batch report runs/demo")

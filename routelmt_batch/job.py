@@ -15,17 +15,20 @@ from typing import Any
 from routelmt_batch.engines.lanes import Engine
 from routelmt_batch.errors import Interrupted
 from routelmt_batch.ledger import SCORES, TRANSLATIONS, is_held
+from routelmt_batch.manifest import stage_fingerprints
 from routelmt_batch.progress import Bars
 from routelmt_batch.rows import LARGE, SMALL
 from routelmt_batch.spec import JobSpec
-from routelmt_batch.stages.allocate import WhatIf, allocate, places, read_plan, what_if
+from routelmt_batch.stages.allocate import WhatIf, allocate, places, read_plan, refuse_other_budget, what_if
 from routelmt_batch.stages.assemble import assemble, standing_outputs
 from routelmt_batch.stages.report import report
 from routelmt_batch.stages.score import score
 from routelmt_batch.stages.translate import reopen_failed, share, translate
 from routelmt_batch.units import units
 from routelmt_batch.workspace import (
+    Begun,
     Folder,
+    Workspace,
     check_models,
     check_output,
     find_input,
@@ -71,6 +74,7 @@ def run(spec: JobSpec, options: Options, bars: Bars, open_engine: OpenEngine) ->
         if done and not (options.retry_failed and reopen_failed(workspace, allocate(workspace))):
             allocate(workspace)  # refuses another budget
             return Outcome(done, new=False)
+        _check_fit(workspace, engine, bars)
         score(workspace, engine, bars)
         plan = allocate(workspace)
         if options.retry_failed and not done:
@@ -78,6 +82,17 @@ def run(spec: JobSpec, options: Options, bars: Bars, open_engine: OpenEngine) ->
         translate(workspace, plan, engine, bars)
         assemble(workspace, plan, bars)
         return Outcome(report(workspace, plan), new=True)
+
+
+def _check_fit(workspace: Workspace, engine: Engine, bars: Bars) -> None:
+    """Before a new job pays for its scores: could its pools ever run?"""
+    spec = workspace.spec
+    if workspace.ledger.rows(SCORES) >= workspace.rows:
+        return
+    small, large = {"small": spec.models.small}, {"large": spec.models.large}
+    together = [small | large] if spec.run.pools == "concurrent" else [small, large]
+    for message in engine.check_fit([{"router": spec.router}, *together]):
+        bars.warn(message)
 
 
 def plan(spec: JobSpec, options: Options, bars: Bars, open_engine: OpenEngine) -> list[WhatIf]:
@@ -89,15 +104,19 @@ def plan(spec: JobSpec, options: Options, bars: Bars, open_engine: OpenEngine) -
         return what_if(workspace)
 
 
-def check(spec: JobSpec, only: str | None, limit: int | None) -> dict[str, Any]:
+def check(spec: JobSpec, only: str | None, limit: int | None, bars: Bars) -> dict[str, Any]:
     """What a run would work on: every check of a run, nothing started and nothing written.
 
     Raises:
         UsageError: as a run would.
     """
-    check_output(Folder(Path(spec.output.uri)), spec)
+    folder = Folder(Path(spec.output.uri))
+    check_output(folder, spec)
     card = check_models(spec)
-    shards, unreadable = find_input(spec, only, limit)
+    begun = Begun.read(folder)
+    shards, unreadable = find_input(spec, only, limit, begun.known_shards(), bars)
+    begun.check(shards, unreadable, stage_fingerprints(spec, card, shards, limit), bars)
+    refuse_other_budget(folder, begun.ledger, spec.budget)
     rows = sum(unit.rows for unit in units(shards, limit))
     return {
         "input": f"{rows:,} rows in {len(shards):,} shards of {spec.input.uri}",
@@ -107,8 +126,16 @@ def check(spec: JobSpec, only: str | None, limit: int | None) -> dict[str, Any]:
         "router": f"{spec.router.source} (gain in {card.metric.name}, {', '.join(card.directions)})",
         "budget": f"{spec.budget.fraction}: at most {places(spec.budget.fraction, rows):,} rows to large",
         "longest prompt": f"{spec.prompt_limit_tokens} tokens",
-        "output": spec.output.uri,
+        "output": f"{spec.output.uri} ({_state(folder, begun)})",
     }
+
+
+def _state(folder: Folder, begun: Begun) -> str:
+    if is_held(folder.work):
+        return "another run holds it"
+    if finished(folder):
+        return "finished: a run would do nothing"
+    return f"goes on: {begun.ledger.rows(SCORES):,} rows scored" if begun.manifest else "new"
 
 
 def finished(folder: Folder) -> dict[str, Any] | None:

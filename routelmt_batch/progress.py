@@ -30,7 +30,7 @@ _LINE_EVERY_S = 30.0
 
 def stderr_console() -> Console:
     """Standard error by a descriptor of its own: the real one goes to a log file while engines run."""
-    return Console(file=os.fdopen(os.dup(2), "w", encoding="utf8"), highlight=False)
+    return Console(file=os.fdopen(os.dup(2), "w", encoding="utf8"), highlight=False, markup=False)
 
 
 class _RowsPerSecond(ProgressColumn):
@@ -49,6 +49,10 @@ class Bars:
     def __init__(self, console: Console, quiet: bool = False) -> None:
         self.console = console
         self.quiet = quiet
+
+    @classmethod
+    def none(cls) -> Bars:
+        return cls(Console(quiet=True), quiet=True)
 
     def warn(self, message: str) -> None:
         if not self.quiet:

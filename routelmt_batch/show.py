@@ -109,7 +109,7 @@ def health(lines: Iterable[Finding]) -> Table:
 
 
 def console() -> Console:
-    return Console(highlight=False)
+    return Console(highlight=False, markup=False)
 
 
 def _table(*columns: str) -> Table:

@@ -35,6 +35,7 @@ def load(path: str | Path, settings: Iterable[str] = (), **overrides: str | None
         raise SpecError(f"{path}: not valid YAML: {error}") from None
     if not isinstance(raw, dict):
         raise SpecError(f"{path}: a spec is a mapping of keys; `routelmt-batch init` writes one")
+    raw = {key: value for key, value in raw.items() if value is not None}  # `run:` with nothing below
     for setting in settings:
         _set(raw, setting)
     for dotted, value in (
@@ -43,7 +44,6 @@ def load(path: str | Path, settings: Iterable[str] = (), **overrides: str | None
     ):
         if value is not None:
             _put(raw, dotted, value)
-    raw = {key: value for key, value in raw.items() if value is not None}  # `run:` with nothing below
     try:
         spec = JobSpec.model_validate(raw)
     except ValidationError as error:
@@ -59,8 +59,7 @@ def _set(raw: dict[str, Any], setting: str) -> None:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise SpecError(f"--set {setting}: the value is not YAML: {error}") from None
-    # A decimal keeps its text; see _exact.
-    _put(raw, key, text if isinstance(value, float) else value)
+    _put(raw, key, value)
 
 
 def _put(raw: dict[str, Any], dotted: str, value: object) -> None:

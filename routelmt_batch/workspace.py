@@ -146,13 +146,17 @@ def find_input(
         InputError: there is no shard, none that can be read, or one that does not fit the spec.
     """
     found = discover(spec.input.uri, only)
-    if limit is not None:
-        found = first_shards(found, limit)
-    if bars is None:
-        shards, unreadable = inspect(found, spec.input, known)
-    else:
-        with bars.rows("read input", len(found), unit="shards") as advance:
-            shards, unreadable = inspect(found, spec.input, known, advance)
+    shards: list[Shard] = []
+    unreadable: dict[str, str] = {}
+    with (bars or Bars.none()).rows("read input", len(found), unit="shards") as advance:
+        rows = 0
+        while found and (limit is None or rows < limit):
+            # With a limit, round by round: a shard that cannot be read is made up for by the next.
+            some = found if limit is None else first_shards(found, limit - rows)
+            good, bad = inspect(some, spec.input, known, advance)
+            shards, unreadable = shards + good, unreadable | bad
+            rows += sum(shard.rows for shard in good)
+            found = found[len(some) :]
     if not shards:
         shown = "\n".join(f"  {name}: {reason}" for name, reason in list(unreadable.items())[:10])
         raise InputError(
@@ -172,24 +176,85 @@ def open_workspace(spec: JobSpec, only: str | None, limit: int | None, bars: Bar
     folder = Folder(Path(spec.output.uri))
     check_output(folder, spec)
     with contextlib.ExitStack() as stack:
-        if folder.work.is_dir():
+        held = folder.work.is_dir()
+        if held:
             stack.enter_context(hold(folder.work))
-        before = folder.read_manifest()
+        begun = Begun.read(folder)
         card = check_models(spec)
-        shards, unreadable = find_input(spec, only, limit, known_shards(before) if before else None, bars)
+        shards, unreadable = find_input(spec, only, limit, begun.known_shards(), bars)
         fingerprints = stage_fingerprints(spec, card, shards, limit)
-        if not folder.work.is_dir():
+        if not held:
             stack.enter_context(hold(folder.work))
-        ledger = folder.ledger()
-        if before:
-            _check(folder, ledger, before, shards, unreadable, fingerprints, bars)
-        _prepare(folder, ledger)
+            if folder.manifest.exists():
+                raise OutputError(
+                    f"{folder.root}: another run began this job a moment ago. Run the same command again "
+                    "to go on with it"
+                )
+        begun.check(shards, unreadable, fingerprints, bars)
+        unreadable = begun.unreadable() | unreadable
+        _prepare(folder, begun.ledger)
         if not folder.spec.exists():
             write_text(folder.spec, spec.dump(), "spec")
-        if not (before and ledger.rows(SCORES)):  # what the scores were made from stays on record
-            write_json(folder.manifest, manifest(shards, unreadable, fingerprints, limit), "manifest")
+        record = begun.keep(manifest(shards, unreadable, fingerprints, limit))
+        if record != begun.manifest:
+            write_json(folder.manifest, record, "manifest")
         rows = tuple(units(shards, limit))
-        yield Workspace(spec, folder, tuple(shards), unreadable, rows, card, ledger, fingerprints)
+        yield Workspace(spec, folder, tuple(shards), unreadable, rows, card, begun.ledger, fingerprints)
+
+
+@dataclass(frozen=True)
+class Begun:
+    """What a folder holds of a job so far. What a stage was made from is on record from its first
+    committed part on; before that it may change."""
+
+    folder: Folder
+    ledger: Ledger
+    manifest: dict[str, Any]
+
+    @classmethod
+    def read(cls, folder: Folder) -> Begun:
+        return cls(folder, folder.ledger(), folder.read_manifest() or {})
+
+    @property
+    def scored(self) -> bool:
+        return bool(self.manifest and self.ledger.rows(SCORES))
+
+    @property
+    def translated(self) -> bool:
+        return bool(self.manifest and self.ledger.rows(TRANSLATIONS))
+
+    def known_shards(self) -> dict[str, Shard]:
+        """Shards that were read with the columns of today's spec: the scores pin them."""
+        return known_shards(self.manifest) if self.scored else {}
+
+    def unreadable(self) -> dict[str, str]:
+        """Shards that the scores were made without, whatever became of their files."""
+        return dict(self.manifest["unreadable"]) if self.scored else {}
+
+    def check(
+        self,
+        shards: list[Shard],
+        unreadable: Mapping[str, str],
+        fingerprints: Mapping[str, Mapping[str, Any]],
+        bars: Bars,
+    ) -> None:
+        """Raises OutputError or InputChanged if committed work was made from something else."""
+        if self.scored:
+            check_scored(self.manifest, shards, unreadable)
+            check_stage(self.folder.root, "scores", self.manifest, fingerprints)
+            if told := changed_versions(self.manifest):
+                bars.warn(f"this job was begun with other versions ({told}); committed rows stay as they are")
+        if self.translated:
+            check_stage(self.folder.root, "translations", self.manifest, fingerprints)
+
+    def keep(self, now: dict[str, Any]) -> dict[str, Any]:
+        """The manifest to have on record: today's, but for what committed work was made from."""
+        if not self.scored:
+            return now
+        kept = ["scores", "translations"] if self.translated else ["scores"]
+        before = self.manifest["fingerprints"]
+        fingerprints = now["fingerprints"] | {stage: before[stage] for stage in kept}
+        return now | {"fingerprints": fingerprints, "versions": self.manifest["versions"]}
 
 
 def check_output(folder: Folder, spec: JobSpec) -> None:
@@ -207,25 +272,6 @@ def check_output(folder: Folder, spec: JobSpec) -> None:
             f"output.uri {root}: not empty, and not a job's folder (no {WORK}/). "
             "Give an empty or new folder; nothing was touched"
         )
-
-
-def _check(
-    folder: Folder,
-    ledger: Ledger,
-    before: Mapping[str, Any],
-    shards: list[Shard],
-    unreadable: Mapping[str, str],
-    fingerprints: Mapping[str, Mapping[str, Any]],
-    bars: Bars,
-) -> None:
-    """Check an existing job against what it is asked to go on with."""
-    if ledger.rows(SCORES):
-        check_scored(before, shards, unreadable)
-        check_stage(folder.root, "scores", before, fingerprints)
-        if told := changed_versions(before):
-            bars.warn(f"this job was begun with other versions ({told}); its committed rows stay as they are")
-    if ledger.rows(TRANSLATIONS):
-        check_stage(folder.root, "translations", before, fingerprints)
 
 
 def _prepare(folder: Folder, ledger: Ledger) -> None:

@@ -37,6 +37,9 @@ class FakeEngine:
     def opened(self, folder: Any) -> Iterator["FakeEngine"]:
         yield self
 
+    def check_fit(self, together: Sequence[Any]) -> list[str]:
+        return []
+
     def has_room_for(self, pools: Sequence[Any]) -> bool:
         return self.room
 

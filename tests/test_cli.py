@@ -95,6 +95,30 @@ def test_wrong_usage_ends_with_two_and_a_message(tmp_path, arguments, message):
     assert not (tmp_path / "runs").exists()
 
 
+def test_names_are_shown_as_they_are(tmp_path, make_spec, corpus):
+    (corpus / "x[").mkdir()
+    (corpus / "x[" / "bold].parquet").write_bytes(b"rubbish")
+    answer = routelmt("run", str(make_spec()), "--dry-run")
+    assert answer.returncode == 0, answer.stderr
+    assert "x[/bold].parquet" in answer.stdout
+
+
+def test_a_dry_run_checks_the_job_that_is_there(tmp_path, make_spec):
+    from rich.console import Console
+
+    from routelmt_batch import job
+    from routelmt_batch.progress import Bars
+    from routelmt_batch.spec_file import load
+    from tests.fake_engine import FakeEngine
+
+    spec = make_spec()
+    engine = FakeEngine(tmp_path / "log")
+    job.run(load(spec), job.Options(), Bars(Console(quiet=True), quiet=True), engine.opened)
+    assert "finished" in routelmt("run", str(spec), "--dry-run").stdout
+    answer = routelmt("run", str(spec), "--dry-run", "--budget", "0.9")
+    assert answer.returncode == 2 and "frozen at budget.fraction 0.3" in answer.stderr
+
+
 def test_report_tells_where_an_unfinished_job_stands(tmp_path, make_spec):
     from rich.console import Console
 

@@ -35,7 +35,13 @@ def test_a_bare_off_is_a_word(tmp_path, make_spec):
 def test_norwegian_and_empty_sections(make_spec):
     path = make_spec()
     path.write_text(path.read_text() + "\nrun:\nguard:\n")
-    assert load(path, ["input.target_lang=no"]).input.target_lang == "no"
+    spec = load(path, ["input.target_lang=no", "run.retries=1"])
+    assert (spec.input.target_lang, spec.run.retries) == ("no", 1)
+
+
+def test_a_free_engine_setting_keeps_its_type(make_spec):
+    spec = load(make_spec(), ["models.small.engine.gpu_memory_utilization=0.5"])
+    assert spec.models.small.engine["gpu_memory_utilization"] == 0.5
 
 
 @pytest.mark.parametrize("text", ["0.29", "0", "1", "1e-9", "0.30"])
@@ -50,7 +56,7 @@ def test_a_fraction_keeps_its_decimals(make_spec, text):
         (["budgt.fraction=0.3"], "budgt: unknown key; did you mean 'budget'?"),
         (["budget.fractoin=0.3"], "budget.fractoin: unknown key; did you mean 'fraction'?"),
         (["models.large.replica=2"], "models.large.replica: unknown key; did you mean 'replicas'?"),
-        (["budget.fraction=1.5"], "budget.fraction: '1.5': Input should be less than or equal to 1"),
+        (["budget.fraction=1.5"], "budget.fraction: 1.5: Input should be less than or equal to 1"),
         (["budget.fraction=-0.1"], "greater than or equal to 0"),
         (["budget.fraction=nan"], "budget.fraction"),
         (["budget.fraction=third"], "give a number between 0 and 1"),

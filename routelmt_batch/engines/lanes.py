@@ -6,7 +6,7 @@ units go in and only receipts come back. It knows no engine.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -67,6 +67,11 @@ class Engine(Protocol):
     """Runs lanes together, as one pass, and yields receipts as parts are written."""
 
     def run(self, lanes: Sequence[Lane]) -> Iterable[Receipt]: ...
+
+    def check_fit(self, together: Sequence[Mapping[str, Pool]]) -> list[str]:
+        """Refuse pools (by label, in groups that run at once) that this machine can never hold; of a
+        cluster, which may grow, say so."""
+        ...
 
     def has_room_for(self, pools: Sequence[Pool]) -> bool:
         """Whether engines of all the pools fit side by side."""

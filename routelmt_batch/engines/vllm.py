@@ -6,7 +6,7 @@ CPU and GPU go through the same processors; only resources and a few engine sett
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -54,8 +54,7 @@ class VllmEngine:
             EngineError: an engine did not start, or died more often than it is restarted.
         """
         self.session.start()
-        if self.session.local:
-            self._check_fit(lanes)
+        self.check_fit([{lane.label: lane.pool for lane in lanes}])
         datasets = [self._dataset(lane) for lane in lanes]
         self.session.take_signals()  # building a processor calls ray.init
         whole = datasets[0].union(*datasets[1:]) if len(datasets) > 1 else datasets[0]
@@ -64,20 +63,32 @@ class VllmEngine:
                 for receipt in batch.column("receipt").to_pylist():
                     yield pickle.loads(receipt)
 
-    def _check_fit(self, lanes: Sequence[Lane]) -> None:
-        """Refuse what this machine can never hold; Ray would wait for it in silence."""
-        for name in ("GPU", "CPU"):
-            needs = {
-                lane.label: lane.pool.replicas * sum(b.get(name, 0) for b in self.bundles(lane.pool))
-                for lane in lanes
-            }
-            has = self.session.resource(name)
-            if sum(needs.values()) > has:
+    def check_fit(self, together: Sequence[Mapping[str, Pool]]) -> list[str]:
+        """See Engine. Ray would wait for resources in silence.
+
+        Raises:
+            UsageError: a local Ray lacks GPUs or CPUs for pools that run at once.
+        """
+        warnings = []
+        for pools in together:
+            for name in ("GPU", "CPU"):
+                needs = {
+                    label: pool.replicas * sum(bundle.get(name, 0) for bundle in self.bundles(pool))
+                    for label, pool in pools.items()
+                }
+                has = self.session.resource(name)
+                if sum(needs.values()) <= has:
+                    continue
                 told = ", ".join(f"{label} {need:g}" for label, need in needs.items())
-                raise UsageError(
-                    f"{name}s needed: {told}; this machine has {has:g}. Set replicas, gpus or cpus of the "
-                    "pools lower, or give a cluster with --address"
+                if self.session.local:
+                    raise UsageError(
+                        f"{name}s needed: {told}; this machine has {has:g}. Set replicas, gpus or cpus of "
+                        "the pools lower, or give a cluster with --address"
+                    )
+                warnings.append(
+                    f"{name}s needed: {told}; the cluster has {has:g} now, and the job waits for more"
                 )
+        return warnings
 
     def _dataset(self, lane: Lane) -> Dataset:
         import ray.data

@@ -22,14 +22,14 @@ import pyarrow.parquet as pq
 
 from routelmt_batch.atomic import sha256, write_json, write_text
 from routelmt_batch.errors import OutputError, RoutelmtError
-from routelmt_batch.ledger import SCORES, TRANSLATIONS, read_rows
+from routelmt_batch.ledger import SCORES, TRANSLATIONS, Ledger, read_rows
 from routelmt_batch.rows import SCORES as SCHEMA
 from routelmt_batch.rows import SKIP_REASONS
 from routelmt_batch.selection import Cut, Gains, count, cuts
 from routelmt_batch.spec import Budget
 from routelmt_batch.stages.passes import record_time
 from routelmt_batch.units import Unit
-from routelmt_batch.workspace import Workspace
+from routelmt_batch.workspace import Folder, Workspace
 
 WHAT_IF = tuple(Decimal(step) / 20 for step in range(1, 21))
 
@@ -86,19 +86,12 @@ def allocate(workspace: Workspace) -> Plan:
         OutputError: translations were made under another budget.
     """
     path, budget, ledger = workspace.folder.plan, workspace.spec.budget, workspace.ledger
-    asked = (budget.fraction, budget.min_gain)
-    frozen = next(reversed(list(ledger.events_of("plan"))), None)
+    refuse_other_budget(workspace.folder, ledger, budget)
+    frozen = last_plan(ledger)
     if path.exists() and frozen and sha256(path) == frozen["sha256"]:
         plan = read_plan(path)
-        if (plan.fraction, plan.min_gain) == asked:
+        if (plan.fraction, plan.min_gain) == (budget.fraction, budget.min_gain):
             return plan
-    translated = ledger.rows(TRANSLATIONS)
-    if frozen and translated and (Decimal(frozen["fraction"]), frozen["min_gain"]) != asked:
-        raise OutputError(
-            f"{workspace.folder.root}: its plan is frozen at budget.fraction {frozen['fraction']}, "
-            f"min_gain {frozen['min_gain']}, and rows are translated under it; asked for now: "
-            f"{budget.fraction}, {budget.min_gain}. Give the same budget, or another --output"
-        )
     started = time.time()
     plan = make_plan(workspace, budget)
     write_text(workspace.folder.spec, workspace.spec.dump(), "spec")  # the one that the plan is of
@@ -106,6 +99,24 @@ def allocate(workspace: Workspace) -> Plan:
     ledger.record("plan", fraction=str(plan.fraction), min_gain=plan.min_gain, sha256=sha256(path))
     record_time(ledger, "allocate", workspace.rows, started)
     return plan
+
+
+def last_plan(ledger: Ledger) -> dict[str, Any] | None:
+    """The ledger's line of the plan that stands."""
+    return next(reversed(list(ledger.events_of("plan"))), None)
+
+
+def refuse_other_budget(folder: Folder, ledger: Ledger, budget: Budget) -> None:
+    """Raises OutputError if rows were translated, or the job was finished, under another budget."""
+    frozen = last_plan(ledger)
+    if not frozen or not (ledger.rows(TRANSLATIONS) or folder.success.exists()):
+        return
+    if (Decimal(frozen["fraction"]), frozen["min_gain"]) != (budget.fraction, budget.min_gain):
+        raise OutputError(
+            f"{folder.root}: its plan is frozen at budget.fraction {frozen['fraction']}, "
+            f"min_gain {frozen['min_gain']}, and rows are translated under it; asked for now: "
+            f"{budget.fraction}, {budget.min_gain}. Give the same budget, or another --output"
+        )
 
 
 def make_plan(workspace: Workspace, budget: Budget) -> Plan:

@@ -164,6 +164,72 @@ def test_a_refused_budget_leaves_the_record_as_it_is(make_spec, tmp_path, engine
     assert {name: (tmp_path / "out/_job" / name).read_bytes() for name in names} == before
 
 
+def test_a_finished_job_without_translations_keeps_its_budget_too(make_spec, corpus, tmp_path, engine):
+    for path in corpus.rglob("*.parquet"):
+        write_shard(path, ["", None])
+    run(make_spec(), engine)
+    with pytest.raises(OutputError, match="frozen at"):
+        run(make_spec(budget__fraction=0.9), engine)
+    assert not run(make_spec(), engine).new
+
+
+def test_models_may_change_until_the_first_translation_and_not_after(make_spec, corpus, tmp_path, engine):
+    job.plan(load(make_spec()), job.Options(), BARS, engine.opened)
+    changed = ("models.large.dtype=float32",)
+
+    def stop(label, row):
+        if label == "small":
+            raise OSError("stopped on the way")
+        return ""
+
+    engine.fails = stop
+    with pytest.raises(OSError, match="stopped"):
+        run(make_spec(), engine, changed)
+    engine.fails = lambda label, row: ""
+    with pytest.raises(OutputError, match=r"models\.large\.dtype: was 'float32', is 'bfloat16'"):
+        run(make_spec(), engine)
+    run(make_spec(), engine, changed)
+    oracle.check(tmp_path / "out", corpus, "0.3")
+
+
+def test_two_starts_of_a_new_job_cannot_both_have_it(make_spec, corpus, tmp_path, engine, monkeypatch):
+    from routelmt_batch import workspace
+
+    usual = workspace.find_input
+
+    def slow(*args):
+        monkeypatch.setattr(workspace, "find_input", usual)
+        job.plan(load(make_spec()), job.Options(), BARS, engine.opened)  # another start is quicker
+        return usual(*args)
+
+    monkeypatch.setattr(workspace, "find_input", slow)
+    with pytest.raises(OutputError, match="another run began this job a moment ago"):
+        run(make_spec(), engine)
+    run(make_spec(), engine)
+    oracle.check(tmp_path / "out", corpus, "0.3")
+
+
+def test_columns_may_be_mended_before_the_first_score(make_spec, corpus, tmp_path, engine):
+    engine.fails = lambda label, row: "engine_error"
+    with pytest.raises(RoutelmtError):
+        run(make_spec(run__part_rows=100), engine)
+    engine.fails = lambda label, row: ""
+    with pytest.raises(InputError, match="column 'id' .* is int64, not string"):
+        run(make_spec(input__columns__source="id"), engine)
+
+
+def test_a_limit_makes_up_for_a_shard_that_cannot_be_read(make_spec, corpus, tmp_path, engine):
+    rotten = bytearray((corpus / "a.parquet").read_bytes())
+    rotten[40:400] = b"\x99" * 360
+    (corpus / "a.parquet").write_bytes(rotten)
+    report = run(make_spec(), engine, limit=10).report
+    assert set(report["unreadable"]) == {"a.parquet"} and report["rows"] == 10
+    (corpus / "a.parquet").unlink()
+    (tmp_path / "out/_SUCCESS").unlink()
+    again = run(make_spec(), engine, limit=10).report
+    assert set(again["unreadable"]) == {"a.parquet"}, "the loss stays on record"
+
+
 def test_a_lost_plan_is_made_again_for_its_budget_alone(make_spec, corpus, tmp_path, engine):
     run(make_spec(), engine)
     plan = (tmp_path / "out/_job/plan/plan.json").read_bytes()
