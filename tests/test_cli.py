@@ -141,6 +141,19 @@ def test_report_tells_where_an_unfinished_job_stands(tmp_path, make_spec):
     assert "6 skipped" in routelmt("report", str(tmp_path / "out")).stdout
 
 
+def test_an_address_where_nothing_answers_is_told_at_once(tmp_path, make_spec):
+    import socket
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    started = time.monotonic()
+    answer = routelmt("run", str(make_spec()), "--address", address)
+    assert answer.returncode == 2, answer.stderr
+    assert f"--address {address}: nothing answers there" in answer.stderr
+    assert time.monotonic() - started < 30
+
+
 def test_corpus_text_stays_out_of_messages(tmp_path, make_spec, corpus):
     write_shard(corpus / "z.parquet", ["SECRETWORD " * 5])
     (corpus / "y.parquet").write_bytes((corpus / "z.parquet").read_bytes()[:-9])

@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import shutil
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -26,6 +27,7 @@ NO_TELEMETRY = {
 # An engine whose process dies is started again this often for the rows it held.
 RESTARTS = 2
 _ENGINE_MARK = b"EngineActor"
+_CONNECT_S = 5.0
 _OBJECT_STORE_BYTES = 512 << 20
 # A log line that says what went wrong: an exception's last line, as Python prints it.
 _FAULT = re.compile(r"[\w.]*(?:Error|Exception)\b: ")
@@ -76,6 +78,9 @@ class Session:
         self._started_at = time.time()
         # Before Ray is imported; a local Ray's processes inherit it.
         os.environ.update(NO_TELEMETRY)
+        if not self.local:
+            _check_answers(self.address or "")
+            _use_token()
         os.environ.setdefault("RAY_process_group_cleanup_enabled", "1")
         if not self.verbose:
             self._open.enter_context(_to_file(self.log_folder / "driver.log"))
@@ -90,7 +95,8 @@ class Session:
                 self._join()
             except (ConnectionError, ValueError, RuntimeError) as error:
                 raise UsageError(
-                    f"--address {self.address}: no Ray cluster answers there ({_last(str(error))})"
+                    f"--address {self.address}: no Ray cluster lets this job in ({_last(str(error))}). If "
+                    "it asks for a token, put the head's into ~/.ray/auth_token or RAY_AUTH_TOKEN"
                     if not self.local
                     else f"Ray did not start: {_last(str(error))}; `routelmt-batch doctor` looks why"
                 ) from None
@@ -199,6 +205,25 @@ class Session:
         for log in self._engine_logs():
             with contextlib.suppress(OSError):
                 shutil.copyfile(log, self.log_folder / f"engine-{log.stem[-16:]}{log.suffix}")
+
+
+def _check_answers(address: str) -> None:
+    """Raises UsageError if nothing listens at host:port; Ray itself would try for ten minutes."""
+    host, colon, port = address.rpartition(":")
+    if not colon or not port.isdigit() or "://" in address:
+        return  # `auto` and other schemes are Ray's to resolve
+    try:
+        socket.create_connection((host, int(port)), timeout=_CONNECT_S).close()
+    except OSError as error:
+        raise UsageError(f"--address {address}: nothing answers there ({error})") from None
+
+
+def _use_token() -> None:
+    """Join with the token that is there. Ray 2.60 starts clusters with tokens on, but a driver that
+    joins one sends its token only when told to."""
+    places = (os.environ.get("RAY_AUTH_TOKEN_PATH"), str(Path.home() / ".ray" / "auth_token"))
+    if os.environ.get("RAY_AUTH_TOKEN") or any(place and Path(place).is_file() for place in places):
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 
 @contextlib.contextmanager
