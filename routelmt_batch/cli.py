@@ -14,6 +14,18 @@ import typer
 
 from routelmt_batch import __version__
 from routelmt_batch.errors import Interrupted, OutputError, RoutelmtError
+from routelmt_batch.learning import cli as learning
+from routelmt_batch.options import (
+    AddressOption,
+    BudgetOption,
+    LimitOption,
+    OutputOption,
+    SetOption,
+    ShardsOption,
+    SpecPath,
+    VerboseOption,
+    logs_of,
+)
 from routelmt_batch.progress import Bars, stderr_console
 
 app = typer.Typer(
@@ -26,32 +38,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-SpecPath = Annotated[str, typer.Argument(metavar="SPEC", help="Job spec, a YAML file.")]
-BudgetOption = Annotated[
-    str | None,
-    typer.Option("--budget", metavar="P", help="Fraction of rows for the large model; budget.fraction."),
-]
-OutputOption = Annotated[
-    str | None, typer.Option("--output", metavar="URI", help="Output folder; output.uri.")
-]
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Set a key of the spec; may be given again."),
-]
-LimitOption = Annotated[
-    int | None, typer.Option("--limit", metavar="N", min=1, help="Only the first N rows of the input.")
-]
-ShardsOption = Annotated[
-    str | None, typer.Option("--shards", metavar="GLOB", help="Only shards whose name matches.")
-]
-AddressOption = Annotated[
-    str | None,
-    typer.Option("--address", metavar="RAY", help="Ray cluster to run on; default: this machine."),
-]
-VerboseOption = Annotated[
-    bool, typer.Option("--verbose", help="Show what Ray and vLLM print, instead of logging it.")
-]
 
 
 def main() -> None:
@@ -99,6 +85,17 @@ def run(
     spec: SpecPath,
     budget: BudgetOption = None,
     output: OutputOption = None,
+    threshold: Annotated[
+        str | None,
+        typer.Option(
+            "--threshold",
+            metavar="SCORE",
+            help="Route rows that score at least this, or `calibrated`: no global selection.",
+        ),
+    ] = None,
+    cap: Annotated[
+        str | None, typer.Option("--cap", metavar="P", help="With --threshold: at most this fraction.")
+    ] = None,
     settings: SetOption = None,
     limit: LimitOption = None,
     shards: ShardsOption = None,
@@ -120,13 +117,20 @@ def run(
     from routelmt_batch.stages.report import exit_code
 
     job.stop_on_signals()
-    job_spec = load(spec, settings or (), budget_fraction=budget, output_uri=output)
+    job_spec = load(
+        spec,
+        settings or (),
+        budget_fraction=budget,
+        budget_threshold=threshold,
+        budget_cap=cap,
+        output_uri=output,
+    )
     console = stderr_console()
     if dry_run:
         show.console().print(show.checked(job.check(job_spec, shards, limit, Bars(console))))
         return
     options = job.Options(limit, shards, retry_failed, address, verbose)
-    console.print(f"{job_spec.name}: {job_spec.output.uri} (logs: {_logs(job_spec.output.uri)})")
+    console.print(f"{job_spec.name}: {job_spec.output.uri} (logs: {logs_of(job_spec.output.uri)})")
     outcome = job.run(job_spec, options, Bars(console), partial(job.vllm_engine, options=options))
     if not outcome.new:
         console.print("this job is finished; nothing to do. Its report:")
@@ -205,7 +209,4 @@ def init(
     typer.echo(f"wrote {path}; edit it, then: routelmt-batch run {path} --dry-run")
 
 
-def _logs(output: str) -> Path:
-    from routelmt_batch.workspace import Folder
-
-    return Folder(Path(output)).logs
+learning.add_to(app)

@@ -15,26 +15,18 @@ from typing import Any
 from routelmt_batch.engines.lanes import Engine
 from routelmt_batch.errors import Interrupted
 from routelmt_batch.ledger import SCORES, TRANSLATIONS, is_held
-from routelmt_batch.manifest import stage_fingerprints
 from routelmt_batch.progress import Bars
 from routelmt_batch.rows import LARGE, SMALL
 from routelmt_batch.spec import JobSpec
 from routelmt_batch.stages.allocate import WhatIf, allocate, places, read_plan, refuse_other_budget, what_if
-from routelmt_batch.stages.assemble import assemble, standing_outputs
+from routelmt_batch.stages.assemble import assemble
+from routelmt_batch.stages.outputs import standing_outputs
+from routelmt_batch.stages.recipe import Job, JobRecipe, check_models, threshold
 from routelmt_batch.stages.report import report
 from routelmt_batch.stages.score import score
 from routelmt_batch.stages.translate import reopen_failed, share, translate
 from routelmt_batch.units import units
-from routelmt_batch.workspace import (
-    Begun,
-    Folder,
-    Workspace,
-    check_models,
-    check_output,
-    find_input,
-    is_whole,
-    open_workspace,
-)
+from routelmt_batch.workspace import Begun, Folder, check_output, find_input, is_whole, open_workspace
 
 
 @dataclass(frozen=True)
@@ -67,7 +59,7 @@ def run(spec: JobSpec, options: Options, bars: Bars, open_engine: OpenEngine) ->
         RoutelmtError: see errors; what is committed stays, and the same command goes on.
     """
     with (
-        open_workspace(spec, options.shards, options.limit, bars) as workspace,
+        open_workspace(spec, options.shards, options.limit, bars, check_models) as workspace,
         open_engine(workspace.folder) as engine,
     ):
         done = finished(workspace.folder)
@@ -84,7 +76,7 @@ def run(spec: JobSpec, options: Options, bars: Bars, open_engine: OpenEngine) ->
         return Outcome(report(workspace, plan), new=True)
 
 
-def _check_fit(workspace: Workspace, engine: Engine, bars: Bars) -> None:
+def _check_fit(workspace: Job, engine: Engine, bars: Bars) -> None:
     """Before a new job pays for its scores: could its pools ever run?"""
     spec = workspace.spec
     if workspace.ledger.rows(SCORES) >= workspace.rows:
@@ -97,7 +89,7 @@ def _check_fit(workspace: Workspace, engine: Engine, bars: Bars) -> None:
 
 def plan(spec: JobSpec, options: Options, bars: Bars, open_engine: OpenEngine) -> list[WhatIf]:
     """Score, and say what each budget would buy; nothing is frozen but the scores."""
-    with open_workspace(spec, options.shards, options.limit, bars) as workspace:
+    with open_workspace(spec, options.shards, options.limit, bars, check_models) as workspace:
         if workspace.ledger.rows(SCORES) < workspace.rows:
             with open_engine(workspace.folder) as engine:
                 score(workspace, engine, bars)
@@ -112,22 +104,31 @@ def check(spec: JobSpec, only: str | None, limit: int | None, bars: Bars) -> dic
     """
     folder = Folder(Path(spec.output.uri))
     check_output(folder, spec)
-    card = check_models(spec)
+    recipe = check_models(spec)
     begun = Begun.read(folder)
     shards, unreadable = find_input(spec, only, limit, begun.known_shards(), bars)
-    begun.check(shards, unreadable, stage_fingerprints(spec, card, shards, limit), bars)
+    begun.check(shards, unreadable, recipe.fingerprints(shards, limit), bars)
     refuse_other_budget(folder, begun.ledger, spec.budget)
     rows = sum(unit.rows for unit in units(shards, limit))
     return {
-        "input": f"{rows:,} rows in {len(shards):,} shards of {spec.input.uri}",
+        "input": f"{rows:,} rows in {len(shards):,} shards of {', '.join(spec.input.uris)}",
         **{f"unreadable {name}": reason for name, reason in unreadable.items()},
         "small": spec.models.small.source,
         "large": spec.models.large.source,
-        "router": f"{spec.router.source} (gain in {card.metric.name}, {', '.join(card.directions)})",
-        "budget": f"{spec.budget.fraction}: at most {places(spec.budget.fraction, rows):,} rows to large",
+        "router": recipe.router.describe(),
+        "budget": _budget(recipe, rows),
         "longest prompt": f"{spec.prompt_limit_tokens} tokens",
         "output": f"{spec.output.uri} ({_state(folder, begun)})",
     }
+
+
+def _budget(recipe: JobRecipe, rows: int) -> str:
+    budget = recipe.spec.budget
+    at_least = threshold(recipe.spec, recipe.router)
+    if at_least is None:
+        return f"{budget.fraction}: at most {places(budget.fraction, rows):,} rows to large"
+    cap = "" if budget.cap is None else f", at most {places(budget.cap, rows):,}"
+    return f"rows with a score of at least {at_least:g} to large{cap}"
 
 
 def _state(folder: Folder, begun: Begun) -> str:

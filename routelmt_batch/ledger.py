@@ -28,6 +28,8 @@ from routelmt_batch.failpoints import reach
 
 SCORES = "scores"
 TRANSLATIONS = "translations"
+QUALITY = "quality"
+STAGES = (SCORES, TRANSLATIONS, QUALITY)
 _PATIENCE_S = 1.0
 
 
@@ -97,7 +99,7 @@ class Ledger:
 
     def sweep(self) -> None:
         """Remove what a crash left: parts that were written and never committed."""
-        for stage in (SCORES, TRANSLATIONS):
+        for stage in STAGES:
             names = {entry.part for entry in self.parts[stage]}
             for path in (self.folder / stage).glob("*"):
                 if path.name not in names:

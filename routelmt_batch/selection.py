@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 Keys = npt.NDArray[np.uint32]
 _DIGIT_BITS = 16
+_BEYOND = 1 << 62  # past every rank and row
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,12 @@ class Cut:
     key: int
     rank: int
     row: int
+
+    @classmethod
+    def at_least(cls, gain: float) -> Cut:
+        """The cut that lets in every row with at least this gain (as float32), wherever it lies."""
+        (key,) = order_key(np.array([gain], np.float32))
+        return cls(int(key), _BEYOND, _BEYOND)
 
     @property
     def gain(self) -> float:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import fnmatch
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -40,6 +40,21 @@ class Shard:
         return self.name.encode()
 
 
+def discover_all(uris: Sequence[str], only: str | None = None) -> list[tuple[str, Path]]:
+    """discover, of one or several; of several, names begin with their place: `0/`, `1/`.
+
+    Raises:
+        InputError: see discover.
+    """
+    if len(uris) == 1:
+        return discover(uris[0], only)
+    width = len(str(len(uris) - 1))
+    found = [
+        (f"{place:0{width}}/{name}", path) for place, uri in enumerate(uris) for name, path in discover(uri)
+    ]
+    return _only(found, only)
+
+
 def discover(uri: str, only: str | None = None) -> list[tuple[str, Path]]:
     """(name, path) of every Parquet file of a folder, a glob or a single file, in name order.
 
@@ -67,12 +82,17 @@ def discover(uri: str, only: str | None = None) -> list[tuple[str, Path]]:
             shards.append((name.as_posix(), file))
     if not shards:
         raise InputError(f"input.uri {uri}: no Parquet shards there (*.parquet, folders included)")
-    if only is not None:
+    return sorted(_only(shards, only), key=lambda shard: shard[0].encode())
+
+
+def _only(shards: list[tuple[str, Path]], only: str | None) -> list[tuple[str, Path]]:
+    if only is None:
+        return shards
+    wanted = [(name, file) for name, file in shards if fnmatch.fnmatchcase(name, only)]
+    if not wanted:
         names = [name for name, _ in shards]
-        shards = [(name, file) for name, file in shards if fnmatch.fnmatchcase(name, only)]
-        if not shards:
-            raise InputError(f"--shards {only}: matches none of {len(names)} shards{near(only, names)}")
-    return sorted(shards, key=lambda shard: shard[0].encode())
+        raise InputError(f"--shards {only}: matches none of {len(names)} shards{near(only, names)}")
+    return wanted
 
 
 def _is_utf8(name: str) -> bool:
@@ -105,11 +125,14 @@ def inspect(
     spec: Input,
     known: Mapping[str, Shard] | None = None,
     advance: Callable[[int], None] = lambda shards: None,
+    also: Sequence[str] = (),
+    added: Sequence[str] = OUTPUT_NAMES,
 ) -> tuple[list[Shard], dict[str, str]]:
     """Read every shard once, whole: its hash, its columns, and that every page and text decodes.
 
     A broken file is then known before any model starts. A shard of `known` (by name) whose size and
-    modification time are the same is not read again.
+    modification time are the same is not read again. `also` names spec keys of further text columns
+    (`reference`), `added` the columns that the job adds and a shard must not have.
 
     Returns:
         The readable shards in name order, and the reason of each unreadable one by name.
@@ -120,7 +143,10 @@ def inspect(
     shards, unreadable = [], {}
     known = known or {}
     with each(
-        lambda item, stop: _inspect(item[0], item[1], spec, known.get(item[0]), stop), found
+        lambda item, stop: _inspect(
+            item[0], item[1], text_columns(spec, also), added, known.get(item[0]), stop
+        ),
+        found,
     ) as outcomes:
         for (name, _), outcome in zip(found, outcomes, strict=True):
             if isinstance(outcome, Shard):
@@ -131,19 +157,20 @@ def inspect(
     return shards, unreadable
 
 
-def _inspect(name: str, path: Path, spec: Input, known: Shard | None, stop: Stop) -> Shard | str:
+def _inspect(
+    name: str, path: Path, texts: Mapping[str, str], added: Sequence[str], known: Shard | None, stop: Stop
+) -> Shard | str:
     try:
         stat = path.stat()
         if known and (known.size_bytes, known.mtime_ns) == (stat.st_size, stat.st_mtime_ns):
             return replace(known, path=str(path))
         with pq.ParquetFile(path) as file:
-            check_columns(name, file.schema_arrow, spec)
-            texts = set(file.schema_arrow.names) & set(text_columns(spec))
+            check_columns(name, file.schema_arrow, texts, added)
             rows = tuple(file.metadata.row_group(group).num_rows for group in range(file.num_row_groups))
             for group in range(file.num_row_groups):
                 for batch in file.iter_batches(READ_ROWS, row_groups=[group]):
                     stop()
-                    for column in texts:
+                    for column in texts.values():
                         batch.column(column).validate(full=True)  # UTF-8, too
         digest = sha256(path, stop)
         return Shard(name, str(path), sum(rows), stat.st_size, digest, rows, stat.st_mtime_ns)
@@ -151,34 +178,27 @@ def _inspect(name: str, path: Path, spec: Input, known: Shard | None, stop: Stop
         return " ".join(str(error).split())[:300]
 
 
-def text_columns(spec: Input) -> list[str]:
-    """The columns that a pass reads: the text, and the languages that are not constants."""
-    constants = {spec.columns.source_lang: spec.source_lang, spec.columns.target_lang: spec.target_lang}
-    return [spec.columns.source] + [name for name, constant in constants.items() if constant is None]
+def text_columns(spec: Input, also: Sequence[str] = ()) -> dict[str, str]:
+    """The columns that a pass reads, by spec key: the text, languages that are no constants, others."""
+    languages = {"source_lang": spec.source_lang, "target_lang": spec.target_lang}
+    keys = ["source", *(key for key, constant in languages.items() if constant is None), *also]
+    return {key: getattr(spec.columns, key) for key in keys}
 
 
-def check_columns(name: str, schema: pa.Schema, spec: Input) -> None:
+def check_columns(name: str, schema: pa.Schema, texts: Mapping[str, str], added: Sequence[str]) -> None:
     """Raises InputError if a shard's schema does not fit the spec."""
-    columns = spec.columns
-    for key, constant in (
-        ("source", None),
-        ("source_lang", spec.source_lang),
-        ("target_lang", spec.target_lang),
-    ):
-        column = getattr(columns, key)
-        if constant is not None:
-            continue
+    for key, column in texts.items():
         if column not in schema.names:
-            also = "" if key == "source" else f", or give a constant as input.{key}"
+            constant = f", or give a constant as input.{key}" if key.endswith("_lang") else ""
             raise InputError(
                 f"{name}: no column {column!r} (input.columns.{key}){near(column, schema.names)}; "
-                f"it has {', '.join(schema.names) or 'no columns'}. Name the right one{also}"
+                f"it has {', '.join(schema.names) or 'no columns'}. Name the right one{constant}"
             )
         kind = schema.field(column).type
         if not is_text(kind):
             raise InputError(f"{name}: column {column!r} (input.columns.{key}) is {kind}, not string")
     for column in schema.names:
-        if column in OUTPUT_NAMES:
+        if column in added:
             raise InputError(
                 f"{name}: has a column {column!r}, which is the name of an output column: rename it"
             )

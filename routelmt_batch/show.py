@@ -10,6 +10,7 @@ from rich.console import Console, Group
 from rich.table import Table
 
 from routelmt_batch.doctor import Finding
+from routelmt_batch.routers.card import Calibration
 from routelmt_batch.rows import LARGE, SMALL
 from routelmt_batch.stages.allocate import WhatIf
 
@@ -77,6 +78,43 @@ def job(report: Mapping[str, Any]) -> Group:
             f"{line['rows_per_second']:,.0f}",
         )
     return Group(rows, routes, directions, passes)
+
+
+def labels(report: Mapping[str, Any]) -> Group:
+    """A label job: how many rows have a gain, why others have none, means by direction."""
+    rows = _table(report["name"], "")
+    rows.add_row(
+        "rows", f"{report['rows']:,} in {report['shards']:,} shards, {report['labelled']:,} labelled"
+    )
+    rows.add_row("unlabelled", _counts(report["unlabelled"]) or "none")
+    rows.add_row("metric", report["signature"]["metric"]["signature"])
+    for name, reason in report["unreadable"].items():
+        rows.add_row("unreadable", f"{name}: {reason}")
+    means = _table("direction", "labelled", "small", "large", "gain", "st. dev.")
+    for name, part in [*report["direction"].items(), ("all", report["overall"])]:
+        values = (
+            part.get(key) for key in ("quality_small", "quality_large", "gain", "gain_standard_deviation")
+        )
+        means.add_row(name, f"{part['labelled']:,}", *map(_number, values))
+    return Group(rows, means)
+
+
+def training(report: Mapping[str, Any]) -> Table:
+    """A trained router on its held-out rows."""
+    table = _table("held out", "rows", "R2", "MAE", "Pearson", "Spearman", "calibration error")
+    held_out = report["held_out"]
+    for name, part in [("overall", held_out["overall"]), *held_out["directions"].items()]:
+        values = (part[key] for key in ("r2", "mae", "pearson", "spearman", "expected_calibration_error"))
+        table.add_row(name, f"{part['rows']:,}", *("-" if v is None else f"{v:.3f}" for v in values))
+    return table
+
+
+def calibration(found: Calibration) -> Table:
+    """Thresholds, and what share of a job's rows will reach them."""
+    table = _table("fraction", "threshold", f"realised in {found.traffic_rows:,} rows (95%)")
+    for fraction, threshold in found.thresholds.items():
+        table.add_row(fraction, f"{threshold.value:.3f}", f"{threshold.low:.4f} to {threshold.high:.4f}")
+    return table
 
 
 def standing(state: Mapping[str, Any]) -> Group:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 from decimal import Decimal, InvalidOperation
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from routelmt_batch.prompts import LANGUAGES, LMT_TEMPLATE
-from routelmt_batch.rows import OUTPUT_NAMES
+from routelmt_batch.routers.kinds import KINDS, SMALL_MODEL
+from routelmt_batch.rows import LABEL_NAMES, OUTPUT_NAMES
 
 # Engine arguments that have a key of their own in the spec, or that the passes depend on.
 OWN_ENGINE_KEYS = {
@@ -78,10 +79,17 @@ class Columns(Part):
 
 
 class Input(Part):
-    uri: Uri
+    """`uri` is a folder, a glob or a file, or a list of these: then shards are named by their place
+    in the list, `0/...`, `1/...`."""
+
+    uri: Uri | Annotated[tuple[Uri, ...], Field(min_length=1)]
     columns: Columns = Columns()
     source_lang: Language | None = None
     target_lang: Language | None = None
+
+    @property
+    def uris(self) -> tuple[str, ...]:
+        return (self.uri,) if isinstance(self.uri, str) else self.uri
 
     @model_validator(mode="after")
     def _known_languages(self) -> Input:
@@ -145,12 +153,72 @@ class Models(Part):
 
 
 class Router(Pool):
-    kind: Literal["routelmt"] = "routelmt"
+    """`source` is a router folder, a model, a corpus or a COMET checkpoint, as the kind wants it."""
+
+    kind: str = "routelmt"
+    source: str = ""
+    seed: int = 0  # of `random`
+
+    @model_validator(mode="after")
+    def _known_kind(self) -> Router:
+        served = [name for name, kind in KINDS.items() if not kind.needs_reference]
+        if self.kind not in served:
+            why = "needs references: for evaluation only" if self.kind in KINDS else "unknown"
+            raise ValueError(
+                f"kind {self.kind!r}: {why}; known here: {', '.join(served)}{near(self.kind, served)}"
+            )
+        if not self.source and KINDS[self.kind].source not in ("", SMALL_MODEL):
+            raise ValueError(f"kind {self.kind} needs a source: {KINDS[self.kind].source}")
+        return self
+
+
+def _calibrated_or_number(value: object) -> object:
+    if isinstance(value, str) and value != "calibrated":
+        try:
+            return float(value)
+        except ValueError as error:
+            raise ValueError("give a score, or `calibrated` for the router's own threshold") from error
+    return value
 
 
 class Budget(Part):
     fraction: Fraction
     min_gain: float | None = Field(None, allow_inf_nan=False)
+    # Rows that score at least this go to the large model, whatever their number, up to the cap.
+    threshold: Annotated[
+        Annotated[float, Field(allow_inf_nan=False)] | Literal["calibrated"] | None,
+        BeforeValidator(_calibrated_or_number),
+    ] = None
+    cap: Fraction | None = None
+
+    @model_validator(mode="after")
+    def _one_rule(self) -> Budget:
+        if self.cap is not None and self.threshold is None:
+            raise ValueError("cap goes with threshold; without one, fraction is the cap")
+        if self.min_gain is not None and self.threshold is not None:
+            raise ValueError("min_gain and threshold are both a lowest score: give one")
+        return self
+
+
+class Metric(Pool):
+    """What quality is measured with: `chrf`, or `comet:<folder or hub name>`."""
+
+    source: str = "chrf"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_name_alone(cls, value: object) -> object:
+        return {"source": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _known_metric(self) -> Metric:
+        if self.source.startswith("comet:"):
+            raise ValueError(
+                f"{self.source!r} needs the quality environment, which is not there yet: use chrf"
+            )
+        if self.source != "chrf":
+            raise ValueError(f"unknown metric {self.source!r}: use chrf")
+        return self
 
 
 class Guard(Part):
@@ -182,35 +250,73 @@ class Run(Part):
     max_failed_fraction: Fraction = Decimal("0.01")
 
 
-class JobSpec(Part):
+class PassSpec(Part):
+    """What every pass over a corpus needs."""
+
+    # Columns beside text and languages that shards must have, and names that they must not have.
+    also: ClassVar[tuple[str, ...]] = ()
+    added: ClassVar[tuple[str, ...]] = ()
+
     name: str = Field(min_length=1)
     input: Input
     output: Output
-    models: Models
-    router: Router
-    budget: Budget
-    guard: Guard = Guard()
     prompt: Prompt = Prompt()
     run: Run = Run()
 
     @model_validator(mode="after")
-    def _columns_are_not_ours(self) -> JobSpec:
+    def _columns_are_not_ours(self) -> Self:
         for name in self.input.columns.model_dump().values():
-            if name in OUTPUT_NAMES:
+            if name in self.added:
                 raise ValueError(f"input column {name!r} is the name of an output column: rename it")
         return self
+
+    def dump(self) -> str:
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+class JobSpec(PassSpec):
+    added: ClassVar[tuple[str, ...]] = OUTPUT_NAMES
+
+    models: Models
+    router: Router
+    budget: Budget
+    guard: Guard = Guard()
 
     @property
     def prompt_limit_tokens(self) -> int:
         """Longest prompt that the router reads whole and that leaves both models their output."""
-        return min(
-            self.router.max_model_len_tokens,
-            self.models.small.prompt_limit_tokens,
-            self.models.large.prompt_limit_tokens,
-        )
+        limits = [self.models.small.prompt_limit_tokens, self.models.large.prompt_limit_tokens]
+        if KINDS[self.router.kind].engine == "vllm":
+            limits.append(self.router.max_model_len_tokens)
+        return min(limits)
 
-    def dump(self) -> str:
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+class ScoreSpec(PassSpec):
+    """A router over tables, without the models that it routes between."""
+
+    router: Router
+
+    @property
+    def prompt_limit_tokens(self) -> int:
+        return self.router.max_model_len_tokens
+
+
+class LabelSpec(PassSpec):
+    also: ClassVar[tuple[str, ...]] = ("reference",)
+    added: ClassVar[tuple[str, ...]] = LABEL_NAMES
+
+    models: Models
+    metric: Metric = Metric()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _reference_by_default(cls, value: Any) -> Any:
+        """Labels need references: the column is `reference` unless named."""
+        columns = {"reference": "reference"}
+        if isinstance(value, dict) and isinstance(given := value.get("input"), dict):
+            columns |= given.get("columns") or {}
+            value = {**value, "input": {**given, "columns": columns}}
+        return value
 
 
 def near(word: str, known: Iterable[str]) -> str:

@@ -4,25 +4,56 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
 from routelmt_batch.errors import SpecError
-from routelmt_batch.spec import JobSpec, Models, Pool, near
+from routelmt_batch.routers.kinds import KINDS, SMALL_MODEL
+from routelmt_batch.spec import Input, JobSpec, LabelSpec, Models, Pool, near
+
+Spec = TypeVar("Spec", bound=BaseModel)
 
 
 def load(path: str | Path, settings: Iterable[str] = (), **overrides: str | None) -> JobSpec:
-    """Read a spec file, apply `--set key=value` settings and overrides, and resolve its paths.
+    """Read a job's spec file, apply `--set key=value` settings and overrides, resolve its paths.
 
-    Relative paths of models and input resolve against the spec's folder, the output against the
-    working folder. Overrides are `budget_fraction` and `output_uri`.
+    Overrides are `budget_fraction`, `budget_threshold`, `budget_cap` and `output_uri`.
+
+    Raises:
+        SpecError: see read.
+    """
+    given = [_override(name, value) for name, value in overrides.items() if value is not None]
+    spec = resolve(read(Path(path), settings, JobSpec, given), Path(path))
+    if not spec.router.source and KINDS[spec.router.kind].source == SMALL_MODEL:
+        router = spec.router.model_copy(update={"source": spec.models.small.source})
+        spec = spec.model_copy(update={"router": router})
+    return spec
+
+
+def load_label(path: str | Path, settings: Iterable[str] = (), output_uri: str | None = None) -> LabelSpec:
+    """Read a label spec; as load.
+
+    Raises:
+        SpecError: see read.
+    """
+    given = [] if output_uri is None else [("output.uri", output_uri)]
+    return resolve(read(Path(path), settings, LabelSpec, given), Path(path))
+
+
+def _override(name: str, value: str) -> tuple[str, str]:
+    return name.replace("_", ".", 1), value
+
+
+def read(
+    path: Path, settings: Iterable[str], kind: type[Spec], overrides: Iterable[tuple[str, object]] = ()
+) -> Spec:
+    """Read a spec file of any kind, with `--set key=value` settings and then overrides (dotted key, value).
 
     Raises:
         SpecError: the file cannot be read, or a key or value is wrong; one line for each fault.
     """
-    path = Path(path)
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf8"))
     except FileNotFoundError:
@@ -38,17 +69,12 @@ def load(path: str | Path, settings: Iterable[str] = (), **overrides: str | None
     raw = {key: value for key, value in raw.items() if value is not None}  # `run:` with nothing below
     for setting in settings:
         _set(raw, setting)
-    for dotted, value in (
-        ("budget.fraction", overrides.get("budget_fraction")),
-        ("output.uri", overrides.get("output_uri")),
-    ):
-        if value is not None:
-            _put(raw, dotted, value)
+    for dotted, value in overrides:
+        _put(raw, dotted, value)
     try:
-        spec = JobSpec.model_validate(raw)
+        return kind.model_validate(raw)
     except ValidationError as error:
-        raise SpecError(_explain(path, error)) from None
-    return _resolve(spec, path.resolve().parent)
+        raise SpecError(_explain(path, error, kind)) from None
 
 
 def _set(raw: dict[str, Any], setting: str) -> None:
@@ -72,12 +98,12 @@ def _put(raw: dict[str, Any], dotted: str, value: object) -> None:
     raw[last] = value
 
 
-def _explain(path: Path, error: ValidationError) -> str:
+def _explain(path: Path, error: ValidationError, kind: type[BaseModel]) -> str:
     lines = [f"{path}: the spec is not valid"]
     for fault in error.errors():
         where = ".".join(str(part) for part in fault["loc"])
         if fault["type"] == "extra_forbidden":
-            known = _keys_at(fault["loc"][:-1])
+            known = _keys_at(kind, fault["loc"][:-1])
             lines.append(
                 f"  {where}: unknown key{near(str(fault['loc'][-1]), known)} (known here: {', '.join(known)})"
             )
@@ -91,8 +117,8 @@ def _explain(path: Path, error: ValidationError) -> str:
     return "\n".join(lines)
 
 
-def _keys_at(location: tuple[int | str, ...]) -> list[str]:
-    model: type[BaseModel] = JobSpec
+def _keys_at(kind: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    model = kind
     for part in location:
         inner = model.model_fields[str(part)].annotation
         if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
@@ -101,31 +127,45 @@ def _keys_at(location: tuple[int | str, ...]) -> list[str]:
     return list(model.model_fields)
 
 
-def _resolve(spec: JobSpec, folder: Path) -> JobSpec:
-    def beside(source: str) -> str:
-        """A folder next to the spec if there is one; else the text as it is (a hub name)."""
-        candidate = (folder / Path(source).expanduser()).resolve()
-        # A misspelt models/small is no hub name: the folder models is there.
-        looks_like_hub = (
-            source.count("/") == 1
-            and not source.startswith((".", "/", "~"))
-            and not candidate.parent.is_dir()
-        )
-        return str(candidate) if candidate.exists() or not looks_like_hub else source
+PassSpecs = TypeVar("PassSpecs", JobSpec, LabelSpec)
 
-    def with_source(pool: Pool) -> Pool:
-        return pool.model_copy(update={"source": beside(pool.source)})
 
-    return spec.model_copy(
-        update={
-            "input": spec.input.model_copy(update={"uri": str(folder / Path(spec.input.uri).expanduser())}),
-            "output": spec.output.model_copy(
-                update={"uri": str(Path(spec.output.uri).expanduser().absolute())}
-            ),
-            "models": Models(
-                small=with_source(spec.models.small),
-                large=with_source(spec.models.large),
-            ),
-            "router": with_source(spec.router),
-        }
+def resolve(spec: PassSpecs, path: Path) -> PassSpecs:
+    """Resolve relative paths: models and input against the spec's folder, the output against the
+    working folder."""
+    folder = path.resolve().parent
+
+    def with_source(pool: _Pool) -> _Pool:
+        return pool.model_copy(update={"source": beside(pool.source, folder)}) if pool.source else pool
+
+    found: dict[str, Any] = {
+        "input": spec.input.model_copy(update={"uri": _inputs(spec.input, folder)}),
+        "output": spec.output.model_copy(update={"uri": from_here(spec.output.uri)}),
+        "models": Models(small=with_source(spec.models.small), large=with_source(spec.models.large)),
+    }
+    if isinstance(spec, JobSpec):
+        found["router"] = with_source(spec.router)
+    return spec.model_copy(update=found)
+
+
+def _inputs(given: Input, folder: Path) -> str | tuple[str, ...]:
+    found = tuple(str(folder / Path(uri).expanduser()) for uri in given.uris)
+    return found[0] if isinstance(given.uri, str) else found
+
+
+_Pool = TypeVar("_Pool", bound=Pool)
+
+
+def beside(source: str, folder: Path) -> str:
+    """A model's folder next to the spec if there is one; else the text as it is (a hub name)."""
+    candidate = (folder / Path(source).expanduser()).resolve()
+    # A misspelt models/small is no hub name: the folder models is there.
+    looks_like_hub = (
+        source.count("/") == 1 and not source.startswith((".", "/", "~")) and not candidate.parent.is_dir()
     )
+    return str(candidate) if candidate.exists() or not looks_like_hub else source
+
+
+def from_here(uri: str) -> str:
+    """An output's path, against the working folder."""
+    return str(Path(uri).expanduser().absolute())

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -58,36 +58,34 @@ def units(shards: Iterable[Shard], limit: int | None = None, most_rows: int = UN
 
 @dataclass(frozen=True)
 class Lines:
-    """Some rows of a unit: row numbers, texts and languages, as Arrow and Python hold them."""
+    """Some rows of a unit: row numbers, texts and languages; references where they were asked for."""
 
     rows: list[int]
     texts: list[str | None]
     source_langs: list[str | None]
     target_langs: list[str | None]
+    references: list[str | None]
 
 
-def read_lines(unit: Unit, spec: Input) -> Iterator[Lines]:
-    """Stream a unit's text and languages in batches.
+def read_lines(unit: Unit, spec: Input, also: Sequence[str] = ()) -> Iterator[Lines]:
+    """Stream a unit's text and languages in batches; with `also=("reference",)` its references.
 
     Raises:
         InputChanged: the shard is not the file that was inspected.
     """
-    columns = spec.columns
-    constants = {columns.source_lang: spec.source_lang, columns.target_lang: spec.target_lang}
-    for first, batch in read_unit(unit, text_columns(spec), _LINES):
+    columns = text_columns(spec, also)
+    constants = {"source_lang": spec.source_lang, "target_lang": spec.target_lang}
+    for first, batch in read_unit(unit, list(columns.values()), _LINES):
 
-        def values(name: str, batch: pa.RecordBatch = batch) -> list[str | None]:
-            constant = constants.get(name)
-            if constant is not None:
-                return [constant] * batch.num_rows
-            texts: list[str | None] = batch.column(name).to_pylist()
+        def values(key: str, batch: pa.RecordBatch = batch) -> list[str | None]:
+            if key not in columns:
+                return [constants.get(key)] * batch.num_rows
+            texts: list[str | None] = batch.column(columns[key]).to_pylist()
             return texts
 
         yield Lines(
             list(range(first, first + batch.num_rows)),
-            values(columns.source),
-            values(columns.source_lang),
-            values(columns.target_lang),
+            *(values(key) for key in ("source", "source_lang", "target_lang", "reference")),
         )
 
 

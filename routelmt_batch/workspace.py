@@ -8,27 +8,26 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 from routelmt_batch import checkpoints
 from routelmt_batch.atomic import remove_temporary, write_json, write_text
 from routelmt_batch.errors import InputError, ModelError, OutputError
-from routelmt_batch.ledger import SCORES, TRANSLATIONS, Ledger, hold
+from routelmt_batch.ledger import STAGES, Ledger, hold
 from routelmt_batch.manifest import (
     changed_versions,
-    check_scored,
+    check_kind,
+    check_shards,
     check_stage,
     known_shards,
     manifest,
-    stage_fingerprints,
 )
 from routelmt_batch.progress import Bars
-from routelmt_batch.routers.routelmt import RouterCard, read_card
-from routelmt_batch.shards import Shard, discover, first_shards, inspect
-from routelmt_batch.spec import JobSpec
+from routelmt_batch.shards import Shard, discover_all, first_shards, inspect
+from routelmt_batch.spec import PassSpec, Pool
 from routelmt_batch.units import Unit, units
 
 WORK = "_job"
@@ -84,16 +83,20 @@ class Folder:
         return self.root / "reports" / f"{shard}.json"
 
 
+Spec = TypeVar("Spec", bound=PassSpec)
+R = TypeVar("R", bound="Recipe")
+
+
 @dataclass(frozen=True)
-class Workspace:
+class Workspace(Generic[Spec, R]):
     """An open job. `shards` are the readable ones, in name order, with `limit` applied."""
 
-    spec: JobSpec
+    spec: Spec
     folder: Folder
     shards: tuple[Shard, ...]
     unreadable: dict[str, str]
     units: tuple[Unit, ...]
-    card: RouterCard
+    recipe: R
     ledger: Ledger
     fingerprints: dict[str, dict[str, Any]]
 
@@ -114,26 +117,19 @@ class Workspace:
         return {name: rank for rank, name in enumerate(self.shard_rows)}
 
 
-def check_models(spec: JobSpec) -> RouterCard:
-    """Check every model and the router before anything runs; see checkpoints and routers."""
-    pools = {
-        "models.small.source": spec.models.small,
-        "models.large.source": spec.models.large,
-        "router.source": spec.router,
-    }
-    for key, pool in pools.items():
-        checkpoints.locate(pool.source, key)
-        context = checkpoints.context_tokens(pool.source)
-        if context is not None and pool.max_model_len_tokens > context:
-            raise ModelError(
-                f"{key.removesuffix('source')}max_model_len_tokens {pool.max_model_len_tokens}: "
-                f"{pool.source} reads {context} tokens at most"
-            )
-    return read_card(spec)
+def check_pool(key: str, pool: Pool) -> None:
+    """Raises ModelError if a pool's model is not there or reads less than the pool asks for."""
+    checkpoints.locate(pool.source, f"{key}.source")
+    context = checkpoints.context_tokens(pool.source)
+    if context is not None and pool.max_model_len_tokens > context:
+        raise ModelError(
+            f"{key}.max_model_len_tokens {pool.max_model_len_tokens}: {pool.source} reads {context} "
+            "tokens at most"
+        )
 
 
 def find_input(
-    spec: JobSpec,
+    spec: PassSpec,
     only: str | None,
     limit: int | None,
     known: Mapping[str, Shard] | None = None,
@@ -145,7 +141,7 @@ def find_input(
     Raises:
         InputError: there is no shard, none that can be read, or one that does not fit the spec.
     """
-    found = discover(spec.input.uri, only)
+    found = discover_all(spec.input.uris, only)
     shards: list[Shard] = []
     unreadable: dict[str, str] = {}
     with (bars or Bars.none()).rows("read input", len(found), unit="shards") as advance:
@@ -153,21 +149,34 @@ def find_input(
         while found and (limit is None or rows < limit):
             # With a limit, round by round: a shard that cannot be read is made up for by the next.
             some = found if limit is None else first_shards(found, limit - rows)
-            good, bad = inspect(some, spec.input, known, advance)
+            good, bad = inspect(some, spec.input, known, advance, spec.also, spec.added)
             shards, unreadable = shards + good, unreadable | bad
             rows += sum(shard.rows for shard in good)
             found = found[len(some) :]
     if not shards:
         shown = "\n".join(f"  {name}: {reason}" for name, reason in list(unreadable.items())[:10])
         raise InputError(
-            f"input.uri {spec.input.uri}: none of {len(unreadable)} shards can be read:\n{shown}"
+            f"input.uri {', '.join(spec.input.uris)}: none of {len(unreadable)} shards can be read:\n{shown}"
         )
     return shards, unreadable
 
 
+AnyWorkspace: TypeAlias = Workspace[Any, Any]
+
+
+class Recipe(Protocol):
+    """What a job's stages are made from, beside its input shards."""
+
+    def fingerprints(self, shards: list[Shard], limit: int | None) -> dict[str, dict[str, Any]]:
+        """By stage: what its committed work depends on, by name."""
+        ...
+
+
 @contextlib.contextmanager
-def open_workspace(spec: JobSpec, only: str | None, limit: int | None, bars: Bars) -> Iterator[Workspace]:
-    """Check spec, models and input, take the output folder and hold it.
+def open_workspace(
+    spec: Spec, only: str | None, limit: int | None, bars: Bars, check: Callable[[Spec], R]
+) -> Iterator[Workspace[Spec, R]]:
+    """Check spec, models (`check`) and input, take the output folder and hold it.
 
     Raises:
         UsageError: see the checks; of a new job nothing is written before all of them pass.
@@ -180,9 +189,9 @@ def open_workspace(spec: JobSpec, only: str | None, limit: int | None, bars: Bar
         if held:
             stack.enter_context(hold(folder.work))
         begun = Begun.read(folder)
-        card = check_models(spec)
+        recipe = check(spec)
         shards, unreadable = find_input(spec, only, limit, begun.known_shards(), bars)
-        fingerprints = stage_fingerprints(spec, card, shards, limit)
+        fingerprints = recipe.fingerprints(shards, limit)
         if not held:
             stack.enter_context(hold(folder.work))
             if folder.manifest.exists():
@@ -199,7 +208,7 @@ def open_workspace(spec: JobSpec, only: str | None, limit: int | None, bars: Bar
         if record != begun.manifest:
             write_json(folder.manifest, record, "manifest")
         rows = tuple(units(shards, limit))
-        yield Workspace(spec, folder, tuple(shards), unreadable, rows, card, begun.ledger, fingerprints)
+        yield Workspace(spec, folder, tuple(shards), unreadable, rows, recipe, begun.ledger, fingerprints)
 
 
 @dataclass(frozen=True)
@@ -216,20 +225,17 @@ class Begun:
         return cls(folder, folder.ledger(), folder.read_manifest() or {})
 
     @property
-    def scored(self) -> bool:
-        return bool(self.manifest and self.ledger.rows(SCORES))
-
-    @property
-    def translated(self) -> bool:
-        return bool(self.manifest and self.ledger.rows(TRANSLATIONS))
+    def stages(self) -> list[str]:
+        """Stages with committed work."""
+        return [stage for stage in STAGES if self.manifest and self.ledger.rows(stage)]
 
     def known_shards(self) -> dict[str, Shard]:
-        """Shards that were read with the columns of today's spec: the scores pin them."""
-        return known_shards(self.manifest) if self.scored else {}
+        """Shards that were read with the columns of today's spec: committed work pins them."""
+        return known_shards(self.manifest) if self.stages else {}
 
     def unreadable(self) -> dict[str, str]:
-        """Shards that the scores were made without, whatever became of their files."""
-        return dict(self.manifest["unreadable"]) if self.scored else {}
+        """Shards that the committed work was made without, whatever became of their files."""
+        return dict(self.manifest["unreadable"]) if self.stages else {}
 
     def check(
         self,
@@ -239,32 +245,33 @@ class Begun:
         bars: Bars,
     ) -> None:
         """Raises OutputError or InputChanged if committed work was made from something else."""
-        if self.scored:
-            check_scored(self.manifest, shards, unreadable)
-            check_stage(self.folder.root, "scores", self.manifest, fingerprints)
-            if told := changed_versions(self.manifest):
-                bars.warn(f"this job was begun with other versions ({told}); committed rows stay as they are")
-        if self.translated:
-            check_stage(self.folder.root, "translations", self.manifest, fingerprints)
+        if not self.stages:
+            return
+        check_kind(self.folder.root, self.manifest, fingerprints)
+        check_shards(self.manifest, shards, unreadable)
+        for stage in self.stages:
+            check_stage(self.folder.root, stage, self.manifest, fingerprints)
+        if told := changed_versions(self.manifest):
+            bars.warn(f"this job was begun with other versions ({told}); committed rows stay as they are")
 
     def keep(self, now: dict[str, Any]) -> dict[str, Any]:
         """The manifest to have on record: today's, but for what committed work was made from."""
-        if not self.scored:
+        if not self.stages:
             return now
-        kept = ["scores", "translations"] if self.translated else ["scores"]
         before = self.manifest["fingerprints"]
-        fingerprints = now["fingerprints"] | {stage: before[stage] for stage in kept}
+        fingerprints = now["fingerprints"] | {stage: before[stage] for stage in self.stages}
         return now | {"fingerprints": fingerprints, "versions": self.manifest["versions"]}
 
 
-def check_output(folder: Folder, spec: JobSpec) -> None:
+def check_output(folder: Folder, spec: PassSpec) -> None:
     """Raises OutputError if the output is no folder, somebody else's, or inside the input."""
     root = folder.root
-    if Path(spec.input.uri).is_dir() and root.resolve().is_relative_to(Path(spec.input.uri).resolve()):
-        raise OutputError(
-            f"output.uri {root}: lies inside input.uri {spec.input.uri}, where its shards would be taken "
-            "for input. Give a folder elsewhere"
-        )
+    for uri in spec.input.uris:
+        if Path(uri).is_dir() and root.resolve().is_relative_to(Path(uri).resolve()):
+            raise OutputError(
+                f"output.uri {root}: lies inside input.uri {uri}, where its shards would be taken for "
+                "input. Give a folder elsewhere"
+            )
     if root.exists() and not root.is_dir():
         raise OutputError(f"output.uri {root}: is a file; give a folder")
     if root.is_dir() and any(root.iterdir()) and not folder.work.is_dir():
@@ -276,7 +283,7 @@ def check_output(folder: Folder, spec: JobSpec) -> None:
 
 def _prepare(folder: Folder, ledger: Ledger) -> None:
     """Make the job's folders and clear away what a crash left."""
-    for path in (folder.logs, folder.work / SCORES, folder.work / TRANSLATIONS):
+    for path in (folder.logs, *(folder.work / stage for stage in STAGES)):
         path.mkdir(parents=True, exist_ok=True)
     ledger.open_for_writing()
     ledger.sweep()

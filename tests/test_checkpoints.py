@@ -9,7 +9,7 @@ import pytest
 from routelmt_batch import checkpoints
 from routelmt_batch.errors import ModelError
 from routelmt_batch.spec_file import load
-from routelmt_batch.workspace import check_models
+from routelmt_batch.stages.recipe import check_models
 from tests.conftest import MODELS
 
 
@@ -27,7 +27,7 @@ def edit(path, **changes):
 
 
 def test_the_demo_models_fit_together(make_spec):
-    assert check_models(load(make_spec())).scale.std == 20.73
+    assert check_models(load(make_spec())).router.scale.std == 20.73
     assert checkpoints.end_tokens(str(MODELS / "small")) == (1,)
     assert checkpoints.context_tokens(str(MODELS / "large")) == 512
 

@@ -70,7 +70,7 @@ def test_a_fraction_keeps_its_decimals(make_spec, text):
         (["prompt.template=Translate {text}"], "template knows {source_lang}, {target_lang}, {source}"),
         (["prompt.template=Translate!"], "template must hold {source}"),
         (["guard.mode=hypothesis"], "guard.mode: 'hypothesis'"),
-        (["router.kind=lenght"], "router.kind"),
+        (["router.kind=lenght"], "kind 'lenght': unknown"),
         (
             ["output.uri=s3://bucket/out"],
             "output.uri: 's3://bucket/out': object stores are not read or written",

@@ -12,9 +12,8 @@ from typing import Any
 from ray.llm._internal.batch.stages.vllm_engine_stage import vLLMEngineStageUDF
 
 from routelmt_batch.engines.lifeline import VARIABLE
+from routelmt_batch.engines.vllm import ERROR
 from routelmt_batch.rows import EMPTY_OUTPUT, ENGINE_ERROR
-
-ERROR = "__inference_error__"
 
 
 class EngineActor(vLLMEngineStageUDF):  # type: ignore[misc]  # Ray ships no types for it

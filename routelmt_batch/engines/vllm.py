@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from routelmt_batch.engines.lanes import RESULTS, Lane, Receipt
+from routelmt_batch.engines.lanes import RESULTS, Lane, Receipt, scored
 from routelmt_batch.engines.session import NO_TELEMETRY, RESTARTS, Session
 from routelmt_batch.errors import UsageError
 from routelmt_batch.spec import Pool
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ray.data.llm import Processor
 
 _CPU_KV_CACHE_BYTES = 1 << 30
+ERROR = "__inference_error__"
 
 
 class VllmEngine:
@@ -101,9 +102,25 @@ class VllmEngine:
         # Strict: blocks of exactly part_rows rows, across shards; a block is an engine batch and
         # becomes a part.
         ds = ds.repartition(target_num_rows_per_block=lane.part_rows, strict=True)
-        ds = self._processor(lane)(ds)
+        ds = self._applied(lane, ds) if lane.scorer else self._processor(lane)(ds)
         return ds.map_batches(
             _writer(lane.write), batch_size=None, batch_format="pyarrow", num_cpus=self.session.task_cpus
+        )
+
+    def _applied(self, lane: Lane, ds: Dataset) -> Dataset:
+        """The dataset through a pool of actors that hold the lane's scorer."""
+        pool = lane.pool
+        return ds.map_batches(
+            ScorerActor,
+            fn_constructor_args=(lane.scorer,),
+            batch_size=None,
+            batch_format="pyarrow",
+            concurrency=(pool.replicas, pool.replicas),
+            num_cpus=pool.cpus,
+            num_gpus=self.gpus(pool) or None,
+            runtime_env={"env_vars": self.environment(pool)},
+            max_restarts=RESTARTS,
+            max_task_retries=RESTARTS,
         )
 
     def _processor(self, lane: Lane) -> Processor:
@@ -184,6 +201,16 @@ class VllmEngine:
         return [{"GPU": gpus / workers, "CPU": pool.cpus}] * workers
 
 
+class ScorerActor:
+    """Runs a scorer in an actor of its own; what it loads stays for the next block."""
+
+    def __init__(self, scorer: Callable[[pa.Table], Any]) -> None:
+        self.scorer = scorer
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        return scored(block, self.scorer)
+
+
 def _reader(read: Callable[[Any], Iterator[pa.Table]]) -> Callable[[pa.Table], Iterator[pa.Table]]:
     def read_unit(batch: pa.Table) -> Iterator[pa.Table]:
         for unit in batch.column("unit").to_pylist():
@@ -203,7 +230,7 @@ def _request(lane: Lane) -> Callable[[dict[str, Any]], dict[str, Any]]:
 
     def request(row: dict[str, Any]) -> dict[str, Any]:
         # Stages pass a row by that already has an error: that is how skipped rows travel along.
-        return {**extra, "__inference_error__": row["skip"] or ""}
+        return {**extra, ERROR: row["skip"] or ""}
 
     return request
 
@@ -234,14 +261,15 @@ def _writer(write: Callable[[pa.Table], Receipt]) -> Callable[[pa.Table], pa.Tab
     def write_part(block: pa.Table) -> pa.Table:
         if not block.num_rows:
             return pa.table({"receipt": pa.array([], pa.binary())})
-        return pa.table({"receipt": [pickle.dumps(write(as_results(block)))]})
+        results = as_results(block) if ERROR in block.column_names else block
+        return pa.table({"receipt": [pickle.dumps(write(results))]})
 
     return write_part
 
 
 def as_results(block: pa.Table) -> pa.Table:
     """A processor's block as RESULTS: failed rows lack what successful rows have."""
-    errors = block.column("__inference_error__").to_pylist()
+    errors = block.column(ERROR).to_pylist()
     skips = block.column("skip").to_pylist()
     columns = {}
     for field in RESULTS:

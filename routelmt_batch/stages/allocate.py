@@ -28,8 +28,9 @@ from routelmt_batch.rows import SKIP_REASONS
 from routelmt_batch.selection import Cut, Gains, count, cuts
 from routelmt_batch.spec import Budget
 from routelmt_batch.stages.passes import record_time
+from routelmt_batch.stages.recipe import Job, threshold
 from routelmt_batch.units import Unit
-from routelmt_batch.workspace import Folder, Workspace
+from routelmt_batch.workspace import AnyWorkspace, Folder
 
 WHAT_IF = tuple(Decimal(step) / 20 for step in range(1, 21))
 
@@ -45,10 +46,13 @@ class ShardPlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """`places` is floor(p N); `large` rows take them (fewer only with `min_gain`)."""
+    """`places` is floor(p N); `large` rows take them (fewer only with `min_gain`). With a threshold
+    `places` is what the cap allows, and as many rows as reach the threshold take them."""
 
     fraction: Decimal
     min_gain: float | None
+    at_least: float | None
+    cap: Decimal | None
     rows_with_gain: int
     places: int
     large: int
@@ -79,7 +83,7 @@ def places(fraction: Decimal, rows_with_gain: int) -> int:
     return int((fraction * rows_with_gain).to_integral_value(ROUND_FLOOR))
 
 
-def allocate(workspace: Workspace) -> Plan:
+def allocate(workspace: Job) -> Plan:
     """The frozen plan of this job, made now if there is none.
 
     Raises:
@@ -90,13 +94,13 @@ def allocate(workspace: Workspace) -> Plan:
     frozen = last_plan(ledger)
     if path.exists() and frozen and sha256(path) == frozen["sha256"]:
         plan = read_plan(path)
-        if (plan.fraction, plan.min_gain) == (budget.fraction, budget.min_gain):
+        if (plan.fraction, plan.min_gain, plan.at_least, plan.cap) == _rule(workspace):
             return plan
     started = time.time()
-    plan = make_plan(workspace, budget)
+    plan = make_plan(workspace)
     write_text(workspace.folder.spec, workspace.spec.dump(), "spec")  # the one that the plan is of
     write_json(path, _dump(plan), "plan")
-    ledger.record("plan", fraction=str(plan.fraction), min_gain=plan.min_gain, sha256=sha256(path))
+    ledger.record("plan", **budget.model_dump(mode="json"), sha256=sha256(path))
     record_time(ledger, "allocate", workspace.rows, started)
     return plan
 
@@ -111,55 +115,91 @@ def refuse_other_budget(folder: Folder, ledger: Ledger, budget: Budget) -> None:
     frozen = last_plan(ledger)
     if not frozen or not (ledger.rows(TRANSLATIONS) or folder.success.exists()):
         return
-    if (Decimal(frozen["fraction"]), frozen["min_gain"]) != (budget.fraction, budget.min_gain):
+    asked = budget.model_dump(mode="json")
+    # A job begun by an earlier version has fewer keys on record.
+    before = {key: frozen.get(key) for key in asked}
+    if Budget.model_validate(before) != budget:
         raise OutputError(
-            f"{folder.root}: its plan is frozen at budget.fraction {frozen['fraction']}, "
-            f"min_gain {frozen['min_gain']}, and rows are translated under it; asked for now: "
-            f"{budget.fraction}, {budget.min_gain}. Give the same budget, or another --output"
+            f"{folder.root}: its plan is frozen at {_words(before)}, and rows are translated under it; "
+            f"asked for now: {_words(asked)}. Give the same budget, or another --output"
         )
 
 
-def make_plan(workspace: Workspace, budget: Budget) -> Plan:
+def _words(budget: dict[str, Any]) -> str:
+    given = {key: value for key, value in budget.items() if value is not None}
+    return ", ".join(f"budget.{key} {value}" for key, value in given.items())
+
+
+def _rule(workspace: Job) -> tuple[Decimal, float | None, float | None, Decimal | None]:
+    budget = workspace.spec.budget
+    at_least = threshold(workspace.spec, workspace.recipe.router)
+    return budget.fraction, budget.min_gain, at_least, budget.cap
+
+
+def make_plan(workspace: Job) -> Plan:
+    """Select the rows for the large model from the committed scores; a pure function of both.
+
+    A threshold alone needs no global selection: one read of the scores counts what reaches it.
+    """
     scored = workspace.ledger.rows(SCORES)
     if scored != workspace.rows:
         raise RoutelmtError(f"{scored} scores for {workspace.rows} rows: a defect, please report it")
-    rows_with_gain = count(gains(workspace))
-    wanted = places(budget.fraction, rows_with_gain)
-    large = wanted
-    if budget.min_gain is not None:
-        large = min(large, count(gains(workspace), budget.min_gain))
-    (cut,) = cuts(lambda: gains(workspace), [large], len(workspace.shards))
-    tallies = {name: [0, 0, 0] for name in workspace.shard_rows}
-    names = list(tallies)
-    bought = 0.0
-    for table in _tables(workspace):
-        part = as_gains(table, workspace.ranks)
-        routed = admitted(cut, part)
-        skipped = _is_skipped(table)
-        bought += summed(part.gain[routed])
-        for place, mask in enumerate((routed, ~routed & ~skipped, skipped)):
-            counted = np.bincount(part.rank[mask], minlength=len(names))
-            for rank in np.flatnonzero(counted):
-                tallies[names[rank]][place] += int(counted[rank])
-    shards = {name: ShardPlan(*tally) for name, tally in tallies.items()}
-    totals = np.array(list(tallies.values()) or [[0, 0, 0]]).sum(axis=0).tolist()
-    if totals[0] != large:
-        raise RoutelmtError(f"planned {totals[0]} rows for {large} places: a defect, please report it")
+    fraction, min_gain, at_least, cap = _rule(workspace)
+    if at_least is not None and cap is None:
+        cut: Cut | None = Cut.at_least(at_least)
+        wanted = None
+    else:
+        cut, wanted = _select(workspace, cap if cap is not None else fraction, min_gain, at_least)
+    shards, rows_with_gain, bought = _counted(workspace, cut)
+    large, small, skipped = (
+        sum(getattr(shard, name) for shard in shards.values()) for name in ("large", "small", "skipped")
+    )
     return Plan(
-        fraction=budget.fraction,
-        min_gain=budget.min_gain,
+        fraction=fraction,
+        min_gain=min_gain,
+        at_least=at_least,
+        cap=cap,
         rows_with_gain=rows_with_gain,
-        places=wanted,
-        large=totals[0],
-        small=totals[1],
-        skipped=totals[2],
+        places=rows_with_gain if wanted is None else wanted,
+        large=large,
+        small=small,
+        skipped=skipped,
         predicted_gain=bought,
         cut=cut,
         shards=shards,
     )
 
 
-def what_if(workspace: Workspace, fractions: Iterable[Decimal] = WHAT_IF) -> list[WhatIf]:
+def _select(
+    workspace: Job, fraction: Decimal, min_gain: float | None, at_least: float | None
+) -> tuple[Cut | None, int]:
+    """The cut of the highest scores, and the places there were for them."""
+    wanted = places(fraction, count(gains(workspace)))
+    lowest = min_gain if at_least is None else float(np.float32(at_least))
+    large = wanted if lowest is None else min(wanted, count(gains(workspace), lowest))
+    (cut,) = cuts(lambda: gains(workspace), [large], len(workspace.shards))
+    return cut, wanted
+
+
+def _counted(workspace: Job, cut: Cut | None) -> tuple[dict[str, ShardPlan], int, float]:
+    """One read of the scores: rows of each shard by route, rows with a gain, summed gain of the routed."""
+    tallies = {name: [0, 0, 0] for name in workspace.shard_rows}
+    names = list(tallies)
+    rows_with_gain, bought = 0, 0.0
+    for table in _tables(workspace):
+        part = as_gains(table, workspace.ranks)
+        routed = admitted(cut, part)
+        skipped = _is_skipped(table)
+        rows_with_gain += int((~np.isnan(part.gain)).sum())
+        bought += summed(part.gain[routed])
+        for place, mask in enumerate((routed, ~routed & ~skipped, skipped)):
+            counted = np.bincount(part.rank[mask], minlength=len(names))
+            for rank in np.flatnonzero(counted):
+                tallies[names[rank]][place] += int(counted[rank])
+    return {name: ShardPlan(*tally) for name, tally in tallies.items()}, rows_with_gain, bought
+
+
+def what_if(workspace: Job, fractions: Iterable[Decimal] = WHAT_IF) -> list[WhatIf]:
     """What each budget would buy, in as many reads of the scores as one budget takes."""
     fractions = list(fractions)
     rows_with_gain = count(gains(workspace))
@@ -185,14 +225,14 @@ def summed(gains: npt.NDArray[np.float32]) -> float:
     return float(gains[np.isfinite(gains)].sum(dtype=np.float64))
 
 
-def _tables(workspace: Workspace) -> Iterator[pa.Table]:
+def _tables(workspace: AnyWorkspace) -> Iterator[pa.Table]:
     for entry in workspace.ledger.parts[SCORES]:
         # A part is small: its file alone, without threads, reads four times as fast as a dataset of it.
         with pq.ParquetFile(workspace.ledger.part_path(entry)) as file:
             yield file.read(use_threads=False)
 
 
-def gains(workspace: Workspace) -> Iterator[Gains]:
+def gains(workspace: AnyWorkspace) -> Iterator[Gains]:
     return (as_gains(table, workspace.ranks) for table in _tables(workspace))
 
 
@@ -242,6 +282,7 @@ def planned_rows(unit: Unit, rank: int, score_parts: Iterable[str], cut: Cut | N
 def _dump(plan: Plan) -> dict[str, Any]:
     value = asdict(plan)
     value["fraction"] = str(plan.fraction)
+    value["cap"] = None if plan.cap is None else str(plan.cap)
     value["threshold"] = plan.threshold
     return value
 
@@ -250,6 +291,8 @@ def read_plan(path: Path) -> Plan:
     value = json.loads(path.read_text(encoding="utf8"))
     del value["threshold"]
     value["fraction"] = Decimal(value["fraction"])
+    value["cap"] = Decimal(value["cap"]) if value.get("cap") is not None else None
+    value.setdefault("at_least", None)
     value["cut"] = Cut(**value["cut"]) if value["cut"] else None
     value["shards"] = {name: ShardPlan(**shard) for name, shard in value["shards"].items()}
     return Plan(**value)

@@ -16,9 +16,9 @@ from routelmt_batch.engines.lanes import REQUESTS, Engine, Lane, Receipt
 from routelmt_batch.ledger import Ledger, PartEntry, Span
 from routelmt_batch.progress import Bars
 from routelmt_batch.prompts import LANGUAGES, Prompter
-from routelmt_batch.rows import EMPTY, NULL, TOO_LONG, UNKNOWN_LANGUAGE
+from routelmt_batch.rows import EMPTY, NO_REFERENCE, NULL, TOO_LONG, UNKNOWN_LANGUAGE
 from routelmt_batch.units import Lines
-from routelmt_batch.workspace import Workspace
+from routelmt_batch.workspace import AnyWorkspace
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def spans(table: pa.Table) -> dict[str, Span]:
 
 
 def run_pass(
-    workspace: Workspace,
+    workspace: AnyWorkspace,
     engine: Engine,
     bars: Bars,
     name: str,
@@ -103,21 +103,26 @@ def record_time(
 
 
 def requests(
-    lines: Lines, shard: str, prompter: Prompter, limit_tokens: int, keep: Sequence[bool] | None = None
+    lines: Lines,
+    shard: str,
+    prompter: Prompter | None,
+    limit_tokens: int,
+    keep: Sequence[bool] | None = None,
+    needs: Sequence[str] = (),
 ) -> pa.Table:
-    """REQUESTS for some lines of a shard: token ids, or the reason why a row is not for an engine."""
+    """REQUESTS for some lines of a shard: token ids, or the reason why a row is not for an engine.
+
+    Without a prompter there are no tokens, and no row is too long. `needs=("reference",)`: a row
+    without a reference is not for an engine either.
+    """
     wanted = [i for i in range(len(lines.rows)) if keep is None or keep[i]]
-    skips = [_skip(lines.texts[i], lines.source_langs[i], lines.target_langs[i]) for i in wanted]
+    skips = [_skip(lines, i, needs) for i in wanted]
     good = [i for i, skip in zip(wanted, skips, strict=True) if not skip]
-    tokens = iter(
-        prompter.token_ids(
-            [lines.texts[i] or "" for i in good],
-            [lines.source_langs[i] or "" for i in good],
-            [lines.target_langs[i] or "" for i in good],
-        )
-    )
+    tokens = iter(_tokens(lines, good, prompter))
     prompts = [[] if skip else next(tokens) for skip in skips]
-    lengths = [None if skip else len(prompt) for skip, prompt in zip(skips, prompts, strict=True)]
+    lengths = [
+        None if skip or not prompter else len(prompt) for skip, prompt in zip(skips, prompts, strict=True)
+    ]
     for i, length in enumerate(lengths):
         if length is not None and length > limit_tokens:
             skips[i], prompts[i] = TOO_LONG, []
@@ -133,11 +138,38 @@ def requests(
     )
 
 
-def _skip(text: str | None, source_lang: str | None, target_lang: str | None) -> str:
+def with_texts(table: pa.Table, lines: Lines) -> pa.Table:
+    """REQUESTS with the text and languages beside them, for a scorer that reads those."""
+    place = {row: i for i, row in enumerate(lines.rows)}
+    at = [place[row] for row in table["row"].to_pylist()]
+    for name, values in (
+        ("source", lines.texts),
+        ("source_lang", lines.source_langs),
+        ("target_lang", lines.target_langs),
+    ):
+        table = table.append_column(name, pa.array([values[i] for i in at], pa.string()))
+    return table
+
+
+def _tokens(lines: Lines, places: Sequence[int], prompter: Prompter | None) -> list[list[int]]:
+    if prompter is None:
+        return [[] for _ in places]
+    return prompter.token_ids(
+        *(
+            [values[i] or "" for i in places]
+            for values in (lines.texts, lines.source_langs, lines.target_langs)
+        )
+    )
+
+
+def _skip(lines: Lines, i: int, needs: Sequence[str]) -> str:
+    text = lines.texts[i]
     if text is None:
         return NULL
     if not text.strip():
         return EMPTY
-    if source_lang not in LANGUAGES or target_lang not in LANGUAGES:
+    if lines.source_langs[i] not in LANGUAGES or lines.target_langs[i] not in LANGUAGES:
         return UNKNOWN_LANGUAGE
+    if "reference" in needs and not (lines.references[i] or "").strip():
+        return NO_REFERENCE
     return ""

@@ -8,42 +8,27 @@ from collections.abc import Iterator
 from typing import Any
 
 from routelmt_batch import checkpoints
-from routelmt_batch.atomic import sha256, write_json
-from routelmt_batch.errors import RoutelmtError
 from routelmt_batch.manifest import versions
+from routelmt_batch.routers.router import Router
 from routelmt_batch.rows import FAILED, QUARANTINED, STATUSES
 from routelmt_batch.selection import cuts
 from routelmt_batch.stages.allocate import Plan, gains
-from routelmt_batch.stages.assemble import committed_outputs
+from routelmt_batch.stages.outputs import finish
+from routelmt_batch.stages.recipe import Job
 from routelmt_batch.stages.tally import DECILES, EDGES, fractions, merge
-from routelmt_batch.workspace import Workspace
 
 DONE, DONE_WITH_FAILURES = 0, 3
 _NOTHING: dict[str, Any] = {"rows": 0, "infinite": 0, "sum": 0.0, "min": None, "max": None, "counts": {}}
 
 
-def report(workspace: Workspace, plan: Plan) -> dict[str, Any]:
+def report(workspace: Job, plan: Plan) -> dict[str, Any]:
     """Re-verify every output shard, write `reports/job.json` and `_SUCCESS`.
 
     Raises:
         RoutelmtError: an output shard is not what was committed, by name.
     """
-    outputs = sorted(committed_outputs(workspace), key=lambda event: event["shard"].encode())
-    for output in outputs:
-        path = workspace.folder.data(output["shard"])
-        if not path.exists() or sha256(path) != output["sha256"]:
-            raise RoutelmtError(
-                f"{path}: changed after it was written. Remove that file and run again: it is "
-                "written anew from the committed translations"
-            )
     job = job_report(workspace, plan)
-    write_json(workspace.folder.job_report, job, "report")
-    success = {
-        "shards": [{key: output[key] for key in ("shard", "rows", "bytes", "sha256")} for output in outputs],
-        "rows": job["rows"],
-        "unreadable": workspace.unreadable,
-    }
-    write_json(workspace.folder.success, success, "success")
+    finish(workspace, job)
     return job
 
 
@@ -53,7 +38,7 @@ def exit_code(job: dict[str, Any]) -> int:
     return DONE_WITH_FAILURES if bad else DONE
 
 
-def job_report(workspace: Workspace, plan: Plan) -> dict[str, Any]:
+def job_report(workspace: Job, plan: Plan) -> dict[str, Any]:
     spec = workspace.spec
     total = merge(_shard_reports(workspace))
     counts = {name: total.get(name, {}) for name in ("status", "reason", "planned_route", "route")}
@@ -69,6 +54,8 @@ def job_report(workspace: Workspace, plan: Plan) -> dict[str, Any]:
         "budget": {
             "fraction": str(plan.fraction),
             "min_gain": plan.min_gain,
+            "threshold": plan.at_least,
+            "cap": None if plan.cap is None else str(plan.cap),
             "rows_with_gain": plan.rows_with_gain,
             "places": plan.places,
             "planned": plan.large,
@@ -83,25 +70,25 @@ def job_report(workspace: Workspace, plan: Plan) -> dict[str, Any]:
         "tokens": total.get("tokens", {}),
         "passes": passes,
         "seconds": math.fsum(line["seconds"] for line in passes),
-        "warnings": _warnings(workspace, total.get("direction", {})),
+        "warnings": _warnings(workspace, plan, total.get("direction", {})),
         "models": {
             "small": _model(spec.models.small.source),
             "large": _model(spec.models.large.source),
-            "router": _model(spec.router.source) | {"metric": workspace.card.metric.model_dump()},
+            "router": _router(workspace.recipe.router),
         },
         "fingerprints": workspace.fingerprints,
         "versions": versions(),
     }
 
 
-def _shard_reports(workspace: Workspace) -> Iterator[dict[str, Any]]:
+def _shard_reports(workspace: Job) -> Iterator[dict[str, Any]]:
     for shard in workspace.shards:
         text = workspace.folder.report(shard.name).read_text(encoding="utf8")
         value: dict[str, Any] = json.loads(text)
         yield value
 
 
-def _passes(workspace: Workspace) -> list[dict[str, Any]]:
+def _passes(workspace: Job) -> list[dict[str, Any]]:
     """Times of each pass, the engine's start apart; a resumed pass has a line for each run."""
     return [
         {
@@ -117,7 +104,7 @@ def _passes(workspace: Workspace) -> list[dict[str, Any]]:
     ]
 
 
-def _distributions(workspace: Workspace, plan: Plan, summed: dict[str, Any]) -> dict[str, Any]:
+def _distributions(workspace: Job, plan: Plan, summed: dict[str, Any]) -> dict[str, Any]:
     """Histograms summed from the shards; deciles selected exactly from the committed scores."""
     sizes = {"all": plan.rows_with_gain, "routed": plan.large}
     wanted = [
@@ -148,7 +135,25 @@ def _model(source: str) -> dict[str, str]:
     return {"source": source, "weights": checkpoints.weights_hash(source)}
 
 
-def _warnings(workspace: Workspace, directions: dict[str, Any]) -> list[str]:
-    """What an auditor should know: directions that the router was not trained on."""
-    unseen = [name for name in directions if "unknown" not in name and name not in workspace.card.directions]
-    return [f"the router was not trained on {name}; its gains there are a guess" for name in unseen]
+def _router(router: Router) -> dict[str, Any]:
+    found: dict[str, Any] = {"kind": router.pool.kind, "source": router.pool.source}
+    if router.card:
+        found |= _model(router.pool.source) | {"metric": router.card.metric.model_dump()}
+    return found
+
+
+def _warnings(workspace: Job, plan: Plan, directions: dict[str, Any]) -> list[str]:
+    """What an auditor should know: directions that the router was not trained on, a cap that was hit."""
+    router = workspace.recipe.router
+    known = router.directions
+    unseen = [
+        name for name in directions if "unknown" not in name and known is not None and name not in known
+    ]
+    found = [f"the router was not trained on {name}; its gains there are a guess" for name in unseen]
+    if not router.kind.gains:
+        found.append(
+            f"scores of router kind {router.pool.kind} are no gains: only their order means something"
+        )
+    if plan.cap is not None and plan.large == plan.places:
+        found.append(f"the cap of {plan.places:,} rows was reached; rows over the threshold went to small")
+    return found

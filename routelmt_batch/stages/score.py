@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -15,13 +16,14 @@ from routelmt_batch.errors import RoutelmtError
 from routelmt_batch.ledger import SCORES, PartEntry, read_rows
 from routelmt_batch.progress import Bars
 from routelmt_batch.prompts import Prompter
-from routelmt_batch.routers.routelmt import Scale
+from routelmt_batch.routers.card import Scale
+from routelmt_batch.routers.router import Router
 from routelmt_batch.rows import NOT_A_NUMBER
 from routelmt_batch.rows import SCORES as SCHEMA
 from routelmt_batch.spec import Input
-from routelmt_batch.stages.passes import PartWriter, requests, run_pass
+from routelmt_batch.stages.passes import PartWriter, requests, run_pass, with_texts
 from routelmt_batch.units import Unit, read_lines
-from routelmt_batch.workspace import Workspace
+from routelmt_batch.workspace import AnyWorkspace, Recipe
 
 
 @dataclass(frozen=True)
@@ -37,8 +39,9 @@ class Reader:
     """Emits a unit's rows that are in no committed part."""
 
     input: Input
-    prompter: Prompter
+    prompter: Prompter | None
     limit_tokens: int
+    texts: bool  # a scorer reads more than token ids
 
     def __call__(self, work: Work) -> Iterator[pa.Table]:
         unit = work.unit
@@ -48,12 +51,13 @@ class Reader:
         for lines in read_lines(unit, self.input):
             keep = todo[np.array(lines.rows) - unit.first_row].tolist()
             if any(keep):
-                yield requests(lines, unit.shard.name, self.prompter, self.limit_tokens, keep)
+                table = requests(lines, unit.shard.name, self.prompter, self.limit_tokens, keep)
+                yield with_texts(table, lines) if self.texts else table
 
 
 @dataclass(frozen=True)
 class Writer:
-    """Commits results as scores: gain = mean + std x score."""
+    """Commits results as scores on the router's scale: mean + std x what the model says."""
 
     part: PartWriter
     scale: Scale
@@ -83,7 +87,17 @@ class Writer:
         return self.part(table, counts, results["engine_seconds"])
 
 
-def score(workspace: Workspace, engine: Engine, bars: Bars) -> None:
+class Scoring(Recipe, Protocol):
+    """What scoring needs of a recipe."""
+
+    @property
+    def router(self) -> Router: ...
+
+    @property
+    def prompt_limit_tokens(self) -> int: ...
+
+
+def score(workspace: AnyWorkspace, engine: Engine, bars: Bars, name: str = "score") -> None:
     """Run the router over every row that has no committed score.
 
     Raises:
@@ -91,30 +105,6 @@ def score(workspace: Workspace, engine: Engine, bars: Bars) -> None:
             that would be too many is not committed, so that the same command tries it again.
     """
     spec, ledger = workspace.spec, workspace.ledger
-    done = dict.fromkeys(workspace.shard_rows, 0)
-    for entry in ledger.parts[SCORES]:
-        for name, span in entry.spans.items():
-            done[name] += span.rows
-    work = [
-        Work(unit, tuple(ledger.overlapping(SCORES, unit.shard.name, unit.first_row, unit.end_row)))
-        for unit in workspace.units
-        if done[unit.shard.name] < workspace.shard_rows[unit.shard.name]
-    ]
-    router = spec.router
-    lane = Lane(
-        label="router",
-        pool=router,
-        task="score",
-        units=work,
-        read=Reader(
-            spec.input,
-            Prompter(router.source, spec.prompt.template, router.trust_remote_code),
-            spec.prompt_limit_tokens,
-        ),
-        write=Writer(PartWriter(workspace.folder.work, SCORES, "part"), workspace.card.scale),
-        part_rows=spec.run.part_rows,
-        retries=spec.run.retries,
-    )
 
     def check(entry: PartEntry) -> None:
         unscored = ledger.count(SCORES, "unscored") + entry.counts["unscored"]
@@ -125,4 +115,38 @@ def score(workspace: Workspace, engine: Engine, bars: Bars) -> None:
                 f"{workspace.folder.logs}; after mending, run the same command again"
             )
 
-    run_pass(workspace, engine, bars, "score", [lane], workspace.rows, ledger.rows(SCORES), check)
+    run_pass(workspace, engine, bars, name, [_lane(workspace)], workspace.rows, ledger.rows(SCORES), check)
+
+
+def _lane(workspace: AnyWorkspace) -> Lane:
+    recipe: Scoring = workspace.recipe
+    spec, router = workspace.spec, recipe.router
+    tokenizer = router.tokenizer
+    prompter = (
+        Prompter(tokenizer.source, spec.prompt.template, tokenizer.trust_remote_code) if tokenizer else None
+    )
+    return Lane(
+        label="router",
+        pool=router.pool,
+        task="apply" if router.scorer else "score",
+        scorer=router.scorer,
+        units=_work(workspace),
+        read=Reader(spec.input, prompter, recipe.prompt_limit_tokens, router.scorer is not None),
+        write=Writer(PartWriter(workspace.folder.work, SCORES, "part"), router.scale),
+        part_rows=spec.run.part_rows,
+        retries=spec.run.retries,
+    )
+
+
+def _work(workspace: AnyWorkspace) -> list[Work]:
+    """The units of every shard that is not scored whole."""
+    ledger = workspace.ledger
+    done = dict.fromkeys(workspace.shard_rows, 0)
+    for entry in ledger.parts[SCORES]:
+        for name, span in entry.spans.items():
+            done[name] += span.rows
+    return [
+        Work(unit, tuple(ledger.overlapping(SCORES, unit.shard.name, unit.first_row, unit.end_row)))
+        for unit in workspace.units
+        if done[unit.shard.name] < workspace.shard_rows[unit.shard.name]
+    ]

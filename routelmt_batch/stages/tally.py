@@ -25,7 +25,8 @@ _COUNTERS = ("status", "reason", "planned_route", "route")
 class Tally:
     """Counts of one shard. Its gains are held while it is written; nothing else grows with rows."""
 
-    def __init__(self) -> None:
+    def __init__(self, cut: Cut | None) -> None:
+        self.cut = cut
         self.rows = 0
         self.counts: dict[str, Counter[str]] = {name: Counter() for name in _COUNTERS}
         self.directions: dict[str, Counter[str]] = {}
@@ -69,14 +70,14 @@ class Tally:
                 self.counts[name][group[name]] += rows
         if group["route"] is not None:
             self.tokens[group["route"]].update({"in": group["in_sum"] or 0, "out": group["out_sum"] or 0})
-        direction = self.directions.setdefault(
-            _direction(group["source_lang"], group["target_lang"]), Counter(planned_large=0, large=0)
+        counts = self.directions.setdefault(
+            direction(group["source_lang"], group["target_lang"]), Counter(planned_large=0, large=0)
         )
-        direction.update({"rows": rows, group["status"]: rows})
-        direction["planned_large"] += rows * (group["planned_route"] == LARGE)
-        direction["large"] += rows * (group["route"] == LARGE)
+        counts.update({"rows": rows, group["status"]: rows})
+        counts["planned_large"] += rows * (group["planned_route"] == LARGE)
+        counts["large"] += rows * (group["route"] == LARGE)
 
-    def report(self, cut: Cut | None) -> dict[str, Any]:
+    def report(self) -> dict[str, Any]:
         gains = np.concatenate(self._gains) if self._gains else np.zeros(0, np.float32)
         planned = np.concatenate(self._planned) if self._planned else np.zeros(0, bool)
         with_gain = int((~np.isnan(gains)).sum())
@@ -84,7 +85,7 @@ class Tally:
             "rows": self.rows,
             **{name: dict(sorted(counter.items())) for name, counter in self.counts.items()},
             "direction": {name: dict(sorted(c.items())) for name, c in sorted(self.directions.items())},
-            "threshold": cut.gain if cut else None,
+            "threshold": self.cut.gain if self.cut else None,
             "rows_with_gain": with_gain,
             "fraction": fractions(self.counts, with_gain),
             "gain": {"all": _distribution(gains), "routed": _distribution(gains[planned])},
@@ -93,7 +94,7 @@ class Tally:
         }
 
 
-def _direction(source_lang: str | None, target_lang: str | None) -> str:
+def direction(source_lang: str | None, target_lang: str | None) -> str:
     """`en-de`; codes that are none of LMT's count as `unknown`, so that rubbish makes one entry."""
     return "-".join(code if code in LANGUAGES and code else "unknown" for code in (source_lang, target_lang))
 

@@ -5,8 +5,9 @@ Greedy decoding. LMT's own script searches with 5 beams; vLLM serves greedily: a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,15 +18,16 @@ from routelmt_batch.errors import RoutelmtError
 from routelmt_batch.ledger import SCORES, TRANSLATIONS, Ledger
 from routelmt_batch.progress import Bars
 from routelmt_batch.prompts import Prompter
-from routelmt_batch.rows import FAILED, LARGE, OK, SMALL, TRUNCATED, Route
+from routelmt_batch.rows import FAILED, LARGE, OK, SMALL, TRUNCATED, UNTRANSLATABLE, Route
 from routelmt_batch.rows import TRANSLATIONS as SCHEMA
 from routelmt_batch.selection import Cut
-from routelmt_batch.spec import Input
+from routelmt_batch.spec import Input, JobSpec, LabelSpec, Translator
 from routelmt_batch.stages.allocate import Plan, planned_rows
 from routelmt_batch.stages.attempts import attempts, generations
 from routelmt_batch.stages.passes import PartWriter, requests, run_pass
+from routelmt_batch.stages.recipe import Job
 from routelmt_batch.units import Unit, read_lines
-from routelmt_batch.workspace import Workspace
+from routelmt_batch.workspace import AnyWorkspace
 
 
 @dataclass(frozen=True)
@@ -93,11 +95,16 @@ class Writer:
             },
             schema=SCHEMA,
         )
-        counts = {self.route: table.num_rows, f"{self.route}_failed": statuses.count(FAILED)}
+        skipped = len([reason for reason in reasons if reason in UNTRANSLATABLE])
+        counts = {
+            self.route: table.num_rows,
+            f"{self.route}_failed": statuses.count(FAILED),
+            f"{self.route}_skipped": skipped,  # of those: never sent to the model
+        }
         return self.part(table, counts, results["engine_seconds"])
 
 
-def translate(workspace: Workspace, plan: Plan, engine: Engine, bars: Bars) -> None:
+def translate(workspace: Job, plan: Plan, engine: Engine, bars: Bars) -> None:
     """Send every planned row that has no committed translation to its pool.
 
     The pools run as one pass where there is room for both, else one after the other, the large one
@@ -108,7 +115,7 @@ def translate(workspace: Workspace, plan: Plan, engine: Engine, bars: Bars) -> N
     """
     check_failures(workspace, plan)
     anything = any(_pending(workspace, plan, route) for route in (SMALL, LARGE))
-    for routes in _order(workspace, engine) if anything else ():
+    for routes in order(workspace.spec, engine) if anything else ():
         pending = {route: _pending(workspace, plan, route) for route in routes}
         lanes = [_lane(workspace, plan, route) for route in routes if pending[route]]
         total = sum(share(workspace.ledger, plan, route) for route in routes if pending[route])
@@ -124,10 +131,10 @@ def translate(workspace: Workspace, plan: Plan, engine: Engine, bars: Bars) -> N
         )
 
 
-def _order(workspace: Workspace, engine: Engine) -> list[list[Route]]:
-    pools = workspace.spec.run.pools
-    both = [workspace.spec.models.small, workspace.spec.models.large]
-    if pools == "concurrent" or (pools == "auto" and engine.has_room_for(both)):
+def order(spec: JobSpec | LabelSpec, engine: Engine) -> list[list[Route]]:
+    """Which pools run together, and in which order."""
+    both = [spec.models.small, spec.models.large]
+    if spec.run.pools == "concurrent" or (spec.run.pools == "auto" and engine.has_room_for(both)):
         return [[LARGE, SMALL], [SMALL]]
     return [[LARGE], [SMALL]]
 
@@ -140,32 +147,45 @@ def share(ledger: Ledger, plan: Plan, route: Route) -> int:
     return plan.small + reopened + ledger.count(TRANSLATIONS, "large_failed")
 
 
-def _pending(workspace: Workspace, plan: Plan, route: Route) -> int:
+def _pending(workspace: Job, plan: Plan, route: Route) -> int:
     return share(workspace.ledger, plan, route) - workspace.ledger.count(TRANSLATIONS, route)
 
 
-def _lane(workspace: Workspace, plan: Plan, route: Route) -> Lane:
-    spec, ledger = workspace.spec, workspace.ledger
-    pool = spec.models.large if route == LARGE else spec.models.small
-    end_tokens = checkpoints.end_tokens(pool.source)
+def _lane(workspace: Job, plan: Plan, route: Route) -> Lane:
+    spec = workspace.spec
+    pool = pool_of(spec, route)
     work = []
     for unit in workspace.units:
         shard = plan.shards[unit.shard.name]
         if shard.large or (route == SMALL and shard.small):
             work.append(work_on(workspace, unit))
-    part = PartWriter(workspace.folder.work, TRANSLATIONS, route, ledger.generation)
+    prompter = Prompter(pool.source, spec.prompt.template, pool.trust_remote_code)
+    read = Reader(spec.input, route, plan.cut, prompter, pool.prompt_limit_tokens)
+    return lane(workspace, route, work, read)
+
+
+def pool_of(spec: JobSpec | LabelSpec, route: Route) -> Translator:
+    return spec.models.large if route == LARGE else spec.models.small
+
+
+def lane(
+    workspace: AnyWorkspace,
+    route: Route,
+    work: Sequence[Any],
+    read: Callable[[Any], Iterator[pa.Table]],
+) -> Lane:
+    """One model's lane: what `read` makes of `work` is translated and committed."""
+    spec: JobSpec | LabelSpec = workspace.spec
+    generation = workspace.ledger.generation
+    pool = pool_of(spec, route)
+    end_tokens = checkpoints.end_tokens(pool.source)
+    part = PartWriter(workspace.folder.work, TRANSLATIONS, route, generation)
     return Lane(
         label=route,
         pool=pool,
         task="generate",
         units=work,
-        read=Reader(
-            spec.input,
-            route,
-            plan.cut,
-            Prompter(pool.source, spec.prompt.template, pool.trust_remote_code),
-            pool.prompt_limit_tokens,
-        ),
+        read=read,
         write=Writer(part, route, end_tokens),
         part_rows=spec.run.part_rows,
         retries=spec.run.retries,
@@ -174,7 +194,7 @@ def _lane(workspace: Workspace, plan: Plan, route: Route) -> Lane:
     )
 
 
-def work_on(workspace: Workspace, unit: Unit) -> Work:
+def work_on(workspace: Job, unit: Unit) -> Work:
     ledger, shard = workspace.ledger, unit.shard.name
     return Work(
         unit,
@@ -184,7 +204,7 @@ def work_on(workspace: Workspace, unit: Unit) -> Work:
     )
 
 
-def check_failures(workspace: Workspace, plan: Plan) -> None:
+def check_failures(workspace: Job, plan: Plan) -> None:
     """End the job when too many rows have no translation from any model."""
     failed = workspace.ledger.count(TRANSLATIONS, "small_failed") - sum(
         event["dead"] for event in workspace.ledger.events_of("retry_failed")
@@ -198,7 +218,7 @@ def check_failures(workspace: Workspace, plan: Plan) -> None:
         )
 
 
-def reopen_failed(workspace: Workspace, plan: Plan) -> int:
+def reopen_failed(workspace: Job, plan: Plan) -> int:
     """Open the failed rows for another try, with their planned model first.
 
     Returns:

@@ -274,7 +274,7 @@ def test_a_mended_shard_is_sent_to_a_job_of_its_own(make_spec, corpus, engine):
     run(make_spec(), engine)
     (corpus / "broken.parquet").write_bytes(whole)
     with pytest.raises(
-        InputChanged, match="could not be read when this job was scored.*--shards 'broken.parquet'"
+        InputChanged, match="could not be read when this job began.*--shards 'broken.parquet'"
     ):
         run(make_spec(), engine)
 
@@ -300,7 +300,7 @@ def test_a_touched_shard_is_the_same_shard(make_spec, corpus, tmp_path, engine):
 
 def test_large_row_groups_come_back_in_bounded_ones(make_spec, corpus, tmp_path, engine, monkeypatch):
     monkeypatch.setattr("routelmt_batch.units.READ_ROWS", 4)
-    monkeypatch.setattr("routelmt_batch.stages.assemble.UNIT_ROWS", 8)
+    monkeypatch.setattr("routelmt_batch.stages.outputs.UNIT_ROWS", 8)
     run(make_spec(), engine)
     oracle.check(tmp_path / "out", corpus, "0.3")
     groups = pq.read_metadata(tmp_path / "out/data/a.parquet")
@@ -385,7 +385,7 @@ def test_a_shard_that_changes_before_it_is_assembled_is_named(
 
 def test_another_budget_after_translations_is_refused(make_spec, engine):
     run(make_spec(), engine)
-    with pytest.raises(OutputError, match=r"frozen at budget.fraction 0\.3.*asked for now: 0\.4"):
+    with pytest.raises(OutputError, match=r"frozen at budget.fraction 0\.3.*asked for now: budget.fraction 0\.4"):
         run(make_spec(budget__fraction=0.4), engine)
 
 

@@ -1,0 +1,1 @@
+"""Learning: label, train, evaluate, calibrate. It meets serving only in a router folder."""

@@ -1,0 +1,203 @@
+"""The learning commands: label, train, evaluate, calibrate. Nothing heavy loads before it is used."""
+
+from __future__ import annotations
+
+from decimal import Decimal, InvalidOperation
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from routelmt_batch.errors import UsageError
+from routelmt_batch.options import (
+    AddressOption,
+    LimitOption,
+    OutputOption,
+    SetOption,
+    ShardsOption,
+    SpecPath,
+    VerboseOption,
+    logs_of,
+)
+from routelmt_batch.progress import Bars, stderr_console
+
+Tables = Annotated[
+    list[str], typer.Argument(metavar="TABLE", help="Parquet files, folders of them, or globs.")
+]
+DtypeOption = Annotated[
+    str, typer.Option("--dtype", help="Of routers and models: bfloat16, float16, float32, auto.")
+]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the commands."""
+    for command, example in (
+        (label, "routelmt-batch label jobs/demo/label.yaml"),
+        (train, "routelmt-batch train jobs/demo/train.yaml --set training.seed=1"),
+        (
+            evaluate,
+            "routelmt-batch evaluate runs/test/data --router mine=router --budget 0.3 --out runs/eval",
+        ),
+        (calibrate, "routelmt-batch calibrate router runs/test/data --fraction 0.2 --fraction 0.3"),
+    ):
+        app.command(epilog=f"Example: {example}")(command)
+
+
+def label(
+    spec: SpecPath,
+    output: OutputOption = None,
+    settings: SetOption = None,
+    limit: LimitOption = None,
+    shards: ShardsOption = None,
+    address: AddressOption = None,
+    verbose: VerboseOption = False,
+) -> None:
+    """Translate a parallel corpus with both models and measure both: a label table with gains.
+
+    Stopped or killed, the same command goes on where it stood.
+    """
+    from routelmt_batch import job, show
+    from routelmt_batch.learning.label import exit_code
+    from routelmt_batch.learning.label import label as run_label
+    from routelmt_batch.spec_file import load_label
+
+    job.stop_on_signals()
+    label_spec = load_label(spec, settings or (), output)
+    options = job.Options(limit, shards, False, address, verbose)
+    console = stderr_console()
+    console.print(f"{label_spec.name}: {label_spec.output.uri} (logs: {logs_of(label_spec.output.uri)})")
+    outcome = run_label(label_spec, options, Bars(console), partial(job.vllm_engine, options=options))
+    if not outcome.new:
+        console.print("these labels are finished; nothing to do. Their report:")
+    show.console().print(show.labels(outcome.report))
+    show.console().print(f"{label_spec.output.uri}/data")
+    raise typer.Exit(exit_code(outcome.report))
+
+
+def train(
+    spec: SpecPath,
+    output: OutputOption = None,
+    settings: SetOption = None,
+    address: AddressOption = None,
+    verbose: VerboseOption = False,
+) -> None:
+    """Train a router on label tables: LoRA and a linear head, or the ablations; writes a router folder.
+
+    Stopped or killed, the same command goes on from the last checkpoint.
+    """
+    from routelmt_batch import job, show
+    from routelmt_batch.learning.train import train as run_train
+    from routelmt_batch.learning.train_spec import load_train_spec
+
+    job.stop_on_signals()
+    train_spec = load_train_spec(spec, settings or (), output)
+    console = stderr_console()
+    console.print(f"{train_spec.name}: {train_spec.output.uri}")
+    outcome = run_train(train_spec, job.Options(address=address, verbose=verbose), Bars(console))
+    if not outcome.new:
+        console.print("this router is trained; nothing to do. Its held-out figures:")
+    show.console().print(show.training(outcome.report))
+    show.console().print(train_spec.output.uri)
+
+
+def evaluate(
+    tables: Tables,
+    out: Annotated[str, typer.Option("--out", metavar="DIR", help="Where the evaluation is written.")],
+    budget: Annotated[
+        str, typer.Option("--budget", metavar="P", help="Fraction of rows for the large model.")
+    ] = "0.3",
+    router: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--router",
+            metavar="NAME=PATH",
+            help="A router folder under a name of yours, or KIND=PATH: length=MODEL, entropy=MODEL, "
+            "rarity=CORPUS, sentinel=CHECKPOINT. May be given again.",
+        ),
+    ] = None,
+    scores: Annotated[
+        list[str] | None,
+        typer.Option("--scores", metavar="COLUMN", help="A column of scores, higher for the large model."),
+    ] = None,
+    severe: Annotated[
+        float, typer.Option("--severe", metavar="GAIN", help="A routed row with this gain or less is a loss.")
+    ] = -5.0,
+    resamples: Annotated[
+        int | None, typer.Option("--resamples", min=10, help="Of the bootstrap; default by rows.")
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Of the bootstrap and of random routing.")] = 0,
+    dtype: DtypeOption = "bfloat16",
+    address: AddressOption = None,
+    verbose: VerboseOption = False,
+) -> None:
+    """Compare routers on rows whose gain is known: quality_small and quality_large.
+
+    Both oracles and random routing are always in the table. Writes evaluation.json, .md, .png and .svg.
+    """
+    from routelmt_batch import job, show
+    from routelmt_batch.learning.evaluate import Settings
+    from routelmt_batch.learning.evaluate import evaluate as run_evaluate
+    from routelmt_batch.learning.evaluation_tables import table
+
+    job.stop_on_signals()
+    settings = Settings(
+        fraction(budget, "--budget"),
+        tuple(router or ()),
+        tuple(scores or ()),
+        severe,
+        resamples,
+        seed,
+        dtype,
+    )
+    options = job.Options(address=address, verbose=verbose)
+    found = run_evaluate(
+        tables, settings, Path(out), Bars(stderr_console()), partial(job.vllm_engine, options=options)
+    )
+    show.console().print(table(found))
+    show.console().print(f"{out}/evaluation.json, .md, .png, .svg")
+
+
+def calibrate(
+    router: Annotated[str, typer.Argument(metavar="ROUTER", help="A router folder.")],
+    tables: Tables,
+    fractions: Annotated[
+        list[str] | None,
+        typer.Option("--fraction", metavar="P", help="A wanted fraction; may be given again."),
+    ] = None,
+    traffic_rows: Annotated[
+        int, typer.Option("--traffic-rows", metavar="N", min=1, help="Rows of a job, for the interval.")
+    ] = 1_000_000,
+    address: AddressOption = None,
+    verbose: VerboseOption = False,
+) -> None:
+    """Store the scores from which on wanted fractions of held-out rows go to the large model.
+
+    `run --threshold calibrated` then routes without the global selection.
+    """
+    from routelmt_batch import job, show
+    from routelmt_batch.learning.calibrate import calibrate as run_calibrate
+
+    job.stop_on_signals()
+    options = job.Options(address=address, verbose=verbose)
+    wanted = [fraction(text, "--fraction") for text in fractions or ("0.1", "0.2", "0.3", "0.4", "0.5")]
+    found = run_calibrate(
+        router,
+        tables,
+        wanted,
+        traffic_rows,
+        Bars(stderr_console()),
+        partial(job.vllm_engine, options=options),
+    )
+    show.console().print(show.calibration(found))
+
+
+def fraction(text: str, option: str) -> Decimal:
+    """Raises UsageError if the text is no fraction."""
+    try:
+        value = Decimal(text)
+    except InvalidOperation:
+        raise UsageError(f"{option} {text}: give a number between 0 and 1, such as 0.3") from None
+    if not 0 <= value <= 1:
+        raise UsageError(f"{option} {text}: give a number between 0 and 1, such as 0.3")
+    return value

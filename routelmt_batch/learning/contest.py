@@ -1,0 +1,150 @@
+"""All routers side by side on the same rows: over all of them, and over each direction alone.
+
+It knows what is measured and what cannot be, not how it is written down.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+
+import numpy as np
+
+from routelmt_batch.learning import measures
+from routelmt_batch.learning.measures import METRICS, Floats, Integers, Population, Ranking
+from routelmt_batch.learning.tables import Labels
+from routelmt_batch.stages.allocate import places
+
+OVERALL, MACRO = "overall", "macro"
+FEW_ROWS = 30
+
+
+@dataclass(frozen=True)
+class Contest:
+    """Orders of all routers, ready to be measured.
+
+    `populations` has OVERALL first, then the directions; `rankings` are of each population, in the
+    order of `names`.
+    """
+
+    names: tuple[str, ...]
+    populations: dict[str, Population]
+    rankings: dict[str, list[Ranking]]
+    budget: Decimal
+    severe: float
+
+    @property
+    def directions(self) -> list[str]:
+        return list(self.populations)[1:]
+
+    def places(self, population: str) -> int:
+        """k = floor(p N) of one population."""
+        return places(self.budget, len(self.populations[population].rows))
+
+    def measure(self, weights: Integers) -> Floats:
+        """(populations, then the directions' mean; routers; METRICS) of rows that count so often."""
+        values = [
+            measures.measure(population, self.rankings[name], weights, self.budget, self.severe)
+            for name, population in self.populations.items()
+        ]
+        # Undefined where one direction is: the mean of the others would be another number.
+        macro = np.mean(values[1:], axis=0) if self.directions else np.full_like(values[0], np.nan)
+        return np.stack([*values, macro])
+
+
+def contest(labels: Labels, scores: Mapping[str, Floats], budget: Decimal, severe: float) -> Contest:
+    gain = labels.gain
+    rows = {OVERALL: np.arange(len(gain))}
+    for index, name in enumerate(labels.directions):
+        rows[name] = np.flatnonzero(labels.direction == index)
+    populations = {name: measures.population(gain, of_it) for name, of_it in rows.items()}
+    rankings = {
+        name: [measures.ranking(populations[name], router[of_it]) for router in scores.values()]
+        for name, of_it in rows.items()
+    }
+    return Contest(tuple(scores), populations, rankings, budget, severe)
+
+
+def doubts(contest: Contest, point: Floats, samples: Floats) -> list[str]:
+    """What the reader of the numbers must know: thin data, missing scores, undefined values.
+
+    `point` (populations, routers, metrics) and `samples` (resamples, ...) are as `measure` gives them.
+    """
+    return [
+        *_thin(contest),
+        *_unscored(contest),
+        *_undefined(contest, point),
+        *_undefined_in_resamples(contest, point, samples),
+    ]
+
+
+def _thin(contest: Contest) -> list[str]:
+    found = []
+    for name, population in contest.populations.items():
+        rows = len(population.rows)
+        if rows < FEW_ROWS:
+            found.append(f"{name}: {rows} rows are few (below {FEW_ROWS}): intervals are wide and unsure")
+        if population.gain[0] == population.gain[-1]:
+            found.append(
+                f"{name}: every gain is {population.gain[0]:g}: routing cannot matter here, and "
+                "which rows a router takes says nothing about it"
+            )
+    return found
+
+
+def _unscored(contest: Contest) -> list[str]:
+    found = []
+    for name in contest.populations:
+        for router, ranking in zip(contest.names, contest.rankings[name], strict=True):
+            without, k = len(ranking.place) - ranking.scored, contest.places(name)
+            if without and name == OVERALL:
+                found.append(
+                    f"{router}: {without:,} of {len(ranking.place):,} rows have no score; they come last"
+                )
+            if k > ranking.scored:
+                found.append(
+                    f"{router}, {name}: {k - ranking.scored:,} of the {k:,} routed rows have no score; "
+                    "they are taken in row order (a job would send them to the small model)"
+                )
+    return found
+
+
+def _undefined(contest: Contest, point: Floats) -> list[str]:
+    causes: dict[tuple[str, str, str], list[str]] = {}
+    for at, (name, population) in enumerate(contest.populations.items()):
+        for router, ranking, values in zip(contest.names, contest.rankings[name], point[at], strict=True):
+            for metric, value in zip(METRICS, values, strict=True):
+                if np.isnan(value):
+                    why = measures.why_undefined(population, ranking, metric, contest.places(name))
+                    causes.setdefault((name, metric, why), []).append(router)
+    found = [
+        f"{name}: {metric} is undefined for {_listed(routers, contest)}: {why}"
+        for (name, metric, why), routers in causes.items()
+    ]
+    for metric, missing in zip(METRICS, np.isnan(point[-1]).T, strict=True):
+        if contest.directions and missing.any():
+            routers = [router for router, gone in zip(contest.names, missing, strict=True) if gone]
+            found.append(
+                f"{MACRO}: {metric} is undefined for {_listed(routers, contest)}: it is in a direction"
+            )
+    return found
+
+
+def _undefined_in_resamples(contest: Contest, point: Floats, samples: Floats) -> list[str]:
+    """Values that are defined while some of their resamples are not."""
+    missing = np.isnan(samples).sum(axis=0) * ~np.isnan(point)
+    found = []
+    for name, of_it in zip((*contest.populations, MACRO), missing, strict=True):
+        for metric, counts in zip(METRICS, of_it.T, strict=True):
+            if counts.any():
+                routers = [router for router, count in zip(contest.names, counts, strict=True) if count]
+                found.append(
+                    f"{name}: {metric} is undefined in up to {int(counts.max()):,} of {len(samples):,} "
+                    f"resamples for {_listed(routers, contest)}; the interval is of the others"
+                )
+    return found
+
+
+def _listed(routers: list[str], contest: Contest) -> str:
+    return "every router" if len(routers) == len(contest.names) else ", ".join(routers)

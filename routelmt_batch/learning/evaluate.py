@@ -1,0 +1,170 @@
+"""Evaluate: routers against each other on rows whose gain is known.
+
+Routers run as in a job; what the numbers are is evaluation's. All qualities and scores of the tables
+are held at once (8 bytes a row each): a label table is no corpus.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from routelmt_batch.engines.lanes import Engine
+from routelmt_batch.errors import InputError, UsageError
+from routelmt_batch.job import OpenEngine
+from routelmt_batch.learning.evaluation import evaluate as measure
+from routelmt_batch.learning.evaluation import write
+from routelmt_batch.learning.scoring import Scored, router_spec, score_tables
+from routelmt_batch.learning.tables import Labels, read_tables
+from routelmt_batch.progress import Bars
+from routelmt_batch.routers.card import has_card, read_card
+from routelmt_batch.routers.kinds import KINDS
+from routelmt_batch.rows import LABEL_METADATA
+from routelmt_batch.shards import discover_all
+from routelmt_batch.spec import Router as RouterSpec
+from routelmt_batch.spec import near
+from routelmt_batch.workspace import Folder
+
+RANDOM = "random"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What an evaluation is told beside its tables."""
+
+    budget: Decimal
+    routers: tuple[str, ...] = ()
+    score_columns: tuple[str, ...] = ()
+    severe: float = -5.0
+    resamples: int | None = None
+    seed: int = 0
+    dtype: str = "bfloat16"
+
+
+def evaluate(
+    tables: Sequence[str], settings: Settings, out: Path, bars: Bars, open_engine: OpenEngine
+) -> dict[str, Any]:
+    """Run the routers over label tables, measure them, write evaluation.json, .md, .png and .svg.
+
+    Raises:
+        UsageError: tables or routers that do not fit; nothing is started then.
+    """
+    routers = parse_routers(settings.routers, settings.seed, settings.dtype)
+    clash = set(routers) & set(settings.score_columns)
+    if clash:
+        raise UsageError(f"--scores {', '.join(sorted(clash))}: a router has that name; rename one")
+    made = signatures(tables)
+    labels = read_tables(tables, settings.score_columns)
+    scored: dict[str, Scored] = {}
+    if routers:
+        folder = Folder(out)
+        folder.logs.mkdir(parents=True, exist_ok=True)
+        with open_engine(folder) as engine:
+            scored = _run(tables, routers, folder, made, engine, bars)
+    labels.warnings.extend(_warnings(labels, scored, made))
+    scores = dict(labels.scores)
+    for name, found in scored.items():
+        scores[name] = found.scores[labels.kept].astype(np.float64)
+    baselines = [RANDOM, *(name for name, router in routers.items() if not KINDS[router.kind].learned)]
+    evaluation = measure(
+        labels,
+        scores,
+        list(dict.fromkeys(baselines)),
+        settings.budget,
+        settings.severe,
+        settings.resamples,
+        settings.seed,
+        {"labels": made, "routers": {name: found.router.describe() for name, found in scored.items()}},
+    )
+    write(evaluation, out)
+    return evaluation
+
+
+def _run(
+    tables: Sequence[str],
+    routers: Mapping[str, RouterSpec],
+    folder: Folder,
+    made: Sequence[Mapping[str, Any]],
+    engine: Engine,
+    bars: Bars,
+) -> dict[str, Scored]:
+    small = {one["models"]["small"]["weights"] for one in made}
+    weights = small.pop() if len(small) == 1 else None
+    return {
+        name: score_tables(tables, router, folder.work / name, weights, engine, bars, name)
+        for name, router in routers.items()
+    }
+
+
+def parse_routers(given: Iterable[str], seed: int, dtype: str) -> dict[str, RouterSpec]:
+    """`NAME=PATH` and `NAME` as routers by name. A folder with a card says what it is; without one the
+    name is the kind.
+
+    Raises:
+        UsageError: a name that is taken or says nothing, a kind that needs a path and has none.
+    """
+    routers: dict[str, RouterSpec] = {}
+    for text in given:
+        name, _, source = text.partition("=")
+        if not name or name in routers:
+            raise UsageError(f"--router {text}: give NAME=PATH, each name once")
+        source = str(Path(source).expanduser().resolve()) if Path(source).expanduser().exists() else source
+        if source and has_card(source):
+            kind = read_card(source).kind
+        elif name in KINDS and not KINDS[name].needs_reference:
+            kind = name
+        elif name in KINDS:
+            raise UsageError(f"--router {name}: always in the table; leave it out")
+        else:
+            known = [kind for kind, value in KINDS.items() if not value.needs_reference]
+            raise UsageError(
+                f"--router {text}: {source or 'no path'} has no routelmt.json, and {name!r} is no kind"
+                f"{near(name, known)} (kinds: {', '.join(known)})"
+            )
+        if not source and KINDS[kind].source:
+            raise UsageError(f"--router {name}: needs a path, {name}=PATH: {KINDS[kind].source}")
+        routers[name] = router_spec(kind, source, seed, dtype)
+    return routers
+
+
+def signatures(tables: Sequence[str]) -> list[dict[str, Any]]:
+    """What the tables' labels are of, each signature once; see label.LabelRecipe.signature."""
+    found: dict[str, dict[str, Any]] = {}
+    for _, path in discover_all(tables):
+        try:
+            raw = (pq.read_schema(path).metadata or {}).get(LABEL_METADATA)
+        except (OSError, ValueError) as error:
+            raise InputError(f"{path}: not readable as Parquet: {error}") from None
+        if raw:
+            found[raw.decode()] = json.loads(raw)
+    return list(found.values())
+
+
+def _warnings(labels: Labels, scored: Mapping[str, Scored], made: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What keeps a number from meaning what it seems to."""
+    found = []
+    if not made and scored:
+        found.append("the tables do not say which models they are of: a router's fit to them is not checked")
+    if len(made) > 1:
+        found.append(f"the tables hold labels of {len(made)} kinds (other models, prompts or metrics)")
+    metrics = {one["metric"]["signature"] for one in made}
+    for name, one in scored.items():
+        missing = int(np.isnan(one.scores[labels.kept]).sum())
+        if missing:
+            found.append(f"{name}: no score for {missing:,} rows; they rank last, as a job would have it")
+        card = one.router.card
+        unseen = [d for d in labels.directions if card and d not in card.directions]
+        if unseen:
+            found.append(f"{name}: not trained on {', '.join(unseen)}; its scores there are a guess")
+        if card and metrics and card.metric.signature not in metrics:
+            found.append(
+                f"{name}: trained on {card.metric.signature}, evaluated on {', '.join(sorted(metrics))}"
+            )
+    return found

@@ -1,0 +1,266 @@
+"""Evaluation: every router on the same labelled rows under the same budget, as one JSON value.
+
+It knows label tables and scores, not where the scores come from.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from routelmt_batch import __version__
+from routelmt_batch.atomic import write_json, write_text
+from routelmt_batch.errors import UsageError
+from routelmt_batch.learning import measures, resampling
+from routelmt_batch.learning.contest import MACRO, OVERALL, Contest, contest, doubts
+from routelmt_batch.learning.measures import METRICS, Floats, Integers
+from routelmt_batch.learning.tables import Labels
+from routelmt_batch.spec import near
+from routelmt_batch.stages.allocate import places
+
+ORACLE_GAIN, ORACLE_QUALITY, RANDOM = "oracle-gain", "oracle-quality", "random"
+SEVERE_LOSS_GAIN = -5.0
+_CURVE_STEPS = 100
+_DELTA = METRICS.index("mean_delta")
+
+
+def evaluate(
+    labels: Labels,
+    scores: Mapping[str, Floats],
+    baselines: Sequence[str],
+    budget: Decimal,
+    severe: float = SEVERE_LOSS_GAIN,
+    resamples: int | None = None,
+    seed: int = 0,
+    signature: Mapping[str, Any] | None = None,
+    advance: Callable[[], None] = lambda: None,
+) -> dict[str, Any]:
+    """Measure every router, the two oracles and a random one; see `measures.measure` for the metrics.
+
+    A direction is a population of its own, with its own k = floor(budget N_d). `macro` is the plain
+    mean over directions, as in the paper's tables. Intervals are 95% bootstrap percentiles.
+
+    Args:
+        scores: of every router, (rows,), higher is routed first; NaN where a router has none.
+        baselines: names of `scores`, or `random`; every router is compared with the best of them.
+        severe: a routed row with this gain or less is a severe loss.
+        resamples: of the bootstrap; by default 1000, fewer for many rows.
+        signature: what labels and scores were made with; kept as it is.
+        advance: called after each resample, from any thread.
+
+    Raises:
+        UsageError: a budget outside 0 to 1, a name that is reserved or unknown, scores of other rows.
+    """
+    rows = len(labels.quality_small)
+    resamples = resampling.default_resamples(rows) if resamples is None else resamples
+    _check(rows, scores, baselines, budget, resamples)
+    scores = _with_references(labels, scores, seed)
+    field = contest(labels, scores, budget, severe)
+
+    def measured(weights: Integers) -> Floats:
+        values = field.measure(weights)
+        advance()
+        return values
+
+    point = field.measure(np.ones(rows, np.uint8))
+    samples = resampling.bootstrap(rows, measured, resamples, seed)
+    return {
+        **_settings(labels, field),
+        "resamples": resamples,
+        "interval_percent": resampling.LEVEL_PERCENT,
+        "seed": seed,
+        **_results(labels, field, baselines, point, samples),
+        "signature": dict(signature or {}),
+        "versions": {
+            "routelmt_batch": __version__,
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+        },
+    }
+
+
+def write(evaluation: Mapping[str, Any], folder: Path) -> None:
+    """Write evaluation.json, evaluation.md, evaluation.png and evaluation.svg into a folder."""
+    from routelmt_batch.learning.evaluation_tables import markdown
+    from routelmt_batch.learning.figures import budget_curve
+
+    write_json(folder / "evaluation.json", evaluation, "evaluation")
+    write_text(folder / "evaluation.md", markdown(evaluation), "evaluation")
+    budget_curve(evaluation, folder / "evaluation")
+
+
+def _check(
+    rows: int, scores: Mapping[str, Floats], baselines: Sequence[str], budget: Decimal, resamples: int
+) -> None:
+    if not (budget.is_finite() and 0 <= budget <= 1):
+        raise UsageError(f"--budget {budget}: a budget is a fraction of the rows, from 0 to 1; give 0.3, say")
+    if resamples < 1:
+        raise UsageError(f"{resamples} resamples: an interval needs one at least; leave it at the default")
+    for name, values in scores.items():
+        if name in (ORACLE_GAIN, ORACLE_QUALITY):
+            raise UsageError(f"router {name!r}: the name is the evaluation's own, always added; give another")
+        if len(values) != rows:
+            raise UsageError(f"router {name!r}: {len(values)} scores for {rows} rows; score the same rows")
+    for name in baselines:
+        if name not in scores and name != RANDOM:
+            known = [*scores, RANDOM]
+            raise UsageError(f"baseline {name!r}: no such router{near(name, known)}; it is one of {known}")
+
+
+def _with_references(labels: Labels, scores: Mapping[str, Floats], seed: int) -> dict[str, Floats]:
+    """The routers given, in that order, then a random one if there is none, then the oracles."""
+    routers = {name: np.asarray(values, np.float64) for name, values in scores.items()}
+    routers.setdefault(RANDOM, np.random.default_rng(seed).random(len(labels.quality_small)))
+    return {**routers, ORACLE_QUALITY: -labels.quality_small, ORACLE_GAIN: labels.gain}
+
+
+def _settings(labels: Labels, field: Contest) -> dict[str, Any]:
+    gain = labels.gain
+    return {
+        "rows": len(gain),
+        "budget": str(field.budget),
+        "k": field.places(OVERALL),
+        "severe_loss_gain": field.severe,
+        "quality_small": float(labels.quality_small.mean()),
+        "quality_large": float(labels.quality_large.mean()),
+        "directions": {
+            name: {"rows": len(field.populations[name].rows), "k": field.places(name)}
+            for name in field.directions
+        },
+        "buckets_of_all_rows": _buckets(gain, field.severe),
+        "expected_random": {
+            "note": "expectation of a random order; the router 'random' is one draw of it",
+            "spearman": 0.0,
+            "hit_rate": 100 * field.places(OVERALL) / len(gain),
+            "mean_delta": float(gain.mean()),
+            "severe_loss_rate": 100 * float((gain <= field.severe).mean()),
+        },
+    }
+
+
+def _results(
+    labels: Labels, field: Contest, baselines: Sequence[str], point: Floats, samples: Floats
+) -> dict[str, Any]:
+    best = _best(field.names, baselines, point)
+    areas, warnings = _areas(labels, field)
+    routers = {}
+    for index, name in enumerate(field.names):
+        gain = field.rankings[OVERALL][index].gain
+        routers[name] = {
+            **_values(field, point[:, index], samples[:, :, index]),
+            "buckets": _buckets(gain[: field.places(OVERALL)], field.severe),
+            "curve": _curve(measures.budget_curve(labels.quality_small, gain)),
+            "area": areas[name],
+            "against_best_baseline": _against(field.names, best, index, point, samples),
+        }
+    return {
+        "baselines": list(baselines),
+        "best_baseline": best,
+        "routers": routers,
+        "warnings": [*labels.warnings, *doubts(field, point, samples), *warnings],
+    }
+
+
+def _values(field: Contest, point: Floats, samples: Floats) -> dict[str, Any]:
+    """One router's metrics over all rows, per direction and averaged over directions."""
+
+    def of(place: int) -> dict[str, Any]:
+        return {
+            metric: _value(float(point[place, column]), samples[:, place, column])
+            for column, metric in enumerate(METRICS)
+        }
+
+    return {
+        OVERALL: of(0),
+        "directions": {name: of(place) for place, name in enumerate(field.directions, 1)},
+        MACRO: of(-1) if field.directions else {},
+    }
+
+
+def _value(point: float, samples: Floats) -> dict[str, float | None]:
+    if np.isnan(point):
+        return {"value": None, "low": None, "high": None}
+    low, high = resampling.interval(samples)
+    return {"value": point, "low": low, "high": high}
+
+
+def _best(names: Sequence[str], baselines: Sequence[str], point: Floats) -> str | None:
+    """The baseline of highest mean_delta over all rows; of equal ones the first named."""
+    deltas = {name: point[0, names.index(name), _DELTA] for name in baselines}
+    defined = [name for name in deltas if not np.isnan(deltas[name])]
+    return max(defined, key=lambda name: deltas[name]) if defined else None
+
+
+def _against(
+    names: Sequence[str], best: str | None, index: int, point: Floats, samples: Floats
+) -> dict[str, Any] | None:
+    """The paired difference in mean_delta from the best baseline; None for itself, or without any."""
+    if best is None or best == names[index] or np.isnan(point[0, index, _DELTA]):
+        return None
+    other = names.index(best)
+    found = resampling.compare(samples[:, 0, index, _DELTA] - samples[:, 0, other, _DELTA])
+    return {
+        "baseline": best,
+        "mean_delta": {
+            "value": float(point[0, index, _DELTA] - point[0, other, _DELTA]),
+            "low": found.low,
+            "high": found.high,
+        },
+        "p_value": found.p_value,
+    }
+
+
+def _buckets(gain: Floats, severe: float) -> list[dict[str, Any]]:
+    """Rows per gain bucket, lowest first: above `over`, up to and with `to` (None: without bound)."""
+    bounds = [None, *measures.edges(severe), None]
+    counts = measures.bucket_counts(gain, severe)
+    return [
+        {"over": over, "to": to, "rows": rows, "percent": 100 * rows / len(gain) if len(gain) else None}
+        for over, to, rows in zip(bounds, bounds[1:], counts, strict=False)
+    ]
+
+
+def _curve(curve: Floats) -> dict[str, list[float]]:
+    budgets = [Decimal(step) / _CURVE_STEPS for step in range(_CURVE_STEPS + 1)]
+    return {
+        "budget": [float(budget) for budget in budgets],
+        "quality": [float(curve[places(budget, len(curve) - 1)]) for budget in budgets],
+    }
+
+
+def _areas(labels: Labels, field: Contest) -> tuple[dict[str, dict[str, float | None]], list[str]]:
+    """Area under each router's budget curve, and where it lies between random (0) and an oracle (1).
+
+    Random is the straight line from the small model's mean quality to the large one's, its expectation.
+    """
+    areas = {
+        name: measures.area(measures.budget_curve(labels.quality_small, ranking.gain))
+        for name, ranking in zip(field.names, field.rankings[OVERALL], strict=True)
+    }
+    random = float(labels.quality_small.mean() + labels.gain.mean() / 2)
+    rooms = {oracle: areas[oracle] - random for oracle in (ORACLE_GAIN, ORACLE_QUALITY)}
+    # Below this it is rounding: with equal gains every order has random's curve.
+    least = 1e-9 * max(1.0, abs(random))
+    warnings = [
+        f"the area between {RANDOM} and {oracle} is undefined as a measure: {oracle} is no better than random"
+        for oracle, room in rooms.items()
+        if room <= least
+    ]
+
+    def share(area: float, oracle: str) -> float | None:
+        return (area - random) / rooms[oracle] if rooms[oracle] > least else None
+
+    return {
+        name: {
+            "value": area,
+            RANDOM: random,
+            f"of_{ORACLE_GAIN}": share(area, ORACLE_GAIN),
+            f"of_{ORACLE_QUALITY}": share(area, ORACLE_QUALITY),
+        }
+        for name, area in areas.items()
+    }, warnings

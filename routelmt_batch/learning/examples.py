@@ -1,0 +1,140 @@
+"""Examples to learn from: each row's prompt as token ids, its target and its side, on disk.
+
+Tokenized once and read by every worker, epoch and resume. It knows no model but its tokenizer.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from routelmt_batch.atomic import write_json, write_parquet
+from routelmt_batch.errors import InputError
+from routelmt_batch.learning.split import SIDES, TEST, TRAIN
+from routelmt_batch.learning.train_spec import TrainSpec
+from routelmt_batch.learning.training_folder import TrainingFolder
+from routelmt_batch.progress import Bars
+from routelmt_batch.prompts import Prompter
+
+FEWEST_ROWS = 20
+_FEWEST_OF_A_SIDE = 2  # a correlation needs two
+_CHUNK_ROWS = 2048
+
+SCHEMA = pa.schema({"token_ids": pa.list_(pa.int32()), "target": pa.float64(), "direction": pa.string()})
+
+
+@dataclass(frozen=True)
+class Examples:
+    """One side: token ids and targets (the metric's own scale), row by row."""
+
+    token_ids: list[list[int]]
+    targets: Any  # float64 array
+    directions: list[str]
+
+
+def check_sides(rows: pa.Table, spec: TrainSpec) -> None:
+    """Raises InputError if the rows are too few, all alike, or all on one side."""
+    if rows.num_rows < FEWEST_ROWS:
+        raise InputError(
+            f"{rows.num_rows} usable label rows: too few to learn from ({FEWEST_ROWS} at least); label more"
+        )
+    for side in SIDES:
+        targets = _targets(rows, side)
+        if len(targets) < _FEWEST_OF_A_SIDE:
+            raise InputError(
+                f"the {side} side has {len(targets)} rows of {rows.num_rows}: give more labels, more "
+                f"distinct values of {spec.split.by!r}, larger fractions in split, or another split.seed"
+            )
+        if side != TEST and np.ptp(targets) == 0:
+            raise InputError(
+                f"every {spec.target} on the {side} side is {targets[0]:g}: there is nothing to learn. Are "
+                "the two models the same, or the metric's references missing?"
+            )
+
+
+def _targets(rows: pa.Table, side: str) -> Any:
+    return rows["target"].to_numpy()[np.array(rows["side"].to_pylist()) == side]
+
+
+def prepare(spec: TrainSpec, rows: pa.Table, folder: TrainingFolder, bars: Bars) -> dict[str, Any]:
+    """Tokenize the rows into the folder, or find that done. Returns counts, directions and scale."""
+    found = folder.read(folder.prepared) if folder.manifest.exists() else None
+    if found is None:
+        found = _prepare(spec, rows, folder, bars)
+        write_json(folder.prepared, found, "train.prepared")
+    of, limit = f"of {rows.num_rows:,}", f"training.max_length_tokens {spec.training.max_length_tokens}"
+    if lost := found["left_out_too_long"]:
+        bars.warn(f"{lost:,} {of} label rows left out: their prompts are longer than {limit}")
+    if cut := found["cut_off"]:
+        bars.warn(f"{cut:,} {of} prompts cut off at {limit}")
+    return found
+
+
+def _prepare(spec: TrainSpec, rows: pa.Table, folder: TrainingFolder, bars: Bars) -> dict[str, Any]:
+    ids, keep, cut = _tokenize(spec, rows, bars)
+    kept = rows.filter(pa.array(keep, pa.bool_()))
+    check_sides(kept, spec)
+    directions = pc.binary_join_element_wise(kept["source_lang"], kept["target_lang"], "-")
+    table = pa.table([ids, kept["target"], directions], schema=SCHEMA)
+    of_side = np.array(kept["side"].to_pylist())
+    for side in SIDES:
+        write_parquet(folder.rows(side), table.filter(pa.array(of_side == side)), "train.rows")
+    train = _targets(kept, TRAIN)
+    return {
+        "rows": {side: int((of_side == side).sum()) for side in SIDES},
+        "left_out_too_long": keep.count(False),
+        "cut_off": cut,
+        "directions": sorted(set(directions.filter(pa.array(of_side == TRAIN)).to_pylist())),
+        "scale": {"mean": float(train.mean()), "std": float(train.std())},
+    }
+
+
+def _tokenize(spec: TrainSpec, rows: pa.Table, bars: Bars) -> tuple[pa.Array, list[bool], int]:
+    """Token ids of the rows that are kept, which are kept, how many were cut off.
+
+    A decoder's head reads the prompt's last token, so a prompt that is cut off would be another
+    question: a job skips such a row, and so does its training. An encoder reads what fits.
+    """
+    prompter = Prompter(spec.base.source, spec.prompt.template)
+    limit, encoder = spec.training.max_length_tokens, spec.base.architecture == "encoder"
+    kept: list[list[int]] = []
+    keep, cut = [], 0
+    with bars.rows("tokenize", rows.num_rows) as advance:
+        for batch in rows.select(["source", "source_lang", "target_lang"]).to_batches(_CHUNK_ROWS):
+            for ids in prompter.token_ids(*(column.to_pylist() for column in batch.columns)):
+                keep.append(encoder or len(ids) <= limit)
+                if encoder and len(ids) > limit:
+                    ids, cut = cut_off(ids, limit), cut + 1
+                if keep[-1]:
+                    kept.append(ids)
+            advance(batch.num_rows)
+    return pa.array(kept, SCHEMA.field("token_ids").type), keep, cut
+
+
+def cut_off(ids: list[int], limit: int) -> list[int]:
+    """The first tokens and the last one, which closes an encoder's input."""
+    return [*ids[: limit - 1], ids[-1]]
+
+
+def read(folder: TrainingFolder, side: str) -> Examples:
+    table = pq.read_table(folder.rows(side), partitioning=None)
+    return Examples(
+        table["token_ids"].to_pylist(), table["target"].to_numpy(), table["direction"].to_pylist()
+    )
+
+
+def steps_per_epoch(spec: TrainSpec, rows: int) -> int:
+    """Optimizer steps of one epoch: workers take batches in turn, a short last one counts."""
+    batches = math.ceil(math.ceil(rows / spec.worker_rows) / spec.workers.count)
+    return math.ceil(batches / accumulation(spec))
+
+
+def accumulation(spec: TrainSpec) -> int:
+    """Forward passes of one worker for one optimizer step."""
+    return spec.training.batch_rows // (spec.worker_rows * spec.workers.count)

@@ -1,0 +1,146 @@
+"""A Ray Train run seen from the driver: start it, follow its log, end it whatever happens.
+
+It knows steps and losses, not what is learnt.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from routelmt_batch.engines.session import RESTARTS, Session
+from routelmt_batch.errors import EngineError, RoutelmtError, UsageError
+from routelmt_batch.learning.train_spec import TrainSpec
+from routelmt_batch.learning.training_folder import TrainingFolder, step_of
+from routelmt_batch.progress import Bars
+
+_POLL_S = 0.3
+_WORDS = {
+    "loss": "loss {:.3f}",
+    "validation_loss": "validation loss {:.3f}",
+    "validation_spearman": "Spearman {:.3f}",
+    "learning_rate": "rate {:.1e}",
+}
+
+
+def fit(spec: TrainSpec, folder: TrainingFolder, steps: int, session: Session, bars: Bars) -> None:
+    """Train in `spec.workers` of the session and wait for the end.
+
+    Raises:
+        UsageError: this machine lacks what the workers want.
+        EngineError: a worker failed more often than it is started again.
+    """
+    threads = spec.workers.cpus or max(1, session.cores // spec.workers.count)
+    _check_fit(spec, threads, session, bars)
+    import ray
+
+    # In an actor: Ray Train's own wait would take SIGINT for itself and hold other signals back, and
+    # ending the actor ends the whole run, in a Ray that lives on, too.
+    run = ray.remote(num_cpus=0, max_restarts=0)(_Run).remote()
+    with session.explaining("training"):
+        try:
+            folder.sweep()
+            before = folder.log.stat().st_size if folder.log.exists() else 0
+            last = folder.last_checkpoint()
+            first = step_of(last) if last else 0
+            done = run.fit.remote(spec.model_dump(mode="json"), str(folder.root), threads).future()
+            with bars.steps("train", steps, first) as tell:
+                _follow(folder.log, before, first, done.done, tell)
+            done.result()
+        finally:
+            ray.kill(run)
+
+
+def _check_fit(spec: TrainSpec, threads: int, session: Session, bars: Bars) -> None:
+    """Ray would wait for resources in silence."""
+    for name, each in (("CPU", threads), ("GPU", spec.workers.gpus)):
+        needs, has = each * spec.workers.count, session.resource(name)
+        if needs <= has:
+            continue
+        if session.local:
+            raise UsageError(
+                f"{name}s needed: {needs} for {spec.workers.count} workers; this machine has {has:g}. Set "
+                f"workers.count or workers.{name.lower()}s lower, or give a cluster with --address"
+            )
+        bars.warn(f"{name}s needed: {needs}; the cluster has {has:g} now, and the training waits for more")
+
+
+class _Run:
+    """Runs Ray Train in a process of its own."""
+
+    def fit(self, spec: dict[str, Any], root: str, threads: int) -> None:
+        from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+        from ray.train.torch import TorchTrainer
+
+        from routelmt_batch.learning.trainer import train_loop
+
+        workers = TrainSpec.model_validate(spec).workers
+        resources = {"CPU": threads} | ({"GPU": workers.gpus} if workers.gpus else {})
+        trainer = TorchTrainer(
+            train_loop,
+            train_loop_config={"spec": spec, "folder": root, "threads": threads},
+            # Ray Train gives a worker as many threads as it has CPUs: one, unless told.
+            scaling_config=ScalingConfig(
+                num_workers=workers.count, use_gpu=workers.gpus > 0, resources_per_worker=resources
+            ),
+            run_config=RunConfig(
+                name="ray",
+                storage_path=str(TrainingFolder(Path(root)).work),
+                failure_config=FailureConfig(max_failures=RESTARTS, controller_failure_limit=RESTARTS),
+            ),
+        )
+        try:
+            trainer.fit()
+        except TrainingFailedError as error:
+            raise _in_words(error) from None
+
+
+def _in_words(error: Exception) -> RoutelmtError:
+    """The first failed worker's own words."""
+    failures = getattr(error, "worker_failures", {})
+    first = failures[min(failures)] if failures else error
+    for cause in (first, getattr(first, "cause", None), first.__cause__):
+        if isinstance(cause, RoutelmtError):
+            return cause
+    lines = [line.strip() for line in str(first).splitlines() if line.strip()]
+    shown = lines[-1][:300] if lines else type(first).__name__
+    return EngineError(
+        f"the training failed {RESTARTS + 1} times:\n  {shown}\nMend the cause and run the same command "
+        "again: it goes on from the last checkpoint"
+    )
+
+
+def _follow(
+    log: Path, place: int, step: int, is_done: Callable[[], bool], tell: Callable[[int, str], None]
+) -> None:
+    """Show what is written to the log from byte `place` on, until the run is done."""
+    shown: dict[str, float] = {}
+    while True:
+        done = is_done()
+        for line, end in _lines(log, place):
+            place = end
+            shown |= {name: value for name, value in line.items() if name in _WORDS}
+            tell(line["step"] - step, _note(shown))
+            step = line["step"]
+        if done:
+            return
+        time.sleep(_POLL_S)
+
+
+def _lines(log: Path, place: int) -> Iterator[tuple[dict[str, Any], int]]:
+    """(line, byte where the next one begins) of each whole line from `place` on."""
+    if not log.exists():
+        return
+    with open(log, "rb") as file:
+        file.seek(place)
+        for text in iter(file.readline, b""):
+            if not text.endswith(b"\n"):
+                return
+            yield json.loads(text), file.tell()
+
+
+def _note(shown: dict[str, float]) -> str:
+    return ", ".join(form.format(shown[name]) for name, form in _WORDS.items() if name in shown)

@@ -1,0 +1,105 @@
+"""What `label` reports: qualities and gains by direction, and why rows have none. Sums merge."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from routelmt_batch.manifest import versions
+from routelmt_batch.rows import UNTRANSLATABLE
+from routelmt_batch.stages.tally import direction
+from routelmt_batch.workspace import AnyWorkspace
+
+_SUMS = ("small", "large", "gain", "gain_squared")
+
+
+class Counts:
+    """Counts and sums of one shard's labels."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self.unlabelled: Counter[str] = Counter()
+        self.directions: dict[str, Counter[str]] = {}
+
+    def add(
+        self,
+        columns: Mapping[str, pa.Array],
+        reasons: Sequence[pa.Array],
+        source_lang: pa.Array,
+        target_lang: pa.Array,
+    ) -> None:
+        """Count some rows: label columns, reasons of the small and the large model's attempts."""
+        self.rows += len(source_lang)
+        why = zip(*(reason.to_pylist() for reason in reasons), strict=True)
+        languages = zip(source_lang.to_pylist(), target_lang.to_pylist(), strict=True)
+        qualities = zip(
+            *(columns[f"quality_{route}"].to_pylist() for route in ("small", "large")), strict=True
+        )
+        for reason, codes, (small, large) in zip(why, languages, qualities, strict=True):
+            counts = self.directions.setdefault(direction(*codes), Counter(rows=0, labelled=0))
+            counts["rows"] += 1
+            if small is None or large is None:
+                # What keeps a row from both models has one name; what failed in one names it.
+                name, why_not = ("small", reason[0]) if small is None else ("large", reason[1])
+                known = why_not in UNTRANSLATABLE and why_not
+                self.unlabelled[known or f"{name}_{why_not}"] += 1
+                continue
+            gain = large - small
+            sums = dict(zip(_SUMS, (small, large, gain, gain * gain), strict=True))
+            counts.update({"labelled": 1, **sums})
+
+    def report(self) -> dict[str, Any]:
+        return {
+            "rows": self.rows,
+            "unlabelled": dict(sorted(self.unlabelled.items())),
+            "direction": {name: dict(counts) for name, counts in sorted(self.directions.items())},
+        }
+
+
+def report(workspace: AnyWorkspace, signature: Mapping[str, Any]) -> dict[str, Any]:
+    """The label job's report, from its shards' reports."""
+    unlabelled: Counter[str] = Counter()
+    directions: dict[str, Counter[str]] = {}
+    rows = 0
+    for shard in workspace.shards:
+        one = json.loads(workspace.folder.report(shard.name).read_text(encoding="utf8"))
+        rows += one["rows"]
+        unlabelled.update(one["unlabelled"])
+        for name, counts in one["direction"].items():
+            directions.setdefault(name, Counter()).update(counts)
+    total: Counter[str] = Counter()
+    for counts in directions.values():
+        total.update(counts)
+    return {
+        "name": workspace.spec.name,
+        "rows": rows,
+        "shards": len(workspace.shards),
+        "unreadable": workspace.unreadable,
+        "labelled": total["labelled"],
+        "unlabelled": dict(sorted(unlabelled.items())),
+        "overall": _means(total),
+        "direction": {name: _means(counts) for name, counts in sorted(directions.items())},
+        "signature": dict(signature),
+        "versions": versions(),
+    }
+
+
+def _means(counts: Mapping[str, float]) -> dict[str, Any]:
+    n = counts["labelled"]
+    found: dict[str, Any] = {"rows": counts["rows"], "labelled": n}
+    if not n:
+        return found
+    small, large, gain, squared = (counts[name] / n for name in _SUMS)
+    deviation = math.sqrt(max(0.0, squared - gain * gain))
+    return found | {
+        "quality_small": small,
+        "quality_large": large,
+        "gain": gain,
+        "gain_standard_deviation": float(np.round(deviation, 6)),
+    }

@@ -1,0 +1,142 @@
+"""The model that learns: a sequence-classification one with one label, its adapter, its saved form.
+
+It knows token ids and scores, not prompts, tables or workers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from routelmt_batch import checkpoints
+from routelmt_batch.errors import ModelError
+from routelmt_batch.learning.train_spec import TrainSpec
+
+if TYPE_CHECKING:
+    import torch
+
+ADAPTER = "adapter"
+_PREDICT_ROWS = 64
+
+
+def tokenizer_of(spec: TrainSpec) -> Any:
+    """The base's tokenizer; where it knows no padding, the end token pads."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(spec.base.source)
+    if tokenizer.pad_token_id is None:
+        if tokenizer.eos_token is None:
+            raise ModelError(
+                f"base.source {spec.base.source}: its tokenizer has neither padding nor end token"
+            )
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def plain(spec: TrainSpec, source: str | None = None) -> Any:
+    """The base with a new head, or the model of a checkpoint; float32 weights.
+
+    The head has no activation (`problem_type: regression`) and reads the last token that is not
+    padding (decoders) or the first (encoders).
+    """
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    try:
+        return AutoModelForSequenceClassification.from_pretrained(
+            source or spec.base.source,
+            num_labels=1,
+            problem_type="regression",
+            pad_token_id=tokenizer_of(spec).pad_token_id,
+            dtype=torch.float32,
+        )
+    except ValueError as error:
+        kind = checkpoints.config(spec.base.source).get("model_type")
+        raise ModelError(
+            f"base.source {spec.base.source}: transformers has no sequence-classification model for "
+            f"model_type {kind!r}; take another base ({str(error).splitlines()[0][:200]})"
+        ) from None
+
+
+def trainable(spec: TrainSpec) -> Any:
+    """The model as its method trains it."""
+    model = plain(spec)
+    model.config.use_cache = False  # nothing is decoded
+    if spec.method == "head_only":
+        model.base_model.requires_grad_(False)
+    if spec.method != "lora":
+        return model
+    from peft import LoraConfig, TaskType, get_peft_model
+
+    lora = LoraConfig(
+        task_type=TaskType.SEQ_CLS,  # trains the head, too, and keeps it with the adapter
+        r=spec.lora.rank,
+        lora_alpha=spec.lora.alpha,
+        lora_dropout=spec.lora.dropout,
+        target_modules=spec.lora.target_modules,
+    )
+    try:
+        return get_peft_model(model, lora)
+    except ValueError as error:
+        raise ModelError(f"lora.target_modules {spec.lora.target_modules!r}: {error}") from None
+
+
+def save(spec: TrainSpec, checkpoint: Path, root: Path) -> None:
+    """Write a checkpoint of `trainable` as a router's model: merged, in the base's own dtype."""
+    import torch
+
+    model = plain(spec, None if spec.method == "lora" else str(checkpoint))
+    if spec.method == "lora":
+        from peft import PeftModel
+
+        adapted = PeftModel.from_pretrained(model, str(checkpoint))
+        _save_adapter(adapted, root / ADAPTER, spec.base.name)
+        model = adapted.merge_and_unload()
+    base = checkpoints.config(spec.base.source)
+    name = base.get("dtype") or base.get("torch_dtype") or "float32"
+    model.config.use_cache = base.get("use_cache", True)
+    model.to(getattr(torch, name)).save_pretrained(str(root))
+    tokenizer_of(spec).save_pretrained(str(root))
+    for weights in root.rglob("*.safetensors"):  # safetensors lets nobody else read them
+        weights.chmod((root / "config.json").stat().st_mode)
+
+
+def _save_adapter(adapted: Any, folder: Path, base: str) -> None:
+    """The adapter as peft writes it, naming its base without this machine's paths."""
+    for config in adapted.peft_config.values():
+        config.base_model_name_or_path = base
+    adapted.save_pretrained(str(folder), save_embedding_layers=False)
+    (folder / "README.md").unlink(missing_ok=True)  # peft's blank form; the router's own card tells more
+
+
+def predict(source: str | Path, token_ids: Sequence[Sequence[int]], device: str = "cpu") -> list[float]:
+    """Scores by a saved router's weights, in order; float32 arithmetic."""
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    model = AutoModelForSequenceClassification.from_pretrained(str(source), dtype=torch.float32)
+    model.eval().to(device)
+    order = sorted(range(len(token_ids)), key=lambda row: len(token_ids[row]))
+    scores = [0.0] * len(token_ids)
+    with torch.inference_mode():
+        for first in range(0, len(order), _PREDICT_ROWS):
+            rows = order[first : first + _PREDICT_ROWS]
+            batch = pad([token_ids[row] for row in rows], model.config.pad_token_id)
+            logits = model(**{name: tensor.to(device) for name, tensor in batch.items()}).logits
+            for row, score in zip(rows, logits[:, 0].tolist(), strict=True):
+                scores[row] = score
+    return scores
+
+
+def pad(token_ids: Sequence[Sequence[int]], pad_id: int) -> dict[str, torch.Tensor]:
+    """`input_ids` and `attention_mask` (rows x longest), padded on the right."""
+    import torch
+
+    longest = max(map(len, token_ids))
+    ids = torch.full((len(token_ids), longest), pad_id)
+    mask = torch.zeros_like(ids)
+    for row, tokens in enumerate(token_ids):
+        ids[row, : len(tokens)] = torch.tensor(tokens)
+        mask[row, : len(tokens)] = 1
+    return {"input_ids": ids, "attention_mask": mask}

@@ -1,0 +1,101 @@
+"""A router over tables, as a job would run it: the score pass, resumable, in a folder of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from routelmt_batch import checkpoints
+from routelmt_batch.engines.lanes import Engine
+from routelmt_batch.manifest import of_input
+from routelmt_batch.progress import Bars
+from routelmt_batch.routers.card import read_card
+from routelmt_batch.routers.kinds import KINDS, ROUTER_FOLDER, SMALL_MODEL
+from routelmt_batch.routers.router import Router, open_router
+from routelmt_batch.shards import Shard
+from routelmt_batch.spec import Input, Output, Prompt, Run, ScoreSpec
+from routelmt_batch.spec import Router as RouterSpec
+from routelmt_batch.stages.allocate import gains
+from routelmt_batch.stages.score import score
+from routelmt_batch.workspace import open_workspace
+
+_LONGEST_PROMPT_TOKENS = 2048
+_ANY_SHARE = 1  # a row without a score is reported, and ends nothing
+
+
+@dataclass(frozen=True)
+class ScoreRecipe:
+    """See workspace.Recipe."""
+
+    spec: ScoreSpec
+    router: Router
+
+    @property
+    def prompt_limit_tokens(self) -> int:
+        return self.spec.prompt_limit_tokens
+
+    def fingerprints(self, shards: list[Shard], limit: int | None) -> dict[str, dict[str, Any]]:
+        return {"scores": of_input(self.spec, shards, limit) | self.router.fingerprint(self.spec)}
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A router's scores of every row of some tables, in their order; NaN where it gave none."""
+
+    router: Router
+    scores: npt.NDArray[np.float32]
+
+
+def router_spec(kind: str, source: str, seed: int = 0, dtype: str = "bfloat16") -> RouterSpec:
+    """A router's pool with the sizes that its checkpoint allows."""
+    longest = _LONGEST_PROMPT_TOKENS
+    if source and KINDS[kind].source in (ROUTER_FOLDER, SMALL_MODEL):
+        checkpoints.locate(source, f"--router {kind}={source}")
+        longest = min(longest, checkpoints.context_tokens(source) or longest)
+    return RouterSpec.model_validate(
+        {"kind": kind, "source": source, "seed": seed, "dtype": dtype, "max_model_len_tokens": longest}
+    )
+
+
+def score_tables(
+    tables: Sequence[str],
+    router: RouterSpec,
+    folder: Path,
+    small_weights: str | None,
+    engine: Engine,
+    bars: Bars,
+    name: str,
+) -> Scored:
+    """Score every row of the tables; what `folder` holds of an earlier try is gone on with.
+
+    Raises:
+        UsageError: the router does not fit, or the tables lack the text that it reads.
+    """
+    prompt = Prompt()
+    if KINDS[router.kind].source == ROUTER_FOLDER:
+        prompt = Prompt(template=read_card(router.source).prompt_template)
+    spec = ScoreSpec(
+        name=name,
+        input=Input(uri=tuple(tables)),
+        output=Output(uri=str(folder)),
+        prompt=prompt,
+        run=Run.model_validate({"max_failed_fraction": _ANY_SHARE}),
+        router=router,
+    )
+
+    def check(spec: ScoreSpec) -> ScoreRecipe:
+        return ScoreRecipe(spec, open_router(spec, spec.router, None, small_weights))
+
+    with open_workspace(spec, None, None, bars, check) as workspace:
+        score(workspace, engine, bars, f"score {name}")
+        rows = workspace.shard_rows
+        first = np.cumsum([0, *rows.values()])
+        scores = np.full(workspace.rows, np.nan, np.float32)
+        for part in gains(workspace):
+            scores[first[part.rank] + part.row] = part.gain
+        return Scored(workspace.recipe.router, scores)

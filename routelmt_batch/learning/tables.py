@@ -1,0 +1,243 @@
+"""Label tables: both models' measured quality, row by row, read into arrays.
+
+It knows Parquet and columns, not what is computed from them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from routelmt_batch.errors import InputError, UsageError
+from routelmt_batch.shards import discover, is_text
+from routelmt_batch.spec import near
+
+Floats = npt.NDArray[np.float64]
+
+SMALL, LARGE, GAIN = "quality_small", "quality_large", "gain"
+LANGUAGES = ("source_lang", "target_lang")
+UNKNOWN = "?"  # stands for a language that a row does not name
+GAIN_TOLERANCE = 0.01  # of the x100 scale: what rounding to float16 or two decimals may do
+_BATCH_ROWS = 131_072
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The rows with both qualities, in the order read.
+
+    `direction` holds indexes into `directions` ("en-de"), -1 throughout if the tables name no
+    languages. `scores` holds the score columns asked for, NaN where there is none. `kept` says of
+    every row read whether it is here.
+    """
+
+    quality_small: Floats
+    quality_large: Floats
+    direction: npt.NDArray[np.int32]
+    directions: tuple[str, ...]
+    scores: dict[str, Floats]
+    kept: npt.NDArray[np.bool_]
+    warnings: list[str]
+
+    @property
+    def gain(self) -> Floats:
+        return self.quality_large - self.quality_small
+
+
+def read_tables(paths: Sequence[Path | str], score_columns: Sequence[str] = ()) -> Labels:
+    """The label tables as one, in the order given; files of a folder or glob in name order.
+
+    Raises:
+        UsageError: no path is given.
+        InputError: no such file, a file named twice or unreadable, a column that is lacking or not
+            numeric, fewer than two rows with both qualities.
+    """
+    if not paths:
+        raise UsageError("no label table is given: name a Parquet file, a folder or a glob")
+    gathered = _Gathered(tuple(dict.fromkeys(score_columns)))
+    for file in _files(paths):
+        try:
+            with pq.ParquetFile(file) as table:
+                columns = _check(file, table.schema_arrow, gathered.score_columns)
+                for batch in table.iter_batches(_BATCH_ROWS, columns=columns, use_threads=False):
+                    gathered.add(batch)
+        except (pa.ArrowException, OSError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise InputError(f"{file}: not readable as Parquet ({reason}); write it anew") from error
+    return gathered.labels()
+
+
+def _files(paths: Sequence[Path | str]) -> Iterator[Path]:
+    seen: set[Path] = set()
+    for path in paths:
+        try:
+            found = discover(str(path))
+        except InputError as error:
+            beside = Path(path).parent
+            others = [file.name for file in beside.iterdir()] if beside.is_dir() else []
+            raise InputError(
+                f"{path}: no label table there{near(Path(path).name, others)}; give a Parquet file, a "
+                "folder that holds *.parquet files, or a quoted glob"
+            ) from error
+        for _, file in found:
+            if file.resolve() in seen:
+                raise InputError(f"{file}: given twice, and its rows would count twice; give it once")
+            seen.add(file.resolve())
+            yield file
+
+
+def _check(file: Path, schema: pa.Schema, score_columns: Sequence[str]) -> list[str]:
+    """The columns to read of one file, once it is known that they are there and fit."""
+    for name in (SMALL, LARGE, *score_columns):
+        if name not in schema.names:
+            raise InputError(
+                f"{file}: no column {name!r}{near(name, schema.names)}; it has "
+                f"{', '.join(schema.names) or 'no columns'}. A label table has {SMALL} and {LARGE}, "
+                "and every score column that is asked for"
+            )
+    columns = [SMALL, LARGE, *score_columns]
+    if GAIN in schema.names and _is_number(schema.field(GAIN).type):
+        columns.append(GAIN)
+    if all(name in schema.names for name in LANGUAGES):
+        columns.extend(LANGUAGES)
+    columns = list(dict.fromkeys(columns))
+    for name in columns:
+        if schema.names.count(name) > 1:
+            raise InputError(f"{file}: has two columns named {name!r}: rename one")
+        kind = schema.field(name).type
+        fits, wanted = (is_text(kind), "string") if name in LANGUAGES else (_is_number(kind), "numeric")
+        if not fits:
+            raise InputError(f"{file}: column {name!r} is {kind}, not {wanted}: write it as {wanted}")
+    return columns
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    # A column of nulls alone is written as type null by pandas; it holds numbers, though not one.
+    types = pa.types
+    return bool(
+        types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind) or types.is_null(kind)
+    )
+
+
+@dataclass
+class _Gathered:
+    """What was read so far: kept rows as arrays, and counts of what was not kept or does not fit."""
+
+    score_columns: tuple[str, ...]
+    small: list[Floats] = field(default_factory=list)
+    large: list[Floats] = field(default_factory=list)
+    scores: list[list[Floats]] = field(default_factory=list)
+    kept: list[npt.NDArray[np.bool_]] = field(default_factory=list)
+    direction: list[npt.NDArray[np.int32]] = field(default_factory=list)
+    directions: dict[str, int] = field(default_factory=dict)
+    languages_named: bool = False
+    dropped: dict[str, int] = field(default_factory=lambda: {"null": 0, "NaN": 0, "infinite": 0})
+    other_gain: int = 0
+    other_gain_most: float = 0.0
+
+    def add(self, batch: pa.RecordBatch) -> None:
+        small, large = _floats(batch, SMALL), _floats(batch, LARGE)
+        null = _nulls(batch, SMALL) | _nulls(batch, LARGE)
+        nan = ~null & (np.isnan(small) | np.isnan(large))
+        infinite = ~null & ~nan & ~(np.isfinite(small) & np.isfinite(large))
+        for reason, mask in (("null", null), ("NaN", nan), ("infinite", infinite)):
+            self.dropped[reason] += int(mask.sum())
+        kept = ~(null | nan | infinite)
+        self.kept.append(kept)
+        self.small.append(small[kept])
+        self.large.append(large[kept])
+        self.scores.append([_floats(batch, name)[kept] for name in self.score_columns])
+        self.direction.append(self._directions(batch)[kept])
+        if GAIN in batch.schema.names:
+            self._compare(_floats(batch, GAIN)[kept], large[kept] - small[kept])
+
+    def _directions(self, batch: pa.RecordBatch) -> npt.NDArray[np.int32]:
+        if LANGUAGES[0] in batch.schema.names:
+            self.languages_named = True
+            source, target = (pc.fill_null(batch[name].cast(pa.string()), UNKNOWN) for name in LANGUAGES)
+            names = pc.binary_join_element_wise(source, target, "-").dictionary_encode()
+        else:
+            names = pa.array([f"{UNKNOWN}-{UNKNOWN}"] * batch.num_rows, pa.string()).dictionary_encode()
+        index = [
+            self.directions.setdefault(name, len(self.directions)) for name in names.dictionary.to_pylist()
+        ]
+        found: npt.NDArray[np.int32] = np.array(index, np.int32)[names.indices.to_numpy()]
+        return found
+
+    def _compare(self, given: Floats, gain: Floats) -> None:
+        apart = np.abs(given - gain)
+        apart = apart[apart > GAIN_TOLERANCE]  # NaN, a gain that is not there, is not another gain
+        if len(apart):
+            self.other_gain += len(apart)
+            self.other_gain_most = max(self.other_gain_most, float(apart.max()))
+
+    def labels(self) -> Labels:
+        kept = np.concatenate(self.kept or [np.zeros(0, bool)])
+        rows = int(kept.sum())
+        if rows < 2:
+            dropped = f" (dropped: {self._reasons()})" if rows < len(kept) else ""
+            raise InputError(
+                f"{rows} of {len(kept)} rows have both {SMALL} and {LARGE}{dropped}: a comparison needs "
+                "two rows at least; check how the table was labelled"
+            )
+        direction, directions = self._in_name_order()
+        columns = zip(*self.scores, strict=True)
+        return Labels(
+            quality_small=np.concatenate(self.small),
+            quality_large=np.concatenate(self.large),
+            direction=direction,
+            directions=directions,
+            scores={
+                name: np.concatenate(parts) for name, parts in zip(self.score_columns, columns, strict=True)
+            },
+            kept=kept,
+            warnings=self._warnings(rows, len(kept), direction, directions),
+        )
+
+    def _in_name_order(self) -> tuple[npt.NDArray[np.int32], tuple[str, ...]]:
+        """Directions sorted by name, so that neither file nor row order shows; only those of kept rows."""
+        direction = np.concatenate(self.direction)
+        if not self.languages_named:
+            return np.full(len(direction), -1, np.int32), ()
+        present = np.unique(direction)
+        names = {name: index for name, index in self.directions.items() if index in present}
+        ordered = tuple(sorted(names, key=str.encode))
+        place: npt.NDArray[np.int32] = np.full(len(self.directions), -1, np.int32)
+        for new, name in enumerate(ordered):
+            place[names[name]] = new
+        return place[direction], ordered
+
+    def _reasons(self) -> str:
+        return ", ".join(f"{count:,} {reason}" for reason, count in self.dropped.items() if count)
+
+    def _warnings(
+        self, rows: int, read: int, direction: npt.NDArray[np.int32], directions: tuple[str, ...]
+    ) -> list[str]:
+        warnings = []
+        if rows < read:
+            warnings.append(f"{read - rows:,} of {read:,} rows dropped for their quality: {self._reasons()}")
+        if self.other_gain:
+            warnings.append(
+                f"the column {GAIN!r} is not {LARGE} - {SMALL} in {self.other_gain:,} rows (by "
+                f"{self.other_gain_most:,.2f} at most); it is not used"
+            )
+        unknown = [place for place, name in enumerate(directions) if UNKNOWN in name.split("-")]
+        if unknown:
+            count = int(np.isin(direction, unknown).sum())
+            warnings.append(f"{count:,} rows do not name both languages; they count as {UNKNOWN!r}")
+        return warnings
+
+
+def _nulls(batch: pa.RecordBatch, name: str) -> npt.NDArray[np.bool_]:
+    return np.asarray(batch[name].is_null().to_numpy(zero_copy_only=False), bool)
+
+
+def _floats(batch: pa.RecordBatch, name: str) -> Floats:
+    column = pc.cast(batch[name], pa.float64(), safe=False)
+    return np.asarray(column.to_numpy(zero_copy_only=False), np.float64)

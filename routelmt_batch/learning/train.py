@@ -1,0 +1,134 @@
+"""Training a router, in order: check, split, tokenize, fit, measure, publish.
+
+It knows tables, the folder and the report; how a model learns is the worker's matter (`trainer`).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from routelmt_batch import checkpoints
+from routelmt_batch.atomic import write_json, write_text
+from routelmt_batch.errors import ModelError
+from routelmt_batch.job import Options, Outcome, stop_on_signals
+from routelmt_batch.learning import examples, model_card
+from routelmt_batch.learning.regression import measure
+from routelmt_batch.learning.split import TRAIN
+from routelmt_batch.learning.train_spec import TrainSpec
+from routelmt_batch.learning.training_folder import (
+    TrainingFolder,
+    begin,
+    check_output,
+    check_same,
+    fingerprint,
+)
+from routelmt_batch.learning.training_tables import check_makers, find_tables, read_rows
+from routelmt_batch.ledger import hold
+from routelmt_batch.progress import Bars
+
+
+def train(spec: TrainSpec, options: Options, bars: Bars) -> Outcome:
+    """Train a router from wherever its folder stands to its end. Of the options, `address` and
+    `verbose` are read.
+
+    Raises:
+        UsageError: a table, the base model or the output folder must change first; see errors.
+        EngineError: the training failed; the same command goes on from its last checkpoint.
+    """
+    folder, bars = TrainingFolder(Path(spec.output.uri)), _Remembering(bars)
+    check_output(folder)
+    _check_base(spec)
+    files = find_tables(spec)
+    made = check_makers(spec, files, bars)
+    now = fingerprint(spec, files)
+    check_same(folder, now, bars)
+    if done := folder.finished():
+        return Outcome(done, new=False)
+    rows = read_rows(spec, files, bars)
+    examples.check_sides(rows, spec)
+    with hold(folder.work):
+        check_same(folder, now, bars)
+        prepared = examples.prepare(spec, rows, folder, bars)
+        begin(folder, spec, now)
+        if not folder.predictions.exists():
+            _fit(spec, folder, prepared["rows"][TRAIN], options, bars)
+        return Outcome(_publish(spec, folder, made, bars), new=True)
+
+
+class _Remembering(Bars):
+    """Another's bars, whose warnings also stand in the model card."""
+
+    def __init__(self, bars: Bars) -> None:
+        super().__init__(bars.console, bars.quiet)
+        self.steps = bars.steps  # type: ignore[method-assign]
+        self.told: list[str] = []
+
+    def warn(self, message: str) -> None:
+        self.told.append(message)
+        super().warn(message)
+
+
+def _check_base(spec: TrainSpec) -> None:
+    checkpoints.locate(spec.base.source, "base.source")
+    longest, context = spec.training.max_length_tokens, checkpoints.context_tokens(spec.base.source)
+    if context is not None and longest > context:
+        raise ModelError(
+            f"training.max_length_tokens {longest}: {spec.base.source} reads {context} tokens at most"
+        )
+
+
+def _fit(spec: TrainSpec, folder: TrainingFolder, rows: int, options: Options, bars: Bars) -> None:
+    from routelmt_batch.engines.session import Session
+    from routelmt_batch.learning.fit import fit
+
+    folder.logs.mkdir(parents=True, exist_ok=True)
+    steps = examples.steps_per_epoch(spec, rows) * spec.training.epochs
+    with Session(folder.logs, options.address, options.verbose, stop_on_signals) as session:
+        fit(spec, folder, steps, session, bars)
+
+
+def _publish(
+    spec: TrainSpec, folder: TrainingFolder, made: dict[str, Any], bars: _Remembering
+) -> dict[str, Any]:
+    """Measure, draw and tell; the card comes last, so that with it the router folder is whole."""
+    from routelmt_batch.learning.figures import predicted_against_realised
+
+    prepared, trained = folder.read(folder.prepared), folder.read(folder.trained)
+    assert prepared and trained
+    table = pq.read_table(folder.predictions, partitioning=None)
+    predicted, realised = table["predicted"].to_numpy(), table["realised"].to_numpy()
+    held_out = _measure(predicted, realised, table["direction"].to_pylist())
+    unseen = sorted(set(held_out["directions"]) - set(prepared["directions"]))
+    if unseen:
+        bars.warn(f"tested on directions that it did not learn: {', '.join(unseen)}")
+    predicted_against_realised(
+        predicted,
+        realised,
+        folder.root / model_card.PLOT,
+        f"{spec.name}: predicted and realised {spec.target}",
+    )
+    report = {
+        "name": spec.name,
+        "router": str(folder.root),
+        "card": model_card.card(spec, made, prepared, trained),
+        "trained": trained,
+        **{key: prepared[key] for key in ("rows", "left_out_too_long", "cut_off")},
+        "held_out": held_out,
+        "warnings": bars.told,
+    }
+    write_text(folder.root / "README.md", model_card.readme(spec, report), "train.readme")
+    write_json(folder.report, report, "train.report")
+    write_json(folder.card, report["card"], "train.card")
+    return report
+
+
+def _measure(predicted: Any, realised: Any, directions: list[str]) -> dict[str, Any]:
+    """Measures overall and by direction."""
+    found: dict[str, Any] = {"overall": measure(predicted, realised).as_dict(), "directions": {}}
+    for name in sorted(set(directions)):
+        rows = [row for row, direction in enumerate(directions) if direction == name]
+        found["directions"][name] = measure(predicted[rows], realised[rows]).as_dict()
+    return found

@@ -1,0 +1,137 @@
+"""A router folder's card, `routelmt.json`: what the checkpoint beside it was trained for.
+
+The checkpoint is an ordinary sequence-classification one (merged LoRA, one label, regression).
+Nothing here loads weights.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+from routelmt_batch import checkpoints
+from routelmt_batch.errors import ModelError
+
+CARD = "routelmt.json"
+
+
+class _Part(BaseModel):
+    # Further keys (who trained it, how) are a reader's, not a job's.
+    model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
+
+
+class MetricName(_Part):
+    name: str
+    signature: str
+
+
+class Model(_Part):
+    name: str
+    weights: str  # checkpoints.weights_hash
+
+
+class Scale(_Part):
+    """target = mean + std x score, on the metric's x100 scale."""
+
+    mean: float = 0.0
+    std: float = 1.0
+
+
+class Threshold(_Part):
+    """Rows that score at least `value` were a fraction p of the held-out rows; of `traffic_rows` new
+    ones a share from `low` to `high` will (95%)."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Calibration(_Part):
+    rows: int
+    traffic_rows: int
+    thresholds: dict[str, Threshold]
+    quantiles: tuple[float, ...]  # of the held-out scores, 0 to 100%
+
+
+class RouterCard(_Part):
+    kind: str
+    target: str
+    metric: MetricName
+    prompt_template: str
+    directions: tuple[str, ...]
+    small_model: Model
+    scale: Scale = Scale()
+    calibration: Calibration | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _kind_by_target(cls, value: Any) -> Any:
+        """Cards of version 0.1 name the target alone."""
+        if isinstance(value, dict) and "kind" not in value:
+            value = {**value, "kind": "routelmt-q" if value.get("target") == "quality" else "routelmt"}
+        return value
+
+
+def has_card(source: str) -> bool:
+    return (Path(source) / CARD).is_file()
+
+
+def raw_card(source: str) -> dict[str, Any]:
+    """The card as it is written, with all its keys; empty if there is none."""
+    return checkpoints.config(source, CARD)
+
+
+def read_card(source: str) -> RouterCard:
+    """The card of a router folder or hub name.
+
+    Raises:
+        ModelError: no card, not a valid one, or a checkpoint that the engine would misread.
+    """
+    raw = raw_card(source)
+    if not raw:
+        raise ModelError(
+            f"router.source {source}: no {CARD} there, so nothing says what its scores mean. "
+            "Give a router folder as `train` writes it"
+        )
+    try:
+        card = RouterCard.model_validate(raw)
+    except ValidationError as error:
+        faults = ", ".join(".".join(map(str, fault["loc"])) for fault in error.errors())
+        raise ModelError(f"{source}/{CARD}: missing or wrong: {faults}") from None
+    if checkpoints.config(source).get("problem_type") != "regression":
+        raise ModelError(
+            f"router.source {source}: config.json must say problem_type: regression; without it the "
+            "engine puts a sigmoid on the score"
+        )
+    return card
+
+
+def check_kind(source: str, card: RouterCard, kind: str) -> None:
+    """Raises ModelError if the folder holds another kind of router than asked for."""
+    if card.kind != kind:
+        raise ModelError(
+            f"router.source {source}: predicts {card.target} (kind {card.kind}), and router.kind is {kind}. "
+            f"Set router.kind: {card.kind}, or give another router"
+        )
+
+
+def check_small(source: str, card: RouterCard, small: str, weights: str) -> None:
+    """Raises ModelError if the router was made for another small model."""
+    if weights != card.small_model.weights:
+        raise ModelError(
+            f"router.source {source}: made for another small model ({card.small_model.name}, weights "
+            f"{card.small_model.weights[:12]}) than {small} ({weights[:12]}). Its scores would mean "
+            "nothing: give the router of this small model"
+        )
+
+
+def check_prompt(source: str, card: RouterCard, template: str) -> None:
+    """Raises ModelError if the router reads another prompt."""
+    if card.prompt_template != template:
+        raise ModelError(
+            f"router.source {source}: trained with the prompt {json.dumps(card.prompt_template)}, and "
+            f"prompt.template is {json.dumps(template)}: make them one"
+        )

@@ -1,0 +1,132 @@
+"""A router, checked and ready to score: what runs it, what its scores mean, what they depend on."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+from typing import Any
+
+from routelmt_batch import checkpoints
+from routelmt_batch.errors import ModelError, UsageError
+from routelmt_batch.manifest import of_pool
+from routelmt_batch.routers.card import (
+    RouterCard,
+    Scale,
+    check_kind,
+    check_prompt,
+    check_small,
+    read_card,
+)
+from routelmt_batch.routers.kinds import KINDS, ROUTER_FOLDER, SMALL_MODEL, Kind
+from routelmt_batch.routers.scorers import (
+    Encoder,
+    Entropy,
+    Length,
+    Random,
+    Rarity,
+    Scorer,
+    Sentinel,
+    count_words,
+)
+from routelmt_batch.spec import PassSpec, Pool
+from routelmt_batch.spec import Router as RouterSpec
+
+
+@dataclass(frozen=True)
+class Router:
+    """`scorer` is None where a vLLM engine scores. `tokenizer` names the model by whose tokens a row is
+    too long; without one no row is."""
+
+    pool: RouterSpec
+    kind: Kind
+    card: RouterCard | None
+    scorer: Scorer | None
+    tokenizer: Pool | None
+
+    @property
+    def scale(self) -> Scale:
+        """score = mean + std x what the model says; higher for the large model."""
+        found = self.card.scale if self.card else Scale()
+        # RouteLMT-Q predicts the small model's quality: where it is low, the large one is called.
+        return Scale(mean=-found.mean, std=-found.std) if self.pool.kind == "routelmt-q" else found
+
+    @property
+    def directions(self) -> tuple[str, ...] | None:
+        """Those it was trained on; None: it was not trained."""
+        return self.card.directions if self.card else None
+
+    def describe(self) -> str:
+        if not self.card:
+            return f"{self.pool.kind} {self.pool.source}".strip()
+        card = self.card
+        return f"{self.pool.source} ({card.target} in {card.metric.name}, {', '.join(card.directions)})"
+
+    def fingerprint(self, spec: PassSpec) -> dict[str, Any]:
+        """What its scores depend on, by name."""
+        found: dict[str, Any] = {"router.kind": self.pool.kind}
+        if self.kind.source in (ROUTER_FOLDER, SMALL_MODEL):
+            found |= of_pool("router", self.pool)
+        elif self.kind.source:
+            found["router.source"] = self.pool.source
+        if self.pool.kind == "random":
+            found["router.seed"] = self.pool.seed
+        return found | {"router's scale": self.scale.model_dump()}
+
+
+def open_router(spec: PassSpec, pool: RouterSpec, small: Pool | None, small_weights: str | None) -> Router:
+    """Check a router against the prompt and the small model that it is to be used with.
+
+    Args:
+        small: the small model's pool, where one is at hand: rows too long for it are skipped.
+        small_weights: checkpoints.weights_hash of the small model, where it is known.
+
+    Raises:
+        ModelError: the router is not there, of another kind, or made for something else.
+    """
+    kind = KINDS[pool.kind]
+    card = None
+    if kind.source == ROUTER_FOLDER:
+        checkpoints.locate(pool.source, "router.source")
+        card = read_card(pool.source)
+        check_kind(pool.source, card, pool.kind)
+        if small_weights is not None:
+            check_small(pool.source, card, small.source if small else "the labels'", small_weights)
+        if kind.engine == "vllm":
+            check_prompt(pool.source, card, spec.prompt.template)
+    elif kind.source == SMALL_MODEL:
+        checkpoints.locate(pool.source, "router.source")
+    tokenizer = small
+    if small is None and pool.kind != "encoder" and kind.source in (ROUTER_FOLDER, SMALL_MODEL):
+        tokenizer = pool
+    return Router(pool, kind, card, _scorer(pool, card, spec.input.columns.source), tokenizer)
+
+
+def _scorer(pool: RouterSpec, card: RouterCard | None, column: str) -> Scorer | None:
+    match pool.kind:
+        case "random":
+            return Random(pool.seed)
+        case "length":
+            return Length(pool.source, pool.trust_remote_code)
+        case "rarity":
+            count_words(pool.source, column)  # a wrong corpus is told before anything starts
+            return Rarity(pool.source, column)
+        case "entropy":
+            return Entropy(pool.source, pool.dtype, pool.trust_remote_code)
+        case "encoder":
+            assert card
+            longest = min(pool.max_model_len_tokens, checkpoints.context_tokens(pool.source) or 512)
+            return Encoder(pool.source, card.prompt_template, longest, pool.trust_remote_code)
+        case "sentinel":
+            return _sentinel(pool)
+    if KINDS[pool.kind].engine != "vllm":
+        raise UsageError(f"router.kind {pool.kind}: needs references, for evaluation only")
+    return None
+
+
+def _sentinel(pool: RouterSpec) -> Sentinel:
+    if importlib.util.find_spec("comet") is None:
+        raise ModelError(
+            f"router.source {pool.source}: kind sentinel runs on unbabel-comet, which cannot live in this "
+            "environment beside vLLM; the quality environment that it needs is not there yet"
+        )
+    return Sentinel(pool.source, pool.gpus or 0)

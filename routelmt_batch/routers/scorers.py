@@ -1,0 +1,233 @@
+"""Routers that need no vLLM engine: each scores rows from their text or prompt, higher for the large model.
+
+A scorer travels to its actor as a small frozen value and loads what it needs there, once.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import math
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.dataset
+
+from routelmt_batch.errors import ModelError
+from routelmt_batch.prompts import Prompter, load_tokenizer
+
+if TYPE_CHECKING:
+    import torch
+
+Scores = npt.NDArray[np.float64]
+_BATCH_TOKENS = 8192
+# A letter word, or one Han character: Chinese is written without spaces.
+_HAN = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+_WORD = re.compile(rf"[{_HAN}]|[^\W\d_{_HAN}]+")
+
+
+class Scorer(Protocol):
+    """Scores of rows that have a text: a table with shard, row, source, source_lang, target_lang,
+    tokenized_prompt."""
+
+    def __call__(self, rows: pa.Table) -> Scores: ...
+
+
+@dataclass(frozen=True)
+class Random:
+    """A number in [0, 1) from seed, shard and row alone: the same in every run and order."""
+
+    seed: int
+
+    def __call__(self, rows: pa.Table) -> Scores:
+        keys = zip(rows["shard"].to_pylist(), rows["row"].to_pylist(), strict=True)
+        return np.array([self._draw(shard, row) for shard, row in keys], np.float64)
+
+    def _draw(self, shard: str, row: int) -> float:
+        digest = hashlib.blake2b(f"{self.seed}\0{shard}\0{row}".encode(), digest_size=8).digest()
+        return int.from_bytes(digest, "big") / 2**64
+
+
+@dataclass(frozen=True)
+class Length:
+    """Tokens of the source text by the small model's tokenizer: longer ones first."""
+
+    source: str
+    trust_remote_code: bool = False
+
+    def __call__(self, rows: pa.Table) -> Scores:
+        tokenizer = load_tokenizer(self.source, self.trust_remote_code)
+        ids = tokenizer(rows["source"].to_pylist(), add_special_tokens=False)["input_ids"]
+        return np.array([len(tokens) for tokens in ids], np.float64)
+
+
+@dataclass(frozen=True)
+class Rarity:
+    """Minus the mean log-frequency of the text's words (add-one smoothed), counted in a corpus."""
+
+    corpus: str
+    column: str
+
+    def __call__(self, rows: pa.Table) -> Scores:
+        counts, total = count_words(self.corpus, self.column)
+        log_all = math.log(total + len(counts) + 1)
+        return np.array([self._rarity(text, counts, log_all) for text in rows["source"].to_pylist()])
+
+    def _rarity(self, text: str, counts: Counter[str], log_all: float) -> float:
+        found = words(text)
+        if not found:
+            return 0.0  # nothing but digits and marks: nothing rare
+        return sum(log_all - math.log(counts[word] + 1) for word in found) / len(found)
+
+
+def words(text: str) -> list[str]:
+    """Lower-cased letter words; of Chinese each character."""
+    return _WORD.findall(text.casefold())
+
+
+@functools.lru_cache(maxsize=2)
+def count_words(corpus: str, column: str) -> tuple[Counter[str], int]:
+    """How often each word stands in a column of a Parquet corpus, and all words together.
+
+    Raises:
+        ModelError: no such corpus or column.
+    """
+    try:
+        found = pyarrow.dataset.dataset(corpus, format="parquet")
+    except (OSError, pa.ArrowException) as error:
+        raise ModelError(f"router.source {corpus}: not a Parquet corpus to count words in: {error}") from None
+    if column not in found.schema.names:
+        raise ModelError(
+            f"router.source {corpus}: no column {column!r}; it has {', '.join(found.schema.names)}"
+        )
+    counts: Counter[str] = Counter()
+    for batch in found.to_batches(columns=[column]):
+        for text in batch.column(0).to_pylist():
+            counts.update(words(text or ""))
+    return counts, counts.total()
+
+
+@dataclass(frozen=True)
+class Entropy:
+    """Entropy (nats) of the small model's next token at the end of the prompt.
+
+    Prefill only, by transformers and not vLLM, which gives at most 20 log-probabilities a token: the
+    sum here runs over the whole vocabulary, in float32 after a forward pass in `dtype`.
+    """
+
+    source: str
+    dtype: str = "float32"
+    trust_remote_code: bool = False
+
+    def __call__(self, rows: pa.Table) -> Scores:
+        import torch
+
+        model = _load("AutoModelForCausalLM", self.source, self.dtype, self.trust_remote_code)
+        scores = np.zeros(rows.num_rows)
+        for places, tokens, mask in _batches(rows["tokenized_prompt"].to_pylist(), left=True):
+            with torch.inference_mode():
+                logits = model(
+                    input_ids=tokens.to(model.device),
+                    attention_mask=mask.to(model.device),
+                    # Positions count from each prompt's own first token, not from the padding.
+                    position_ids=(mask.cumsum(1) - 1).clamp(min=0).to(model.device),
+                    logits_to_keep=1,
+                    use_cache=False,
+                ).logits[:, -1]
+            log_p = logits.float().log_softmax(-1)
+            scores[places] = -(log_p.exp() * log_p).sum(-1).cpu().numpy()
+        return scores
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """Gain (standardised) predicted by an encoder that `train` fitted; longer prompts are cut."""
+
+    source: str
+    template: str
+    max_length_tokens: int
+    trust_remote_code: bool = False
+
+    def __call__(self, rows: pa.Table) -> Scores:
+        import torch
+
+        model = _load("AutoModelForSequenceClassification", self.source, "float32", self.trust_remote_code)
+        prompter = Prompter(self.source, self.template, self.trust_remote_code)
+        texts = (rows[name].to_pylist() for name in ("source", "source_lang", "target_lang"))
+        prompts = [tokens[: self.max_length_tokens] for tokens in prompter.token_ids(*texts)]
+        scores = np.zeros(rows.num_rows)
+        for places, tokens, mask in _batches(prompts, left=False, pad=model.config.pad_token_id or 0):
+            with torch.inference_mode():
+                logits = model(input_ids=tokens.to(model.device), attention_mask=mask.to(model.device)).logits
+            scores[places] = logits[:, 0].float().cpu().numpy()
+        return scores
+
+
+@dataclass(frozen=True)
+class Sentinel:
+    """Minus the quality that a source-only COMET checkpoint (sentinel-src-24) expects of the text.
+
+    Runs where unbabel-comet is installed: the quality environment.
+    """
+
+    source: str
+    gpus: int = 0
+
+    def __call__(self, rows: pa.Table) -> Scores:
+        data = [{"src": text} for text in rows["source"].to_pylist()]
+        model = _load_comet(self.source)
+        scores = model.predict(data, batch_size=64, gpus=self.gpus, num_workers=0, progress_bar=False).scores
+        return -np.array(scores, np.float64)
+
+
+@functools.lru_cache(maxsize=1)
+def _load_comet(source: str) -> Any:
+    from comet import download_model, load_from_checkpoint
+
+    return load_from_checkpoint(source if source.endswith(".ckpt") else download_model(source))
+
+
+@functools.lru_cache(maxsize=1)
+def _load(kind: str, source: str, dtype: str, trust_remote_code: bool) -> Any:
+    import torch
+    import transformers
+
+    loader = getattr(transformers, kind)
+    model = loader.from_pretrained(
+        source,
+        dtype="auto" if dtype == "auto" else getattr(torch, dtype),
+        trust_remote_code=trust_remote_code,
+    )
+    return model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _batches(
+    prompts: Sequence[Sequence[int]], left: bool, pad: int = 0
+) -> Iterator[tuple[list[int], torch.Tensor, torch.Tensor]]:
+    """Padded batches of like lengths: places of the prompts, token ids, attention mask."""
+    import torch
+
+    def batch(places: list[int]) -> tuple[list[int], torch.Tensor, torch.Tensor]:
+        longest = len(prompts[places[-1]])
+        tokens = torch.full((len(places), longest), pad)
+        mask = torch.zeros((len(places), longest), dtype=torch.long)
+        for line, place in enumerate(places):
+            at = slice(longest - len(prompts[place]), None) if left else slice(len(prompts[place]))
+            tokens[line, at] = torch.tensor(prompts[place])
+            mask[line, at] = 1
+        return places, tokens, mask
+
+    places: list[int] = []
+    for place in sorted(range(len(prompts)), key=lambda place: len(prompts[place])):
+        if places and (len(places) + 1) * len(prompts[place]) > _BATCH_TOKENS:
+            yield batch(places)
+            places = []
+        places.append(place)
+    if places:
+        yield batch(places)

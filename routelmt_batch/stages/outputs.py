@@ -1,0 +1,175 @@
+"""Output shards: each input shard comes back whole, same rows, same order, with columns added.
+
+It rereads the input with pyarrow, so pass-through columns keep their types. What is added, and what
+is counted on the way, is the caller's.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from routelmt_batch.atomic import sha256, write_atomically, write_json
+from routelmt_batch.errors import InputChanged, RoutelmtError
+from routelmt_batch.ledger import Ledger
+from routelmt_batch.progress import Bars
+from routelmt_batch.shards import Shard
+from routelmt_batch.stages.passes import record_time
+from routelmt_batch.threads import Stop, each
+from routelmt_batch.units import UNIT_ROWS, Unit, check_unchanged, read_unit, units
+from routelmt_batch.workspace import AnyWorkspace, is_whole
+
+
+class Counted(Protocol):
+    """What is counted of one shard while it is written."""
+
+    rows: int
+
+    def report(self) -> dict[str, Any]: ...
+
+
+@dataclass(frozen=True)
+class Addition:
+    """`columns` gives the added columns of some rows, and counts them in what `counter` made."""
+
+    fields: Sequence[pa.Field]
+    counter: Callable[[], Any]
+    columns: Callable[[Unit, pa.RecordBatch, Any], Mapping[str, pa.Array]]
+    metadata: Mapping[bytes, bytes] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class ShardOutput:
+    """A written output shard, as _SUCCESS and the ledger name it."""
+
+    shard: str
+    rows: int
+    bytes: int
+    sha256: str
+
+
+def write_shards(workspace: AnyWorkspace, addition: Addition, bars: Bars) -> None:
+    """Write every output shard that is not committed yet, its report after it.
+
+    Raises:
+        InputChanged: shards that are not the files that were read before, by name; the others are
+            written first.
+    """
+    ledger, rows = workspace.ledger, workspace.shard_rows
+    done = {event["shard"] for event in committed_outputs(workspace)}
+    todo = [shard for shard in workspace.shards if shard.name not in done]
+    lost: list[InputChanged] = []
+    started = time.time()
+    total = sum(rows.values())
+    with (
+        bars.rows("assemble", total, total - sum(rows[shard.name] for shard in todo)) as advance,
+        each(lambda shard, stop: _attempt(workspace, addition, shard, stop), todo) as outcomes,
+    ):
+        for shard, outcome in zip(todo, outcomes, strict=True):
+            if isinstance(outcome, InputChanged):
+                lost.append(outcome)
+                continue
+            ledger.record("output", **vars(outcome))
+            advance(rows[shard.name])
+    if todo:
+        record_time(ledger, "assemble", sum(rows[shard.name] for shard in todo), started)
+    if lost:
+        raise InputChanged("\n".join(map(str, lost)))
+
+
+def committed_outputs(workspace: AnyWorkspace) -> list[dict[str, Any]]:
+    """Ledger lines of the output shards that need not be written again; one that was removed does."""
+    folder = workspace.folder
+    return [event for event in standing_outputs(workspace.ledger) if is_whole(folder, event)]
+
+
+def standing_outputs(ledger: Ledger) -> list[dict[str, Any]]:
+    """Ledger lines of output shards, without those that a retry opened again."""
+    standing: dict[str, dict[str, Any]] = {}
+    for event in ledger.events:
+        if event["event"] == "output":
+            standing[event["shard"]] = event
+        elif event["event"] == "retry_failed":
+            for shard in event["shards"]:
+                standing.pop(shard, None)
+    return list(standing.values())
+
+
+def finish(workspace: AnyWorkspace, job: dict[str, Any]) -> None:
+    """Re-verify every output shard, write `reports/job.json` and, last, `_SUCCESS`.
+
+    Raises:
+        RoutelmtError: an output shard is not what was committed, by name.
+    """
+    outputs = sorted(committed_outputs(workspace), key=lambda event: event["shard"].encode())
+    for output in outputs:
+        path = workspace.folder.data(output["shard"])
+        if not path.exists() or sha256(path) != output["sha256"]:
+            raise RoutelmtError(
+                f"{path}: changed after it was written. Remove that file and run again: it is "
+                "written anew from the committed translations"
+            )
+    write_json(workspace.folder.job_report, job, "report")
+    success = {
+        "shards": [{key: output[key] for key in ("shard", "rows", "bytes", "sha256")} for output in outputs],
+        "rows": job["rows"],
+        "unreadable": workspace.unreadable,
+    }
+    write_json(workspace.folder.success, success, "success")
+
+
+def _attempt(
+    workspace: AnyWorkspace, addition: Addition, shard: Shard, stop: Stop
+) -> ShardOutput | InputChanged:
+    try:
+        return _write_shard(workspace, addition, shard, stop)
+    except InputChanged as error:
+        return error
+
+
+def _write_shard(workspace: AnyWorkspace, addition: Addition, shard: Shard, stop: Stop) -> ShardOutput:
+    check_unchanged(shard, stop)
+    path, rows = workspace.folder.data(shard.name), workspace.shard_rows[shard.name]
+    counted: Counted = addition.counter()
+
+    def write(temporary: Path) -> None:
+        schema = pq.read_schema(shard.path)
+        for added in addition.fields:
+            schema = schema.append(added)
+        if addition.metadata:
+            schema = schema.with_metadata({**(schema.metadata or {}), **addition.metadata})
+        with pq.ParquetWriter(temporary, schema, compression=workspace.spec.output.compression) as writer:
+            for group in units([shard], rows, most_rows=max(shard.row_groups, default=0) or 1):
+                held: list[pa.RecordBatch] = []
+                for first, batch in read_unit(group):
+                    stop()
+                    unit = replace(group, first_row=first, rows=batch.num_rows)
+                    columns = addition.columns(unit, batch, counted)
+                    arrays = [*batch.columns, *(columns[added.name] for added in addition.fields)]
+                    held.append(pa.RecordBatch.from_arrays(arrays, schema=schema))
+                    # The input's row groups, but none larger than what fits in memory easily.
+                    if sum(part.num_rows for part in held) >= UNIT_ROWS:
+                        writer.write_table(pa.Table.from_batches(held))
+                        held = []
+                if held:
+                    writer.write_table(pa.Table.from_batches(held))
+
+    def verify(temporary: Path) -> None:
+        found = pq.read_metadata(temporary).num_rows
+        if found != rows or found != counted.rows:
+            raise RoutelmtError(f"{shard.name}: {found} rows written for {rows}: please report it")
+
+    write_atomically(path, write, verify, "output")
+    written = ShardOutput(shard.name, rows, path.stat().st_size, sha256(path))
+    write_json(
+        workspace.folder.report(shard.name),
+        {"shard": shard.name, **counted.report(), "bytes": written.bytes, "sha256": written.sha256},
+        "report",
+    )
+    return written

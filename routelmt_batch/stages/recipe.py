@@ -1,0 +1,83 @@
+"""What a job's stages are made from: its models and its router, checked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from routelmt_batch import checkpoints
+from routelmt_batch.errors import UsageError
+from routelmt_batch.manifest import of_input, of_prompt, of_translations
+from routelmt_batch.routers.kinds import KINDS, ROUTER_FOLDER
+from routelmt_batch.routers.router import Router, open_router
+from routelmt_batch.shards import Shard
+from routelmt_batch.spec import JobSpec
+from routelmt_batch.workspace import Workspace, check_pool
+
+
+@dataclass(frozen=True)
+class JobRecipe:
+    """A job's router; see workspace.Recipe."""
+
+    spec: JobSpec
+    router: Router
+
+    @property
+    def prompt_limit_tokens(self) -> int:
+        return self.spec.prompt_limit_tokens
+
+    def fingerprints(self, shards: list[Shard], limit: int | None) -> dict[str, dict[str, Any]]:
+        return {
+            "scores": {
+                **of_input(self.spec, shards, limit),
+                **self.router.fingerprint(self.spec),
+                "longest prompt in tokens": self.prompt_limit_tokens,
+                **of_prompt(self.spec),
+            },
+            "translations": of_translations(self.spec),
+        }
+
+
+Job: TypeAlias = Workspace[JobSpec, JobRecipe]
+
+
+def check_models(spec: JobSpec) -> JobRecipe:
+    """Check every model and the router before anything runs.
+
+    Raises:
+        ModelError: a model that is not there or too short, a router made for something else.
+        UsageError: a budget that this router cannot serve.
+    """
+    for key, pool in (("models.small", spec.models.small), ("models.large", spec.models.large)):
+        check_pool(key, pool)
+    if KINDS[spec.router.kind].source == ROUTER_FOLDER:
+        check_pool("router", spec.router)
+    small = spec.models.small
+    router = open_router(spec, spec.router, small, checkpoints.weights_hash(small.source))
+    if spec.budget.min_gain is not None and not router.kind.gains:
+        raise UsageError(
+            f"budget.min_gain {spec.budget.min_gain}: scores of router.kind {spec.router.kind} are no gains; "
+            "only their order means something. Leave it out"
+        )
+    threshold(spec, router)
+    return JobRecipe(spec, router)
+
+
+def threshold(spec: JobSpec, router: Router) -> float | None:
+    """The score from which on rows go to the large model, if the budget is a threshold.
+
+    Raises:
+        UsageError: `calibrated`, and the router has no calibration for this fraction.
+    """
+    budget = spec.budget
+    if budget.threshold != "calibrated":
+        return budget.threshold
+    known = router.card.calibration.thresholds if router.card and router.card.calibration else {}
+    for fraction, found in known.items():
+        if float(fraction) == float(budget.fraction):
+            return found.value
+    raise UsageError(
+        f"budget.threshold calibrated: {spec.router.source or spec.router.kind} has no threshold for "
+        f"fraction {budget.fraction} (it has: {', '.join(known) or 'none'}). Run `routelmt-batch calibrate` "
+        "with this fraction, or give the threshold as a number"
+    )

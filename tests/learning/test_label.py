@@ -1,0 +1,159 @@
+"""Label: every row through both models and chrF, on a made-up engine: contracts, reasons, resume."""
+
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+from rich.console import Console
+from sacrebleu.metrics import CHRF
+
+from routelmt_batch import checkpoints
+from routelmt_batch.errors import InputError, OutputError, RoutelmtError, SpecError
+from routelmt_batch.job import Options
+from routelmt_batch.learning.label import label
+from routelmt_batch.progress import Bars
+from routelmt_batch.spec_file import load_label
+from tests.conftest import COLUMNS, MODELS, write_shard
+from tests.fake_engine import FakeEngine
+
+BARS = Bars(Console(quiet=True), quiet=True)
+
+
+@pytest.fixture
+def engine(tmp_path):
+    return FakeEngine(tmp_path / "sent.log")
+
+
+@pytest.fixture
+def spec(tmp_path):
+    """Two shards with references: one null source, one null and one blank reference."""
+    texts = [f"Sentence number {i}." for i in range(30)]
+    texts[2] = None
+    references = [f"small of {i}" if i % 2 else "large" for i in range(30)]
+    references[4], references[5] = None, " "
+    root = tmp_path / "corpus"
+    write_shard(root / "a.parquet", texts, row_group_size=7, reference=pa.array(references, pa.string()))
+    write_shard(root / "b" / "c.parquet", ["One."], reference=pa.array(["small of 0"]))
+    value = {
+        "name": "labels",
+        "input": {"uri": str(root), "columns": dict(COLUMNS)},
+        "output": {"uri": str(tmp_path / "labels")},
+        "models": {
+            name: {"source": str(MODELS / name), "max_model_len_tokens": 256, "max_output_tokens": 64}
+            for name in ("small", "large")
+        },
+        "run": {"part_rows": 8},
+    }
+    path = tmp_path / "label.yaml"
+    path.write_text(yaml.safe_dump(value))
+    return path
+
+
+def run(path, engine, *settings, **options):
+    return label(load_label(path, settings), Options(**options), BARS, engine.opened)
+
+
+def rows(tmp_path):
+    found = {}
+    for path in sorted((tmp_path / "labels" / "data").rglob("*.parquet")):
+        for line in pq.read_table(path).to_pylist():
+            found[path.name, line["id"]] = line
+    return found
+
+
+def test_a_label_table_has_the_input_both_translations_and_sacrebleus_gain(spec, engine, tmp_path):
+    outcome = run(spec, engine)
+    found = rows(tmp_path)
+    assert len(found) == 31
+    for (_, row), line in found.items():
+        if line["text"] is None or not (line["reference"] or "").strip():
+            assert line["gain"] is line["quality_small"] is line["translation_large"] is None
+            continue
+        assert line["translation_small"] == f"small of {row}"
+        qualities = [
+            CHRF().sentence_score(line[f"translation_{route}"], [line["reference"]]).score
+            for route in ("small", "large")
+        ]
+        assert [line["quality_small"], line["quality_large"]] == qualities
+        assert line["gain"] == qualities[1] - qualities[0]
+    report = outcome.report
+    assert (report["rows"], report["labelled"]) == (31, 28)
+    assert report["unlabelled"] == {"no_reference": 2, "null": 1}
+    gains = [line["gain"] for line in found.values() if line["gain"] is not None]
+    assert report["overall"]["gain"] == pytest.approx(sum(gains) / len(gains))
+    assert set(report["direction"]) == {"en-de"}
+    assert (tmp_path / "labels" / "_SUCCESS").exists()
+
+
+def test_the_input_comes_back_as_it_was_and_the_file_says_what_the_labels_are_of(spec, engine, tmp_path):
+    run(spec, engine)
+    before = pq.read_table(tmp_path / "corpus" / "a.parquet")
+    path = tmp_path / "labels" / "data" / "a.parquet"
+    after = pq.read_table(path)
+    assert after.select(before.column_names).equals(before)
+    assert after.column_names[before.num_columns :] == [
+        "translation_small",
+        "translation_large",
+        "quality_small",
+        "quality_large",
+        "gain",
+    ]
+    signature = json.loads(pq.read_schema(path).metadata[b"routelmt"])
+    assert signature["metric"]["name"] == "chrf" and "version:" in signature["metric"]["signature"]
+    for name in ("small", "large"):
+        assert signature["models"][name]["weights"] == checkpoints.weights_hash(str(MODELS / name))
+    assert signature["generation"]["decoding"] == "greedy"
+
+
+def test_a_stopped_labelling_goes_on_and_sends_no_row_twice(spec, engine, tmp_path):
+    def stop(name, row):
+        if name == "large" and row["row"] == 20:
+            raise OSError("stopped")
+        return ""
+
+    engine.fails = stop
+    with pytest.raises(OSError, match="stopped"):
+        run(spec, engine)
+    engine.fails = lambda name, row: ""
+    run(spec, engine)
+    sent = engine.log.read_text().splitlines()
+    # The part in which it stopped is sent anew, as the process's own memory is lost; no other row.
+    again = {line for line in sent if sent.count(line) > 1}
+    assert len(again) <= 8
+    assert len(rows(tmp_path)) == 31
+    count = len(sent)
+    assert not run(spec, engine).new
+    assert len(engine.log.read_text().splitlines()) == count
+
+
+def test_a_row_that_one_model_fails_on_has_no_label_and_a_reason(spec, engine, tmp_path):
+    engine.fails = lambda name, row: "empty_output" if name == "large" and row["row"] == 7 else ""
+    report = run(spec, engine, "run.max_failed_fraction=0.5").report
+    line = rows(tmp_path)["a.parquet", 7]
+    assert line["translation_small"] == "small of 7" and line["quality_small"] is not None
+    assert line["translation_large"] is line["quality_large"] is line["gain"] is None
+    assert report["unlabelled"]["large_empty_output"] == 1
+
+
+def test_too_many_failures_end_it(spec, engine):
+    engine.fails = lambda name, row: "engine_error" if name == "large" else ""
+    with pytest.raises(RoutelmtError, match="large: .* rows failed, more than run.max_failed_fraction 0.01"):
+        run(spec, engine)
+
+
+def test_what_cannot_be_labelled_is_told_before_anything_starts(spec, engine, tmp_path):
+    with pytest.raises(InputError, match=r"no column 'referense' \(input.columns.reference\); did you mean"):
+        run(spec, engine, "input.columns.reference=referense")
+    with pytest.raises(SpecError, match="unknown metric 'bleu': use chrf"):
+        run(spec, engine, "metric=bleu")
+    with pytest.raises(SpecError, match="needs the quality environment"):
+        run(spec, engine, "metric=comet:Unbabel/XCOMET-XXL")
+    assert not (tmp_path / "labels").exists()
+
+
+def test_a_label_folder_is_not_gone_on_with_after_a_change(spec, engine):
+    run(spec, engine, limit=10)
+    with pytest.raises((OutputError, RoutelmtError), match="--limit|not what this job began with"):
+        run(spec, engine)

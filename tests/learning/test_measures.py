@@ -1,0 +1,165 @@
+"""Measures against full sorts of Python lists, scipy, and rows that are really repeated."""
+
+import itertools
+import math
+import warnings
+from decimal import Decimal
+from statistics import fmean
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from routelmt_batch.learning import measures, resampling
+from routelmt_batch.learning.measures import METRICS
+from routelmt_batch.stages.allocate import places
+
+GAINS = st.one_of(st.sampled_from([0.0, -0.0, -5.0, 5.0, 1.0]), st.floats(-100, 100))
+SCORES = st.one_of(GAINS, st.sampled_from([math.nan, math.inf, -math.inf]))
+ROWS = st.lists(st.tuples(GAINS, SCORES, st.integers(0, 4)), min_size=1, max_size=40)
+FRACTIONS = st.sampled_from(["0", "0.01", "0.29", "0.3", "0.5", "0.99", "1"]).map(Decimal)
+SEVERE = -5.0
+
+
+def by_definition(gain: list[float], score: list[float], fraction: Decimal) -> dict[str, float]:
+    """The metrics, from sorted lists of rows and scipy."""
+    rows = range(len(gain))
+    k = places(fraction, len(gain))
+    best = sorted(rows, key=lambda row: (-gain[row], row))[:k]
+    scored = [row for row in rows if not math.isnan(score[row])]
+    without = [row for row in rows if math.isnan(score[row])]
+    routed = [*sorted(scored, key=lambda row: (-score[row], row)), *without][:k]
+    values = dict.fromkeys(METRICS, math.nan)
+    if len({gain[row] for row in scored}) > 1 and len({score[row] for row in scored}) > 1:
+        values["spearman"] = stats.spearmanr([gain[r] for r in scored], [score[r] for r in scored]).statistic
+    if k:
+        values["hit_rate"] = 100 * len({*routed} & {*best}) / k
+        values["mean_delta"] = fmean(gain[row] for row in routed)
+        oracle = fmean(gain[row] for row in best)
+        # The sum of floats that cancel decides by rounding; leave those to nobody.
+        if oracle > 1e-9:
+            values["oracle_share"] = 100 * values["mean_delta"] / oracle
+        values["severe_loss_rate"] = 100 * sum(gain[row] <= SEVERE for row in routed) / k
+    return values
+
+
+def weighted(gain, score, counts, fraction) -> dict[str, float]:
+    population = measures.population(np.array(gain, float), np.arange(len(gain)))
+    ranking = measures.ranking(population, np.array(score, float))
+    values = measures.measure(population, [ranking], np.array(counts, np.uint8), fraction, SEVERE)[0]
+    return dict(zip(METRICS, values.tolist(), strict=True))
+
+
+def assert_same(found: dict[str, float], expected: dict[str, float]) -> None:
+    for metric in METRICS:
+        if metric == "oracle_share" and math.isnan(expected[metric]):
+            continue
+        assert found[metric] == pytest.approx(expected[metric], rel=1e-9, abs=1e-9, nan_ok=True), metric
+
+
+@settings(max_examples=300, deadline=None)
+@given(ROWS, FRACTIONS)
+def test_counting_rows_is_repeating_them(rows, fraction):
+    gain, score, counts = map(list, zip(*rows, strict=True))
+    repeated = [(g, s) for g, s, count in rows for _ in range(count)]
+    expected = by_definition([g for g, _ in repeated], [s for _, s in repeated], fraction)
+    assert_same(weighted(gain, score, counts, fraction), expected)
+
+
+@settings(max_examples=200, deadline=None)
+@given(ROWS, FRACTIONS)
+def test_metrics_of_plain_rows_are_those_of_a_full_sort(rows, fraction):
+    gain, score, _ = map(list, zip(*rows, strict=True))
+    assert_same(weighted(gain, score, [1] * len(rows), fraction), by_definition(gain, score, fraction))
+
+
+@pytest.mark.parametrize("tied", [1, 7, 1000])
+def test_spearman_is_scipys_on_many_rows(tied):
+    generator = np.random.default_rng(tied)
+    gain = np.round(generator.normal(0, 10, 5000), 1)
+    score = np.floor(gain + generator.normal(0, 30, 5000)) // tied
+    found = weighted(gain, score, np.ones(5000), Decimal("0.3"))["spearman"]
+    expected = stats.spearmanr(gain, score).statistic if len(set(score)) > 1 else math.nan
+    assert found == pytest.approx(expected, abs=1e-12, nan_ok=True)
+
+
+def test_minus_zero_ties_with_zero_and_goes_by_row():
+    assert measures.order(np.array([-0.0, 0.0, -0.0, 1.0, math.nan])).tolist() == [3, 0, 1, 2, 4]
+
+
+def test_rows_without_a_score_come_last_in_row_order():
+    scores = np.array([math.nan, -math.inf, math.nan, 2.0])
+    assert measures.order(scores).tolist() == [3, 1, 0, 2]
+
+
+def test_k_is_a_floor_in_decimal_arithmetic():
+    gain = list(range(100, 0, -1))
+    found = weighted(gain, gain, [1] * 100, Decimal("0.29"))
+    assert found["mean_delta"] == fmean(gain[:29])
+
+
+def test_equal_gains_or_scores_leave_spearman_undefined():
+    assert math.isnan(weighted([1, 1, 1], [1, 2, 3], [1] * 3, Decimal(1))["spearman"])
+    assert math.isnan(weighted([1, 2, 3], [1, 1, 1], [1] * 3, Decimal(1))["spearman"])
+
+
+def test_the_oracles_share_is_undefined_if_the_oracle_loses():
+    assert math.isnan(weighted([-1, -2], [1, 2], [1, 1], Decimal(1))["oracle_share"])
+
+
+@given(st.lists(GAINS, min_size=1, max_size=30))
+def test_buckets_are_closed_on_the_right_and_hold_every_row(gains):
+    counts = measures.bucket_counts(np.array(gains), SEVERE)
+    bounds = [-math.inf, -20, -5, 0, 5, 20, math.inf]
+    expected = [sum(a < gain <= b for gain in gains) for a, b in itertools.pairwise(bounds)]
+    assert counts == expected
+
+
+def test_the_curve_is_mean_quality_with_the_first_k_rows_routed():
+    small, gain = np.array([10.0, 20, 30]), np.array([6.0, 3, -3])
+    curve = measures.budget_curve(small, gain)
+    assert curve.tolist() == pytest.approx([20, 22, 23, 22])
+    assert measures.area(curve) == pytest.approx((20 / 2 + 22 + 23 + 22 / 2) / 3)
+
+
+def test_a_resample_draws_as_many_rows_as_there_are():
+    counts = resampling.resample(1000, np.random.default_rng(0))
+    assert counts.sum() == 1000 and len(counts) == 1000
+    assert abs((counts == 0).mean() - math.exp(-1)) < 0.05
+
+
+def test_resamples_are_the_same_whatever_the_threads(monkeypatch):
+    def measured(counts):
+        return np.array([float(counts @ np.arange(50))])
+
+    one = resampling.bootstrap(50, measured, 20, seed=3)
+    monkeypatch.setattr(resampling, "_THREADS", 1)
+    assert np.array_equal(one, resampling.bootstrap(50, measured, 20, seed=3))
+    assert not np.array_equal(one, resampling.bootstrap(50, measured, 20, seed=4))
+
+
+def test_the_interval_of_a_mean_is_scipys():
+    values = np.random.default_rng(0).normal(0, 1, 400)
+    samples = resampling.bootstrap(400, lambda counts: np.array(counts @ values / 400), 1000, seed=0)
+    reference = stats.bootstrap((values,), np.mean, n_resamples=2000, method="percentile", rng=1)
+    assert resampling.interval(samples) == pytest.approx(tuple(reference.confidence_interval), abs=0.02)
+
+
+def test_an_interval_leaves_out_what_is_undefined_and_warns_of_nothing():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert resampling.interval(np.array([math.nan, 1.0, 1.0])) == (1.0, 1.0)
+        assert resampling.interval(np.array([math.nan])) == (None, None)
+
+
+def test_p_is_small_for_a_difference_that_never_changes_sign_and_1_for_none():
+    assert resampling.compare(np.full(199, 2.0)).p_value == pytest.approx(2 / 200)
+    assert resampling.compare(np.zeros(199)).p_value == 1
+    assert resampling.compare(np.tile([-1.0, 1.0], 100)).p_value == 1
+
+
+@pytest.mark.parametrize(("rows", "resamples"), [(2, 1000), (150_000, 1000), (1_000_000, 150), (10**7, 100)])
+def test_many_rows_are_resampled_less_often(rows, resamples):
+    assert resampling.default_resamples(rows) == resamples

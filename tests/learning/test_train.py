@@ -1,0 +1,192 @@
+"""Training through Ray Train: the saved router is what it says it is, an interrupted run goes on."""
+
+import contextlib
+import json
+import re
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from rich.console import Console
+from scipy import stats
+
+from routelmt_batch.errors import Interrupted, ModelError, UsageError
+from routelmt_batch.job import Options
+from routelmt_batch.learning import examples
+from routelmt_batch.learning.train import train
+from routelmt_batch.learning.training_folder import TrainingFolder
+from routelmt_batch.progress import Bars
+from routelmt_batch.routers.card import read_card
+from tests.learning.training import SMALL, in_process, make_spec, write_encoder, write_labels
+
+pytestmark = pytest.mark.engine
+OPTIONS = Options(verbose=True)
+
+
+class Stopping(Bars):
+    """Bars that a signal stops at a step; it keeps what it is told."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(Console(quiet=True), quiet=True)
+        self.step = step
+        self.notes: list[str] = []
+
+    def steps(self, name, total, done=0, unit="steps"):
+        @contextlib.contextmanager
+        def shown():
+            at = done
+
+            def tell(steps, note):
+                nonlocal at
+                at += steps
+                self.notes.append(note)
+                if at >= self.step:
+                    raise Interrupted("stopped by SIGTERM", 143)
+
+            yield tell
+
+        return shown()
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory):
+    return tmp_path_factory.mktemp("training")
+
+
+@pytest.fixture(scope="module")
+def trained(ray_session, work):
+    """A LoRA router, interrupted in its second epoch and gone on with: (report, folder, notes)."""
+    write_labels(work / "labels.parquet")
+    spec = make_spec(work)
+    bars = Stopping(step=11)
+    with pytest.raises(Interrupted):
+        train(spec, OPTIONS, bars)
+    assert not (work / "router" / "routelmt.json").exists()
+    outcome = train(spec, OPTIONS, Bars.none())
+    assert outcome.new
+    return outcome.report, TrainingFolder(work / "router"), bars.notes
+
+
+def lines_of(folder):
+    return [json.loads(line) for line in folder.log.read_text().splitlines()]
+
+
+def test_the_interrupted_training_went_on_and_ended_as_one_that_was_not(trained, work, monkeypatch):
+    report, folder, _ = trained
+    first, second = (line for line in lines_of(folder) if "of" in line)
+    assert (first["step"], second["step"]) in {(0, 8), (0, 12)}  # 8 steps an epoch, 4 to a checkpoint
+    assert first["of"] == second["of"] == report["trained"]["steps"] == 16
+    in_process(monkeypatch)
+    whole = train(make_spec(work, output__uri=str(work / "whole")), OPTIONS, Bars.none()).report
+    found = pq.read_table(folder.predictions)["predicted"].to_numpy()
+    expected = pq.read_table(work / "whole" / "_train" / "predictions.parquet")["predicted"].to_numpy()
+    np.testing.assert_allclose(found, expected, atol=1e-3)
+    assert whole["trained"]["best_step"] == report["trained"]["best_step"]
+
+
+def test_the_bar_tells_losses(trained):
+    _, _, notes = trained
+    assert re.fullmatch(
+        r"loss \d\.\d{3}, validation loss \d\.\d{3}, Spearman -?\d\.\d{3}, rate \d\.\de-\d\d", notes[-1]
+    )
+
+
+def plain_scores(model, token_ids):
+    """One row at a time, so that nothing is padded."""
+    import torch
+
+    with torch.inference_mode():
+        return np.array([model(input_ids=torch.tensor([ids])).logits.item() for ids in token_ids])
+
+
+def test_the_saved_folder_predicts_what_the_report_says(trained):
+    """Oracle: plain transformers, row by row, and scipy."""
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    report, folder, _ = trained
+    model = AutoModelForSequenceClassification.from_pretrained(folder.root, dtype=torch.float32)
+    test = examples.read(folder, "test")
+    card = json.loads((folder.root / "routelmt.json").read_text())
+    predicted = card["scale"]["mean"] + card["scale"]["std"] * plain_scores(model, test.token_ids)
+    told = pq.read_table(folder.predictions)["predicted"].to_numpy()
+    np.testing.assert_allclose(told, predicted, atol=1e-3)
+    overall = report["held_out"]["overall"]
+    assert overall["rows"] == len(test.targets)
+    assert overall["spearman"] == pytest.approx(stats.spearmanr(predicted, test.targets).statistic, abs=1e-3)
+    assert overall["mae"] == pytest.approx(np.abs(predicted - test.targets).mean(), abs=1e-3)
+    assert overall["spearman"] > 0.6  # it learnt that some words gain
+    assert sum(one["rows"] for one in report["held_out"]["directions"].values()) == overall["rows"]
+
+
+def test_base_and_adapter_by_plain_peft_give_the_merged_model(trained):
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForSequenceClassification
+
+    _, folder, _ = trained
+    base = AutoModelForSequenceClassification.from_pretrained(
+        SMALL, num_labels=1, problem_type="regression", dtype=torch.float32
+    )
+    adapted = PeftModel.from_pretrained(base, folder.root / "adapter")
+    merged = AutoModelForSequenceClassification.from_pretrained(folder.root, dtype=torch.float32)
+    ids = examples.read(folder, "test").token_ids
+    # The merged weights are the base's bfloat16: eight bits.
+    np.testing.assert_allclose(plain_scores(adapted, ids), plain_scores(merged, ids), atol=0.05)
+
+
+def test_the_folder_says_what_it_is(trained):
+    report, folder, _ = trained
+    config = json.loads((folder.root / "config.json").read_text())
+    assert (config["problem_type"], config["dtype"]) == ("regression", "bfloat16")
+    card = read_card(str(folder.root))
+    assert card.metric.name == "chrf"
+    assert card.directions == ("en-de", "en-zh")
+    raw = json.loads((folder.root / "routelmt.json").read_text())
+    assert (raw["kind"], raw["large_model"]["name"]) == ("routelmt", "demo/large")
+    assert raw["training"]["rows"] == report["rows"]
+    for name in ("predicted-realised.png", "predicted-realised.svg", "tokenizer.json"):
+        assert (folder.root / name).stat().st_size > 1000
+    readme = (folder.root / "README.md").read_text()
+    assert "| en-zh |" in readme
+    assert "![Predicted against realised gain](predicted-realised.png)" in readme
+    told = [folder.root / name for name in ("README.md", "routelmt.json", "adapter/adapter_config.json")]
+    assert not any(str(folder.root.parent) in path.read_text() for path in told)
+
+
+def test_two_workers_train_an_encoder(ray_session, tmp_path):
+    write_labels(tmp_path / "labels.parquet")
+    encoder = write_encoder(tmp_path / "encoder")
+    spec = make_spec(
+        tmp_path,
+        base__source=str(encoder),
+        base__architecture="encoder",
+        method="full",
+        workers__count=2,
+        training__autocast="bfloat16",
+        training__evaluations_per_epoch=1,
+    )
+    report = train(spec, OPTIONS, Bars.none()).report
+    assert report["trained"]["steps"] == report["trained"]["steps_planned"] == 16
+    assert report["card"]["kind"] == "encoder"
+    assert report["card"]["small_model"]["name"] == "demo/small"
+    config = json.loads((tmp_path / "router" / "config.json").read_text())
+    assert (config["architectures"], config["problem_type"]) == (
+        ["XLMRobertaForSequenceClassification"],
+        "regression",
+    )
+
+
+def test_more_than_this_machine_has_is_refused(ray_session, tmp_path):
+    write_labels(tmp_path / "labels.parquet")
+    with pytest.raises(UsageError, match=r"CPUs needed: 500 for 1 workers; this machine has"):
+        train(make_spec(tmp_path, workers__cpus=500), OPTIONS, Bars.none())
+
+
+def test_a_fault_in_a_worker_arrives_in_words(ray_session, tmp_path, monkeypatch):
+    from routelmt_batch.learning import fit as module
+
+    monkeypatch.setattr(module, "RESTARTS", 0)
+    write_labels(tmp_path / "labels.parquet")
+    with pytest.raises(ModelError, match=r"lora.target_modules \['nothing'\]"):
+        train(make_spec(tmp_path, lora__target_modules=["nothing"]), OPTIONS, Bars.none())

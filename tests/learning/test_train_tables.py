@@ -1,0 +1,140 @@
+"""Label tables that cannot be learnt from are refused in words; rows that cannot are counted."""
+
+import math
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from rich.console import Console
+
+from routelmt_batch.errors import InputError, ModelError
+from routelmt_batch.learning.examples import check_sides
+from routelmt_batch.learning.training_tables import check_makers, find_tables, read_rows
+from routelmt_batch.progress import Bars
+from tests.learning.training import made, make_spec, write_labels
+
+
+class Heard(Bars):
+    def __init__(self) -> None:
+        super().__init__(Console(quiet=True), quiet=True)
+        self.warnings: list[str] = []
+
+    def warn(self, message: str) -> None:
+        self.warnings.append(message)
+
+
+@pytest.fixture
+def heard() -> Heard:
+    return Heard()
+
+
+def rows_of(spec, heard):
+    return read_rows(spec, find_tables(spec), heard)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"tables": ["label.parquet"]}, "no label table there; did you mean 'labels.parquet'?"),
+        (
+            {"target": "quality", "tables": ["bare.parquet"]},
+            "Training for quality needs source, source_lang, target_lang, quality_small",
+        ),
+        ({"split__by": "document"}, "no column 'document' (split.by); it has"),
+        ({"tables": ["labels.parquet", "labels.parquet"]}, "would count twice: give them once"),
+        ({"tables": ["broken.parquet"]}, "not readable as Parquet"),
+        ({"tables": ["words.parquet"]}, "column 'gain' is string, not numeric"),
+    ],
+)
+def test_a_table_that_does_not_fit(tmp_path, settings, message):
+    write_labels(tmp_path / "labels.parquet", 30)
+    table = pq.read_table(tmp_path / "labels.parquet")
+    pq.write_table(table.drop(["quality_small"]), tmp_path / "bare.parquet")
+    (tmp_path / "broken.parquet").write_bytes(b"PAR1 no")
+    write_labels(tmp_path / "words.parquet", 30, gain=["much"] * 30)
+    with pytest.raises(InputError) as error:
+        find_tables(make_spec(tmp_path, **settings))
+    assert message in str(error.value)
+
+
+def test_unusable_rows_are_left_out_and_counted(tmp_path, heard):
+    path = write_labels(tmp_path / "labels.parquet", 100)
+    table = pq.read_table(path).to_pydict()
+    table["gain"][:3] = [None, math.nan, math.inf]
+    table["source"][3:5] = [None, "  "]
+    table["target_lang"][5:7] = ["xx", None]
+    pq.write_table(pa.table(table), path)
+    assert rows_of(make_spec(tmp_path), heard).num_rows == 93
+    assert heard.warnings == [
+        "3 of 100 label rows left out: gain is null, NaN or infinite",
+        "2 of 97 label rows left out: no text",
+        "2 of 95 label rows left out: a language that is not one of LMT's 60 codes",
+    ]
+
+
+def test_no_sentence_is_on_two_sides(tmp_path, heard):
+    texts = [f"Sentence {row % 40}." for row in range(200)]
+    write_labels(tmp_path / "labels.parquet", 200, source=texts)
+    rows = rows_of(make_spec(tmp_path), heard).to_pylist()
+    assert len({(row["source"], row["side"]) for row in rows}) == len({row["source"] for row in rows})
+
+
+def test_held_out_tables_are_the_test_and_their_sentences_leave_training(tmp_path, heard):
+    write_labels(tmp_path / "labels.parquet", 200)
+    shared = pq.read_table(tmp_path / "labels.parquet")["source"].to_pylist()[:50]
+    write_labels(tmp_path / "held.parquet", 50, source=shared)
+    spec = make_spec(tmp_path, test_tables=[str(tmp_path / "held.parquet")])
+    rows = rows_of(spec, heard).to_pylist()
+    tested = {row["source"] for row in rows if row["side"] == "test"}
+    assert tested == set(shared)
+    assert sum(row["side"] != "test" for row in rows) == 150
+    assert not tested & {row["source"] for row in rows if row["side"] != "test"}
+    assert heard.warnings == ["50 of 250 label rows left out: their source is in test_tables, too"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "message"),
+    [
+        (19, {}, "19 usable label rows: too few to learn from (20 at least)"),
+        (40, {"source": ["One."] * 40}, "side has 0 rows of 40: give more labels, more distinct values"),
+        (100, {"gain": [2.5] * 100}, "every gain on the train side is 2.5: there is nothing to learn"),
+    ],
+)
+def test_too_little_to_learn_from(tmp_path, heard, rows, columns, message):
+    write_labels(tmp_path / "labels.parquet", rows, **columns)
+    spec = make_spec(tmp_path)
+    with pytest.raises(InputError) as error:
+        check_sides(rows_of(spec, heard), spec)
+    assert message in str(error.value)
+
+
+def test_two_metrics_do_not_mix(tmp_path, heard):
+    write_labels(tmp_path / "labels" / "a.parquet", 30)
+    comet = made(metric={"name": "comet", "signature": "XCOMET-XXL"})
+    write_labels(tmp_path / "labels" / "b.parquet", 31, comet)
+    spec = make_spec(tmp_path, tables=["labels"])
+    with pytest.raises(ModelError) as error:
+        check_makers(spec, find_tables(spec), heard)
+    assert "XCOMET-XXL" in str(error.value)
+    assert "Such labels do not mix" in str(error.value)
+
+
+def test_labels_of_another_small_model_are_refused_for_a_decoder_alone(tmp_path, heard):
+    models = {"small": {"source": "other", "weights": "cd" * 32}}
+    write_labels(tmp_path / "labels.parquet", 30, made(models=models))
+    spec = make_spec(tmp_path)
+    with pytest.raises(ModelError) as error:
+        check_makers(spec, find_tables(spec), heard)
+    assert "not those of the small model that made the labels (other, cdcdcdcdcdcd)" in str(error.value)
+    encoder = make_spec(tmp_path, base__architecture="encoder")
+    assert check_makers(encoder, find_tables(encoder), heard)["models"] == models
+
+
+def test_what_no_table_says_is_unknown_and_another_prompt_is_a_warning(tmp_path, heard):
+    write_labels(tmp_path / "labels.parquet", 30, {})
+    spec = make_spec(tmp_path)
+    assert check_makers(spec, find_tables(spec), heard)["metric"]["name"] == "unknown"
+    assert heard.warnings[0].startswith("1 of 1 label tables (labels.parquet) do not say")
+    write_labels(tmp_path / "labels.parquet", 30, made(prompt={"template": "{source}"}))
+    check_makers(spec, find_tables(spec), heard)
+    assert heard.warnings[1].startswith('the labels were made with the prompt "{source}"')

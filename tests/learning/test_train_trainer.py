@@ -1,0 +1,167 @@
+"""The worker's loop on real models, in this process: methods, early stopping, seeds, a killed worker."""
+
+import json
+import multiprocessing
+import os
+import signal
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from routelmt_batch import checkpoints, failpoints
+from routelmt_batch.errors import ModelError, OutputError
+from routelmt_batch.job import Options
+from routelmt_batch.learning import regressor
+from routelmt_batch.learning.train import train
+from routelmt_batch.learning.training_folder import TrainingFolder
+from routelmt_batch.progress import Bars
+from routelmt_batch.routers.card import read_card
+from tests.learning.training import SMALL, in_process, make_spec, write_labels
+
+BARS = Bars.none()
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """Trains by a spec's settings in this process and returns (report, folder)."""
+    in_process(monkeypatch)
+    write_labels(tmp_path / "labels.parquet")
+
+    def train_here(output="router", **settings):
+        root = tmp_path / output
+        outcome = train(make_spec(tmp_path, output__uri=str(root), **settings), Options(), BARS)
+        return outcome.report, TrainingFolder(root)
+
+    return train_here
+
+
+def weights(source):
+    from safetensors.torch import load_file
+
+    return load_file(f"{source}/model.safetensors")
+
+
+def test_the_same_seed_is_the_same_router_and_another_seed_is_not(run):
+    first, folder = run("first")
+    again, other = run("again")
+    assert pq.read_table(folder.predictions).equals(pq.read_table(other.predictions))
+    assert checkpoints.weights_hash(str(folder.root)) == checkpoints.weights_hash(str(other.root))
+    assert first["held_out"] == again["held_out"]
+    _, third = run("third", training__seed=1)
+    assert checkpoints.weights_hash(str(folder.root)) != checkpoints.weights_hash(str(third.root))
+
+
+def test_head_only_leaves_the_model_as_it_was(run):
+    report, folder = run(method="head_only")
+    before, after = weights(SMALL), weights(folder.root)
+    assert report["trained"]["trainable_parameters"] == 128
+    assert set(after) - set(before) == {"score.weight"}
+    assert all(after[name].equal(before[name]) for name in set(after) & set(before))
+    assert after["score.weight"].abs().max() > 0
+    assert not (folder.root / "adapter").exists()
+
+
+def test_full_fine_tuning_moves_every_matrix_and_learns(run):
+    report, folder = run(method="full", target="quality", training__learning_rate=2e-3)
+    before, after = weights(SMALL), weights(folder.root)
+    assert not any(after[name].equal(before[name]) for name in after if "proj" in name)
+    assert report["held_out"]["overall"]["spearman"] > 0.5
+    assert report["card"]["kind"] == "routelmt-q"
+    assert read_card(str(folder.root)).target == "quality"
+
+
+def test_training_stops_when_validation_no_longer_improves_and_keeps_the_best(run):
+    report, folder = run(
+        training__patience=1, training__epochs=50, training__learning_rate=1e-9, training__batch_rows=64
+    )
+    trained = report["trained"]
+    assert trained["stopped_early"]
+    assert trained["steps"] < trained["steps_planned"] == 200
+    lines = [json.loads(line) for line in folder.log.read_text().splitlines()]
+    told = {line["step"]: line["validation_spearman"] for line in lines if "validation_spearman" in line}
+    assert trained["validation_spearman"] == max(told.values()) == told[trained["best_step"]]
+
+
+def test_micro_batches_add_up_to_the_same_step(run):
+    one, _ = run("one", training__learning_rate=1e-3)
+    several, _ = run("several", training__learning_rate=1e-3, training__micro_batch_rows=8)
+    assert one["trained"]["steps"] == several["trained"]["steps"]
+    assert abs(one["trained"]["validation_spearman"] - several["trained"]["validation_spearman"]) < 0.25
+
+
+def _killed(spec, place):
+    os.environ[failpoints.VARIABLE] = place
+    patch = pytest.MonkeyPatch()
+    in_process(patch)
+    train(spec, Options(), BARS)
+
+
+def test_a_killed_training_goes_on_from_its_last_checkpoint_to_the_same_end(run, tmp_path):
+    _, whole = run("whole")
+    spec = make_spec(tmp_path, output__uri=str(tmp_path / "killed"))
+    process = multiprocessing.get_context("spawn").Process(target=_killed, args=(spec, "train.step:11"))
+    process.start()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    folder = TrainingFolder(tmp_path / "killed")
+    torn = folder.checkpoints / "checkpoint-11"
+    torn.mkdir()
+    with open(folder.log, "a") as file:
+        file.write('{"step": 11, "lo')
+    assert not folder.card.exists()
+
+    report, folder = run("killed")
+    lines = [json.loads(line) for line in folder.log.read_text().splitlines()]
+    begins = [line["step"] for line in lines if "of" in line]
+    per_epoch = report["trained"]["steps_planned"] // 2
+    assert begins == [0, per_epoch]  # the first epoch is not done again
+    assert not torn.exists()
+    found, expected = pq.read_table(folder.predictions), pq.read_table(whole.predictions)
+    np.testing.assert_allclose(found["predicted"].to_numpy(), expected["predicted"].to_numpy(), atol=1e-4)
+
+
+def test_a_finished_training_is_left_alone_and_another_spec_is_refused(run, tmp_path):
+    report, folder = run()
+    before = folder.card.stat().st_mtime_ns
+    outcome = train(make_spec(tmp_path, workers__count=2), Options(), BARS)
+    assert (outcome.new, outcome.report) == (False, report)
+    assert folder.card.stat().st_mtime_ns == before
+    with pytest.raises(OutputError) as error:
+        run(training__seed=5, lora__rank=4)
+    assert "training.seed: was 0, is 5" in str(error.value)
+    assert "lora.rank: was 8, is 4" in str(error.value)
+    write_labels(tmp_path / "labels.parquet", 301)
+    with pytest.raises(OutputError, match="label tables: was"):
+        run()
+
+
+def test_what_is_not_a_training_is_not_written_over(run, tmp_path):
+    (tmp_path / "router").mkdir()
+    (tmp_path / "router" / "notes.txt").write_text("mine")
+    with pytest.raises(OutputError, match="not empty, and no training began it"):
+        run()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"base__source": "./nowhere"}, "base.source .*nowhere: no such folder"),
+        (
+            {"training__max_length_tokens": 4096},
+            "training.max_length_tokens 4096: .* reads 512 tokens at most",
+        ),
+        ({"lora__target_modules": ["nothing"]}, r"lora.target_modules \['nothing'\]: "),
+    ],
+)
+def test_a_base_that_cannot_be_trained_so(run, settings, message):
+    with pytest.raises(ModelError, match=message):
+        run(**settings)
+
+
+def test_padding_does_not_change_a_score(run):
+    _, folder = run()
+    ids = [[5, 6, 7], [9] * 40, [11, 12]]
+    together = regressor.predict(folder.root, ids)
+    alone = [regressor.predict(folder.root, [one])[0] for one in ids]
+    assert together == pytest.approx(alone, abs=1e-5)
