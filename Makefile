@@ -1,5 +1,5 @@
 # Two commands for a fresh machine: `make demo` and `make test`. The rest is development.
-.PHONY: setup demo demo-quality test check lock clean
+.PHONY: setup demo demo-quality demo-models test check lock clean
 
 PYTHON ?= python3.11
 # Where pip finds the CPU build of torch, if not in its ordinary sources: see README, Set-up.
@@ -26,6 +26,29 @@ demo: setup
 
 demo-quality: setup
 	$(BIN)/python jobs/demo/quality.py
+
+# The demo's models from parallel text, by the project's own commands; jobs/demo/README.md says how long.
+TEXT ?= ../shared/data/*.parquet
+TRAINED := runs/demo-models
+demo-models: setup
+	$(BIN)/python jobs/demo/split_text.py $(TEXT) --out $(TRAINED)/text
+	$(BIN)/python jobs/demo/train_translators.py $(TRAINED)/text/train --out $(TRAINED)
+	$(RUN) label jobs/demo/label.yaml
+	$(RUN) label jobs/demo/label.yaml --set input.uri=../../$(TRAINED)/text/test --output $(TRAINED)/labels-test
+	$(RUN) train jobs/demo/train.yaml
+	$(RUN) train jobs/demo/train.yaml --set target=quality --output $(TRAINED)/router-q
+	$(RUN) train jobs/demo/train.yaml --set method=head_only --output $(TRAINED)/router-head
+	$(RUN) train jobs/demo/train.yaml --set method=full --set training.learning_rate=0.0005 \
+	  --output $(TRAINED)/router-full
+	$(BIN)/python jobs/demo/make_encoder.py --tokenizer $(TRAINED)/tokenizer --out $(TRAINED)/encoder-base
+	$(RUN) train jobs/demo/encoder.yaml
+	$(RUN) evaluate $(TRAINED)/labels-test/data --budget 0.3 --out $(TRAINED)/evaluation \
+	  --router routelmt=$(TRAINED)/router --router routelmt-q=$(TRAINED)/router-q \
+	  --router head-only=$(TRAINED)/router-head --router full=$(TRAINED)/router-full \
+	  --router encoder=$(TRAINED)/encoder --router length=$(TRAINED)/small \
+	  --router rarity=$(TRAINED)/text/train --router entropy=$(TRAINED)/small
+	$(RUN) calibrate $(TRAINED)/router $(TRAINED)/labels-test/data
+	$(BIN)/python jobs/demo/publish_models.py $(TRAINED) --to jobs/demo/models
 
 test: setup
 	$(BIN)/python -m pytest

@@ -115,7 +115,8 @@ def parse_routers(given: Iterable[str], seed: int, dtype: str) -> dict[str, Rout
         name, _, source = text.partition("=")
         if not name or name in routers:
             raise UsageError(f"--router {text}: give NAME=PATH, each name once")
-        source = str(Path(source).expanduser().resolve()) if Path(source).expanduser().exists() else source
+        if source and Path(source).expanduser().exists():
+            source = str(Path(source).expanduser().resolve())
         if source and has_card(source):
             kind = read_card(source).kind
         elif name in KINDS and not KINDS[name].needs_reference:

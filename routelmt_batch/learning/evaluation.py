@@ -76,11 +76,15 @@ def evaluate(
         "seed": seed,
         **_results(labels, field, baselines, point, samples),
         "signature": dict(signature or {}),
-        "versions": {
-            "routelmt_batch": __version__,
-            "numpy": np.__version__,
-            "python": platform.python_version(),
-        },
+        "versions": _versions(),
+    }
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "routelmt_batch": __version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
     }
 
 

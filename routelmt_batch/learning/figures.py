@@ -1,6 +1,7 @@
 """Figures of learning, as PNG and SVG. They draw what they are given; nothing is measured here.
 
-Colours are Okabe and Ito's, which colour-blind readers can tell apart (jfly.uni-koeln.de/color).
+Colour-blind readers can tell the colours apart: routers have Okabe and Ito's (jfly.uni-koeln.de/color)
+and two dark ones, gain buckets brown to blue.
 """
 
 from __future__ import annotations

@@ -93,18 +93,17 @@ class _Run:
             ),
         )
         try:
-            trainer.fit()
+            fault = trainer.fit().return_value
         except TrainingFailedError as error:
             raise _in_words(error) from None
+        if isinstance(fault, RoutelmtError):
+            raise fault
 
 
-def _in_words(error: Exception) -> RoutelmtError:
-    """The first failed worker's own words."""
+def _in_words(error: Exception) -> EngineError:
+    """The last words of the first failed worker."""
     failures = getattr(error, "worker_failures", {})
     first = failures[min(failures)] if failures else error
-    for cause in (first, getattr(first, "cause", None), first.__cause__):
-        if isinstance(cause, RoutelmtError):
-            return cause
     lines = [line.strip() for line in str(first).splitlines() if line.strip()]
     shown = lines[-1][:300] if lines else type(first).__name__
     return EngineError(

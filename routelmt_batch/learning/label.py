@@ -22,7 +22,7 @@ from routelmt_batch.job import OpenEngine, Options, Outcome, finished
 from routelmt_batch.learning.label_report import Counts, report
 from routelmt_batch.ledger import QUALITY, TRANSLATIONS, Ledger, read_rows
 from routelmt_batch.manifest import of_input, of_prompt, of_translations
-from routelmt_batch.metrics.metric import Chrf, Metric, describe
+from routelmt_batch.metrics.metric import Metric, describe, open_metric
 from routelmt_batch.progress import Bars
 from routelmt_batch.prompts import Prompter
 from routelmt_batch.rows import LABEL_FIELDS, LABEL_METADATA, LARGE, OK, SMALL, UNTRANSLATABLE, Route
@@ -81,7 +81,7 @@ def check_label_models(spec: LabelSpec) -> LabelRecipe:
     """Raises ModelError if a model is not there or too short."""
     for key, pool in (("models.small", spec.models.small), ("models.large", spec.models.large)):
         check_pool(key, pool)
-    return LabelRecipe(spec, Chrf())
+    return LabelRecipe(spec, open_metric(spec.metric.source))
 
 
 def label(spec: LabelSpec, options: Options, bars: Bars, open_engine: OpenEngine) -> Outcome:

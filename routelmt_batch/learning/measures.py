@@ -1,4 +1,4 @@
-"""How well a router's order spends a budget: definitions of RouteLMT (arXiv 2604.22520, section 4).
+"""How well a router's order spends a budget: definitions of RouteLMT (arXiv 2604.22520).
 
 It knows arrays only: gains, scores, and how often each row counts. Whole weights of 1 give the value
 on the rows themselves; those of a resample give the value on rows repeated that often, without

@@ -22,6 +22,7 @@ from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, Traini
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from routelmt_batch.atomic import write_json, write_parquet
+from routelmt_batch.errors import RoutelmtError
 from routelmt_batch.failpoints import reach
 from routelmt_batch.learning import examples, regressor
 from routelmt_batch.learning.regression import spearman
@@ -39,15 +40,21 @@ _NAMES = {
 }
 
 
-def train_loop(config: Mapping[str, Any]) -> None:
-    """Train, save and predict. `config` holds `spec` (a dump), `folder` and `threads`."""
+def train_loop(config: Mapping[str, Any]) -> RoutelmtError | None:
+    """Train, save and predict. `config` holds `spec` (a dump), `folder` and `threads`.
+
+    A fault that the operator has to mend is returned: what is raised is tried again."""
     spec = TrainSpec.model_validate(config["spec"])
     folder = TrainingFolder(Path(config["folder"]))
     torch.set_num_threads(config["threads"])
-    if not folder.trained.exists():
-        _train(spec, folder)
-    if _is_first():
-        _publish(spec, folder)
+    try:
+        if not folder.trained.exists():
+            _train(spec, folder)
+        if _is_first():
+            _publish(spec, folder)
+    except RoutelmtError as error:
+        return error
+    return None
 
 
 def _is_first() -> bool:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from routelmt_batch.errors import ModelError
 from routelmt_batch.metrics.chrf import sentence_chrf, signature
 
 
@@ -34,6 +35,20 @@ class Chrf:
 
     def __call__(self, rows: pa.Table) -> npt.NDArray[np.float64]:
         return np.array(sentence_chrf(rows["hypothesis"].to_pylist(), rows["reference"].to_pylist()))
+
+
+def open_metric(source: str) -> Metric:
+    """The metric of that name.
+
+    Raises:
+        ModelError: it cannot run here.
+    """
+    if source == "chrf":
+        return Chrf()
+    raise ModelError(
+        f"metric {source}: unbabel-comet cannot live in this environment beside vLLM; the quality "
+        "environment that it needs is not there yet. Use chrf"
+    )
 
 
 def describe(metric: Metric) -> dict[str, Any]:

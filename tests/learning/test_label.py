@@ -10,7 +10,7 @@ from rich.console import Console
 from sacrebleu.metrics import CHRF
 
 from routelmt_batch import checkpoints
-from routelmt_batch.errors import InputError, OutputError, RoutelmtError, SpecError
+from routelmt_batch.errors import InputError, ModelError, OutputError, RoutelmtError, SpecError
 from routelmt_batch.job import Options
 from routelmt_batch.learning.label import label
 from routelmt_batch.progress import Bars
@@ -148,7 +148,7 @@ def test_what_cannot_be_labelled_is_told_before_anything_starts(spec, engine, tm
         run(spec, engine, "input.columns.reference=referense")
     with pytest.raises(SpecError, match="unknown metric 'bleu': use chrf"):
         run(spec, engine, "metric=bleu")
-    with pytest.raises(SpecError, match="needs the quality environment"):
+    with pytest.raises(ModelError, match="the quality environment that it needs"):
         run(spec, engine, "metric=comet:Unbabel/XCOMET-XXL")
     assert not (tmp_path / "labels").exists()
 

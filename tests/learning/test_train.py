@@ -21,6 +21,7 @@ from tests.learning.training import SMALL, in_process, make_spec, write_encoder,
 
 pytestmark = pytest.mark.engine
 OPTIONS = Options(verbose=True)
+LONG = {"training__epochs": 8, "training__patience": None}
 
 
 class Stopping(Bars):
@@ -32,6 +33,9 @@ class Stopping(Bars):
         self.notes: list[str] = []
 
     def steps(self, name, total, done=0, unit="steps"):
+        if name != "train":
+            return super().steps(name, total, done, unit)
+
         @contextlib.contextmanager
         def shown():
             at = done
@@ -57,14 +61,25 @@ def work(tmp_path_factory):
 def trained(ray_session, work):
     """A LoRA router, interrupted in its second epoch and gone on with: (report, folder, notes)."""
     write_labels(work / "labels.parquet")
-    spec = make_spec(work)
+    spec = make_spec(work, **LONG)
     bars = Stopping(step=11)
     with pytest.raises(Interrupted):
         train(spec, OPTIONS, bars)
     assert not (work / "router" / "routelmt.json").exists()
+    _free_what_it_held()
     outcome = train(spec, OPTIONS, Bars.none())
     assert outcome.new
     return outcome.report, TrainingFolder(work / "router"), bars.notes
+
+
+def _free_what_it_held():
+    """Ray gives a killed run's CPUs back when its driver ends, and this one goes on."""
+    import ray
+    from ray.util.placement_group import PlacementGroup, placement_group_table, remove_placement_group
+
+    for key, group in placement_group_table().items():
+        if group["state"] == "CREATED":
+            remove_placement_group(PlacementGroup(ray.PlacementGroupID.from_hex(key)))
 
 
 def lines_of(folder):
@@ -74,10 +89,11 @@ def lines_of(folder):
 def test_the_interrupted_training_went_on_and_ended_as_one_that_was_not(trained, work, monkeypatch):
     report, folder, _ = trained
     first, second = (line for line in lines_of(folder) if "of" in line)
-    assert (first["step"], second["step"]) in {(0, 8), (0, 12)}  # 8 steps an epoch, 4 to a checkpoint
-    assert first["of"] == second["of"] == report["trained"]["steps"] == 16
+    assert first["step"] == 0
+    assert second["step"] in range(8, 60, 4)  # 8 steps an epoch, a checkpoint each 4
+    assert first["of"] == second["of"] == report["trained"]["steps"] == 64
     in_process(monkeypatch)
-    whole = train(make_spec(work, output__uri=str(work / "whole")), OPTIONS, Bars.none()).report
+    whole = train(make_spec(work, output__uri=str(work / "whole"), **LONG), OPTIONS, Bars.none()).report
     found = pq.read_table(folder.predictions)["predicted"].to_numpy()
     expected = pq.read_table(work / "whole" / "_train" / "predictions.parquet")["predicted"].to_numpy()
     np.testing.assert_allclose(found, expected, atol=1e-3)
@@ -183,10 +199,7 @@ def test_more_than_this_machine_has_is_refused(ray_session, tmp_path):
         train(make_spec(tmp_path, workers__cpus=500), OPTIONS, Bars.none())
 
 
-def test_a_fault_in_a_worker_arrives_in_words(ray_session, tmp_path, monkeypatch):
-    from routelmt_batch.learning import fit as module
-
-    monkeypatch.setattr(module, "RESTARTS", 0)
+def test_a_fault_that_no_second_try_mends_arrives_in_words_at_once(ray_session, tmp_path):
     write_labels(tmp_path / "labels.parquet")
     with pytest.raises(ModelError, match=r"lora.target_modules \['nothing'\]"):
         train(make_spec(tmp_path, lora__target_modules=["nothing"]), OPTIONS, Bars.none())

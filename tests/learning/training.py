@@ -78,7 +78,9 @@ def in_process(monkeypatch: Any) -> None:
     def run(spec: TrainSpec, folder: Any, rows: int, options: Any, bars: Any) -> None:
         from routelmt_batch.learning.trainer import train_loop
 
-        train_loop({"spec": spec.model_dump(mode="json"), "folder": str(folder.root), "threads": 1})
+        fault = train_loop({"spec": spec.model_dump(mode="json"), "folder": str(folder.root), "threads": 1})
+        if fault:
+            raise fault
 
     monkeypatch.setattr(module, "_fit", run)
 

@@ -1,6 +1,7 @@
 """The whole flow on a made-up engine: contracts, budgets, failures, retries."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pyarrow as pa
@@ -9,12 +10,12 @@ import pytest
 from rich.console import Console
 
 from routelmt_batch import job
-from routelmt_batch.errors import InputChanged, InputError, OutputError, RoutelmtError
+from routelmt_batch.errors import InputChanged, InputError, OutputError, RoutelmtError, UsageError
 from routelmt_batch.progress import Bars
 from routelmt_batch.spec_file import load
 from routelmt_batch.stages.report import exit_code
 from tests import oracle
-from tests.conftest import write_shard
+from tests.conftest import MODELS, write_shard
 from tests.fake_engine import FakeEngine
 
 BARS = Bars(Console(quiet=True), quiet=True)
@@ -385,7 +386,9 @@ def test_a_shard_that_changes_before_it_is_assembled_is_named(
 
 def test_another_budget_after_translations_is_refused(make_spec, engine):
     run(make_spec(), engine)
-    with pytest.raises(OutputError, match=r"frozen at budget.fraction 0\.3.*asked for now: budget.fraction 0\.4"):
+    with pytest.raises(
+        OutputError, match=r"frozen at budget.fraction 0\.3.*asked for now: budget.fraction 0\.4"
+    ):
         run(make_spec(budget__fraction=0.4), engine)
 
 
@@ -470,3 +473,63 @@ def test_the_job_report_adds_up(make_spec, tmp_path, engine):
     assert report["direction"]["en-de"]["planned_large"] == len(routed)
     assert report["direction"]["en-unknown"] == {"large": 0, "planned_large": 0, "rows": 2, "skipped": 2}
     assert json.loads((tmp_path / "out/reports/job.json").read_text()) == report
+
+
+def test_a_threshold_routes_every_row_that_reaches_it(make_spec, tmp_path, engine):
+    outcome = run(make_spec(budget__threshold=2.0), engine)
+    scored = oracle.scores(tmp_path / "out")
+    expected = {key for key, line in scored.items() if line["gain"] is not None and line["gain"] >= 2.0}
+    assert 0 < len(expected) < len(scored)
+    assert outcome.report["planned_route"]["large"] == len(expected)
+    plan = json.loads((tmp_path / "out/_job/plan/plan.json").read_text())
+    assert (plan["at_least"], plan["large"]) == (2.0, len(expected))
+    for shard in {key[0] for key in scored}:
+        table = pq.read_table(tmp_path / "out" / "data" / shard)
+        for row, route in enumerate(table["planned_route"].to_pylist()):
+            assert (route == "large") == ((shard, row) in expected)
+    realised = outcome.report["fraction"]["planned"]
+    assert realised == len(expected) / outcome.report["budget"]["rows_with_gain"]
+
+
+def test_a_cap_keeps_the_highest_of_the_rows_over_the_threshold(make_spec, corpus, tmp_path, engine):
+    outcome = run(make_spec(budget__threshold=-3.0, budget__cap=0.3), engine)
+    # Every row reaches the lowest gain: what is left is the budget's own rule.
+    oracle.check(tmp_path / "out", corpus, "0.3")
+    assert any("the cap of" in warning for warning in outcome.report["warnings"])
+
+
+def test_a_calibrated_threshold_comes_from_the_routers_card(make_spec, tmp_path, engine):
+    folder = tmp_path / "router"
+    shutil.copytree(MODELS / "router", folder)
+    card = json.loads((folder / "routelmt.json").read_text())
+    spec = make_spec(router__source=str(folder), budget__threshold="calibrated")
+    card["calibration"] = None
+    (folder / "routelmt.json").write_text(json.dumps(card))
+    with pytest.raises(UsageError, match=r"no threshold for fraction 0\.3 \(it has: none\)"):
+        run(spec, engine)
+    assert not (tmp_path / "out").exists()
+    one = {"value": 1.5, "low": 0.29, "high": 0.31}
+    card["calibration"] = {"rows": 9, "traffic_rows": 9, "thresholds": {"0.30": one}, "quantiles": [0, 1]}
+    (folder / "routelmt.json").write_text(json.dumps(card))
+    assert run(spec, engine).report["budget"]["threshold"] == 1.5
+
+
+@pytest.mark.parametrize("kind", ["random", "length", "entropy"])
+def test_a_job_routes_by_any_router_that_needs_no_reference(make_spec, corpus, tmp_path, engine, kind):
+    outcome = run(make_spec(router={"kind": kind}), engine)
+    oracle.check(tmp_path / "out", corpus, "0.3")
+    assert not any(line.startswith("router") for line in sent(engine)), "no vLLM engine scores"
+    assert any(f"scores of router kind {kind} are no gains" in told for told in outcome.report["warnings"])
+
+
+def test_scores_that_are_no_gains_have_no_lowest_gain(make_spec, engine):
+    with pytest.raises(UsageError, match="scores of router.kind length are no gains"):
+        run(make_spec(router={"kind": "length"}, budget__min_gain=0), engine)
+
+
+def test_several_inputs_are_one_job(make_spec, corpus, tmp_path, engine):
+    write_shard(tmp_path / "more" / "a.parquet", ["One more.", "And another."])
+    outcome = run(make_spec(input__uri=[str(corpus), str(tmp_path / "more")]), engine)
+    assert outcome.report["rows"] == 73
+    assert (tmp_path / "out/data/0/sub/d.parquet").exists()
+    assert pq.read_table(tmp_path / "out/data/1/a.parquet").num_rows == 2

@@ -1,0 +1,162 @@
+"""Evaluate: routers run over label tables, on a made-up engine where one is needed."""
+
+import json
+from decimal import Decimal
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from rich.console import Console
+from transformers import AutoTokenizer
+
+from routelmt_batch import checkpoints
+from routelmt_batch.errors import InputError, ModelError, UsageError
+from routelmt_batch.learning.evaluate import Settings, evaluate, parse_routers
+from routelmt_batch.progress import Bars
+from routelmt_batch.rows import LABEL_METADATA
+from tests.conftest import MODELS
+from tests.fake_engine import FakeEngine
+
+BARS = Bars(Console(quiet=True), quiet=True)
+SMALL = str(MODELS / "small")
+WORDS = ["the", "a", "cat", "dog", "sees", "eats", "big", "small", "house", "tree", "quickly", "slowly"]
+
+
+def table(path: Path, rows: int = 300, seed: int = 0, small_weights: str | None = None, **columns) -> Path:
+    rng = np.random.default_rng(seed)
+    texts = [" ".join(rng.choice(WORDS, rng.integers(1, 12))) for _ in range(rows)]
+    small = rng.uniform(20, 80, rows)
+    values = {
+        "source": texts,
+        "source_lang": ["en"] * rows,
+        "target_lang": ["de" if i % 3 else "zh" for i in range(rows)],
+        "quality_small": small,
+        "quality_large": small + rng.normal(8, 15, rows),
+        **columns,
+    }
+    found = pa.table(values)
+    if small_weights:
+        one = {"source": "x", "weights": small_weights}
+        made = {
+            "metric": {"name": "chrf", "signature": "s"},
+            "models": {"small": one, "large": one},
+            "prompt": {"template": "t"},
+        }
+        found = found.replace_schema_metadata({LABEL_METADATA: json.dumps(made)})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(found, path)
+    return path
+
+
+def run(tmp_path, tables, routers=(), scores=(), **settings):
+    engine = FakeEngine(tmp_path / "sent.log")
+    given = Settings(Decimal("0.3"), tuple(routers), tuple(scores), resamples=50, **settings)
+    return evaluate([str(path) for path in tables], given, tmp_path / "out", BARS, engine.opened)
+
+
+def test_length_routing_is_what_sorting_by_tokens_gives(tmp_path):
+    """Two tables, so that order over files counts, and rows without a quality between the others."""
+    first = table(tmp_path / "t" / "a.parquet")
+    second = table(tmp_path / "b.parquet", seed=1)
+    lost = pq.read_table(second)["quality_small"].to_pylist()
+    lost[7] = None
+    table(tmp_path / "b.parquet", seed=1, quality_small=pa.array(lost, pa.float64()))
+    found = run(tmp_path, [first.parent, second], [f"length={SMALL}"])
+    tokenizer = AutoTokenizer.from_pretrained(SMALL)
+    rows = [row for path in (first, second) for row in pq.read_table(path).to_pylist()]
+    rows = [row for row in rows if row["quality_small"] is not None]
+    order = sorted(range(len(rows)), key=lambda i: (-len(tokenizer.tokenize(rows[i]["source"])), i))
+    k = int(0.3 * len(rows))
+    gains = [row["quality_large"] - row["quality_small"] for row in rows]
+    expected = sum(gains[i] for i in order[:k]) / k
+    measured = found["routers"]["length"]["overall"]["mean_delta"]
+    assert measured["value"] == pytest.approx(expected)
+    assert measured["low"] <= expected <= measured["high"]
+    assert found["rows"] == 599 and found["best_baseline"] in ("length", "random")
+    written = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert written["routers"]["length"]["directions"]["en-zh"]["mean_delta"]["value"] is not None
+    for suffix in ("md", "png", "svg"):
+        assert (tmp_path / "out" / f"evaluation.{suffix}").stat().st_size > 500
+
+
+def test_a_score_column_needs_no_text_and_no_engine(tmp_path):
+    path = table(tmp_path / "a.parquet", mine=np.arange(300.0))
+    bare = pq.read_table(path).select(["quality_small", "quality_large", "mine"])
+    pq.write_table(bare, path)
+    found = run(tmp_path, [path], scores=["mine"])
+    gain = (bare["quality_large"].to_numpy() - bare["quality_small"].to_numpy())[-90:]
+    assert found["routers"]["mine"]["overall"]["mean_delta"]["value"] == pytest.approx(gain.mean())
+    assert set(found["routers"]) == {"mine", "random", "oracle-gain", "oracle-quality"}
+
+
+def test_a_router_folder_runs_in_the_engine_under_any_name(tmp_path):
+    weights = checkpoints.weights_hash(SMALL)
+    path = table(tmp_path / "a.parquet", small_weights=weights)
+    found = run(tmp_path, [path], [f"ours={MODELS / 'router'}"])
+    assert found["routers"]["ours"]["overall"]["spearman"]["value"] is not None
+    assert "against_best_baseline" in found["routers"]["ours"]
+    assert any("ours: trained on" in warning for warning in found["warnings"]), "another metric is told"
+
+
+def test_a_router_for_another_base_model_is_refused(tmp_path):
+    path = table(tmp_path / "a.parquet", small_weights="0" * 64)
+    with pytest.raises(ModelError, match="made for another small model"):
+        run(tmp_path, [path], [f"ours={MODELS / 'router'}"])
+
+
+def test_directions_unseen_in_training_are_told(tmp_path):
+    path = table(tmp_path / "a.parquet", target_lang=["fr"] * 300)
+    found = run(tmp_path, [path], [f"ours={MODELS / 'router'}"])
+    assert any("not trained on en-fr" in warning for warning in found["warnings"])
+    assert any("do not say which models" in warning for warning in found["warnings"])
+
+
+def test_an_evaluation_run_again_scores_nothing_anew(tmp_path):
+    path = table(tmp_path / "a.parquet")
+    first = run(tmp_path, [path], [f"ours={MODELS / 'router'}"])
+    sent = (tmp_path / "sent.log").read_text()
+    again = run(tmp_path, [path], [f"ours={MODELS / 'router'}"])
+    assert (tmp_path / "sent.log").read_text() == sent
+    assert again["routers"] == first["routers"]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["ours=nowhere"], "'ours' is no kind"),
+        (["lenght=x"], "did you mean 'length'?"),
+        (["length"], "needs a path, length=PATH: the small model"),
+        (["oracle-gain"], "always in the table"),
+        (["random", "random"], "each name once"),
+        ([f"length={MODELS / 'nothing'}"], "no such folder"),
+    ],
+)
+def test_a_router_that_means_nothing_is_told(given, message):
+    with pytest.raises((UsageError, ModelError), match=message.replace("?", r"\?")):
+        parse_routers(given, 0, "bfloat16")
+
+
+def test_tables_that_cannot_be_evaluated(tmp_path):
+    with pytest.raises(InputError, match="no column 'quality_large'"):
+        path = tmp_path / "x.parquet"
+        pq.write_table(pa.table({"quality_small": [1.0, 2.0]}), path)
+        run(tmp_path, [path])
+    with pytest.raises(InputError, match="1 of 1 rows"):
+        run(tmp_path, [table(tmp_path / "one.parquet", rows=1)])
+    with pytest.raises(UsageError, match="a router has that name"):
+        run(tmp_path, [table(tmp_path / "y.parquet", random=np.arange(300.0))], ["random"], ["random"])
+
+
+def test_constant_gains_and_nan_qualities_are_told(tmp_path):
+    small = np.full(300, 50.0)
+    small[3] = np.nan
+    path = table(tmp_path / "a.parquet", quality_small=small, quality_large=np.full(300, 60.0))
+    found = run(tmp_path, [path], [f"length={SMALL}"])
+    assert found["routers"]["length"]["overall"]["spearman"]["value"] is None
+    assert found["rows"] == 299
+    told = " ".join(found["warnings"])
+    assert "1 of 300 rows dropped for their quality: 1 NaN" in told
+    assert "overall: every gain is 10" in told
+    assert "spearman is undefined for every router" in told
