@@ -55,7 +55,7 @@ def discover_all(uris: Sequence[str], only: str | None = None) -> list[tuple[str
     return _only(found, only)
 
 
-def discover(uri: str, only: str | None = None) -> list[tuple[str, Path]]:
+def discover(uri: str, only: str | None = None, key: str = "input.uri") -> list[tuple[str, Path]]:
     """(name, path) of every Parquet file of a folder, a glob or a single file, in name order.
 
     Names that begin with `.` or `_`, at any depth, are passed over, as Spark and Ray Data do.
@@ -72,7 +72,8 @@ def discover(uri: str, only: str | None = None) -> list[tuple[str, Path]]:
         root = Path(*_until_glob(path))
         found = list(root.glob(str(path.relative_to(root))))
     else:
-        raise InputError(f"input.uri {uri}: no such folder or file")
+        beside = [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else []
+        raise InputError(f"{key} {uri}: no such folder or file{near(path.name, beside)}")
     shards = []
     for file in found:
         name = file.relative_to(root)
@@ -81,7 +82,7 @@ def discover(uri: str, only: str | None = None) -> list[tuple[str, Path]]:
         if file.is_file() and not any(part.startswith((".", "_")) for part in name.parts):
             shards.append((name.as_posix(), file))
     if not shards:
-        raise InputError(f"input.uri {uri}: no Parquet shards there (*.parquet, folders included)")
+        raise InputError(f"{key} {uri}: no Parquet shards there (*.parquet, folders included)")
     return sorted(_only(shards, only), key=lambda shard: shard[0].encode())
 
 

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from routelmt_batch.errors import SpecError
-from routelmt_batch.learning.train_spec import load_train_spec
+from routelmt_batch.learning.training.spec import load_train_spec
 from routelmt_batch.spec_file import load, load_label
 from tests.conftest import DEMO, MODELS, REPOSITORY
 

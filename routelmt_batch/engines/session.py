@@ -26,7 +26,8 @@ NO_TELEMETRY = {
 }
 # An engine whose process dies is started again this often for the rows it held.
 RESTARTS = 2
-_ENGINE_MARK = b"EngineActor"
+# Actors of ours, as Ray names them at the start of their logs.
+_OUR_ACTORS = (b"EngineActor", b"ScorerActor", b"RayTrainWorker")
 _CONNECT_S = 5.0
 _OBJECT_STORE_BYTES = 512 << 20
 # A log line that says what went wrong: an exception's last line, as Python prints it.
@@ -191,7 +192,7 @@ class Session:
             for log in folder.glob("worker-*")
             if log.suffix in (".out", ".err")
             and log.stat().st_mtime >= self._started_at
-            and _ENGINE_MARK in _head(log)
+            and any(name in _head(log) for name in _OUR_ACTORS)
         ]
 
     def _ray_logs(self) -> Path | None:

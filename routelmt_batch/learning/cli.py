@@ -58,8 +58,8 @@ def label(
     Stopped or killed, the same command goes on where it stood.
     """
     from routelmt_batch import job, show
-    from routelmt_batch.learning.label import exit_code
-    from routelmt_batch.learning.label import label as run_label
+    from routelmt_batch.learning.labelling.label import exit_code
+    from routelmt_batch.learning.labelling.label import label as run_label
     from routelmt_batch.spec_file import load_label
 
     job.stop_on_signals()
@@ -87,8 +87,8 @@ def train(
     Stopped or killed, the same command goes on from the last checkpoint.
     """
     from routelmt_batch import job, show
-    from routelmt_batch.learning.train import train as run_train
-    from routelmt_batch.learning.train_spec import load_train_spec
+    from routelmt_batch.learning.training.spec import load_train_spec
+    from routelmt_batch.learning.training.train import train as run_train
 
     job.stop_on_signals()
     train_spec = load_train_spec(spec, settings or (), output)
@@ -136,9 +136,9 @@ def evaluate(
     Both oracles and random routing are always in the table. Writes evaluation.json, .md, .png and .svg.
     """
     from routelmt_batch import job, show
-    from routelmt_batch.learning.evaluate import Settings
-    from routelmt_batch.learning.evaluate import evaluate as run_evaluate
-    from routelmt_batch.learning.evaluation_tables import table
+    from routelmt_batch.learning.evaluation.evaluate import Settings
+    from routelmt_batch.learning.evaluation.evaluate import evaluate as run_evaluate
+    from routelmt_batch.learning.evaluation.show import table
 
     job.stop_on_signals()
     settings = Settings(

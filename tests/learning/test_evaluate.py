@@ -13,7 +13,7 @@ from transformers import AutoTokenizer
 
 from routelmt_batch import checkpoints
 from routelmt_batch.errors import InputError, ModelError, UsageError
-from routelmt_batch.learning.evaluate import Settings, evaluate, parse_routers
+from routelmt_batch.learning.evaluation.evaluate import Settings, evaluate, parse_routers
 from routelmt_batch.progress import Bars
 from routelmt_batch.rows import LABEL_METADATA
 from tests.conftest import MODELS

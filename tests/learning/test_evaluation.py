@@ -8,12 +8,12 @@ import pytest
 from rich.console import Console
 
 from routelmt_batch.errors import UsageError
-from routelmt_batch.learning import resampling
-from routelmt_batch.learning.evaluation import evaluate, write
-from routelmt_batch.learning.evaluation_tables import table
-from routelmt_batch.learning.figures import predicted_against_realised
-from routelmt_batch.learning.measures import METRICS
-from routelmt_batch.learning.tables import Labels
+from routelmt_batch.learning.evaluation import resampling
+from routelmt_batch.learning.evaluation.evaluation import evaluate, write
+from routelmt_batch.learning.evaluation.figures import predicted_against_realised
+from routelmt_batch.learning.evaluation.measures import METRICS
+from routelmt_batch.learning.evaluation.show import table
+from routelmt_batch.learning.evaluation.tables import Labels
 
 from .test_measures import by_definition
 

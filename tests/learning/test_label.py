@@ -12,7 +12,7 @@ from sacrebleu.metrics import CHRF
 from routelmt_batch import checkpoints
 from routelmt_batch.errors import InputError, ModelError, OutputError, RoutelmtError, SpecError
 from routelmt_batch.job import Options
-from routelmt_batch.learning.label import label
+from routelmt_batch.learning.labelling.label import label
 from routelmt_batch.progress import Bars
 from routelmt_batch.spec_file import load_label
 from tests.conftest import COLUMNS, MODELS, write_shard

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from routelmt_batch.errors import InputError, UsageError
-from routelmt_batch.learning.tables import read_tables
+from routelmt_batch.learning.evaluation.tables import read_tables
 
 
 def write(path, small, large, **columns):
@@ -111,9 +111,9 @@ def test_a_score_column_that_is_lacking_is_refused_with_the_columns_there(tmp_pa
 
 def test_paths_that_hold_nothing_are_refused(tmp_path):
     write(tmp_path / "labels.parquet", [1.0, 2.0], [1.0, 2.0])
-    with pytest.raises(InputError, match="no label table there; did you mean 'labels.parquet'"):
+    with pytest.raises(InputError, match="no such folder or file; did you mean 'labels.parquet'"):
         read_tables([tmp_path / "label.parquet"])
-    with pytest.raises(InputError, match="no label table there"):
+    with pytest.raises(InputError, match="no such folder or file|no Parquet shards"):
         read_tables([f"{tmp_path}/x*.parquet"])
     with pytest.raises(UsageError, match="no label table is given"):
         read_tables([])

@@ -12,9 +12,9 @@ from scipy import stats
 
 from routelmt_batch.errors import Interrupted, ModelError, UsageError
 from routelmt_batch.job import Options
-from routelmt_batch.learning import examples
-from routelmt_batch.learning.train import train
-from routelmt_batch.learning.training_folder import TrainingFolder
+from routelmt_batch.learning.training import examples
+from routelmt_batch.learning.training.folder import TrainingFolder
+from routelmt_batch.learning.training.train import train
 from routelmt_batch.progress import Bars
 from routelmt_batch.routers.card import read_card
 from tests.learning.training import SMALL, in_process, make_spec, write_encoder, write_labels

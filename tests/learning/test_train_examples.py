@@ -4,9 +4,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from routelmt_batch.errors import InputError
-from routelmt_batch.learning import examples
-from routelmt_batch.learning.training_folder import TrainingFolder
-from routelmt_batch.learning.training_tables import find_tables, read_rows
+from routelmt_batch.learning.training import examples
+from routelmt_batch.learning.training.folder import TrainingFolder
+from routelmt_batch.learning.training.tables import find_tables, read_rows
 from routelmt_batch.progress import Bars
 from routelmt_batch.prompts import Prompter
 from tests.learning.training import SMALL, make_spec, write_encoder, write_labels

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from routelmt_batch.learning.regression import calibration_error, measure, spearman
+from routelmt_batch.learning.training.regression import calibration_error, measure, spearman
 
 
 def test_measures_of_four_rows_by_hand():

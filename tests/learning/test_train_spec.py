@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from routelmt_batch.errors import SpecError
-from routelmt_batch.learning.train_spec import load_train_spec
+from routelmt_batch.learning.training.spec import load_train_spec
 from tests.learning.training import make_spec
 
 
@@ -68,7 +68,7 @@ def test_tables_and_base_resolve_beside_the_spec_and_the_output_from_here(tmp_pa
 
 def test_neither_torch_nor_ray_is_imported():
     code = (
-        "import sys, routelmt_batch.learning.train; "
+        "import sys, routelmt_batch.learning.training.train; "
         "print(sorted({'torch', 'ray', 'transformers', 'scipy', 'matplotlib'} & set(sys.modules)))"
     )
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"

@@ -5,7 +5,7 @@ from decimal import Decimal
 from hypothesis import given
 from hypothesis import strategies as st
 
-from routelmt_batch.learning.split import SIDES, sides
+from routelmt_batch.learning.training.split import SIDES, sides
 
 TENTH = Decimal("0.1")
 

@@ -8,8 +8,8 @@ import pytest
 from rich.console import Console
 
 from routelmt_batch.errors import InputError, ModelError
-from routelmt_batch.learning.examples import check_sides
-from routelmt_batch.learning.training_tables import check_makers, find_tables, read_rows
+from routelmt_batch.learning.training.examples import check_sides
+from routelmt_batch.learning.training.tables import check_makers, find_tables, read_rows
 from routelmt_batch.progress import Bars
 from tests.learning.training import made, make_spec, write_labels
 
@@ -35,7 +35,7 @@ def rows_of(spec, heard):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"tables": ["label.parquet"]}, "no label table there; did you mean 'labels.parquet'?"),
+        ({"tables": ["label.parquet"]}, "no such folder or file; did you mean 'labels.parquet'?"),
         (
             {"target": "quality", "tables": ["bare.parquet"]},
             "Training for quality needs source, source_lang, target_lang, quality_small",

@@ -12,9 +12,9 @@ import pytest
 from routelmt_batch import checkpoints, failpoints
 from routelmt_batch.errors import ModelError, OutputError
 from routelmt_batch.job import Options
-from routelmt_batch.learning import regressor
-from routelmt_batch.learning.train import train
-from routelmt_batch.learning.training_folder import TrainingFolder
+from routelmt_batch.learning.training import regressor
+from routelmt_batch.learning.training.folder import TrainingFolder
+from routelmt_batch.learning.training.train import train
 from routelmt_batch.progress import Bars
 from routelmt_batch.routers.card import read_card
 from tests.learning.training import SMALL, in_process, make_spec, write_labels

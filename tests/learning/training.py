@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from routelmt_batch import checkpoints
-from routelmt_batch.learning.train_spec import TrainSpec, load_train_spec
+from routelmt_batch.learning.training.spec import TrainSpec, load_train_spec
 from tests.conftest import MODELS
 
 SMALL = MODELS / "small"
@@ -73,10 +73,10 @@ def make_spec(folder: Path, **settings: Any) -> TrainSpec:
 
 def in_process(monkeypatch: Any) -> None:
     """Run the one worker here instead of in Ray."""
-    from routelmt_batch.learning import train as module
+    from routelmt_batch.learning.training import train as module
 
     def run(spec: TrainSpec, folder: Any, rows: int, options: Any, bars: Any) -> None:
-        from routelmt_batch.learning.trainer import train_loop
+        from routelmt_batch.learning.training.trainer import train_loop
 
         fault = train_loop({"spec": spec.model_dump(mode="json"), "folder": str(folder.root), "threads": 1})
         if fault:

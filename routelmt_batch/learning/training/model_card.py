@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from routelmt_batch import __version__, checkpoints
-from routelmt_batch.learning.regression import BINS
-from routelmt_batch.learning.train_spec import TrainSpec, short_name
+from routelmt_batch.learning.training.regression import BINS
+from routelmt_batch.learning.training.spec import TrainSpec, short_name
 
 PLOT = "predicted-realised"
 _NOBODY = {"name": "unknown", "weights": "unknown"}

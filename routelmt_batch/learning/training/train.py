@@ -5,6 +5,7 @@ It knows tables, the folder and the report; how a model learns is the worker's m
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +15,18 @@ from routelmt_batch import checkpoints
 from routelmt_batch.atomic import write_json, write_text
 from routelmt_batch.errors import ModelError
 from routelmt_batch.job import Options, Outcome, stop_on_signals
-from routelmt_batch.learning import examples, model_card
-from routelmt_batch.learning.regression import measure
-from routelmt_batch.learning.split import TRAIN
-from routelmt_batch.learning.train_spec import TrainSpec
-from routelmt_batch.learning.training_folder import (
+from routelmt_batch.learning.training import examples, model_card
+from routelmt_batch.learning.training.folder import (
     TrainingFolder,
     begin,
     check_output,
     check_same,
     fingerprint,
 )
-from routelmt_batch.learning.training_tables import check_makers, find_tables, read_rows
+from routelmt_batch.learning.training.regression import measure
+from routelmt_batch.learning.training.spec import TrainSpec
+from routelmt_batch.learning.training.split import TRAIN
+from routelmt_batch.learning.training.tables import check_makers, find_tables, read_rows
 from routelmt_batch.ledger import hold
 from routelmt_batch.progress import Bars
 
@@ -82,7 +83,7 @@ def _check_base(spec: TrainSpec) -> None:
 
 def _fit(spec: TrainSpec, folder: TrainingFolder, rows: int, options: Options, bars: Bars) -> None:
     from routelmt_batch.engines.session import Session
-    from routelmt_batch.learning.fit import fit
+    from routelmt_batch.learning.training.fit import fit
 
     folder.logs.mkdir(parents=True, exist_ok=True)
     steps = examples.steps_per_epoch(spec, rows) * spec.training.epochs
@@ -94,7 +95,7 @@ def _publish(
     spec: TrainSpec, folder: TrainingFolder, made: dict[str, Any], bars: _Remembering
 ) -> dict[str, Any]:
     """Measure, draw and tell; the card comes last, so that with it the router folder is whole."""
-    from routelmt_batch.learning.figures import predicted_against_realised
+    from routelmt_batch.learning.evaluation.figures import predicted_against_realised
 
     prepared, trained = folder.read(folder.prepared), folder.read(folder.trained)
     assert prepared and trained
@@ -109,6 +110,7 @@ def _publish(
         realised,
         folder.root / model_card.PLOT,
         f"{spec.name}: predicted and realised {spec.target}",
+        spec.target,
     )
     report = {
         "name": spec.name,
@@ -122,6 +124,7 @@ def _publish(
     write_text(folder.root / "README.md", model_card.readme(spec, report), "train.readme")
     write_json(folder.report, report, "train.report")
     write_json(folder.card, report["card"], "train.card")
+    shutil.rmtree(folder.checkpoints, ignore_errors=True)  # whole models with optimizer states
     return report
 
 

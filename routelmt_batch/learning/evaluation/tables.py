@@ -76,16 +76,7 @@ def read_tables(paths: Sequence[Path | str], score_columns: Sequence[str] = ()) 
 def _files(paths: Sequence[Path | str]) -> Iterator[Path]:
     seen: set[Path] = set()
     for path in paths:
-        try:
-            found = discover(str(path))
-        except InputError as error:
-            beside = Path(path).parent
-            others = [file.name for file in beside.iterdir()] if beside.is_dir() else []
-            raise InputError(
-                f"{path}: no label table there{near(Path(path).name, others)}; give a Parquet file, a "
-                "folder that holds *.parquet files, or a quoted glob"
-            ) from error
-        for _, file in found:
+        for _, file in discover(str(path), key="table"):
             if file.resolve() in seen:
                 raise InputError(f"{file}: given twice, and its rows would count twice; give it once")
             seen.add(file.resolve())

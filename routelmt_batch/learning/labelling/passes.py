@@ -1,114 +1,29 @@
-"""Label: a parallel corpus through both models and a metric; gain = quality of large minus small.
-
-The main job's passes on another recipe: sharded, resumable, the same commits. Paper: section 3.2.
-"""
+"""The two passes of labelling: both models translate every row, a metric measures every translation."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from routelmt_batch import checkpoints
 from routelmt_batch.engines.lanes import REQUESTS, Engine, Lane, Receipt
 from routelmt_batch.errors import RoutelmtError
-from routelmt_batch.job import OpenEngine, Options, Outcome, finished
-from routelmt_batch.learning.label_report import Counts, report
+from routelmt_batch.learning.labelling.recipe import Labelling
 from routelmt_batch.ledger import QUALITY, TRANSLATIONS, Ledger, read_rows
-from routelmt_batch.manifest import of_input, of_prompt, of_translations
-from routelmt_batch.metrics.metric import Metric, describe, open_metric
 from routelmt_batch.progress import Bars
 from routelmt_batch.prompts import Prompter
-from routelmt_batch.rows import LABEL_FIELDS, LABEL_METADATA, LARGE, OK, SMALL, UNTRANSLATABLE, Route
+from routelmt_batch.rows import LARGE, OK, SMALL, Route
 from routelmt_batch.rows import QUALITY as QUALITY_SCHEMA
 from routelmt_batch.rows import TRANSLATIONS as TRANSLATIONS_SCHEMA
-from routelmt_batch.shards import Shard
-from routelmt_batch.spec import Input, LabelSpec
-from routelmt_batch.stages.assemble import languages
-from routelmt_batch.stages.outputs import Addition, finish, write_shards
+from routelmt_batch.spec import Input
 from routelmt_batch.stages.passes import PartWriter, requests, run_pass
 from routelmt_batch.stages.translate import lane, order, pool_of
 from routelmt_batch.units import Unit, read_lines
-from routelmt_batch.workspace import Workspace, check_pool, open_workspace
 
 ROUTES: tuple[Route, Route] = (SMALL, LARGE)
-
-
-@dataclass(frozen=True)
-class LabelRecipe:
-    """See workspace.Recipe."""
-
-    spec: LabelSpec
-    metric: Metric
-
-    def fingerprints(self, shards: list[Shard], limit: int | None) -> dict[str, dict[str, Any]]:
-        corpus = of_input(self.spec, shards, limit)
-        return {
-            "translations": corpus | of_translations(self.spec),
-            "quality": corpus | of_prompt(self.spec) | {"metric": describe(self.metric)},
-        }
-
-    def signature(self) -> dict[str, Any]:
-        """What the labels are of: models, generation, prompt and metric."""
-        models = {"small": self.spec.models.small, "large": self.spec.models.large}
-        return {
-            "metric": describe(self.metric),
-            "models": {
-                name: {"source": pool.source, "weights": checkpoints.weights_hash(pool.source)}
-                for name, pool in models.items()
-            },
-            "generation": {
-                "decoding": "greedy",
-                **{
-                    name: {"dtype": pool.dtype, "max_output_tokens": pool.max_output_tokens}
-                    for name, pool in models.items()
-                },
-            },
-            "prompt": {"template": self.spec.prompt.template},
-        }
-
-
-Labelling: TypeAlias = Workspace[LabelSpec, LabelRecipe]
-
-
-def check_label_models(spec: LabelSpec) -> LabelRecipe:
-    """Raises ModelError if a model is not there or too short."""
-    for key, pool in (("models.small", spec.models.small), ("models.large", spec.models.large)):
-        check_pool(key, pool)
-    return LabelRecipe(spec, open_metric(spec.metric.source))
-
-
-def label(spec: LabelSpec, options: Options, bars: Bars, open_engine: OpenEngine) -> Outcome:
-    """Label a corpus from wherever it stands to its end.
-
-    Raises:
-        RoutelmtError: see errors; what is committed stays, and the same command goes on.
-    """
-    with (
-        open_workspace(spec, options.shards, options.limit, bars, check_label_models) as workspace,
-        open_engine(workspace.folder) as engine,
-    ):
-        done = finished(workspace.folder)
-        if done:
-            return Outcome(done, new=False)
-        translate(workspace, engine, bars)
-        measure(workspace, engine, bars)
-        assemble(workspace, bars)
-        job = report(workspace, workspace.recipe.signature())
-        finish(workspace, job)
-        return Outcome(job, new=True)
-
-
-def exit_code(report: dict[str, Any]) -> int:
-    """0 done; 3 done, but a model failed on rows or a shard could not be read."""
-    failed = [reason for reason in report["unlabelled"] if reason not in UNTRANSLATABLE]
-    return 3 if failed or report["unreadable"] else 0
 
 
 @dataclass(frozen=True)
@@ -298,32 +213,3 @@ def measure(workspace: Labelling, engine: Engine, bars: Bars) -> None:
         sum(wanted[route] for route in pending),
         sum(ledger.count(QUALITY, route) for route in pending),
     )
-
-
-def assemble(workspace: Labelling, bars: Bars) -> None:
-    """Write every label table that is not committed yet: input columns, translations, qualities, gain."""
-
-    def columns(unit: Unit, batch: pa.RecordBatch, counts: Counts) -> dict[str, pa.Array]:
-        work = work_on(workspace.ledger, unit)
-        found: dict[str, pa.Array] = {}
-        reasons = []
-        for route in ROUTES:
-            table = committed(unit, route, work.translations, TRANSLATIONS_SCHEMA)
-            reasons.append(_placed(unit, table, "reason"))
-            found[f"translation_{route}"] = _placed(unit, table, "translation")
-            quality = committed(unit, route, work.quality, QUALITY_SCHEMA)
-            found[f"quality_{route}"] = _placed(unit, quality, "quality")
-        found["gain"] = pc.subtract(found["quality_large"], found["quality_small"])
-        counts.add(found, reasons, *languages(batch, workspace.spec.input))
-        return found
-
-    signature = json.dumps(workspace.recipe.signature(), ensure_ascii=False)
-    addition = Addition(LABEL_FIELDS, Counts, columns, {LABEL_METADATA: signature.encode()})
-    write_shards(workspace, addition, bars)
-
-
-def _placed(unit: Unit, table: pa.Table, name: str) -> pa.Array:
-    """A column of a unit's committed rows, by row; null where there is none."""
-    place: npt.NDArray[np.int64] = np.full(unit.rows, -1)
-    place[table["row"].to_numpy() - unit.first_row] = np.arange(table.num_rows)
-    return table[name].take(pa.array(place, mask=place < 0)).combine_chunks()

@@ -13,8 +13,8 @@ from typing import Any
 
 from routelmt_batch.engines.session import RESTARTS, Session
 from routelmt_batch.errors import EngineError, RoutelmtError, UsageError
-from routelmt_batch.learning.train_spec import TrainSpec
-from routelmt_batch.learning.training_folder import TrainingFolder, step_of
+from routelmt_batch.learning.training.folder import TrainingFolder, step_of
+from routelmt_batch.learning.training.spec import TrainSpec
 from routelmt_batch.progress import Bars
 
 _POLL_S = 0.3
@@ -75,7 +75,7 @@ class _Run:
         from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
         from ray.train.torch import TorchTrainer
 
-        from routelmt_batch.learning.trainer import train_loop
+        from routelmt_batch.learning.training.trainer import train_loop
 
         workers = TrainSpec.model_validate(spec).workers
         resources = {"CPU": threads} | ({"GPU": workers.gpus} if workers.gpus else {})

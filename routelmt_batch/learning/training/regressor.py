@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from routelmt_batch import checkpoints
 from routelmt_batch.errors import ModelError
-from routelmt_batch.learning.train_spec import TrainSpec
+from routelmt_batch.learning.training.spec import TrainSpec
 
 if TYPE_CHECKING:
     import torch

@@ -16,9 +16,9 @@ import pyarrow.parquet as pq
 
 from routelmt_batch.atomic import write_json, write_parquet
 from routelmt_batch.errors import InputError
-from routelmt_batch.learning.split import SIDES, TEST, TRAIN
-from routelmt_batch.learning.train_spec import TrainSpec
-from routelmt_batch.learning.training_folder import TrainingFolder
+from routelmt_batch.learning.training.folder import TrainingFolder
+from routelmt_batch.learning.training.spec import TrainSpec
+from routelmt_batch.learning.training.split import SIDES, TEST, TRAIN
 from routelmt_batch.progress import Bars
 from routelmt_batch.prompts import Prompter
 

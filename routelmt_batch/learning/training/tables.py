@@ -20,8 +20,8 @@ import pyarrow.parquet as pq
 from routelmt_batch import checkpoints
 from routelmt_batch.atomic import sha256
 from routelmt_batch.errors import InputError, ModelError
-from routelmt_batch.learning.split import TEST, sides
-from routelmt_batch.learning.train_spec import TrainSpec
+from routelmt_batch.learning.training.spec import TrainSpec
+from routelmt_batch.learning.training.split import TEST, sides
 from routelmt_batch.progress import Bars
 from routelmt_batch.prompts import LANGUAGES
 from routelmt_batch.rows import LABEL_METADATA
@@ -52,7 +52,7 @@ def find_tables(spec: TrainSpec) -> list[TableFile]:
     found: list[TableFile] = []
     for key, uris in (("tables", spec.tables), ("test_tables", spec.test_tables)):
         for uri in uris:
-            for path in _paths(key, uri):
+            for _, path in discover(uri, key=key):
                 schema = _schema(path)
                 _check_columns(path, schema, spec)
                 found.append(TableFile(path, sha256(path), key == "test_tables", _made(path, schema)))
@@ -61,18 +61,6 @@ def find_tables(spec: TrainSpec) -> list[TableFile]:
         names = ", ".join(twice)
         raise InputError(f"{names}: the same rows, and would count twice: give them once")
     return found
-
-
-def _paths(key: str, uri: str) -> list[Path]:
-    try:
-        return [path for _, path in discover(uri)]
-    except InputError as error:
-        folder = Path(uri).parent
-        others = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-        raise InputError(
-            f"{key} {uri}: no label table there{near(Path(uri).name, others)}; give Parquet files, folders "
-            "of them or globs, as `label` writes them"
-        ) from error
 
 
 def _schema(path: Path) -> pa.Schema:

@@ -24,11 +24,11 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 from routelmt_batch.atomic import write_json, write_parquet
 from routelmt_batch.errors import RoutelmtError
 from routelmt_batch.failpoints import reach
-from routelmt_batch.learning import examples, regressor
-from routelmt_batch.learning.regression import spearman
-from routelmt_batch.learning.split import TEST, TRAIN, VALIDATION
-from routelmt_batch.learning.train_spec import TrainSpec
-from routelmt_batch.learning.training_folder import TrainingFolder
+from routelmt_batch.learning.training import examples, regressor
+from routelmt_batch.learning.training.folder import TrainingFolder
+from routelmt_batch.learning.training.regression import spearman
+from routelmt_batch.learning.training.spec import TrainSpec
+from routelmt_batch.learning.training.split import TEST, TRAIN, VALIDATION
 
 _LOGS_PER_EPOCH = 20
 _NO_RANKING = -1.0  # a constant prediction ranks nothing: worse than any Spearman that is defined

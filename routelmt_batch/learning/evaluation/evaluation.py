@@ -16,10 +16,10 @@ import numpy as np
 from routelmt_batch import __version__
 from routelmt_batch.atomic import write_json, write_text
 from routelmt_batch.errors import UsageError
-from routelmt_batch.learning import measures, resampling
-from routelmt_batch.learning.contest import MACRO, OVERALL, Contest, contest, doubts
-from routelmt_batch.learning.measures import METRICS, Floats, Integers
-from routelmt_batch.learning.tables import Labels
+from routelmt_batch.learning.evaluation import measures, resampling
+from routelmt_batch.learning.evaluation.contest import MACRO, OVERALL, Contest, contest, doubts
+from routelmt_batch.learning.evaluation.measures import METRICS, Floats, Integers
+from routelmt_batch.learning.evaluation.tables import Labels
 from routelmt_batch.spec import near
 from routelmt_batch.stages.allocate import places
 
@@ -90,8 +90,8 @@ def _versions() -> dict[str, str]:
 
 def write(evaluation: Mapping[str, Any], folder: Path) -> None:
     """Write evaluation.json, evaluation.md, evaluation.png and evaluation.svg into a folder."""
-    from routelmt_batch.learning.evaluation_tables import markdown
-    from routelmt_batch.learning.figures import budget_curve
+    from routelmt_batch.learning.evaluation.figures import budget_curve
+    from routelmt_batch.learning.evaluation.show import markdown
 
     write_json(folder / "evaluation.json", evaluation, "evaluation")
     write_text(folder / "evaluation.md", markdown(evaluation), "evaluation")

@@ -11,9 +11,9 @@ from decimal import Decimal
 
 import numpy as np
 
-from routelmt_batch.learning import measures
-from routelmt_batch.learning.measures import METRICS, Floats, Integers, Population, Ranking
-from routelmt_batch.learning.tables import Labels
+from routelmt_batch.learning.evaluation import measures
+from routelmt_batch.learning.evaluation.measures import METRICS, Floats, Integers, Population, Ranking
+from routelmt_batch.learning.evaluation.tables import Labels
 from routelmt_batch.stages.allocate import places
 
 OVERALL, MACRO = "overall", "macro"

@@ -15,8 +15,8 @@ from typing import Any
 from routelmt_batch import checkpoints
 from routelmt_batch.atomic import write_json, write_text
 from routelmt_batch.errors import OutputError
-from routelmt_batch.learning.train_spec import TrainSpec
-from routelmt_batch.learning.training_tables import TableFile
+from routelmt_batch.learning.training.spec import TrainSpec
+from routelmt_batch.learning.training.tables import TableFile
 from routelmt_batch.manifest import changed_versions, versions
 from routelmt_batch.progress import Bars
 from routelmt_batch.routers.card import CARD

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from routelmt_batch.atomic import write_atomically
-from routelmt_batch.learning.evaluation_tables import bucket_name, ranked
-from routelmt_batch.learning.measures import Floats
+from routelmt_batch.learning.evaluation.measures import Floats
+from routelmt_batch.learning.evaluation.show import bucket_name, ranked
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -55,8 +55,10 @@ def budget_curve(evaluation: Mapping[str, Any], stem: Path) -> None:
         _save(figure, stem)
 
 
-def predicted_against_realised(predicted: Floats, realised: Floats, stem: Path, title: str) -> None:
-    """Realised gains of rows by their predicted gain: means of tenths, with 95% intervals, over rows.
+def predicted_against_realised(
+    predicted: Floats, realised: Floats, stem: Path, title: str, target: str = "gain"
+) -> None:
+    """Realised `target` of rows by the predicted one: means of tenths, with 95% intervals, over rows.
 
     Each tenth holds as many rows; the interval is 1.96 standard errors of its mean. Rows without a
     prediction are left out. Writes `stem`.png and `stem`.svg.
@@ -70,8 +72,8 @@ def predicted_against_realised(predicted: Floats, realised: Floats, stem: Path, 
         figure = Figure(figsize=(6, 5.4), layout="constrained")
         axes = figure.subplots()
         axes.set_title(title)
-        axes.set_xlabel("predicted gain (quality points)")
-        axes.set_ylabel("realised gain (quality points)")
+        axes.set_xlabel(f"predicted {target} (points)")
+        axes.set_ylabel(f"realised {target} (points)")
         if len(predicted):
             _rows_and_tenths(axes, predicted, realised)
         _save(figure, stem)

@@ -1,0 +1,1 @@
+"""Label: both models translate a parallel corpus, a metric scores both."""

@@ -1,0 +1,84 @@
+"""Label: a parallel corpus through both models and a metric; gain = quality of large minus small.
+
+The main job's passes on another recipe: sharded, resumable, the same commits. Paper: section 3.2.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from routelmt_batch.job import OpenEngine, Options, Outcome, finished
+from routelmt_batch.learning.labelling.passes import ROUTES, committed, measure, translate, work_on
+from routelmt_batch.learning.labelling.recipe import Labelling, check_label_models
+from routelmt_batch.learning.labelling.report import Counts, report
+from routelmt_batch.progress import Bars
+from routelmt_batch.rows import LABEL_FIELDS, LABEL_METADATA, UNTRANSLATABLE
+from routelmt_batch.rows import QUALITY as QUALITY_SCHEMA
+from routelmt_batch.rows import TRANSLATIONS as TRANSLATIONS_SCHEMA
+from routelmt_batch.spec import LabelSpec
+from routelmt_batch.stages.assemble import languages
+from routelmt_batch.stages.outputs import Addition, finish, write_shards
+from routelmt_batch.units import Unit
+from routelmt_batch.workspace import open_workspace
+
+
+def label(spec: LabelSpec, options: Options, bars: Bars, open_engine: OpenEngine) -> Outcome:
+    """Label a corpus from wherever it stands to its end.
+
+    Raises:
+        RoutelmtError: see errors; what is committed stays, and the same command goes on.
+    """
+    with (
+        open_workspace(spec, options.shards, options.limit, bars, check_label_models) as workspace,
+        open_engine(workspace.folder) as engine,
+    ):
+        done = finished(workspace.folder)
+        if done:
+            return Outcome(done, new=False)
+        translate(workspace, engine, bars)
+        measure(workspace, engine, bars)
+        assemble(workspace, bars)
+        job = report(workspace, workspace.recipe.signature())
+        finish(workspace, job)
+        return Outcome(job, new=True)
+
+
+def exit_code(report: dict[str, Any]) -> int:
+    """0 done; 3 done, but a model failed on rows or a shard could not be read."""
+    failed = [reason for reason in report["unlabelled"] if reason not in UNTRANSLATABLE]
+    return 3 if failed or report["unreadable"] else 0
+
+
+def assemble(workspace: Labelling, bars: Bars) -> None:
+    """Write every label table that is not committed yet: input columns, translations, qualities, gain."""
+
+    def columns(unit: Unit, batch: pa.RecordBatch, counts: Counts) -> dict[str, pa.Array]:
+        work = work_on(workspace.ledger, unit)
+        found: dict[str, pa.Array] = {}
+        reasons = []
+        for route in ROUTES:
+            table = committed(unit, route, work.translations, TRANSLATIONS_SCHEMA)
+            reasons.append(_placed(unit, table, "reason"))
+            found[f"translation_{route}"] = _placed(unit, table, "translation")
+            quality = committed(unit, route, work.quality, QUALITY_SCHEMA)
+            found[f"quality_{route}"] = _placed(unit, quality, "quality")
+        found["gain"] = pc.subtract(found["quality_large"], found["quality_small"])
+        counts.add(found, reasons, *languages(batch, workspace.spec.input))
+        return found
+
+    signature = json.dumps(workspace.recipe.signature(), ensure_ascii=False)
+    addition = Addition(LABEL_FIELDS, Counts, columns, {LABEL_METADATA: signature.encode()})
+    write_shards(workspace, addition, bars)
+
+
+def _placed(unit: Unit, table: pa.Table, name: str) -> pa.Array:
+    """A column of a unit's committed rows, by row; null where there is none."""
+    place: npt.NDArray[np.int64] = np.full(unit.rows, -1)
+    place[table["row"].to_numpy() - unit.first_row] = np.arange(table.num_rows)
+    return table[name].take(pa.array(place, mask=place < 0)).combine_chunks()

@@ -1,0 +1,1 @@
+"""Train: a router from label tables."""
