@@ -129,3 +129,8 @@ class Prompter:
             )
         ids: list[list[int]] = tokenizer(prompts, add_special_tokens=not chat)["input_ids"]
         return ids
+
+
+def cut_off(ids: list[int], limit: int) -> list[int]:
+    """The first tokens and the last one, which closes an encoder's input."""
+    return [*ids[: limit - 1], ids[-1]]

@@ -56,6 +56,10 @@ class Calibration(_Part):
     quantiles: tuple[float, ...]  # of the held-out scores, 0 to 100%
 
 
+class Trained(_Part):
+    max_length_tokens: int | None = None  # longer prompts were cut (encoders)
+
+
 class RouterCard(_Part):
     kind: str
     target: str
@@ -65,6 +69,7 @@ class RouterCard(_Part):
     small_model: Model
     scale: Scale = Scale()
     calibration: Calibration | None = None
+    training: Trained = Trained()
 
     @model_validator(mode="before")
     @classmethod

@@ -114,7 +114,7 @@ def _scorer(pool: RouterSpec, card: RouterCard | None, column: str) -> Scorer | 
             return Entropy(pool.source, pool.dtype, pool.trust_remote_code)
         case "encoder":
             assert card
-            longest = min(pool.max_model_len_tokens, checkpoints.context_tokens(pool.source) or 512)
+            longest = card.training.max_length_tokens or checkpoints.context_tokens(pool.source) or 512
             return Encoder(pool.source, card.prompt_template, longest, pool.trust_remote_code)
         case "sentinel":
             return _sentinel(pool)

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.dataset
 
 from routelmt_batch.errors import ModelError
-from routelmt_batch.prompts import Prompter, load_tokenizer
+from routelmt_batch.prompts import Prompter, cut_off, load_tokenizer
 
 if TYPE_CHECKING:
     import torch
@@ -160,7 +160,10 @@ class Encoder:
         model = _load("AutoModelForSequenceClassification", self.source, "float32", self.trust_remote_code)
         prompter = Prompter(self.source, self.template, self.trust_remote_code)
         texts = (rows[name].to_pylist() for name in ("source", "source_lang", "target_lang"))
-        prompts = [tokens[: self.max_length_tokens] for tokens in prompter.token_ids(*texts)]
+        limit = self.max_length_tokens
+        prompts = [
+            cut_off(tokens, limit) if len(tokens) > limit else tokens for tokens in prompter.token_ids(*texts)
+        ]
         scores = np.zeros(rows.num_rows)
         for places, tokens, mask in _batches(prompts, left=False, pad=model.config.pad_token_id or 0):
             with torch.inference_mode():

@@ -132,9 +132,10 @@ def test_an_encoders_scores_are_transformers_scores(encoder):
     model = BertForSequenceClassification.from_pretrained(encoder).eval()
     expected = []
     for text in TEXTS:
-        inputs = tokenizer(f"German: {text}", return_tensors="pt", truncation=True, max_length=12)
+        tokens = tokenizer(f"German: {text}")["input_ids"]
+        tokens = tokens if len(tokens) <= 12 else tokens[:11] + tokens[-1:]
         with torch.no_grad():
-            logits = model(input_ids=inputs["input_ids"]).logits
+            logits = model(input_ids=torch.tensor([tokens])).logits
         expected.append(float(logits[0, 0]))
     assert len(set(np.round(expected, 3))) == len(TEXTS)
     found = Encoder(encoder, "{target_lang}: {source}", max_length_tokens=12)(rows(TEXTS))

@@ -21,6 +21,7 @@ from routelmt_batch.errors import InputError, UsageError
 from routelmt_batch.job import OpenEngine
 from routelmt_batch.learning.evaluation.evaluation import evaluate as measure
 from routelmt_batch.learning.evaluation.evaluation import write
+from routelmt_batch.learning.evaluation.resampling import default_resamples
 from routelmt_batch.learning.evaluation.tables import Labels, read_tables
 from routelmt_batch.learning.scoring import Scored, router_spec, score_tables
 from routelmt_batch.progress import Bars
@@ -73,16 +74,19 @@ def evaluate(
     for name, found in scored.items():
         scores[name] = found.scores[labels.kept].astype(np.float64)
     baselines = [RANDOM, *(name for name, router in routers.items() if not KINDS[router.kind].learned)]
-    evaluation = measure(
-        labels,
-        scores,
-        list(dict.fromkeys(baselines)),
-        settings.budget,
-        settings.severe,
-        settings.resamples,
-        settings.seed,
-        {"labels": made, "routers": {name: found.router.describe() for name, found in scored.items()}},
-    )
+    resamples = settings.resamples or default_resamples(len(labels.quality_small))
+    with bars.rows("bootstrap", resamples, unit="resamples") as advance:
+        evaluation = measure(
+            labels,
+            scores,
+            list(dict.fromkeys(baselines)),
+            settings.budget,
+            settings.severe,
+            resamples,
+            settings.seed,
+            {"labels": made, "routers": {name: found.router.describe() for name, found in scored.items()}},
+            lambda: advance(1),
+        )
     write(evaluation, out)
     return evaluation
 

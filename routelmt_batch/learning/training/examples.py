@@ -20,7 +20,7 @@ from routelmt_batch.learning.training.folder import TrainingFolder
 from routelmt_batch.learning.training.spec import TrainSpec
 from routelmt_batch.learning.training.split import SIDES, TEST, TRAIN
 from routelmt_batch.progress import Bars
-from routelmt_batch.prompts import Prompter
+from routelmt_batch.prompts import Prompter, cut_off
 
 FEWEST_ROWS = 20
 _FEWEST_OF_A_SIDE = 2  # a correlation needs two
@@ -115,11 +115,6 @@ def _tokenize(spec: TrainSpec, rows: pa.Table, bars: Bars) -> tuple[pa.Array, li
                     kept.append(ids)
             advance(batch.num_rows)
     return pa.array(kept, SCHEMA.field("token_ids").type), keep, cut
-
-
-def cut_off(ids: list[int], limit: int) -> list[int]:
-    """The first tokens and the last one, which closes an encoder's input."""
-    return [*ids[: limit - 1], ids[-1]]
 
 
 def read(folder: TrainingFolder, side: str) -> Examples:
