@@ -24,8 +24,12 @@ $(READY): cluster/requirements-cpu.txt pyproject.toml
 demo: setup
 	$(RUN) run jobs/demo/job.yaml
 
+# What routing is worth on the demo's own rows: both models translate all of them.
 demo-quality: setup
-	$(BIN)/python jobs/demo/quality.py
+	$(RUN) label jobs/demo/label.yaml --set input.uri=input --output runs/demo-quality/labels \
+	  --set models.small.source=models/small --set models.large.source=models/large
+	$(RUN) evaluate runs/demo-quality/labels/data --budget 0.3 --out runs/demo-quality/evaluation \
+	  --router routelmt=jobs/demo/models/router --router length=jobs/demo/models/small
 
 # The demo's models from parallel text, by the project's own commands; jobs/demo/README.md says how long.
 TEXT ?= ../shared/data/*.parquet

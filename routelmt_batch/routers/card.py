@@ -116,7 +116,7 @@ def read_card(source: str) -> RouterCard:
 
 def check_kind(source: str, card: RouterCard, kind: str) -> None:
     """Raises ModelError if the folder holds another kind of router than asked for."""
-    if card.kind != kind:
+    if card.kind != kind or (kind == "routelmt" and card.target != "gain"):
         raise ModelError(
             f"router.source {source}: predicts {card.target} (kind {card.kind}), and router.kind is {kind}. "
             f"Set router.kind: {card.kind}, or give another router"

@@ -47,8 +47,15 @@ class Router:
     def scale(self) -> Scale:
         """score = mean + std x what the model says; higher for the large model."""
         found = self.card.scale if self.card else Scale()
-        # RouteLMT-Q predicts the small model's quality: where it is low, the large one is called.
-        return Scale(mean=-found.mean, std=-found.std) if self.pool.kind == "routelmt-q" else found
+        if self.card and self.card.target == "quality":
+            # It predicts the small model's quality: where that is low, the large one is called.
+            return Scale(mean=-found.mean, std=-found.std)
+        return found
+
+    @property
+    def predicts_gain(self) -> bool:
+        """Whether scores are gains, in points of the metric; else only their order means something."""
+        return self.kind.gains and (self.card is None or self.card.target == "gain")
 
     @property
     def directions(self) -> tuple[str, ...] | None:

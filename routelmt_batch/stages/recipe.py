@@ -54,7 +54,7 @@ def check_models(spec: JobSpec) -> JobRecipe:
         check_pool("router", spec.router)
     small = spec.models.small
     router = open_router(spec, spec.router, small, checkpoints.weights_hash(small.source))
-    if spec.budget.min_gain is not None and not router.kind.gains:
+    if spec.budget.min_gain is not None and not router.predicts_gain:
         raise UsageError(
             f"budget.min_gain {spec.budget.min_gain}: scores of router.kind {spec.router.kind} are no gains; "
             "only their order means something. Leave it out"

@@ -150,7 +150,7 @@ def _warnings(workspace: Job, plan: Plan, directions: dict[str, Any]) -> list[st
         name for name in directions if "unknown" not in name and known is not None and name not in known
     ]
     found = [f"the router was not trained on {name}; its gains there are a guess" for name in unseen]
-    if not router.kind.gains:
+    if not router.predicts_gain:
         found.append(
             f"scores of router kind {router.pool.kind} are no gains: only their order means something"
         )

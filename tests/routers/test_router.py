@@ -1,0 +1,73 @@
+"""Routers as a job opens them: what their scores mean, and what does not fit."""
+
+import json
+import shutil
+
+import pytest
+
+from routelmt_batch import checkpoints
+from routelmt_batch.errors import ModelError, SpecError
+from routelmt_batch.spec_file import load
+from routelmt_batch.stages.recipe import check_models
+from tests.conftest import MODELS
+
+
+@pytest.fixture
+def as_kind(tmp_path):
+    """The demo's router with another kind and target on its card."""
+
+    def make(kind: str, target: str) -> str:
+        folder = tmp_path / f"{kind}-{target}"
+        shutil.copytree(MODELS / "router", folder)
+        card = json.loads((folder / "routelmt.json").read_text())
+        (folder / "routelmt.json").write_text(json.dumps(card | {"kind": kind, "target": target}))
+        return str(folder)
+
+    return make
+
+
+def test_where_the_small_model_is_predicted_good_a_quality_router_scores_low(make_spec, as_kind):
+    gain = check_models(load(make_spec())).router
+    quality = check_models(
+        load(make_spec(router__kind="routelmt-q", router__source=as_kind("routelmt-q", "quality")))
+    ).router
+    assert (quality.scale.mean, quality.scale.std) == (-gain.scale.mean, -gain.scale.std)
+    assert gain.predicts_gain and not quality.predicts_gain
+
+
+def test_an_encoder_is_read_by_its_cards_target(make_spec, as_kind):
+    found = {
+        target: check_models(
+            load(make_spec(router__kind="encoder", router__source=as_kind("encoder", target)))
+        ).router
+        for target in ("gain", "quality")
+    }
+    assert found["gain"].scale.std == -found["quality"].scale.std
+    assert found["gain"].predicts_gain and not found["quality"].predicts_gain
+
+
+@pytest.mark.parametrize(
+    ("kind", "target", "asked"), [("routelmt-q", "quality", "routelmt"), ("routelmt", "gain", "encoder")]
+)
+def test_a_router_of_another_kind_is_refused(make_spec, as_kind, kind, target, asked):
+    spec = load(make_spec(router__kind=asked, router__source=as_kind(kind, target)))
+    with pytest.raises(ModelError, match=f"predicts {target} .kind {kind}., and router.kind is {asked}"):
+        check_models(spec)
+
+
+def test_the_small_model_is_a_length_or_entropy_routers_own(make_spec):
+    for kind in ("length", "entropy"):
+        spec = load(make_spec(router={"kind": kind}))
+        router = check_models(spec).router
+        assert router.pool.source == spec.models.small.source
+        weights = router.fingerprint(spec)["router's weights"]
+        assert weights == checkpoints.weights_hash(spec.models.small.source)
+
+
+def test_oracles_are_for_evaluation_and_sentinel_needs_comet(make_spec):
+    with pytest.raises(SpecError, match="kind 'oracle-gain': needs references: for evaluation only"):
+        load(make_spec(router={"kind": "oracle-gain"}))
+    with pytest.raises(SpecError, match="kind rarity needs a source: a corpus to count words in"):
+        load(make_spec(router={"kind": "rarity"}))
+    with pytest.raises(ModelError, match="kind sentinel runs on unbabel-comet"):
+        check_models(load(make_spec(router={"kind": "sentinel", "source": "x/sentinel-src-24"})))
