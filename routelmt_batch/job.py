@@ -108,7 +108,8 @@ def check(spec: JobSpec, only: str | None, limit: int | None, bars: Bars) -> dic
     begun = Begun.read(folder)
     shards, unreadable = find_input(spec, only, limit, begun.known_shards(), bars)
     begun.check(shards, unreadable, recipe.fingerprints(shards, limit), bars)
-    refuse_other_budget(folder, begun.ledger, spec.budget)
+    at_least = threshold(spec, recipe.router)
+    refuse_other_budget(folder, begun.ledger, spec.budget.model_copy(update={"threshold": at_least}))
     rows = sum(unit.rows for unit in units(shards, limit))
     return {
         "input": f"{rows:,} rows in {len(shards):,} shards of {', '.join(spec.input.uris)}",

@@ -1,6 +1,6 @@
 """An untrained encoder for the demo's encoder baseline (the paper's is XLM-R, whose weights are not ours).
 
-    python jobs/demo/make_encoder.py --tokenizer runs/demo-models/tokenizer --out runs/demo-models/encoder-base
+    python jobs/demo/make_encoder.py --out runs/demo-models/encoder-base
 
 A small BERT with random weights and the demo's tokenizer; `train` fits all of it to gains, from scratch.
 """

@@ -31,15 +31,15 @@ useful to about 200 tokens; everyday sentences, en-de, de-en, en-zh and zh-en.
 ## Training
 
 By `jobs/demo/train_translators.py` (seed {seed}): {examples:,} examples from the text below, four directions
-together, {epochs:g} epochs = {steps:,} steps. Muon for the layers' matrices (learning rate {learning_rate:g}),
-AdamW for embeddings and norms (2e-3), weight decay 0.05, 200 steps of warm-up, linear decay to 2%, label
+together, {epochs:g} epochs = {steps:,} steps. Muon for the layers' matrices (learning rate
+{learning_rate:g}), AdamW for embeddings and norms (2e-3), weight decay 0.05, 200 steps of warm-up, linear decay to 2%, label
 smoothing 0.1, loss on the target only, bf16 autocast, batches of 4,096 padded tokens, gradient norm 1.
 Byte-level BPE of 8,192 trained on the same text, shared by all demo models. Saved in bfloat16.
 
 ## Held-out figures
 
-On {rows:,} rows whose sentences no training saw (greedy, vLLM; corpus BLEU and chrF by sacrebleu, and the mean
-of sentence chrF that gains are made of):
+On {rows:,} rows whose sentences no training saw (greedy, vLLM; corpus BLEU and chrF by sacrebleu, and the
+mean of sentence chrF that gains are made of):
 
 | direction | rows | BLEU | chrF | mean sentence chrF |
 | --- | --- | --- | --- | --- |

@@ -198,6 +198,6 @@ def fraction(text: str, option: str) -> Decimal:
         value = Decimal(text)
     except InvalidOperation:
         raise UsageError(f"{option} {text}: give a number between 0 and 1, such as 0.3") from None
-    if not 0 <= value <= 1:
+    if value.is_nan() or not 0 <= value <= 1:
         raise UsageError(f"{option} {text}: give a number between 0 and 1, such as 0.3")
     return value

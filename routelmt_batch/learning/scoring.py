@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from routelmt_batch import checkpoints
 from routelmt_batch.engines.lanes import Engine
+from routelmt_batch.errors import InputError
 from routelmt_batch.manifest import of_input
 from routelmt_batch.progress import Bars
 from routelmt_batch.routers.card import read_card
@@ -92,6 +93,9 @@ def score_tables(
         return ScoreRecipe(spec, open_router(spec, spec.router, None, small_weights))
 
     with open_workspace(spec, None, None, bars, check) as workspace:
+        if workspace.unreadable:
+            told = "; ".join(f"{shard}: {why}" for shard, why in workspace.unreadable.items())
+            raise InputError(f"{told}: cannot be read, and its rows cannot be scored; mend or remove it")
         score(workspace, engine, bars, f"score {name}")
         rows = workspace.shard_rows
         first = np.cumsum([0, *rows.values()])

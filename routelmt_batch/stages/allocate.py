@@ -90,7 +90,8 @@ def allocate(workspace: Job) -> Plan:
         OutputError: translations were made under another budget.
     """
     path, budget, ledger = workspace.folder.plan, workspace.spec.budget, workspace.ledger
-    refuse_other_budget(workspace.folder, ledger, budget)
+    at_least = threshold(workspace.spec, workspace.recipe.router)
+    refuse_other_budget(workspace.folder, ledger, budget.model_copy(update={"threshold": at_least}))
     frozen = last_plan(ledger)
     if path.exists() and frozen and sha256(path) == frozen["sha256"]:
         plan = read_plan(path)
@@ -100,7 +101,8 @@ def allocate(workspace: Job) -> Plan:
     plan = make_plan(workspace)
     write_text(workspace.folder.spec, workspace.spec.dump(), "spec")  # the one that the plan is of
     write_json(path, _dump(plan), "plan")
-    ledger.record("plan", **budget.model_dump(mode="json"), sha256=sha256(path))
+    resolved = budget.model_copy(update={"threshold": plan.at_least})  # a calibration may change
+    ledger.record("plan", **resolved.model_dump(mode="json"), sha256=sha256(path))
     record_time(ledger, "allocate", workspace.rows, started)
     return plan
 

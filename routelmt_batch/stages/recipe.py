@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 from routelmt_batch import checkpoints
 from routelmt_batch.errors import UsageError
 from routelmt_batch.manifest import of_input, of_prompt, of_translations
-from routelmt_batch.routers.kinds import KINDS, ROUTER_FOLDER
+from routelmt_batch.routers.kinds import KINDS
 from routelmt_batch.routers.router import Router, open_router
 from routelmt_batch.shards import Shard
 from routelmt_batch.spec import JobSpec
@@ -50,7 +50,7 @@ def check_models(spec: JobSpec) -> JobRecipe:
     """
     for key, pool in (("models.small", spec.models.small), ("models.large", spec.models.large)):
         check_pool(key, pool)
-    if KINDS[spec.router.kind].source == ROUTER_FOLDER:
+    if KINDS[spec.router.kind].engine == "vllm":
         check_pool("router", spec.router)
     small = spec.models.small
     router = open_router(spec, spec.router, small, checkpoints.weights_hash(small.source))

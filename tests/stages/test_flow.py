@@ -512,6 +512,12 @@ def test_a_calibrated_threshold_comes_from_the_routers_card(make_spec, tmp_path,
     card["calibration"] = {"rows": 9, "traffic_rows": 9, "thresholds": {"0.30": one}, "quantiles": [0, 1]}
     (folder / "routelmt.json").write_text(json.dumps(card))
     assert run(spec, engine).report["budget"]["threshold"] == 1.5
+    plan = (tmp_path / "out/_job/plan/plan.json").read_bytes()
+    one["value"] = 0.5
+    (folder / "routelmt.json").write_text(json.dumps(card))
+    with pytest.raises(OutputError, match=r"frozen at .*budget.threshold 1\.5.*asked for now"):
+        run(spec, engine)
+    assert (tmp_path / "out/_job/plan/plan.json").read_bytes() == plan
 
 
 @pytest.mark.parametrize("kind", ["random", "length", "entropy"])

@@ -161,9 +161,6 @@ def _warnings(labels: Labels, scored: Mapping[str, Scored], made: Sequence[Mappi
         found.append(f"the tables hold labels of {len(made)} kinds (other models, prompts or metrics)")
     metrics = {one["metric"]["signature"] for one in made}
     for name, one in scored.items():
-        missing = int(np.isnan(one.scores[labels.kept]).sum())
-        if missing:
-            found.append(f"{name}: no score for {missing:,} rows; they rank last, as a job would have it")
         card = one.router.card
         unseen = [d for d in labels.directions if card and d not in card.directions]
         if unseen:
