@@ -32,7 +32,8 @@ useful to about 200 tokens; everyday sentences, en-de, de-en, en-zh and zh-en.
 
 By `jobs/demo/train_translators.py` (seed {seed}): {examples:,} examples from the text below, four directions
 together, {epochs:g} epochs = {steps:,} steps. Muon for the layers' matrices (learning rate
-{learning_rate:g}), AdamW for embeddings and norms (2e-3), weight decay 0.05, 200 steps of warm-up, linear decay to 2%, label
+{learning_rate:g}), AdamW for embeddings and norms (2e-3), weight decay 0.05, 200 steps of warm-up, linear
+decay to 2%, label
 smoothing 0.1, loss on the target only, bf16 autocast, batches of 4,096 padded tokens, gradient norm 1.
 Byte-level BPE of 8,192 trained on the same text, shared by all demo models. Saved in bfloat16.
 
@@ -45,7 +46,9 @@ mean of sentence chrF that gains are made of):
 | --- | --- | --- | --- | --- |
 {figures}
 
-## Data and licence
+"""
+
+LICENCE = """## Data and licence
 
 Trained on Tatoeba sentence pairs (tatoeba.org), Creative Commons Attribution 2.0 France (CC-BY 2.0 FR),
 by Tatoeba's contributors. The text is not part of this project. The weights are released under
@@ -78,11 +81,13 @@ def main() -> None:
         facts = json.loads((source / "training.json").read_text(encoding="utf8"))
         shutil.rmtree(target, ignore_errors=True)
         shutil.copytree(source, target, ignore=shutil.ignore_patterns("training.json"))
-        card = CARD.format(name=name, rows=len(rows), figures=figures(rows, name), **facts)
+        card = CARD.format(name=name, rows=len(rows), figures=figures(rows, name), **facts) + LICENCE
         (target / "README.md").write_text(card, encoding="utf8")
     shutil.rmtree(arguments.to / "router", ignore_errors=True)
     work = shutil.ignore_patterns("_train", "_calibrate")
     shutil.copytree(arguments.trained / "router", arguments.to / "router", ignore=work)
+    with open(arguments.to / "router" / "README.md", "a", encoding="utf8") as card:
+        card.write("\n" + LICENCE)
 
 
 if __name__ == "__main__":
