@@ -105,7 +105,9 @@ def training(report: Mapping[str, Any]) -> Table:
     held_out = report["held_out"]
     for name, part in [("overall", held_out["overall"]), *held_out["directions"].items()]:
         values = (part[key] for key in ("r2", "mae", "pearson", "spearman", "expected_calibration_error"))
-        table.add_row(name, f"{part['rows']:,}", *("-" if v is None else f"{v:.3f}" for v in values))
+        table.add_row(
+            name, f"{part['rows']:,}", *("-" if v is None or v != v else f"{v:.3f}" for v in values)
+        )
     return table
 
 

@@ -214,7 +214,7 @@ class Metric(Pool):
     def _known_metric(self) -> Metric:
         if self.source != "chrf" and not self.source.startswith("comet:"):
             raise ValueError(f"unknown metric {self.source!r}: use chrf, or comet:<folder or hub name>")
-        return self
+        return self.model_copy(update={"gpus": 0}) if self.source == "chrf" and self.gpus is None else self
 
 
 class Guard(Part):

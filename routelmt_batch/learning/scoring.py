@@ -41,7 +41,7 @@ class ScoreRecipe:
         return self.spec.prompt_limit_tokens
 
     def fingerprints(self, shards: list[Shard], limit: int | None) -> dict[str, dict[str, Any]]:
-        return {"scores": of_input(self.spec, shards, limit) | self.router.fingerprint(self.spec)}
+        return {"scores": of_input(self.spec, shards, limit) | self.router.fingerprint()}
 
 
 @dataclass(frozen=True)

@@ -20,20 +20,21 @@ class Kind:
 
     source: str
     engine: Literal["vllm", "scorer", "column"]
+    on_gpu: bool = False  # it runs a model
     gains: bool = False  # scores are in units of the metric; else only their order means something
     learned: bool = False  # from labels: no baseline
     needs_reference: bool = False
 
 
 KINDS: Final = {
-    "routelmt": Kind(ROUTER_FOLDER, "vllm", gains=True, learned=True),
-    "routelmt-q": Kind(ROUTER_FOLDER, "vllm", learned=True),
-    "encoder": Kind(ROUTER_FOLDER, "scorer", gains=True, learned=True),
+    "routelmt": Kind(ROUTER_FOLDER, "vllm", on_gpu=True, gains=True, learned=True),
+    "routelmt-q": Kind(ROUTER_FOLDER, "vllm", on_gpu=True, learned=True),
+    "encoder": Kind(ROUTER_FOLDER, "scorer", on_gpu=True, gains=True, learned=True),
     "random": Kind("", "scorer"),
     "length": Kind(SMALL_MODEL, "scorer"),
     "rarity": Kind(CORPUS, "scorer"),
-    "entropy": Kind(SMALL_MODEL, "scorer"),
-    "sentinel": Kind(COMET_CHECKPOINT, "scorer"),
+    "entropy": Kind(SMALL_MODEL, "scorer", on_gpu=True),
+    "sentinel": Kind(COMET_CHECKPOINT, "scorer", on_gpu=True),
     "oracle-gain": Kind("", "column", gains=True, needs_reference=True),
     "oracle-quality": Kind("", "column", needs_reference=True),
 }

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from routelmt_batch import checkpoints
+from routelmt_batch.atomic import sha256
 from routelmt_batch.errors import ModelError, UsageError
 from routelmt_batch.manifest import of_pool
 from routelmt_batch.routers.card import (
@@ -17,7 +18,7 @@ from routelmt_batch.routers.card import (
     check_small,
     read_card,
 )
-from routelmt_batch.routers.kinds import KINDS, ROUTER_FOLDER, SMALL_MODEL, Kind
+from routelmt_batch.routers.kinds import CORPUS, KINDS, ROUTER_FOLDER, SMALL_MODEL, Kind
 from routelmt_batch.routers.scorers import (
     Encoder,
     Entropy,
@@ -28,6 +29,7 @@ from routelmt_batch.routers.scorers import (
     Sentinel,
     count_words,
 )
+from routelmt_batch.shards import discover
 from routelmt_batch.spec import PassSpec, Pool
 from routelmt_batch.spec import Router as RouterSpec
 
@@ -68,13 +70,19 @@ class Router:
         card = self.card
         return f"{self.pool.source} ({card.target} in {card.metric.name}, {', '.join(card.directions)})"
 
-    def fingerprint(self, spec: PassSpec) -> dict[str, Any]:
+    def fingerprint(self) -> dict[str, Any]:
         """What its scores depend on, by name."""
         found: dict[str, Any] = {"router.kind": self.pool.kind}
         if self.kind.source in (ROUTER_FOLDER, SMALL_MODEL):
             found |= of_pool("router", self.pool)
+        elif self.kind.source == CORPUS:
+            files = discover(self.pool.source, key="router.source")
+            found["router's corpus"] = [[name, sha256(path)] for name, path in files]
         elif self.kind.source:
             found["router.source"] = self.pool.source
+        if isinstance(self.scorer, Encoder):
+            found["router's prompt"] = self.scorer.template
+            found["router's longest prompt in tokens"] = self.scorer.max_length_tokens
         if self.pool.kind == "random":
             found["router.seed"] = self.pool.seed
         return found | {"router's scale": self.scale.model_dump()}
@@ -105,7 +113,10 @@ def open_router(spec: PassSpec, pool: RouterSpec, small: Pool | None, small_weig
     tokenizer = small
     if small is None and pool.kind != "encoder" and kind.source in (ROUTER_FOLDER, SMALL_MODEL):
         tokenizer = pool
-    return Router(pool, kind, card, _scorer(pool, card, spec.input.columns.source), tokenizer)
+    scorer = _scorer(pool, card, spec.input.columns.source)
+    if not kind.on_gpu:
+        pool = pool.model_copy(update={"gpus": 0})  # it would hold one and leave it idle
+    return Router(pool, kind, card, scorer, tokenizer)
 
 
 def _scorer(pool: RouterSpec, card: RouterCard | None, column: str) -> Scorer | None:

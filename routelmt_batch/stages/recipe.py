@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 from routelmt_batch import checkpoints
 from routelmt_batch.errors import UsageError
-from routelmt_batch.manifest import of_input, of_prompt, of_translations
+from routelmt_batch.manifest import of_input, of_translations
 from routelmt_batch.routers.kinds import KINDS
 from routelmt_batch.routers.router import Router, open_router
 from routelmt_batch.shards import Shard
@@ -30,9 +30,8 @@ class JobRecipe:
         return {
             "scores": {
                 **of_input(self.spec, shards, limit),
-                **self.router.fingerprint(self.spec),
+                **self.router.fingerprint(),
                 "longest prompt in tokens": self.prompt_limit_tokens,
-                **of_prompt(self.spec),
             },
             "translations": of_translations(self.spec),
         }

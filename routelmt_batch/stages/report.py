@@ -18,7 +18,6 @@ from routelmt_batch.stages.recipe import Job
 from routelmt_batch.stages.tally import DECILES, EDGES, fractions, merge
 
 DONE, DONE_WITH_FAILURES = 0, 3
-_NOTHING: dict[str, Any] = {"rows": 0, "infinite": 0, "sum": 0.0, "min": None, "max": None, "counts": {}}
 
 
 def report(workspace: Job, plan: Plan) -> dict[str, Any]:

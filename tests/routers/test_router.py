@@ -60,7 +60,7 @@ def test_the_small_model_is_a_length_or_entropy_routers_own(make_spec):
         spec = load(make_spec(router={"kind": kind}))
         router = check_models(spec).router
         assert router.pool.source == spec.models.small.source
-        weights = router.fingerprint(spec)["router's weights"]
+        weights = router.fingerprint()["router's weights"]
         assert weights == checkpoints.weights_hash(spec.models.small.source)
 
 

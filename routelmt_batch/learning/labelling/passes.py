@@ -15,7 +15,7 @@ from routelmt_batch.learning.labelling.recipe import Labelling
 from routelmt_batch.ledger import QUALITY, TRANSLATIONS, Ledger, read_rows
 from routelmt_batch.progress import Bars
 from routelmt_batch.prompts import Prompter
-from routelmt_batch.rows import LARGE, OK, SMALL, Route
+from routelmt_batch.rows import LARGE, NOT_A_NUMBER, OK, SMALL, Route
 from routelmt_batch.rows import QUALITY as QUALITY_SCHEMA
 from routelmt_batch.rows import TRANSLATIONS as TRANSLATIONS_SCHEMA
 from routelmt_batch.spec import Input
@@ -171,13 +171,14 @@ class QualityWriter:
     route: Route
 
     def __call__(self, results: pa.Table) -> Receipt:
+        known = pc.fill_null(pc.is_finite(results["score"]), False)
         table = pa.table(
             {
                 "shard": results["shard"],
                 "row": results["row"],
                 "route": [self.route] * results.num_rows,
-                "quality": results["score"],
-                "reason": pa.nulls(results.num_rows, pa.string()),
+                "quality": pc.if_else(known, results["score"], None),
+                "reason": pc.if_else(known, None, NOT_A_NUMBER),
             },
             schema=QUALITY_SCHEMA,
         )
@@ -190,9 +191,9 @@ def measure(workspace: Labelling, engine: Engine, bars: Bars) -> None:
     wanted = {
         route: ledger.count(TRANSLATIONS, route) - translated(ledger, route, "failed") for route in ROUTES
     }
-    pending = [route for route in ROUTES if ledger.count(QUALITY, route) < wanted[route]]
-    lanes = [
-        Lane(
+    for route in ROUTES:
+        # One after the other: each takes the whole of the metric's pool.
+        lane = Lane(
             label=f"{spec.metric.source} of {route}",
             pool=spec.metric,
             task="apply",
@@ -202,14 +203,4 @@ def measure(workspace: Labelling, engine: Engine, bars: Bars) -> None:
             write=QualityWriter(PartWriter(workspace.folder.work, QUALITY, route), route),
             part_rows=spec.run.part_rows,
         )
-        for route in pending
-    ]
-    run_pass(
-        workspace,
-        engine,
-        bars,
-        spec.metric.source,
-        lanes,
-        sum(wanted[route] for route in pending),
-        sum(ledger.count(QUALITY, route) for route in pending),
-    )
+        run_pass(workspace, engine, bars, lane.label, [lane], wanted[route], ledger.count(QUALITY, route))
