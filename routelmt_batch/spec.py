@@ -208,13 +208,16 @@ class Metric(Pool):
     @model_validator(mode="before")
     @classmethod
     def _a_name_alone(cls, value: object) -> object:
-        return {"source": value} if isinstance(value, str) else value
+        given = {"source": value} if isinstance(value, str) else value
+        if isinstance(given, dict) and given.get("source", "chrf") == "chrf":
+            given = {"gpus": 0, **given}  # it would hold one and leave it idle
+        return given
 
     @model_validator(mode="after")
     def _known_metric(self) -> Metric:
         if self.source != "chrf" and not self.source.startswith("comet:"):
             raise ValueError(f"unknown metric {self.source!r}: use chrf, or comet:<folder or hub name>")
-        return self.model_copy(update={"gpus": 0}) if self.source == "chrf" and self.gpus is None else self
+        return self
 
 
 class Guard(Part):

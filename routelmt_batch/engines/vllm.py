@@ -6,6 +6,7 @@ CPU and GPU go through the same processors; only resources and a few engine sett
 from __future__ import annotations
 
 import pickle
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -110,18 +111,21 @@ class VllmEngine:
     def _applied(self, lane: Lane, ds: Dataset) -> Dataset:
         """The dataset through a pool of actors that hold the lane's scorer."""
         pool = lane.pool
-        return ds.map_batches(
-            ScorerActor,
-            fn_constructor_args=(lane.scorer,),
-            batch_size=None,
-            batch_format="pyarrow",
-            concurrency=(pool.replicas, pool.replicas),
-            num_cpus=pool.cpus,
-            num_gpus=self.gpus(pool) or None,
-            runtime_env={"env_vars": self.environment(pool)},
-            max_restarts=RESTARTS,
-            max_task_retries=RESTARTS,
-        )
+        with warnings.catch_warnings():
+            # Ray 2.60 deprecates the only way there is to bound an actor's restarts.
+            warnings.filterwarnings("ignore", message=".*ray_remote_args.* is deprecated")
+            return ds.map_batches(
+                ScorerActor,
+                fn_constructor_args=(lane.scorer,),
+                batch_size=None,
+                batch_format="pyarrow",
+                concurrency=(pool.replicas, pool.replicas),
+                num_cpus=pool.cpus,
+                num_gpus=self.gpus(pool) or None,
+                runtime_env={"env_vars": self.environment(pool)},
+                max_restarts=RESTARTS,
+                max_task_retries=RESTARTS,
+            )
 
     def _processor(self, lane: Lane) -> Processor:
         from ray.data.llm import build_processor, vLLMEngineProcessorConfig
