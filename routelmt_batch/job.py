@@ -20,6 +20,7 @@ from routelmt_batch.rows import LARGE, SMALL
 from routelmt_batch.spec import JobSpec
 from routelmt_batch.stages.allocate import WhatIf, allocate, places, read_plan, refuse_other_budget, what_if
 from routelmt_batch.stages.assemble import assemble
+from routelmt_batch.stages.guard import guard, verify
 from routelmt_batch.stages.outputs import standing_outputs
 from routelmt_batch.stages.recipe import Job, JobRecipe, check_models, threshold
 from routelmt_batch.stages.report import report
@@ -71,7 +72,9 @@ def run(spec: JobSpec, options: Options, bars: Bars, open_engine: OpenEngine) ->
         plan = allocate(workspace)
         if options.retry_failed and not done:
             reopen_failed(workspace, plan)
+        guard(workspace, plan, engine, bars)
         translate(workspace, plan, engine, bars)
+        verify(workspace, plan, engine, bars)
         assemble(workspace, plan, bars)
         return Outcome(report(workspace, plan), new=True)
 
@@ -109,7 +112,8 @@ def check(spec: JobSpec, only: str | None, limit: int | None, bars: Bars) -> dic
     shards, unreadable = find_input(spec, only, limit, begun.known_shards(), bars)
     begun.check(shards, unreadable, recipe.fingerprints(shards, limit), bars)
     at_least = threshold(spec, recipe.router)
-    refuse_other_budget(folder, begun.ledger, spec.budget.model_copy(update={"threshold": at_least}))
+    budget = spec.budget.model_copy(update={"threshold": at_least})
+    refuse_other_budget(folder, begun.ledger, budget, spec.guard)
     rows = sum(unit.rows for unit in units(shards, limit))
     return {
         "input": f"{rows:,} rows in {len(shards):,} shards of {', '.join(spec.input.uris)}",

@@ -220,8 +220,54 @@ class Metric(Pool):
         return self
 
 
+def _for_quality(value: object) -> object:
+    return {"kind": "routelmt-q", **value} if isinstance(value, dict) else value
+
+
 class Guard(Part):
-    mode: Annotated[Literal["off"], BeforeValidator(_off_is_a_word)] = "off"
+    """Which calls to the large model are saved or moved (paper, section on severe losses). Qualities
+    are on the metric's x100 scale."""
+
+    mode: Annotated[Literal["off", "predicted", "hypothesis"], BeforeValidator(_off_is_a_word)] = "off"
+    # The rows that the mode looks at: this many times the planned ones, by gain.
+    candidates: float = Field(2.0, ge=1, allow_inf_nan=False)
+    keep_small_above: float | None = Field(None, allow_inf_nan=False)
+    verify: bool = False
+    margin: float = Field(0.0, ge=0, allow_inf_nan=False)
+    escalate_fraction: Fraction = Decimal(0)
+    escalate_below: float | None = Field(None, allow_inf_nan=False)
+    router: Annotated[Router | None, BeforeValidator(_for_quality)] = None
+    metric: Metric | None = None
+
+    @property
+    def hypotheses(self) -> bool:
+        """Whether the small model translates the rows of the large one, too."""
+        return self.mode == "hypothesis" or self.verify
+
+    @property
+    def measures(self) -> bool:
+        """Whether a metric measures translations."""
+        return self.hypotheses or self.escalate_below is not None
+
+    @model_validator(mode="after")
+    def _whole(self) -> Guard:
+        on = self.mode != "off"
+        for wanted, by, key in (
+            (on, f"mode: {self.mode}", "keep_small_above"),
+            (self.mode == "predicted", "mode: predicted", "router"),
+            (self.mode == "hypothesis", "mode: hypothesis", "metric"),
+            (self.verify, "verify: true", "metric"),
+            (self.escalate_below is not None, "escalate_below", "metric"),
+        ):
+            if wanted and getattr(self, key) is None:
+                raise ValueError(f"{by} needs {key}")
+        if self.router is not None and self.router.kind != "routelmt-q":
+            raise ValueError(
+                f"router.kind {self.router.kind}: the guard's router predicts quality: routelmt-q"
+            )
+        if self.escalate_below is not None and not self.escalate_fraction:
+            raise ValueError("escalate_below needs escalate_fraction: the places that it may give")
+        return self
 
 
 class Prompt(Part):
@@ -252,8 +298,7 @@ class Run(Part):
 class PassSpec(Part):
     """What every pass over a corpus needs."""
 
-    # Columns beside text and languages that shards must have, and names that they must not have.
-    also: ClassVar[tuple[str, ...]] = ()
+    # Names that shards' columns must not have.
     added: ClassVar[tuple[str, ...]] = ()
 
     name: str = Field(min_length=1)
@@ -269,6 +314,11 @@ class PassSpec(Part):
                 raise ValueError(f"input column {name!r} is the name of an output column: rename it")
         return self
 
+    @property
+    def also(self) -> tuple[str, ...]:
+        """Columns beside text and languages that shards must have, by their key."""
+        return ()
+
     def dump(self) -> str:
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
@@ -280,6 +330,22 @@ class JobSpec(PassSpec):
     router: Router
     budget: Budget
     guard: Guard = Guard()
+
+    @model_validator(mode="after")
+    def _places_to_hold_back(self) -> JobSpec:
+        held, budget = self.guard.escalate_fraction, self.budget
+        if held and budget.threshold is not None and budget.cap is None:
+            raise ValueError(
+                "guard.escalate_fraction holds back places: a budget.threshold needs a cap for it"
+            )
+        most = budget.fraction if budget.cap is None else budget.cap
+        if held > most:
+            raise ValueError(f"guard.escalate_fraction {held}: more than the budget, {most}")
+        return self
+
+    @property
+    def also(self) -> tuple[str, ...]:
+        return ("reference",) if self.guard.measures and self.input.columns.reference else ()
 
     @property
     def prompt_limit_tokens(self) -> int:
@@ -301,7 +367,6 @@ class ScoreSpec(PassSpec):
 
 
 class LabelSpec(PassSpec):
-    also: ClassVar[tuple[str, ...]] = ("reference",)
     added: ClassVar[tuple[str, ...]] = LABEL_NAMES
 
     models: Models
@@ -316,6 +381,10 @@ class LabelSpec(PassSpec):
             columns |= given.get("columns") or {}
             value = {**value, "input": {**given, "columns": columns}}
         return value
+
+    @property
+    def also(self) -> tuple[str, ...]:
+        return ("reference",)
 
 
 def near(word: str, known: Iterable[str]) -> str:

@@ -19,6 +19,9 @@ class Metric(Protocol):
     @property
     def name(self) -> str: ...
 
+    @property
+    def needs_reference(self) -> bool: ...
+
     def signature(self) -> str: ...
 
     def __call__(self, rows: pa.Table) -> npt.NDArray[np.float64]: ...
@@ -29,6 +32,7 @@ class Chrf:
     """Sentence chrF against the reference, from 0 to 100."""
 
     name: str = "chrf"
+    needs_reference: bool = True
 
     def signature(self) -> str:
         return signature()

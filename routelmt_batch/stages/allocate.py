@@ -22,14 +22,12 @@ import pyarrow.parquet as pq
 
 from routelmt_batch.atomic import sha256, write_json, write_text
 from routelmt_batch.errors import OutputError, RoutelmtError
-from routelmt_batch.ledger import SCORES, TRANSLATIONS, Ledger, read_rows
-from routelmt_batch.rows import SCORES as SCHEMA
+from routelmt_batch.ledger import SCORES, TRANSLATIONS, Ledger
 from routelmt_batch.rows import SKIP_REASONS
 from routelmt_batch.selection import Cut, Gains, count, cuts
-from routelmt_batch.spec import Budget
+from routelmt_batch.spec import Budget, Guard
 from routelmt_batch.stages.passes import record_time
 from routelmt_batch.stages.recipe import Job, threshold
-from routelmt_batch.units import Unit
 from routelmt_batch.workspace import AnyWorkspace, Folder
 
 WHAT_IF = tuple(Decimal(step) / 20 for step in range(1, 21))
@@ -47,7 +45,9 @@ class ShardPlan:
 @dataclass(frozen=True)
 class Plan:
     """`places` is floor(p N); `large` rows take them (fewer only with `min_gain`). With a threshold
-    `places` is what the cap allows, and as many rows as reach the threshold take them."""
+    `places` is what the cap allows, and as many rows as reach the threshold take them. `held_back`
+    places are not of the plan: the guard gives them to small translations that need the large model.
+    With `hypotheses` the small model translates the large one's rows, too."""
 
     fraction: Decimal
     min_gain: float | None
@@ -55,6 +55,8 @@ class Plan:
     cap: Decimal | None
     rows_with_gain: int
     places: int
+    held_back: int
+    hypotheses: bool
     large: int
     small: int
     skipped: int
@@ -91,18 +93,21 @@ def allocate(workspace: Job) -> Plan:
     """
     path, budget, ledger = workspace.folder.plan, workspace.spec.budget, workspace.ledger
     at_least = threshold(workspace.spec, workspace.recipe.router)
-    refuse_other_budget(workspace.folder, ledger, budget.model_copy(update={"threshold": at_least}))
+    asked = budget.model_copy(update={"threshold": at_least})
+    refuse_other_budget(workspace.folder, ledger, asked, workspace.spec.guard)
     frozen = last_plan(ledger)
     if path.exists() and frozen and sha256(path) == frozen["sha256"]:
         plan = read_plan(path)
-        if (plan.fraction, plan.min_gain, plan.at_least, plan.cap) == _rule(workspace):
+        same = (plan.fraction, plan.min_gain, plan.at_least, plan.cap) == _rule(workspace)
+        if same and _frozen_guard(frozen) == workspace.spec.guard:
             return plan
     started = time.time()
     plan = make_plan(workspace)
     write_text(workspace.folder.spec, workspace.spec.dump(), "spec")  # the one that the plan is of
     write_json(path, _dump(plan), "plan")
     resolved = budget.model_copy(update={"threshold": plan.at_least})  # a calibration may change
-    ledger.record("plan", **resolved.model_dump(mode="json"), sha256=sha256(path))
+    frozen_guard = workspace.spec.guard.model_dump(mode="json")
+    ledger.record("plan", **resolved.model_dump(mode="json"), guard=frozen_guard, sha256=sha256(path))
     record_time(ledger, "allocate", workspace.rows, started)
     return plan
 
@@ -112,8 +117,8 @@ def last_plan(ledger: Ledger) -> dict[str, Any] | None:
     return next(reversed(list(ledger.events_of("plan"))), None)
 
 
-def refuse_other_budget(folder: Folder, ledger: Ledger, budget: Budget) -> None:
-    """Raises OutputError if rows were translated, or the job was finished, under another budget."""
+def refuse_other_budget(folder: Folder, ledger: Ledger, budget: Budget, guard: Guard) -> None:
+    """Raises OutputError if rows were translated, or the job was finished, under another budget or guard."""
     frozen = last_plan(ledger)
     if not frozen or not (ledger.rows(TRANSLATIONS) or folder.success.exists()):
         return
@@ -125,6 +130,22 @@ def refuse_other_budget(folder: Folder, ledger: Ledger, budget: Budget) -> None:
             f"{folder.root}: its plan is frozen at {_words(before)}, and rows are translated under it; "
             f"asked for now: {_words(asked)}. Give the same budget, or another --output"
         )
+    if _frozen_guard(frozen) != guard:
+        old, new = _guard_words(_frozen_guard(frozen)), _guard_words(guard)
+        raise OutputError(
+            f"{folder.root}: rows are translated under another guard ({old}); asked for now: {new}. "
+            "Give the same one, or another --output"
+        )
+
+
+def _frozen_guard(frozen: dict[str, Any]) -> Guard:
+    """A job begun by an earlier version had none."""
+    return Guard.model_validate(frozen.get("guard", {}))
+
+
+def _guard_words(guard: Guard) -> str:
+    given = guard.model_dump(mode="json", exclude_defaults=True, exclude={"router", "metric"})
+    return ", ".join(f"guard.{key} {value}" for key, value in given.items()) or "guard.mode off"
 
 
 def _words(budget: dict[str, Any]) -> str:
@@ -147,11 +168,15 @@ def make_plan(workspace: Job) -> Plan:
     if scored != workspace.rows:
         raise RoutelmtError(f"{scored} scores for {workspace.rows} rows: a defect, please report it")
     fraction, min_gain, at_least, cap = _rule(workspace)
+    held_back = 0
     if at_least is not None and cap is None:
         cut: Cut | None = Cut.at_least(at_least)
         wanted = None
     else:
-        cut, wanted = _select(workspace, cap if cap is not None else fraction, min_gain, at_least)
+        rows_with_gain = count(gains(workspace))
+        held_back = places(workspace.spec.guard.escalate_fraction, rows_with_gain)
+        wanted = places(cap if cap is not None else fraction, rows_with_gain) - held_back
+        cut = _select(workspace, wanted, min_gain if at_least is None else float(np.float32(at_least)))
     shards, rows_with_gain, bought = _counted(workspace, cut)
     large, small, skipped = (
         sum(getattr(shard, name) for shard in shards.values()) for name in ("large", "small", "skipped")
@@ -163,6 +188,8 @@ def make_plan(workspace: Job) -> Plan:
         cap=cap,
         rows_with_gain=rows_with_gain,
         places=rows_with_gain if wanted is None else wanted,
+        held_back=held_back,
+        hypotheses=workspace.spec.guard.hypotheses,
         large=large,
         small=small,
         skipped=skipped,
@@ -172,15 +199,11 @@ def make_plan(workspace: Job) -> Plan:
     )
 
 
-def _select(
-    workspace: Job, fraction: Decimal, min_gain: float | None, at_least: float | None
-) -> tuple[Cut | None, int]:
-    """The cut of the highest scores, and the places there were for them."""
-    wanted = places(fraction, count(gains(workspace)))
-    lowest = min_gain if at_least is None else float(np.float32(at_least))
+def _select(workspace: Job, wanted: int, lowest: float | None) -> Cut | None:
+    """The cut of the highest scores, none below the lowest."""
     large = wanted if lowest is None else min(wanted, count(gains(workspace), lowest))
     (cut,) = cuts(lambda: gains(workspace), [large], len(workspace.shards))
-    return cut, wanted
+    return cut
 
 
 def _counted(workspace: Job, cut: Cut | None) -> tuple[dict[str, ShardPlan], int, float]:
@@ -191,7 +214,7 @@ def _counted(workspace: Job, cut: Cut | None) -> tuple[dict[str, ShardPlan], int
     for table in _tables(workspace):
         part = as_gains(table, workspace.ranks)
         routed = admitted(cut, part)
-        skipped = _is_skipped(table)
+        skipped = is_skipped(table)
         rows_with_gain += int((~np.isnan(part.gain)).sum())
         bought += summed(part.gain[routed])
         for place, mask in enumerate((routed, ~routed & ~skipped, skipped)):
@@ -242,13 +265,13 @@ def as_gains(table: pa.Table, ranks: dict[str, int]) -> Gains:
     shard = table["shard"].combine_chunks().dictionary_encode()
     rank_of = np.array([ranks[name] for name in shard.dictionary.to_pylist()], np.int64)
     return Gains(
-        _gain(table),
+        gain_of(table),
         rank_of[shard.indices.to_numpy()],
         table["row"].to_numpy().astype(np.int64),
     )
 
 
-def _gain(table: pa.Table) -> npt.NDArray[np.float32]:
+def gain_of(table: pa.Table) -> npt.NDArray[np.float32]:
     return np.asarray(table["gain"].to_numpy(zero_copy_only=False), np.float32)
 
 
@@ -256,29 +279,9 @@ def admitted(cut: Cut | None, part: Gains) -> npt.NDArray[np.bool_]:
     return cut.admits(part) if cut else np.zeros(len(part.row), bool)
 
 
-def _is_skipped(table: pa.Table) -> npt.NDArray[np.bool_]:
+def is_skipped(table: pa.Table) -> npt.NDArray[np.bool_]:
     found = pc.is_in(table["reason"], pa.array(SKIP_REASONS))
     return np.asarray(found.to_numpy(), bool)
-
-
-@dataclass(frozen=True)
-class PlannedRows:
-    """The scores of a unit's rows, in row order, and where the plan sends them."""
-
-    scores: pa.Table
-    large: npt.NDArray[np.bool_]
-    skipped: npt.NDArray[np.bool_]
-
-
-def planned_rows(unit: Unit, rank: int, score_parts: Iterable[str], cut: Cut | None) -> PlannedRows:
-    """Raises RoutelmtError if the committed scores do not hold each row of the unit once."""
-    name = unit.shard.name
-    scores = read_rows(score_parts, name, unit.first_row, unit.end_row, SCHEMA)
-    rows = scores["row"].to_numpy()
-    if not np.array_equal(rows, np.arange(unit.first_row, unit.end_row)):
-        raise RoutelmtError(f"{name}: rows {unit.first_row} to {unit.end_row} are not scored once each")
-    part = Gains(_gain(scores), np.full(len(rows), rank, np.int64), rows)
-    return PlannedRows(scores, admitted(cut, part), _is_skipped(scores))
 
 
 def _dump(plan: Plan) -> dict[str, Any]:
@@ -294,7 +297,7 @@ def read_plan(path: Path) -> Plan:
     del value["threshold"]
     value["fraction"] = Decimal(value["fraction"])
     value["cap"] = Decimal(value["cap"]) if value.get("cap") is not None else None
-    value.setdefault("at_least", None)
+    value = {"at_least": None, "held_back": 0, "hypotheses": False} | value
     value["cut"] = Cut(**value["cut"]) if value["cut"] else None
     value["shards"] = {name: ShardPlan(**shard) for name, shard in value["shards"].items()}
     return Plan(**value)

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 from routelmt_batch import checkpoints
 from routelmt_batch.errors import UsageError
 from routelmt_batch.manifest import of_input, of_translations
+from routelmt_batch.metrics.metric import Metric, describe, open_metric
 from routelmt_batch.routers.kinds import KINDS
 from routelmt_batch.routers.router import Router, open_router
 from routelmt_batch.shards import Shard
@@ -17,10 +18,12 @@ from routelmt_batch.workspace import Workspace, check_pool
 
 @dataclass(frozen=True)
 class JobRecipe:
-    """A job's router; see workspace.Recipe."""
+    """A job's router, and what its guard needs; see workspace.Recipe."""
 
     spec: JobSpec
     router: Router
+    quality_router: Router | None
+    metric: Metric | None
 
     @property
     def prompt_limit_tokens(self) -> int:
@@ -34,6 +37,15 @@ class JobRecipe:
                 "longest prompt in tokens": self.prompt_limit_tokens,
             },
             "translations": of_translations(self.spec),
+            "quality": {
+                "guard's metric": describe(self.metric) if self.metric else None,
+                **(
+                    {f"guard's {key}": value for key, value in self.quality_router.fingerprint().items()}
+                    if self.quality_router
+                    else {}
+                ),
+            },
+            "guard": {},  # a function of the other stages; its settings are frozen with the plan
         }
 
 
@@ -52,14 +64,37 @@ def check_models(spec: JobSpec) -> JobRecipe:
     if KINDS[spec.router.kind].engine == "vllm":
         check_pool("router", spec.router)
     small = spec.models.small
-    router = open_router(spec, spec.router, small, checkpoints.weights_hash(small.source))
+    weights = checkpoints.weights_hash(small.source)
+    router = open_router(spec, spec.router, small, weights)
     if spec.budget.min_gain is not None and not router.predicts_gain:
         raise UsageError(
             f"budget.min_gain {spec.budget.min_gain}: scores of router.kind {spec.router.kind} are no gains; "
             "only their order means something. Leave it out"
         )
     threshold(spec, router)
-    return JobRecipe(spec, router)
+    return JobRecipe(spec, router, _quality_router(spec, weights), _metric(spec))
+
+
+def _quality_router(spec: JobSpec, weights: str) -> Router | None:
+    """The router of the guard's mode `predicted`."""
+    pool = spec.guard.router
+    if spec.guard.mode != "predicted" or pool is None:
+        return None
+    check_pool("guard.router", pool)
+    return open_router(spec, pool, spec.models.small, weights)
+
+
+def _metric(spec: JobSpec) -> Metric | None:
+    """The metric that the guard measures with."""
+    if not (spec.guard.measures and spec.guard.metric):
+        return None
+    metric = open_metric(spec.guard.metric.source)
+    if metric.needs_reference and not spec.input.columns.reference:
+        raise UsageError(
+            f"guard.metric {metric.name}: it needs references; name their column with "
+            "input.columns.reference, or give a reference-free metric"
+        )
+    return metric
 
 
 def threshold(spec: JobSpec, router: Router) -> float | None:
