@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from routelmt_batch.audit import audited
 from routelmt_batch.engines.lanes import Engine
 from routelmt_batch.errors import Interrupted
 from routelmt_batch.ledger import SCORES, TRANSLATIONS, is_held
@@ -20,6 +21,7 @@ from routelmt_batch.rows import LARGE, SMALL
 from routelmt_batch.spec import JobSpec
 from routelmt_batch.stages.allocate import WhatIf, allocate, places, read_plan, refuse_other_budget, what_if
 from routelmt_batch.stages.assemble import assemble
+from routelmt_batch.stages.audit import audit
 from routelmt_batch.stages.guard import guard, verify
 from routelmt_batch.stages.outputs import standing_outputs
 from routelmt_batch.stages.recipe import Job, JobRecipe, check_models, threshold
@@ -76,7 +78,8 @@ def run(spec: JobSpec, options: Options, bars: Bars, open_engine: OpenEngine) ->
         translate(workspace, plan, engine, bars)
         verify(workspace, plan, engine, bars)
         assemble(workspace, plan, bars)
-        return Outcome(report(workspace, plan), new=True)
+        audit(workspace, plan, engine, bars)
+        return Outcome(report(workspace, plan, audited(workspace, plan)), new=True)
 
 
 def _check_fit(workspace: Job, engine: Engine, bars: Bars) -> None:

@@ -86,6 +86,19 @@ DECISIONS: Final = pa.schema(
     ]
 )
 
+# Rows that both models translate, to audit the router: the model whose translation stands, the
+# direction, the predicted gain, and the source's tokens by the small model's tokenizer.
+SAMPLE: Final = pa.schema(
+    [
+        pa.field("shard", pa.string(), nullable=False),
+        pa.field("row", pa.int64(), nullable=False),
+        pa.field("route", pa.string(), nullable=False),
+        pa.field("direction", pa.string(), nullable=False),
+        pa.field("gain", pa.float32(), nullable=False),
+        pa.field("source_tokens", pa.int32(), nullable=False),
+    ]
+)
+
 OUTPUT_FIELDS: Final = (
     pa.field("translation", pa.string()),
     pa.field("route", pa.string()),

@@ -237,7 +237,6 @@ class Guard(Part):
     escalate_fraction: Fraction = Decimal(0)
     escalate_below: float | None = Field(None, allow_inf_nan=False)
     router: Annotated[Router | None, BeforeValidator(_for_quality)] = None
-    metric: Metric | None = None
 
     @property
     def hypotheses(self) -> bool:
@@ -246,7 +245,7 @@ class Guard(Part):
 
     @property
     def measures(self) -> bool:
-        """Whether a metric measures translations."""
+        """Whether it needs a metric."""
         return self.hypotheses or self.escalate_below is not None
 
     @model_validator(mode="after")
@@ -255,9 +254,6 @@ class Guard(Part):
         for wanted, by, key in (
             (on, f"mode: {self.mode}", "keep_small_above"),
             (self.mode == "predicted", "mode: predicted", "router"),
-            (self.mode == "hypothesis", "mode: hypothesis", "metric"),
-            (self.verify, "verify: true", "metric"),
-            (self.escalate_below is not None, "escalate_below", "metric"),
         ):
             if wanted and getattr(self, key) is None:
                 raise ValueError(f"{by} needs {key}")
@@ -267,6 +263,22 @@ class Guard(Part):
             )
         if self.escalate_below is not None and not self.escalate_fraction:
             raise ValueError("escalate_below needs escalate_fraction: the places that it may give")
+        return self
+
+
+class Audit(Part):
+    """A sample that both models translate and the metric scores, to hold predicted gains against
+    realised ones. Its calls to the large model are its own cost, beside the budget."""
+
+    fraction: Fraction = Decimal(0)
+    min_rows: int = Field(200, ge=1)
+    max_rows: int = Field(20_000, ge=1)
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _bounds(self) -> Audit:
+        if self.min_rows > self.max_rows:
+            raise ValueError(f"min_rows {self.min_rows} is more than max_rows {self.max_rows}")
         return self
 
 
@@ -330,6 +342,19 @@ class JobSpec(PassSpec):
     router: Router
     budget: Budget
     guard: Guard = Guard()
+    audit: Audit = Audit()
+    metric: Metric | None = None  # of guard and audit
+
+    @property
+    def measures(self) -> bool:
+        return self.guard.measures or self.audit.fraction > 0
+
+    @model_validator(mode="after")
+    def _metric_where_one_is_needed(self) -> JobSpec:
+        if self.measures and self.metric is None:
+            by = "guard" if self.guard.measures else "audit"
+            raise ValueError(f"{by} needs a metric: give metric: chrf, or comet:<folder or hub name>")
+        return self
 
     @model_validator(mode="after")
     def _places_to_hold_back(self) -> JobSpec:
@@ -345,7 +370,7 @@ class JobSpec(PassSpec):
 
     @property
     def also(self) -> tuple[str, ...]:
-        return ("reference",) if self.guard.measures and self.input.columns.reference else ()
+        return ("reference",) if self.measures and self.input.columns.reference else ()
 
     @property
     def prompt_limit_tokens(self) -> int:

@@ -47,11 +47,13 @@ class Random:
 
     def __call__(self, rows: pa.Table) -> Scores:
         keys = zip(rows["shard"].to_pylist(), rows["row"].to_pylist(), strict=True)
-        return np.array([self._draw(shard, row) for shard, row in keys], np.float64)
+        return np.array([draw(self.seed, shard, row) for shard, row in keys], np.float64)
 
-    def _draw(self, shard: str, row: int) -> float:
-        digest = hashlib.blake2b(f"{self.seed}\0{shard}\0{row}".encode(), digest_size=8).digest()
-        return int.from_bytes(digest, "big") / 2**64
+
+def draw(seed: int, shard: str, row: int) -> float:
+    """A row's number in [0, 1), the same wherever it is drawn."""
+    digest = hashlib.blake2b(f"{seed}\0{shard}\0{row}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2**64
 
 
 @dataclass(frozen=True)

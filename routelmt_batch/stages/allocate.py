@@ -144,7 +144,7 @@ def _frozen_guard(frozen: dict[str, Any]) -> Guard:
 
 
 def _guard_words(guard: Guard) -> str:
-    given = guard.model_dump(mode="json", exclude_defaults=True, exclude={"router", "metric"})
+    given = guard.model_dump(mode="json", exclude_defaults=True, exclude={"router"})
     return ", ".join(f"guard.{key} {value}" for key, value in given.items()) or "guard.mode off"
 
 

@@ -42,7 +42,7 @@ from routelmt_batch.stages import measure
 from routelmt_batch.stages.allocate import Plan, admitted, gains
 from routelmt_batch.stages.attempts import Mask
 from routelmt_batch.stages.measure import quality_by_row, unmeasured
-from routelmt_batch.stages.passes import PartWriter, record_time, requests, run_pass
+from routelmt_batch.stages.passes import NO_TIMES, PartWriter, record_time, requests, run_pass
 from routelmt_batch.stages.recipe import Job
 from routelmt_batch.stages.translate import translate
 from routelmt_batch.stages.work import Work, planned_rows, work_on
@@ -50,7 +50,6 @@ from routelmt_batch.units import read_lines
 
 ROUTE, ESCALATE = "route", "escalate"
 _DECISION_ROWS = 65_536
-_NO_TIMES = pa.chunked_array([pa.array([0.0])])
 
 
 def guard(workspace: Job, plan: Plan, engine: Engine, bars: Bars) -> None:
@@ -117,7 +116,7 @@ def measured(
     workspace: Job, route: Route, wanted: Callable[[Work], Mask], engine: Engine, bars: Bars
 ) -> None:
     """Measure one model's translations of the wanted rows that have no quality yet."""
-    metric, pool = workspace.recipe.metric, workspace.spec.guard.metric
+    metric, pool = workspace.recipe.metric, workspace.spec.metric
     assert metric and pool
     _run(workspace, engine, bars, route, wanted, partial(measure.lane, workspace, route, pool, metric))
 
@@ -245,7 +244,7 @@ def _decide(workspace: Job, step: str, places: int, contest: Contest) -> None:
     for table in _batches(changes()):
         large = pc.sum(pc.equal(table["call"], LARGE)).as_py()
         to_large, to_small = to_large + large, to_small + table.num_rows - large
-        parts.append(part(table, {}, _NO_TIMES)["entry"])
+        parts.append(part(table, {}, NO_TIMES)["entry"])
     workspace.ledger.record(
         "guard",
         parts=parts,

@@ -153,8 +153,9 @@ def lane(
     metric: Metric,
     work: Sequence[Measurable],
     wanted: Callable[[Any], Mask],
+    stage: str = QUALITY,
 ) -> Lane:
-    """The metric over one model's translations of the wanted rows."""
+    """The metric over one model's translations of the wanted rows, committed to a stage."""
     spec = workspace.spec
     return Lane(
         label=f"{metric.name} of {route}",
@@ -163,7 +164,7 @@ def lane(
         scorer=metric,
         units=work,
         read=Reader(spec.input, route, metric.needs_reference, wanted),
-        write=Writer(PartWriter(workspace.folder.work, QUALITY, route), route),
+        write=Writer(PartWriter(workspace.folder.work, stage, route), route),
         part_rows=spec.run.part_rows,
     )
 

@@ -20,6 +20,8 @@ from routelmt_batch.rows import EMPTY, NO_REFERENCE, NULL, TOO_LONG, UNKNOWN_LAN
 from routelmt_batch.units import Lines
 from routelmt_batch.workspace import AnyWorkspace
 
+NO_TIMES = pa.chunked_array([pa.array([0.0])])  # of a part that no engine made
+
 
 @dataclass(frozen=True)
 class PartWriter:

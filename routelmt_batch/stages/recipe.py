@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 
 from routelmt_batch import checkpoints
 from routelmt_batch.errors import UsageError
+from routelmt_batch.ledger import AUDIT, AUDIT_QUALITY, AUDIT_TRANSLATIONS, GUARD
 from routelmt_batch.manifest import of_input, of_translations
 from routelmt_batch.metrics.metric import Metric, describe, open_metric
 from routelmt_batch.routers.kinds import KINDS
@@ -30,6 +31,7 @@ class JobRecipe:
         return self.spec.prompt_limit_tokens
 
     def fingerprints(self, shards: list[Shard], limit: int | None) -> dict[str, dict[str, Any]]:
+        metric = {"metric": describe(self.metric) if self.metric else None}
         return {
             "scores": {
                 **of_input(self.spec, shards, limit),
@@ -38,14 +40,18 @@ class JobRecipe:
             },
             "translations": of_translations(self.spec),
             "quality": {
-                "guard's metric": describe(self.metric) if self.metric else None,
+                **metric,
                 **(
                     {f"guard's {key}": value for key, value in self.quality_router.fingerprint().items()}
                     if self.quality_router
                     else {}
                 ),
             },
-            "guard": {},  # a function of the other stages; its settings are frozen with the plan
+            # Functions of the other stages; the guard's settings are frozen with the plan.
+            GUARD: {},
+            AUDIT: {},
+            AUDIT_TRANSLATIONS: of_translations(self.spec),
+            AUDIT_QUALITY: metric,
         }
 
 
@@ -85,13 +91,13 @@ def _quality_router(spec: JobSpec, weights: str) -> Router | None:
 
 
 def _metric(spec: JobSpec) -> Metric | None:
-    """The metric that the guard measures with."""
-    if not (spec.guard.measures and spec.guard.metric):
+    """The metric of guard and audit."""
+    if not (spec.measures and spec.metric):
         return None
-    metric = open_metric(spec.guard.metric.source)
+    metric = open_metric(spec.metric.source)
     if metric.needs_reference and not spec.input.columns.reference:
         raise UsageError(
-            f"guard.metric {metric.name}: it needs references; name their column with "
+            f"metric {metric.name}: it needs references; name their column with "
             "input.columns.reference, or give a reference-free metric"
         )
     return metric

@@ -24,13 +24,13 @@ from routelmt_batch.stages.tally import DECILES, EDGES, fractions, merge
 DONE, DONE_WITH_FAILURES = 0, 3
 
 
-def report(workspace: Job, plan: Plan) -> dict[str, Any]:
+def report(workspace: Job, plan: Plan, audited: dict[str, Any]) -> dict[str, Any]:
     """Re-verify every output shard, write `reports/job.json` and `_SUCCESS`.
 
     Raises:
         RoutelmtError: an output shard is not what was committed, by name.
     """
-    job = job_report(workspace, plan)
+    job = job_report(workspace, plan) | audited
     finish(workspace, job)
     return job
 
@@ -99,7 +99,7 @@ def _guard(workspace: Job, plan: Plan, routes: Mapping[str, int]) -> dict[str, A
         for model in (SMALL, LARGE)
     }
     return {
-        **guard.model_dump(mode="json", exclude={"router", "metric"}),
+        **guard.model_dump(mode="json", exclude={"router"}),
         "metric": describe(workspace.recipe.metric) if workspace.recipe.metric else None,
         "kept_small": route.get("to_small", 0),
         "freed_places_taken": route.get("to_large", 0),

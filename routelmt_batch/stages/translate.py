@@ -178,13 +178,14 @@ def lane(
     route: Route,
     work: Sequence[Any],
     read: Callable[[Any], Iterator[pa.Table]],
+    stage: str = TRANSLATIONS,
 ) -> Lane:
-    """One model's lane: what `read` makes of `work` is translated and committed."""
+    """One model's lane: what `read` makes of `work` is translated and committed to a stage."""
     spec: JobSpec | LabelSpec = workspace.spec
     generation = workspace.ledger.generation
     pool = pool_of(spec, route)
     end_tokens = checkpoints.end_tokens(pool.source)
-    part = PartWriter(workspace.folder.work, TRANSLATIONS, route, generation)
+    part = PartWriter(workspace.folder.work, stage, route, generation)
     return Lane(
         label=route,
         pool=pool,

@@ -49,10 +49,11 @@ def corpus(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def guarded(make_spec, corpus):
-    def write(**guard):
+    def write(metric="chrf", **guard):
         return make_spec(
             input={"uri": str(corpus), "columns": COLUMNS | {"reference": "reference"}},
-            guard={"metric": "chrf", **guard},
+            guard=guard,
+            metric=metric,
         )
 
     return write
@@ -209,7 +210,7 @@ def test_a_guard_that_makes_no_sense_is_refused(guarded, guard, message):
 
 def test_a_metric_with_references_needs_their_column(make_spec, engine):
     with pytest.raises(UsageError, match=r"needs references.*input\.columns\.reference"):
-        run(make_spec(guard={"verify": True, "metric": "chrf"}), engine)
+        run(make_spec(guard={"verify": True}, metric="chrf"), engine)
 
 
 def test_the_guards_record_is_whole_or_not_there(guarded, tmp_path, engine):
