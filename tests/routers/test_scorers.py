@@ -18,7 +18,6 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from routelmt_batch.engines.lanes import scored
 from routelmt_batch.errors import ModelError
 from routelmt_batch.prompts import LMT_TEMPLATE
 from routelmt_batch.routers.scorers import Encoder, Entropy, Length, Random, Rarity, words
@@ -140,11 +139,3 @@ def test_an_encoders_scores_are_transformers_scores(encoder):
     assert len(set(np.round(expected, 3))) == len(TEXTS)
     found = Encoder(encoder, "{target_lang}: {source}", max_length_tokens=12)(rows(TEXTS))
     np.testing.assert_allclose(found, expected, atol=1e-5)
-
-
-def test_skipped_rows_pass_a_scorer_by():
-    table = rows(TEXTS).set_column(4, "skip", pa.array(["", "empty", "", ""]))
-    found = scored(table, Length(SMALL))
-    assert found["score"].to_pylist()[1] is None
-    assert found["skip"].to_pylist() == ["", "empty", "", ""]
-    assert sum(score is not None for score in found["score"].to_pylist()) == 3
