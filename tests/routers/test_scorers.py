@@ -18,9 +18,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from routelmt_batch.errors import ModelError
 from routelmt_batch.prompts import LMT_TEMPLATE
-from routelmt_batch.routers.scorers import Encoder, Entropy, Length, Random, Rarity, words
+from routelmt_batch.routers.scorers import Encoder, Entropy, Length, Random, Rarity
 from tests.conftest import MODELS
 
 SMALL = str(MODELS / "small")
@@ -60,19 +59,6 @@ def test_length_counts_the_source_texts_tokens():
     assert Length(SMALL)(rows(TEXTS)).tolist() == [len(tokenizer.tokenize(text)) for text in TEXTS]
 
 
-def test_words_are_letter_words_and_single_han_characters():
-    assert words("Don't say 42 GROẞ words_here, 你好!") == [
-        "don",
-        "t",
-        "say",
-        "gross",
-        "words",
-        "here",
-        "你",
-        "好",
-    ]
-
-
 def test_rarity_is_the_mean_of_minus_log_frequency(tmp_path):
     corpus = ["the cat sat", "the dog", "cat 猫", None]
     pq.write_table(pa.table({"source": corpus}), tmp_path / "c.parquet")
@@ -83,11 +69,9 @@ def test_rarity_is_the_mean_of_minus_log_frequency(tmp_path):
         return sum(-math.log((counts[word] + 1) / total) for word in text.split()) / len(text.split())
 
     texts = ["the cat", "the unicorn", "dog"]
-    found = Rarity(str(tmp_path), "source")(rows(texts))
-    np.testing.assert_allclose(found, [expected(text) for text in texts])
-    assert Rarity(str(tmp_path), "source")(rows(["42!"])) == [0.0]
-    with pytest.raises(ModelError, match="no column 'text'; it has source"):
-        Rarity(str(tmp_path), "text")(rows(texts))
+    rarity = Rarity((str(tmp_path / "c.parquet"),), "source")
+    np.testing.assert_allclose(rarity(rows(texts)), [expected(text) for text in texts])
+    assert rarity(rows(["42!"])) == [0.0]
 
 
 def test_entropy_is_that_of_the_whole_vocabulary_at_the_prompts_end():
