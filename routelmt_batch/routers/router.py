@@ -9,6 +9,7 @@ from typing import Any
 from routelmt_batch import checkpoints
 from routelmt_batch.atomic import sha256
 from routelmt_batch.errors import ModelError, UsageError
+from routelmt_batch.kinds import CORPUS, KINDS, ROUTER_FOLDER, SMALL_MODEL, Kind
 from routelmt_batch.manifest import of_pool
 from routelmt_batch.routers.card import (
     RouterCard,
@@ -18,7 +19,6 @@ from routelmt_batch.routers.card import (
     check_small,
     read_card,
 )
-from routelmt_batch.routers.kinds import CORPUS, KINDS, ROUTER_FOLDER, SMALL_MODEL, Kind
 from routelmt_batch.routers.scorers import (
     Encoder,
     Entropy,

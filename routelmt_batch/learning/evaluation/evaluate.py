@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from routelmt_batch.engines.lanes import Engine
 from routelmt_batch.errors import InputError, UsageError
 from routelmt_batch.job import OpenEngine
+from routelmt_batch.kinds import KINDS
 from routelmt_batch.learning.evaluation.evaluation import evaluate as measure
 from routelmt_batch.learning.evaluation.evaluation import write
 from routelmt_batch.learning.evaluation.resampling import default_resamples
@@ -26,7 +27,6 @@ from routelmt_batch.learning.evaluation.tables import Labels, read_tables
 from routelmt_batch.learning.scoring import Scored, router_spec, score_tables
 from routelmt_batch.progress import Bars
 from routelmt_batch.routers.card import has_card, read_card
-from routelmt_batch.routers.kinds import KINDS
 from routelmt_batch.rows import LABEL_METADATA
 from routelmt_batch.shards import discover_all
 from routelmt_batch.spec import Router as RouterSpec
