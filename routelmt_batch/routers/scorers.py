@@ -90,6 +90,10 @@ class Entropy:
 
     Prefill only, by transformers and not vLLM, which gives at most 20 log-probabilities a token: the
     sum here runs over the whole vocabulary, in float32 after a forward pass in `dtype`.
+
+    How exact bfloat16 is: on the demo's 266 prompts with its small model, entropies (standard deviation
+    1.48) are 0.021 nats from float32's on average, 0.085 at most, with a Spearman correlation of 0.9997;
+    of float16 0.0025, 0.016 and 0.99998. tests/routers/test_scorers.py measures it again.
     """
 
     source: str
