@@ -7,7 +7,7 @@ RoutelmtError            1  the job failed
 │   ├── InputError          the input shards
 │   └── OutputError         the output folder: foreign, locked, or made from something else
 ├── EngineError          1  an engine did not start or died
-├── InputChanged         1  a shard is no longer the file that was scored
+├── InputChanged         1  a shard is no longer the file that the job first read
 └── DiskFull             1  no space where a part or a shard was to be written
 Interrupted          130/143  stopped by a signal; resumable. Not an Exception, so that no library's
                               `except Exception` takes it for a failure of its own

@@ -26,7 +26,12 @@ Tables = Annotated[
     list[str], typer.Argument(metavar="TABLE", help="Parquet files, folders of them, or globs.")
 ]
 DtypeOption = Annotated[
-    str, typer.Option("--dtype", help="Of routers and models: bfloat16, float16, float32, auto.")
+    str,
+    typer.Option(
+        "--dtype",
+        help="Of routers and models: bfloat16, float16, float32, auto. In bfloat16 the demo's entropies are "
+        "0.02 nats from float32's on average.",
+    ),
 ]
 
 

@@ -13,10 +13,10 @@ import numpy.typing as npt
 from routelmt_batch import checkpoints
 from routelmt_batch.engines.lanes import Engine
 from routelmt_batch.errors import InputError
+from routelmt_batch.kinds import KINDS, ROUTER_FOLDER, SMALL_MODEL
 from routelmt_batch.manifest import of_input
 from routelmt_batch.progress import Bars
 from routelmt_batch.routers.card import read_card
-from routelmt_batch.routers.kinds import KINDS, ROUTER_FOLDER, SMALL_MODEL
 from routelmt_batch.routers.router import Router, open_router
 from routelmt_batch.shards import Shard
 from routelmt_batch.spec import Input, Output, Prompt, Run, ScoreSpec

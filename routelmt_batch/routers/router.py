@@ -9,6 +9,7 @@ from typing import Any
 from routelmt_batch import checkpoints
 from routelmt_batch.atomic import sha256
 from routelmt_batch.errors import ModelError, UsageError
+from routelmt_batch.kinds import CORPUS, KINDS, ROUTER_FOLDER, SMALL_MODEL, Kind
 from routelmt_batch.manifest import of_pool
 from routelmt_batch.routers.card import (
     RouterCard,
@@ -18,7 +19,6 @@ from routelmt_batch.routers.card import (
     check_small,
     read_card,
 )
-from routelmt_batch.routers.kinds import CORPUS, KINDS, ROUTER_FOLDER, SMALL_MODEL, Kind
 from routelmt_batch.routers.scorers import (
     Encoder,
     Entropy,
@@ -27,8 +27,8 @@ from routelmt_batch.routers.scorers import (
     Rarity,
     Scorer,
     Sentinel,
-    count_words,
 )
+from routelmt_batch.routers.words import corpus_files
 from routelmt_batch.shards import discover
 from routelmt_batch.spec import PassSpec, Pool
 from routelmt_batch.spec import Router as RouterSpec
@@ -97,6 +97,7 @@ def open_router(spec: PassSpec, pool: RouterSpec, small: Pool | None, small_weig
 
     Raises:
         ModelError: the router is not there, of another kind, or made for something else.
+        InputError: its corpus is not there, or has no text to count words in.
     """
     kind = KINDS[pool.kind]
     card = None
@@ -126,8 +127,7 @@ def _scorer(pool: RouterSpec, card: RouterCard | None, column: str) -> Scorer | 
         case "length":
             return Length(pool.source, pool.trust_remote_code)
         case "rarity":
-            count_words(pool.source, column)  # a wrong corpus is told before anything starts
-            return Rarity(pool.source, column)
+            return Rarity(corpus_files(pool.source, column), column)
         case "entropy":
             return Entropy(pool.source, pool.dtype, pool.trust_remote_code)
         case "encoder":

@@ -7,8 +7,8 @@ from typing import Any, TypeAlias
 
 from routelmt_batch import checkpoints
 from routelmt_batch.errors import UsageError
+from routelmt_batch.kinds import KINDS
 from routelmt_batch.manifest import of_input, of_translations
-from routelmt_batch.routers.kinds import KINDS
 from routelmt_batch.routers.router import Router, open_router
 from routelmt_batch.shards import Shard
 from routelmt_batch.spec import JobSpec

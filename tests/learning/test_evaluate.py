@@ -130,6 +130,8 @@ def test_an_evaluation_run_again_scores_nothing_anew(tmp_path):
         (["length"], "needs a path, length=PATH: the small model"),
         (["oracle-gain"], "always in the table"),
         (["random", "random"], "each name once"),
+        ([f"random={MODELS / 'router'}"], "random is the evaluation's own; give it another name"),
+        ([f"oracle-gain={MODELS / 'router'}"], "oracle-gain is the evaluation's own; give it another name"),
         ([f"length={MODELS / 'nothing'}"], "no such folder"),
     ],
 )
@@ -145,8 +147,14 @@ def test_tables_that_cannot_be_evaluated(tmp_path):
         run(tmp_path, [path])
     with pytest.raises(InputError, match="1 of 1 rows"):
         run(tmp_path, [table(tmp_path / "one.parquet", rows=1)])
-    with pytest.raises(UsageError, match="a router has that name"):
-        run(tmp_path, [table(tmp_path / "y.parquet", random=np.arange(300.0))], ["random"], ["random"])
+
+
+@pytest.mark.parametrize("name", ["random", "oracle-gain", "oracle-quality", "length"])
+def test_a_score_column_takes_no_other_routers_name(tmp_path, name):
+    path = table(tmp_path / "a.parquet", **{name: np.arange(300.0)})
+    routers = [f"length={SMALL}"] if name == "length" else []
+    with pytest.raises(UsageError, match=f"--scores {name}: a router has that name .*; rename the column"):
+        run(tmp_path, [path], routers, [name])
 
 
 def test_constant_gains_and_nan_qualities_are_told(tmp_path):

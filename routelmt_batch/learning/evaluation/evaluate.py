@@ -19,21 +19,19 @@ import pyarrow.parquet as pq
 from routelmt_batch.engines.lanes import Engine
 from routelmt_batch.errors import InputError, UsageError
 from routelmt_batch.job import OpenEngine
+from routelmt_batch.kinds import KINDS
+from routelmt_batch.learning.evaluation.evaluation import BUILT_IN, RANDOM, write
 from routelmt_batch.learning.evaluation.evaluation import evaluate as measure
-from routelmt_batch.learning.evaluation.evaluation import write
 from routelmt_batch.learning.evaluation.resampling import default_resamples
 from routelmt_batch.learning.evaluation.tables import Labels, read_tables
 from routelmt_batch.learning.scoring import Scored, router_spec, score_tables
 from routelmt_batch.progress import Bars
 from routelmt_batch.routers.card import has_card, read_card
-from routelmt_batch.routers.kinds import KINDS
 from routelmt_batch.rows import LABEL_METADATA
 from routelmt_batch.shards import discover_all
 from routelmt_batch.spec import Router as RouterSpec
 from routelmt_batch.spec import near
 from routelmt_batch.workspace import Folder
-
-RANDOM = "random"
 
 
 @dataclass(frozen=True)
@@ -58,9 +56,12 @@ def evaluate(
         UsageError: tables or routers that do not fit; nothing is started then.
     """
     routers = parse_routers(settings.routers, settings.seed, settings.dtype)
-    clash = set(routers) & set(settings.score_columns)
+    clash = {*routers, *BUILT_IN} & set(settings.score_columns)
     if clash:
-        raise UsageError(f"--scores {', '.join(sorted(clash))}: a router has that name; rename one")
+        raise UsageError(
+            f"--scores {', '.join(sorted(clash))}: a router has that name ({', '.join(BUILT_IN)} are always "
+            "in the table); rename the column"
+        )
     made = signatures(tables)
     labels = read_tables(tables, settings.score_columns)
     scored: dict[str, Scored] = {}
@@ -119,6 +120,8 @@ def parse_routers(given: Iterable[str], seed: int, dtype: str) -> dict[str, Rout
         name, _, source = text.partition("=")
         if not name or name in routers:
             raise UsageError(f"--router {text}: give NAME=PATH, each name once")
+        if source and name in BUILT_IN:
+            raise UsageError(f"--router {text}: {name} is the evaluation's own; give it another name")
         if source and Path(source).expanduser().exists():
             source = str(Path(source).expanduser().resolve())
         if source and has_card(source):

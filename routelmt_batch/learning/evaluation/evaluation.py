@@ -24,6 +24,7 @@ from routelmt_batch.spec import near
 from routelmt_batch.stages.allocate import places
 
 ORACLE_GAIN, ORACLE_QUALITY, RANDOM = "oracle-gain", "oracle-quality", "random"
+BUILT_IN = (ORACLE_GAIN, ORACLE_QUALITY, RANDOM)  # always in the table
 SEVERE_LOSS_GAIN = -5.0
 _CURVE_STEPS = 100
 _DELTA = METRICS.index("mean_delta")
