@@ -7,6 +7,7 @@ Nothing here loads weights.
 from __future__ import annotations
 
 import json
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from routelmt_batch import checkpoints
 from routelmt_batch.errors import ModelError
+from routelmt_batch.routers.calibration import HeldOut
 
 CARD = "routelmt.json"
 
@@ -41,10 +43,11 @@ class Scale(_Part):
 
 
 class Threshold(_Part):
-    """Rows that score at least `value` were a fraction p of the held-out rows; of `traffic_rows` new
-    ones a share from `low` to `high` will (95%)."""
+    """Rows that score at least `value` were a fraction p of the held-out rows, `reached` of them; of
+    `traffic_rows` new ones a share from `low` to `high` will (95%)."""
 
     value: float
+    reached: int | None = None  # earlier calibrations do not say, and must be made anew
     low: float
     high: float
 
@@ -54,6 +57,14 @@ class Calibration(_Part):
     traffic_rows: int
     thresholds: dict[str, Threshold]
     quantiles: tuple[float, ...]  # of the held-out scores, 0 to 100%
+
+    def known(self) -> dict[Decimal, tuple[float, HeldOut]]:
+        """Thresholds by wanted fraction, and what each came from."""
+        return {
+            Decimal(fraction): (found.value, HeldOut(self.rows, found.reached))
+            for fraction, found in self.thresholds.items()
+            if found.reached
+        }
 
 
 class Trained(_Part):
