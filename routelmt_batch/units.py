@@ -135,5 +135,5 @@ def check_unchanged(shard: Shard, stop: Stop = lambda: None) -> None:
 def changed(shard: Shard) -> InputChanged:
     return InputChanged(
         f"{shard.name}: the shard changed after it was scored. Put the scored file back and run the "
-        "same command again, or start a new job with another --output"
+        "same command again, or start anew with another output folder"
     )

@@ -288,6 +288,11 @@ def test_an_output_inside_the_input_is_refused(make_spec, corpus, engine):
         run(make_spec(output__uri=str(corpus / "out")), engine)
 
 
+def test_an_output_inside_the_input_where_no_shard_is_looked_for_is_none_of_it(make_spec, corpus, engine):
+    run(make_spec(output__uri=str(corpus / "_runs" / "out")), engine)
+    assert run(make_spec(output__uri=str(corpus / "_runs" / "out")), engine).report["rows"] == 71
+
+
 def test_a_touched_shard_is_the_same_shard(make_spec, corpus, tmp_path, engine):
     job.plan(load(make_spec()), job.Options(), BARS, engine.opened)
     (corpus / "a.parquet").touch()
