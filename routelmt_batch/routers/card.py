@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
@@ -89,10 +88,6 @@ class RouterCard(_Part):
         if isinstance(value, dict) and "kind" not in value:
             value = {**value, "kind": "routelmt-q" if value.get("target") == "quality" else "routelmt"}
         return value
-
-
-def has_card(source: str) -> bool:
-    return (Path(source) / CARD).is_file()
 
 
 def raw_card(source: str) -> dict[str, Any]:
