@@ -143,7 +143,11 @@ def check_unchanged(shard: Shard, stop: Stop = lambda: None) -> None:
     """Raises InputChanged if a shard's content is not what was inspected."""
     path = Path(shard.path)
     if not path.exists() or path.stat().st_size != shard.size_bytes or sha256(path, stop) != shard.sha256:
-        raise InputChanged(
-            f"{shard.name}: the shard changed after this job first read it. Put that file back and run the "
-            "same command again, or start a new job with another --output"
-        )
+        raise changed(shard)
+
+
+def changed(shard: Shard) -> InputChanged:
+    return InputChanged(
+        f"{shard.name}: the shard changed after it was first read. Put that file back and run the "
+        "same command again, or start anew with another output folder"
+    )

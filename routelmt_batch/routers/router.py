@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ from routelmt_batch.atomic import sha256
 from routelmt_batch.errors import ModelError, UsageError
 from routelmt_batch.kinds import CORPUS, KINDS, ROUTER_FOLDER, SMALL_MODEL, Kind
 from routelmt_batch.manifest import of_pool
+from routelmt_batch.prompts import LANGUAGES
 from routelmt_batch.routers.card import (
     RouterCard,
     Scale,
@@ -59,10 +61,12 @@ class Router:
         """Whether scores are gains, in points of the metric; else only their order means something."""
         return self.kind.gains and (self.card is None or self.card.target == "gain")
 
-    @property
-    def directions(self) -> tuple[str, ...] | None:
-        """Those it was trained on; None: it was not trained."""
-        return self.card.directions if self.card else None
+    def doubts(self, name: str, directions: Iterable[str]) -> list[str]:
+        """A warning, under a name, if some rows are of directions (`en-de`) that it was not trained on.
+        Rows of a language that is none of LMT's have no score, and are no matter."""
+        scored = [one for one in directions if LANGUAGES.keys() >= set(one.split("-"))]
+        unseen = [one for one in scored if self.card and one not in self.card.directions]
+        return [f"{name}: not trained on {', '.join(unseen)}; its scores there are a guess"] if unseen else []
 
     def describe(self) -> str:
         if not self.card:

@@ -1,6 +1,7 @@
 """Evaluate: routers run over label tables, on a made-up engine where one is needed."""
 
 import json
+import shutil
 from decimal import Decimal
 from pathlib import Path
 
@@ -51,6 +52,7 @@ def table(path: Path, rows: int = 300, seed: int = 0, small_weights: str | None 
 
 
 def run(tmp_path, tables, routers=(), scores=(), **settings):
+    tmp_path.mkdir(exist_ok=True)
     engine = FakeEngine(tmp_path / "sent.log")
     given = Settings(Decimal("0.3"), tuple(routers), tuple(scores), resamples=50, **settings)
     return evaluate([str(path) for path in tables], given, tmp_path / "out", BARS, engine.opened)
@@ -120,6 +122,30 @@ def test_an_evaluation_run_again_scores_nothing_anew(tmp_path):
     again = run(tmp_path, [path], [f"ours={MODELS / 'router'}"])
     assert (tmp_path / "sent.log").read_text() == sent
     assert again["routers"] == first["routers"]
+
+
+def test_an_evaluation_of_other_tables_drops_the_scores_of_the_first(tmp_path):
+    """It is what a first evaluation of them would be; the folder is no dead end."""
+    ours = [f"ours={MODELS / 'router'}"]
+    run(tmp_path, [table(tmp_path / "a.parquet")], ours)
+    other = table(tmp_path / "b.parquet", rows=200, seed=1)
+    again = run(tmp_path, [other], ours)
+    assert again["routers"] == run(tmp_path / "fresh", [other], ours)["routers"]
+
+
+def test_an_evaluation_may_lie_beside_its_tables(tmp_path):
+    run(tmp_path, [table(tmp_path / "a.parquet").parent], [f"ours={MODELS / 'router'}"])
+
+
+def test_a_router_may_be_a_hub_name(tmp_path, monkeypatch):
+    """A cache as the hub's client lays it out; nothing is downloaded."""
+    cache = tmp_path / "models--Some--router"
+    shutil.copytree(MODELS / "router", cache / "snapshots" / "c0ffee")
+    (cache / "refs").mkdir()
+    (cache / "refs" / "main").write_text("c0ffee")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    found = run(tmp_path, [table(tmp_path / "a.parquet")], ["ours=Some/router"])
+    assert found["signature"]["routers"]["ours"].startswith("Some/router (gain in")
 
 
 @pytest.mark.parametrize(
