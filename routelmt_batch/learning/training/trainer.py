@@ -134,9 +134,8 @@ def _squared_error(
 
     The models' own loss is the mean of each micro-batch, and Trainer, which gives them the count, takes
     it for this one: gradients would grow with micro-batches and workers."""
-    errors = (outputs.logits[:, 0].float() - labels) ** 2
-    mean: torch.Tensor = errors.sum() / (len(labels) if num_items_in_batch is None else num_items_in_batch)
-    return mean
+    errors: torch.Tensor = (outputs.logits[:, 0].float() - labels) ** 2
+    return errors.sum() / (len(labels) if num_items_in_batch is None else num_items_in_batch)
 
 
 def _ranking(prediction: Any) -> dict[str, float]:
