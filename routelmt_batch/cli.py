@@ -18,13 +18,15 @@ from routelmt_batch.learning import cli as learning
 from routelmt_batch.options import (
     AddressOption,
     BudgetOption,
+    CapOption,
     LimitOption,
     OutputOption,
     SetOption,
     ShardsOption,
     SpecPath,
+    ThresholdOption,
     VerboseOption,
-    logs_of,
+    carry_out,
 )
 from routelmt_batch.progress import Bars, stderr_console
 
@@ -85,17 +87,8 @@ def run(
     spec: SpecPath,
     budget: BudgetOption = None,
     output: OutputOption = None,
-    threshold: Annotated[
-        str | None,
-        typer.Option(
-            "--threshold",
-            metavar="SCORE",
-            help="Route rows that score at least this, or `calibrated`: no global selection.",
-        ),
-    ] = None,
-    cap: Annotated[
-        str | None, typer.Option("--cap", metavar="P", help="With --threshold: at most this fraction.")
-    ] = None,
+    threshold: ThresholdOption = None,
+    cap: CapOption = None,
     settings: SetOption = None,
     limit: LimitOption = None,
     shards: ShardsOption = None,
@@ -125,18 +118,11 @@ def run(
         budget_cap=cap,
         output_uri=output,
     )
-    console = stderr_console()
     if dry_run:
-        show.console().print(show.checked(job.check(job_spec, shards, limit, Bars(console))))
+        show.console().print(show.checked(job.check(job_spec, shards, limit, Bars(stderr_console()))))
         return
     options = job.Options(limit, shards, retry_failed, address, verbose)
-    console.print(f"{job_spec.name}: {job_spec.output.uri} (logs: {logs_of(job_spec.output.uri)})")
-    outcome = job.run(job_spec, options, Bars(console), partial(job.vllm_engine, options=options))
-    if not outcome.new:
-        console.print("this job is finished; nothing to do. Its report:")
-    show.console().print(show.job(outcome.report))
-    show.console().print(f"{job_spec.output.uri}/data")
-    raise typer.Exit(exit_code(outcome.report))
+    carry_out(job.run, job_spec, options, show.job, exit_code)
 
 
 @app.command(epilog="Example: routelmt-batch plan jobs/demo/job.yaml")

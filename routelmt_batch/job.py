@@ -24,7 +24,7 @@ from routelmt_batch.stages.assemble import assemble
 from routelmt_batch.stages.audit import audit
 from routelmt_batch.stages.guard import guard, verify
 from routelmt_batch.stages.outputs import standing_outputs
-from routelmt_batch.stages.recipe import Job, JobRecipe, check_models, threshold
+from routelmt_batch.stages.recipe import Job, JobRecipe, check_models
 from routelmt_batch.stages.report import report
 from routelmt_batch.stages.score import score
 from routelmt_batch.stages.translate import reopen_failed, share, translate
@@ -114,9 +114,7 @@ def check(spec: JobSpec, only: str | None, limit: int | None, bars: Bars) -> dic
     begun = Begun.read(folder)
     shards, unreadable = find_input(spec, only, limit, begun.known_shards(), bars)
     begun.check(shards, unreadable, recipe.fingerprints(shards, limit), bars)
-    at_least = threshold(spec, recipe.router)
-    budget = spec.budget.model_copy(update={"threshold": at_least})
-    refuse_other_budget(folder, begun.ledger, budget, spec.guard)
+    refuse_other_budget(folder, begun.ledger, recipe.budget, spec.guard)
     rows = sum(unit.rows for unit in units(shards, limit))
     return {
         "input": f"{rows:,} rows in {len(shards):,} shards of {', '.join(spec.input.uris)}",
@@ -131,8 +129,7 @@ def check(spec: JobSpec, only: str | None, limit: int | None, bars: Bars) -> dic
 
 
 def _budget(recipe: JobRecipe, rows: int) -> str:
-    budget = recipe.spec.budget
-    at_least = threshold(recipe.spec, recipe.router)
+    budget, at_least = recipe.spec.budget, recipe.at_least
     if at_least is None:
         return f"{budget.fraction}: at most {places(budget.fraction, rows):,} rows to large"
     cap = "" if budget.cap is None else f", at most {places(budget.cap, rows):,}"

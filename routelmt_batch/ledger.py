@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
 from routelmt_batch.atomic import disk_full, sha256
-from routelmt_batch.errors import OutputError
+from routelmt_batch.errors import OutputError, WorkChanged
 from routelmt_batch.failpoints import reach
 
 SCORES = "scores"
@@ -96,7 +96,7 @@ class Ledger:
             for entry in entries:
                 path = self.part_path(entry)
                 if not path.exists() or sha256(path) != entry.sha256:
-                    raise OutputError(
+                    raise WorkChanged(
                         f"{path}: committed, and now missing or with other contents. Restore it, or "
                         "start again with another --output"
                     )

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from typing import Any
 
 from routelmt_batch import __version__, checkpoints
-from routelmt_batch.errors import InputChanged, OutputError
+from routelmt_batch.errors import InputChanged, OutputError, WorkChanged
 from routelmt_batch.shards import Shard
 from routelmt_batch.spec import JobSpec, LabelSpec, PassSpec, Pool
 
@@ -120,12 +120,12 @@ def check_shards(before: Mapping[str, Any], shards: list[Shard], unreadable: Map
 def check_stage(
     root: object, stage: str, before: Mapping[str, Any], now: Mapping[str, Mapping[str, Any]]
 ) -> None:
-    """Raises OutputError, with what differs, if a stage's committed work was made from something else."""
+    """Raises WorkChanged, with what differs, if a stage's committed work was made from something else."""
     old = before["fingerprints"][stage]
     differing = [key for key in now[stage] if old.get(key) != now[stage][key]]
     if differing:
         shown = "\n".join(f"  {key}: was {old.get(key)!r}, is {now[stage][key]!r}" for key in differing)
-        raise OutputError(
+        raise WorkChanged(
             f"{root}: its {stage} were made from something else:\n{shown}\n"
             "Change it back, or start a new job with another --output"
         )

@@ -1,16 +1,38 @@
-"""Options that commands share. Nothing heavy loads here."""
+"""What commands share: options, and how a job is run and told of. Nothing heavy loads before it is used."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
+
+from routelmt_batch.progress import Bars, stderr_console
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from routelmt_batch.job import Options, Outcome
+    from routelmt_batch.spec import PassSpec
 
 SpecPath = Annotated[str, typer.Argument(metavar="SPEC", help="Job spec, a YAML file.")]
 BudgetOption = Annotated[
     str | None,
     typer.Option("--budget", metavar="P", help="Fraction of rows for the large model; budget.fraction."),
+]
+ThresholdOption = Annotated[
+    str | None,
+    typer.Option(
+        "--threshold",
+        metavar="SCORE",
+        help="Send rows that score at least this, or `calibrated`, to the large model, however many: a "
+        "row's route depends on its own score alone.",
+    ),
+]
+CapOption = Annotated[
+    str | None, typer.Option("--cap", metavar="P", help="With --threshold: at most this fraction.")
 ]
 OutputOption = Annotated[
     str | None, typer.Option("--output", metavar="URI", help="Output folder; output.uri.")
@@ -34,8 +56,26 @@ VerboseOption = Annotated[
 ]
 
 
-def logs_of(output: str) -> Path:
-    """Where a job writes its logs."""
+def carry_out(
+    run: Callable[..., Outcome],
+    spec: PassSpec,
+    options: Options,
+    table: Callable[[Mapping[str, Any]], RenderableType],
+    exit_code: Callable[[dict[str, Any]], int],
+) -> NoReturn:
+    """Run a job to its end, show its report as a table, and exit as the report has it.
+
+    Raises:
+        RoutelmtError: see `run`, which is called as job.run is.
+    """
+    from routelmt_batch import job, show
     from routelmt_batch.workspace import Folder
 
-    return Folder(Path(output)).logs
+    console, output = stderr_console(), spec.output.uri
+    console.print(f"{spec.name}: {output} (logs: {Folder(Path(output)).logs})")
+    outcome = run(spec, options, Bars(console), partial(job.vllm_engine, options=options))
+    if not outcome.new:
+        console.print("this job is finished; nothing to do. Its report:")
+    show.console().print(table(outcome.report))
+    show.console().print(f"{output}/data")
+    raise typer.Exit(exit_code(outcome.report))

@@ -79,11 +79,16 @@ def discover(uri: str, only: str | None = None, key: str = "input.uri") -> list[
         name = file.relative_to(root)
         if not _is_utf8(str(name)):
             raise InputError(f"{str(name)!a}: the file's name is not UTF-8: rename it")
-        if file.is_file() and not any(part.startswith((".", "_")) for part in name.parts):
+        if file.is_file() and not is_passed_over(name):
             shards.append((name.as_posix(), file))
     if not shards:
         raise InputError(f"{key} {uri}: no Parquet shards there (*.parquet, folders included)")
     return sorted(_only(shards, only), key=lambda shard: shard[0].encode())
+
+
+def is_passed_over(name: Path) -> bool:
+    """Whether a path below an input folder is none of the input's."""
+    return any(part.startswith((".", "_")) for part in name.parts)
 
 
 def _only(shards: list[tuple[str, Path]], only: str | None) -> list[tuple[str, Path]]:

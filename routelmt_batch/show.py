@@ -31,17 +31,13 @@ def what_if(lines: Iterable[WhatIf]) -> Table:
 
 def job(report: Mapping[str, Any]) -> Group:
     """The job as compact tables: rows, budget, routes, passes."""
-    budget, gain = report["budget"], report["gain"]
+    gain = report["gain"]
     rows = _table(report["name"], "")
     rows.add_row("rows", f"{report['rows']:,} in {report['shards']:,} shards")
     rows.add_row("status", _counts(report["status"]))
     rows.add_row("reasons", _counts(report["reason"]) or "none")
-    rows.add_row(
-        "budget",
-        f"{budget['fraction']} of {budget['rows_with_gain']:,} rows with a gain: {budget['places']:,} "
-        f"places, {budget['planned']:,} planned, {budget['used']:,} used",
-    )
-    rows.add_row("threshold", f"{_number(report['threshold'])} predicted gain")
+    for name, told in _budget(report).items():
+        rows.add_row(name, told)
     rows.add_row(
         "predicted gain",
         f"{report['predicted_gain_bought']:,.1f} bought; mean {_number(gain['all']['mean'])} of all, "
@@ -78,6 +74,29 @@ def job(report: Mapping[str, Any]) -> Group:
             f"{line['rows_per_second']:,.0f}",
         )
     return Group(rows, routes, directions, passes)
+
+
+def _budget(report: Mapping[str, Any]) -> dict[str, str]:
+    """The budget's rule and what came of it: a fraction's places, or what reached a threshold."""
+    budget = report["budget"]
+    with_gain, went = f"{budget['rows_with_gain']:,} rows with a gain", f"{budget['planned']:,} planned, "
+    went += f"{budget['used']:,} used"
+    if budget.get("threshold") is None:
+        return {
+            "budget": f"{budget['fraction']} of {with_gain}: {budget['places']:,} places, {went}",
+            "threshold": f"{_number(report['threshold'])} predicted gain",
+        }
+    found = {"threshold": f"{budget['threshold']:g}: {budget['reached']:,} of {with_gain} reach it"}
+    if budget["realised"] is not None:
+        found["threshold"] += f", {budget['realised']:.4f}"
+    if expected := budget["calibrated"]:
+        found["calibrated"] = (
+            f"for {budget['fraction']} on {expected['rows']:,} held-out rows: {expected['low']:.4f} to "
+            f"{expected['high']:.4f} (95%) of rows like them"
+        )
+    if budget["cap"] is not None:
+        found["cap"] = f"{budget['cap']}: {budget['places']:,} places"
+    return found | {"to large": went}
 
 
 def labels(report: Mapping[str, Any]) -> Group:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import yaml
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from routelmt_batch.kinds import KINDS, SMALL_MODEL
 from routelmt_batch.prompts import LANGUAGES, LMT_TEMPLATE
-from routelmt_batch.routers.kinds import KINDS, SMALL_MODEL
 from routelmt_batch.rows import LABEL_NAMES, OUTPUT_NAMES
+from routelmt_batch.values import Fraction, GuardMode, Language, Threshold, Uri
 
 # Engine arguments that have a key of their own in the spec, or that the passes depend on.
 OWN_ENGINE_KEYS = {
@@ -25,39 +26,6 @@ OWN_ENGINE_KEYS = {
     "tensor_parallel_size": "tensor_parallel_size",
     "trust_remote_code": "trust_remote_code",
 }
-
-
-def _off_is_a_word(value: object) -> object:
-    """YAML 1.1 reads a bare `off` as False."""
-    return "off" if value is False else value
-
-
-def _no_is_a_word(value: object) -> object:
-    """YAML 1.1 reads a bare `no`, Norwegian, as False."""
-    return "no" if value is False else value
-
-
-def _is_a_path(uri: str) -> str:
-    if "://" in uri:
-        raise ValueError("object stores are not read or written yet: give a path, such as a mount")
-    return uri
-
-
-def _exact(value: object) -> object:
-    """Keep the text of a decimal fraction: 0.29 is 29 rows of 100, not 28."""
-    if isinstance(value, bool):
-        raise ValueError("give a number between 0 and 1")
-    if isinstance(value, int | float):
-        value = repr(value)
-    try:
-        return Decimal(str(value).strip())
-    except InvalidOperation as error:
-        raise ValueError("give a number between 0 and 1, such as 0.3") from error
-
-
-Uri = Annotated[str, AfterValidator(_is_a_path)]
-Language = Annotated[str, BeforeValidator(_no_is_a_word)]
-Fraction = Annotated[Decimal, BeforeValidator(_exact), Field(ge=0, le=1, allow_inf_nan=False)]
 
 
 class Part(BaseModel):
@@ -172,23 +140,11 @@ class Router(Pool):
         return self
 
 
-def _calibrated_or_number(value: object) -> object:
-    if isinstance(value, str) and value != "calibrated":
-        try:
-            return float(value)
-        except ValueError as error:
-            raise ValueError("give a score, or `calibrated` for the router's own threshold") from error
-    return value
-
-
 class Budget(Part):
     fraction: Fraction
     min_gain: float | None = Field(None, allow_inf_nan=False)
     # Rows that score at least this go to the large model, whatever their number, up to the cap.
-    threshold: Annotated[
-        Annotated[float, Field(allow_inf_nan=False)] | Literal["calibrated"] | None,
-        BeforeValidator(_calibrated_or_number),
-    ] = None
+    threshold: Threshold = None
     cap: Fraction | None = None
 
     @model_validator(mode="after")
@@ -228,7 +184,7 @@ class Guard(Part):
     """Which calls to the large model are saved or moved (paper, section on severe losses). Qualities
     are on the metric's x100 scale."""
 
-    mode: Annotated[Literal["off", "predicted", "hypothesis"], BeforeValidator(_off_is_a_word)] = "off"
+    mode: GuardMode = "off"
     # The rows that the mode looks at: this many times the planned ones, by gain.
     candidates: float = Field(2.0, ge=1, allow_inf_nan=False)
     keep_small_above: float | None = Field(None, allow_inf_nan=False)

@@ -10,7 +10,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from routelmt_batch.errors import SpecError
-from routelmt_batch.routers.kinds import KINDS, SMALL_MODEL
+from routelmt_batch.kinds import KINDS, SMALL_MODEL
 from routelmt_batch.spec import Input, JobSpec, LabelSpec, Models, Pool, near
 
 Spec = TypeVar("Spec", bound=BaseModel)

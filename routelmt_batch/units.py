@@ -89,6 +89,20 @@ def read_lines(unit: Unit, spec: Input, also: Sequence[str] = ()) -> Iterator[Li
         )
 
 
+def languages(batch: pa.RecordBatch, spec: Input) -> tuple[pa.Array, pa.Array]:
+    """Language codes of some input rows, from columns or constants."""
+
+    def codes(column: str, constant: str | None) -> pa.Array:
+        if constant is not None:
+            return pa.repeat(constant, batch.num_rows)
+        return batch.column(column).cast(pa.string())
+
+    return (
+        codes(spec.columns.source_lang, spec.source_lang),
+        codes(spec.columns.target_lang, spec.target_lang),
+    )
+
+
 def read_unit(
     unit: Unit, columns: list[str] | None = None, batch_rows: int | None = None
 ) -> Iterator[tuple[int, pa.RecordBatch]]:
@@ -134,6 +148,6 @@ def check_unchanged(shard: Shard, stop: Stop = lambda: None) -> None:
 
 def changed(shard: Shard) -> InputChanged:
     return InputChanged(
-        f"{shard.name}: the shard changed after it was scored. Put the scored file back and run the "
-        "same command again, or start a new job with another --output"
+        f"{shard.name}: the shard changed after it was first read. Put that file back and run the "
+        "same command again, or start anew with another output folder"
     )

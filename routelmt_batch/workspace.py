@@ -26,7 +26,7 @@ from routelmt_batch.manifest import (
     manifest,
 )
 from routelmt_batch.progress import Bars
-from routelmt_batch.shards import Shard, discover_all, first_shards, inspect
+from routelmt_batch.shards import Shard, discover_all, first_shards, inspect, is_passed_over
 from routelmt_batch.spec import PassSpec, Pool
 from routelmt_batch.units import Unit, units
 
@@ -267,7 +267,9 @@ def check_output(folder: Folder, spec: PassSpec) -> None:
     """Raises OutputError if the output is no folder, somebody else's, or inside the input."""
     root = folder.root
     for uri in spec.input.uris:
-        if Path(uri).is_dir() and root.resolve().is_relative_to(Path(uri).resolve()):
+        inside, source = root.resolve(), Path(uri).resolve()
+        below = source.is_dir() and inside.is_relative_to(source)
+        if below and not is_passed_over(inside.relative_to(source)):
             raise OutputError(
                 f"output.uri {root}: lies inside input.uri {uri}, where its shards would be taken for "
                 "input. Give a folder elsewhere"

@@ -6,12 +6,13 @@ import sys
 import time
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from routelmt_batch import __version__
 from tests.conftest import DEMO, REPOSITORY, write_shard
 
-COMMANDS = ["run", "plan", "report", "doctor", "init"]
+COMMANDS = ["run", "plan", "report", "label", "train", "evaluate", "calibrate", "doctor", "init"]
 
 
 def routelmt(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -174,3 +175,77 @@ def test_doctor_says_what_is_fine():
     assert answer.returncode in (0, 1)
     for word in ("Python", "ray", "vLLM", "torch", "memory", "disk"):
         assert word in answer.stdout
+
+
+@pytest.fixture
+def invoke(tmp_path, monkeypatch):
+    """A command in this process, on a made-up engine."""
+    from rich.console import Console
+    from typer.testing import CliRunner
+
+    from routelmt_batch import job
+    from routelmt_batch.cli import app
+    from tests.fake_engine import FakeEngine
+
+    engine = FakeEngine(tmp_path / "sent.log")
+    monkeypatch.setattr(job, "vllm_engine", lambda folder, options: engine.opened(folder))
+    monkeypatch.setattr(job, "stop_on_signals", lambda: None)
+    for module in ("routelmt_batch.options", "routelmt_batch.learning.cli"):
+        monkeypatch.setattr(f"{module}.stderr_console", lambda: Console(stderr=True))
+    runner = CliRunner(env={"COLUMNS": "200"})
+    return lambda *arguments: runner.invoke(app, [str(argument) for argument in arguments])
+
+
+def planned(tmp_path: Path) -> dict:
+    return json.loads((tmp_path / "out/reports/job.json").read_text())["budget"]
+
+
+def test_run_takes_a_threshold_and_a_cap(invoke, make_spec, tmp_path):
+    answer = invoke("run", make_spec(), "--threshold", "-1", "--cap", "0.2")
+    assert answer.exit_code == 0, answer.output
+    budget = planned(tmp_path)
+    assert (budget["threshold"], budget["cap"], budget["planned"]) == (-1, "0.2", 13)
+    assert budget["reached"] > 13
+    assert f"-1: {budget['reached']} of 65 rows with a gain reach it" in answer.stdout
+    assert "the cap of 13 rows was reached" in answer.stdout
+
+
+def test_a_router_is_calibrated_and_then_routes_by_its_threshold(invoke, make_spec, corpus, tmp_path):
+    import shutil
+
+    from tests.conftest import MODELS
+
+    router, table = tmp_path / "router", tmp_path / "held-out.parquet"
+    shutil.copytree(MODELS / "router", router)
+    write_shard(table, [f"Held out {i}." for i in range(40)])
+    renamed = pq.read_table(table).rename_columns(["source", "source_lang", "target_lang", "id"])
+    pq.write_table(renamed, table)
+    answer = invoke("calibrate", router, table, "--fraction", "0.25", "--dtype", "float32")
+    assert answer.exit_code == 0, answer.output
+    assert "0.25" in answer.stdout and "realised in 1,000,000 rows (95%)" in answer.stdout
+    spec = make_spec(router__source=str(router))
+    answer = invoke("run", spec, "--threshold", "calibrated", "--budget", "0.25")
+    assert answer.exit_code == 0, answer.output
+    assert planned(tmp_path)["calibrated"]["rows"] == 40
+    assert "for 0.25 on 40 held-out rows" in answer.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "{spec}", "--cap", "0.2"], "cap goes with threshold"),
+        (["run", "{spec}", "--threshold", "high"], "give a score, or `calibrated`"),
+        (["run", "{spec}", "--threshold", "1", "--cap", "2"], "less than or equal to 1"),
+        (["run", "{spec}", "--threshold", "calibrated", "--budget", "0.77"], "has no threshold for fraction 0.77"),
+        (["calibrate", "{router}", "x.parquet", "--dtype", "float8"], "'float8' is not one of"),
+        (["calibrate", "{router}", "x.parquet", "--fraction", "2"], "--fraction 2: give a number"),
+        (["evaluate", "x.parquet", "--out", "y", "--dtype", "float8"], "'float8' is not one of"),
+    ],
+)  # fmt: skip
+def test_wrong_usage_of_thresholds_is_told(invoke, make_spec, arguments, message):
+    from tests.conftest import MODELS
+
+    names = {"spec": str(make_spec()), "router": str(MODELS / "router")}
+    answer = invoke(*(argument.format(**names) for argument in arguments))
+    assert answer.exit_code != 0
+    assert message in answer.output + str(answer.exception)

@@ -2,8 +2,9 @@
 
     python jobs/demo/split_text.py TEXT.parquet... --out runs/demo-models/text
 
-Each file has a column `en` and one other language. No sentence of any language stands on two sides:
-sentences that translate one another, however indirectly, are one group, and a group goes whole.
+Each file has a column `en` and one of `de` and `zh`. Sentences that translate one another, however
+indirectly, are one group, and a group goes whole: no sentence of one language, whatever its case and
+punctuation, stands on two sides. (The same letters in two languages, a name say, are two sentences.)
 """
 
 from __future__ import annotations
@@ -25,6 +26,9 @@ LANGUAGES = ("de", "zh")
 # Shares of the groups. The rest trains the translators.
 TEST, LABELS = 0.03, 0.20
 SHARD_ROWS = 4096
+SCHEMA = pa.schema(
+    [(name, pa.string()) for name in ("source", "reference", "source_lang", "target_lang", "group")]
+)
 
 
 def clean(text: str) -> str:
@@ -33,7 +37,7 @@ def clean(text: str) -> str:
 
 
 def key(text: str) -> str:
-    """What makes two sentences the same: letters and digits, whatever the case and punctuation."""
+    """What makes two sentences of a language the same: letters and digits, whatever case and punctuation."""
     folded = unicodedata.normalize("NFKC", text).casefold()
     return re.sub(r"\W+", "", folded) or folded
 
@@ -74,7 +78,10 @@ def groups(pairs: Sequence[tuple[str, str, str]]) -> list[str]:
 
 
 def side(group: str) -> str:
-    """Where a group goes: by its name, so that more text moves no sentence to another side."""
+    """Where a group goes: by its name alone, the same in every run over the same text.
+
+    More text can join groups and rename them, and so move sentences: split all of it anew then.
+    """
     place = int(hashlib.sha256(group.encode()).hexdigest()[:8], 16) / 2**32
     return "test" if place < TEST else "labels" if place < TEST + LABELS else "train"
 
@@ -102,9 +109,11 @@ def main() -> None:
             )
     for name, lines in rows.items():
         # By group, so that shards are alike and a sentence's rows lie together.
-        table = pa.Table.from_pylist(sorted(lines, key=lambda line: line["group"]))
+        table = pa.Table.from_pylist(sorted(lines, key=lambda line: line["group"]), SCHEMA)
         folder = arguments.out / name
         folder.mkdir(parents=True, exist_ok=True)
+        for old in folder.glob("*.parquet"):
+            old.unlink()  # of a split of other text, whose sentences may be on other sides
         for start in range(0, table.num_rows, SHARD_ROWS):
             pq.write_table(
                 table.slice(start, SHARD_ROWS),

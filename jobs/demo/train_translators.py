@@ -3,18 +3,21 @@
     python jobs/demo/train_translators.py runs/demo-models/text/train --out runs/demo-models
 
 Writes `small` and `large` below --out: Qwen3 checkpoints in bfloat16 that transformers and vLLM load
-like any other. Stopped, the same command goes on from its last checkpoint (every 200 steps).
+like any other. Stopped, the same command goes on from its last checkpoint (every 200 steps); what was
+begun with another text, seed or recipe is refused.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import math
 import random
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import torch
@@ -70,9 +73,25 @@ def read_rows(folder: Path) -> list[dict[str, str]]:
     return rows
 
 
+def fingerprint(rows: list[dict[str, str]]) -> str:
+    """Of the text that is learnt from: every column, in order."""
+    return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
+
+
+def check_same(what: Path, before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Refuse to go on with what was made from something else."""
+    differing = [f"{key}: was {before.get(key)}, is {now[key]}" for key in now if before.get(key) != now[key]]
+    if differing:
+        raise SystemExit(
+            f"{what}: made from something else: {'; '.join(differing)}. Change it back, or give another --out"
+        )
+
+
 def train_tokenizer(rows: list[dict[str, str]], folder: Path) -> None:
     """Byte-level BPE on the training text alone."""
-    if (folder / "tokenizer.json").exists():
+    made, told = {"text": fingerprint(rows), "vocabulary": VOCABULARY}, folder / "training.json"
+    if told.exists():
+        check_same(folder, json.loads(told.read_text()), made)
         return
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -89,6 +108,7 @@ def train_tokenizer(rows: list[dict[str, str]], folder: Path) -> None:
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>").save_pretrained(
         folder
     )
+    told.write_text(json.dumps(made, indent=1) + "\n")
 
 
 def examples(rows: list[dict[str, str]], tokenizer_folder: Path) -> list[Example]:
@@ -189,19 +209,17 @@ def schedule(found: list[Example], epochs: float, seed: int) -> list[list[Exampl
 
 
 def train(
-    name: str, recipe: Recipe, found: list[Example], out: Path, seed: int, most_steps: int | None
+    name: str, found: list[Example], out: Path, made: dict[str, Any], plan: list[list[Example]]
 ) -> None:
-    folder, state_file = out / name, out / f"{name}.checkpoint.pt"
-    if (folder / "model.safetensors").exists():
-        print(f"{name}: there already", flush=True)
-        return
-    torch.manual_seed(seed)
+    """Train by a plan of batches. `made` says from what; a checkpoint made from something else is refused."""
+    recipe, state_file = RECIPES[name], out / f"{name}.checkpoint.pt"
+    torch.manual_seed(made["seed"])
     model = build(recipe)
     stepping = optimizers(model, recipe.learning_rate)
-    plan = schedule(found, recipe.epochs, seed)[:most_steps]
     first, seconds = 0, 0.0
     if state_file.exists():
         state = torch.load(state_file)
+        check_same(state_file, state["made"], made)
         model.load_state_dict(state["model"])
         for (optimizer, _), saved in zip(stepping, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
@@ -212,19 +230,13 @@ def train(
     )
     started, mean = time.time() - seconds, math.nan
     for step in range(first, len(plan)):
-        loss = loss_of(model, plan[step])
-        model.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer, highest in stepping:
-            for group in optimizer.param_groups:
-                group["lr"] = highest * learning_rate(step, len(plan))
-            optimizer.step()
-        mean = float(loss.detach()) if math.isnan(mean) else 0.98 * mean + 0.02 * float(loss.detach())
+        loss = take_step(model, stepping, plan[step], learning_rate(step, len(plan)))
+        mean = loss if math.isnan(mean) else 0.98 * mean + 0.02 * loss
         if (step + 1) % 50 == 0:
             print(f"{name}: step {step + 1} loss {mean:.3f} {time.time() - started:.0f} s", flush=True)
         if (step + 1) % CHECKPOINT_STEPS == 0:
             state = {
+                "made": made,
                 "model": model.state_dict(),
                 "optimizers": [optimizer.state_dict() for optimizer, _ in stepping],
                 "step": step + 1,
@@ -233,11 +245,34 @@ def train(
             temporary = state_file.with_suffix(".tmp")
             torch.save(state, temporary)
             temporary.replace(state_file)
-    model.to(torch.bfloat16).save_pretrained(folder)
-    PreTrainedTokenizerFast.from_pretrained(out / "tokenizer").save_pretrained(folder)
     facts = {"parameters": size, "examples": len(found), "steps": len(plan), "seconds": time.time() - started}
-    (folder / "training.json").write_text(json.dumps(facts | vars(recipe) | {"seed": seed}, indent=1) + "\n")
+    publish(model, out, name, made | facts)
     state_file.unlink(missing_ok=True)
+
+
+def take_step(
+    model: Qwen3ForCausalLM,
+    stepping: list[tuple[torch.optim.Optimizer, float]],
+    batch: list[Example],
+    share: float,
+) -> float:
+    """One step at a share of the highest learning rates; its loss."""
+    loss = loss_of(model, batch)
+    model.zero_grad()
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    for optimizer, highest in stepping:
+        for group in optimizer.param_groups:
+            group["lr"] = highest * share
+        optimizer.step()
+    return float(loss.detach())
+
+
+def publish(model: Qwen3ForCausalLM, out: Path, name: str, told: dict[str, Any]) -> None:
+    """Write the model and its tokenizer; `training.json` comes last, and says that all is there."""
+    model.to(torch.bfloat16).save_pretrained(out / name)
+    PreTrainedTokenizerFast.from_pretrained(out / "tokenizer").save_pretrained(out / name)
+    (out / name / "training.json").write_text(json.dumps(told, indent=1) + "\n")
 
 
 def main() -> None:
@@ -251,8 +286,15 @@ def main() -> None:
     rows = read_rows(arguments.text)
     train_tokenizer(rows, arguments.out / "tokenizer")
     found = examples(rows, arguments.out / "tokenizer")
+    given = {"text": fingerprint(rows), "seed": arguments.seed, "most_steps": arguments.most_steps}
     for name in arguments.model or RECIPES:
-        train(name, RECIPES[name], found, arguments.out, arguments.seed, arguments.most_steps)
+        made, told = given | asdict(RECIPES[name]), arguments.out / name / "training.json"
+        if told.exists():
+            check_same(told.parent, json.loads(told.read_text()), made)
+            print(f"{name}: there already", flush=True)
+        else:
+            plan = schedule(found, RECIPES[name].epochs, arguments.seed)[: arguments.most_steps]
+            train(name, found, arguments.out, made, plan)
 
 
 if __name__ == "__main__":

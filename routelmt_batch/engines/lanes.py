@@ -18,7 +18,9 @@ import pyarrow.compute as pc
 
 from routelmt_batch.spec import Pool
 
-Task = Literal["score", "generate", "apply"]
+Task = Literal["score", "generate"]
+Scores = npt.NDArray[np.float64]
+Scorer = Callable[[pa.Table], Scores]  # of a table's rows; NaN where there is none
 
 # A row on its way to an engine. With a `skip` reason it passes the engine by.
 REQUESTS = pa.schema(
@@ -48,13 +50,15 @@ RESULTS = pa.schema(
 )
 
 Receipt = dict[str, Any]
+_PROBES = 8
 
 
 @dataclass(frozen=True)
 class Lane:
     """`read` turns a work unit into REQUESTS tables; `write` commits a RESULTS table of at most
-    `part_rows` rows and says so in a receipt. Both must pickle. Task `apply` runs `scorer` over the
-    tables in an actor of the pool: whatever columns it reads stand beside those of REQUESTS."""
+    `part_rows` rows and says so in a receipt. Both must pickle. With a `scorer` no vLLM engine scores
+    the rows but an actor of the pool that holds it: whatever columns it reads stand beside those of
+    REQUESTS."""
 
     label: str
     pool: Pool
@@ -64,28 +68,75 @@ class Lane:
     write: Callable[[pa.Table], Receipt]
     part_rows: int
     retries: int = 0
-    scorer: Callable[[pa.Table], npt.NDArray[np.float64]] | None = None
+    scorer: Scorer | None = None
     max_output_tokens: int = 0
     end_tokens: tuple[int, ...] = field(default=())
 
 
-def scored(requests: pa.Table, scorer: Callable[[pa.Table], npt.NDArray[np.float64]]) -> pa.Table:
-    """RESULTS of a scorer: rows with a `skip` reason pass it by."""
+def scored(requests: pa.Table, scorer: Scorer) -> pa.Table:
+    """RESULTS of a scorer: rows with a `skip` reason pass it by, those on which it raises have an `error`.
+
+    Raises:
+        Exception: what the scorer raises, if it does so on whatever row it is given; see `_blame_rows`.
+    """
     started = time.time()
-    wanted = pc.equal(pc.fill_null(requests["skip"], ""), "")
+    wanted = pc.equal(pc.fill_null(requests["skip"], ""), "").to_numpy()
     scores = np.full(requests.num_rows, np.nan)
-    mask = wanted.to_numpy().astype(bool)
-    if mask.any():
-        scores[mask] = scorer(requests.filter(wanted))
+    errors = np.full(requests.num_rows, "", object)
+    if wanted.any():
+        scores[wanted], errors[wanted] = _tried(requests.filter(pa.array(wanted)), scorer)
     seconds = time.time() - started
     known = {
         **{name: requests[name] for name in ("shard", "row", "prompt_tokens", "skip")},
-        "error": pa.array([""] * requests.num_rows),
-        "score": pa.array(scores, pa.float64(), mask=~mask),
+        "error": pa.array(errors, pa.string()),
+        "score": pa.array(scores, pa.float64(), mask=~wanted | (errors != "")),
         "engine_seconds": pa.array(np.full(requests.num_rows, seconds)),
     }
     columns = [known.get(field.name, pa.nulls(requests.num_rows, field.type)) for field in RESULTS]
     return pa.table(columns, schema=RESULTS)
+
+
+def _tried(rows: pa.Table, scorer: Scorer, blamed: bool = False) -> tuple[Scores, npt.NDArray[np.object_]]:
+    """Scores, and the name of the error of each row that fails alone; the others are found by halves.
+
+    `blamed`: a larger block of these rows has failed, and not for the scorer's fault.
+    """
+    try:
+        return scorer(rows), np.full(rows.num_rows, "", object)
+    except Exception as error:
+        if rows.num_rows == 1:
+            # The name alone: a message may quote the row.
+            return np.array([np.nan]), np.array([type(error).__name__], object)
+        if not blamed:
+            _blame_rows(rows, scorer, error)
+    half = rows.num_rows // 2
+    parts = [_tried(part, scorer, blamed=True) for part in (rows.slice(0, half), rows.slice(half))]
+    scores, errors = zip(*parts, strict=True)
+    return np.concatenate(scores), np.concatenate(errors)
+
+
+def _blame_rows(rows: pa.Table, scorer: Scorer, error: Exception) -> None:
+    """Raise if it is the scorer that fails, such as one whose model does not load, and not some row.
+
+    So it is if rows from all over the block fail, each alone, with the same error.
+
+    Raises:
+        Exception: `error`, or its name alone where the rows' errors differ in their text, which may
+            then quote a row.
+    """
+    told = {str(error)}
+    for place in np.unique(np.linspace(0, rows.num_rows - 1, _PROBES).astype(int)):
+        try:
+            scorer(rows.slice(place, 1))
+        except Exception as again:
+            if type(again) is not type(error):
+                return
+            told.add(str(again))
+        else:
+            return
+    if len(told) == 1:
+        raise error
+    raise RuntimeError(f"the scorer raises {type(error).__name__} on every row") from None
 
 
 class Engine(Protocol):

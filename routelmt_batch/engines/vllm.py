@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from routelmt_batch.engines.lanes import RESULTS, Lane, Receipt, scored
+from routelmt_batch.engines.lanes import RESULTS, Lane, Receipt, Scorer, scored
 from routelmt_batch.engines.session import NO_TELEMETRY, RESTARTS, Session
 from routelmt_batch.errors import UsageError
 from routelmt_batch.spec import Pool
@@ -208,7 +208,7 @@ class VllmEngine:
 class ScorerActor:
     """Runs a scorer in an actor of its own; what it loads stays for the next block."""
 
-    def __init__(self, scorer: Callable[[pa.Table], Any]) -> None:
+    def __init__(self, scorer: Scorer) -> None:
         self.scorer = scorer
 
     def __call__(self, block: pa.Table) -> pa.Table:

@@ -1,9 +1,7 @@
 """Calibrate: the score from which on a wanted fraction of rows goes to the large model.
 
-A job with such a threshold needs no global selection. How far the fraction that it realises may lie
-from the wanted one follows from order statistics: of M new rows like the n held-out ones, the number
-that scores at least the k-th highest is beta-binomial (M, k, n - k + 1) (David and Nagaraja, Order
-Statistics, 3rd ed., section 7.3; exact for scores without ties).
+In a job with such a threshold a row's route depends on its own score alone. How far the fraction that
+it realises may lie from the wanted one: see HeldOut.
 """
 
 from __future__ import annotations
@@ -15,13 +13,13 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import betabinom
 
 from routelmt_batch.atomic import write_json
 from routelmt_batch.errors import InputError, UsageError
 from routelmt_batch.job import OpenEngine
 from routelmt_batch.learning.scoring import router_spec, score_tables
 from routelmt_batch.progress import Bars
+from routelmt_batch.routers.calibration import HeldOut
 from routelmt_batch.routers.card import CARD, Calibration, Threshold, raw_card, read_card
 from routelmt_batch.stages.allocate import places
 from routelmt_batch.workspace import Folder
@@ -37,8 +35,11 @@ def calibrate(
     traffic_rows: int,
     bars: Bars,
     open_engine: OpenEngine,
+    dtype: str = "bfloat16",
 ) -> Calibration:
     """Score held-out tables and store thresholds in the router folder's card.
+
+    The same command goes on with what a stopped one scored.
 
     Args:
         router: a router folder. The tables need no labels, only text and languages.
@@ -50,14 +51,17 @@ def calibrate(
     folder = Path(router)
     if not folder.is_dir():
         raise UsageError(f"{router}: not a folder; thresholds are stored beside a router's weights")
-    card = read_card(router)
+    pool = router_spec(read_card(router).kind, router, dtype=dtype)
     work = Folder(folder / "_calibrate")
     work.logs.mkdir(parents=True, exist_ok=True)
     with open_engine(work) as engine:
-        found = score_tables(
-            tables, router_spec(card.kind, router), work.work / "scores", None, engine, bars, "held out"
-        )
-    calibration = thresholds(found.scores[~np.isnan(found.scores)], fractions, traffic_rows)
+        found = score_tables(tables, pool, work.work / "scores", None, engine, bars, "held out")
+    unscored = np.isnan(found.scores)
+    calibration = thresholds(found.scores[~unscored], fractions, traffic_rows)
+    for warning in found.router.doubts(router, found.directions):
+        bars.warn(warning)
+    if missing := int(unscored.sum()):
+        bars.warn(f"{missing:,} of {len(unscored):,} rows have no score; thresholds are of the others")
     write_json(folder / CARD, raw_card(router) | {"calibration": calibration.model_dump()}, "card")
     shutil.rmtree(work.root)
     return calibration
@@ -92,6 +96,5 @@ def _threshold(highest: npt.NDArray[np.float32], fraction: Decimal, traffic_rows
     value = float(highest[k - 1])
     # Ties at the threshold all go: the fraction is that of every row that reaches it.
     reached = int((highest >= highest[k - 1]).sum())
-    realised = betabinom(traffic_rows, reached, len(highest) - reached + 1)
-    low, high = (float(bound) / traffic_rows for bound in realised.interval(0.95))
-    return Threshold(value=value, low=low, high=high)
+    low, high = HeldOut(len(highest), reached).interval(traffic_rows)
+    return Threshold(value=value, reached=reached, low=low, high=high)

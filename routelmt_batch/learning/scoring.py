@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import shutil
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,18 +14,20 @@ import numpy.typing as npt
 
 from routelmt_batch import checkpoints
 from routelmt_batch.engines.lanes import Engine
-from routelmt_batch.errors import InputError
+from routelmt_batch.errors import InputChanged, InputError, WorkChanged
+from routelmt_batch.kinds import KINDS, ROUTER_FOLDER, SMALL_MODEL
 from routelmt_batch.manifest import of_input
 from routelmt_batch.progress import Bars
 from routelmt_batch.routers.card import read_card
-from routelmt_batch.routers.kinds import KINDS, ROUTER_FOLDER, SMALL_MODEL
 from routelmt_batch.routers.router import Router, open_router
 from routelmt_batch.shards import Shard
 from routelmt_batch.spec import Input, Output, Prompt, Run, ScoreSpec
 from routelmt_batch.spec import Router as RouterSpec
 from routelmt_batch.stages.allocate import gains
 from routelmt_batch.stages.score import score
-from routelmt_batch.workspace import open_workspace
+from routelmt_batch.stages.tally import direction
+from routelmt_batch.units import read_lines
+from routelmt_batch.workspace import Workspace, open_workspace
 
 _LONGEST_PROMPT_TOKENS = 2048
 _ANY_SHARE = 1  # a row without a score is reported, and ends nothing
@@ -50,6 +54,7 @@ class Scored:
 
     router: Router
     scores: npt.NDArray[np.float32]
+    directions: tuple[str, ...]  # of the tables, as tally.direction names them, in name order
 
 
 def router_spec(kind: str, source: str, seed: int = 0, dtype: str = "bfloat16") -> RouterSpec:
@@ -72,7 +77,8 @@ def score_tables(
     bars: Bars,
     name: str,
 ) -> Scored:
-    """Score every row of the tables; what `folder` holds of an earlier try is gone on with.
+    """Score every row of the tables; what `folder` holds of an earlier try is gone on with, unless that
+    was of other tables or another router: then it is dropped.
 
     Raises:
         UsageError: the router does not fit, or the tables lack the text that it reads.
@@ -92,7 +98,7 @@ def score_tables(
     def check(spec: ScoreSpec) -> ScoreRecipe:
         return ScoreRecipe(spec, open_router(spec, spec.router, None, small_weights))
 
-    with open_workspace(spec, None, None, bars, check) as workspace:
+    with _workspace(spec, check, bars) as workspace:
         if workspace.unreadable:
             told = "; ".join(f"{shard}: {why}" for shard, why in workspace.unreadable.items())
             raise InputError(f"{told}: cannot be read, and its rows cannot be scored; mend or remove it")
@@ -102,4 +108,32 @@ def score_tables(
         scores = np.full(workspace.rows, np.nan, np.float32)
         for part in gains(workspace):
             scores[first[part.rank] + part.row] = part.gain
-        return Scored(workspace.recipe.router, scores)
+        return Scored(workspace.recipe.router, scores, _directions(workspace))
+
+
+@contextlib.contextmanager
+def _workspace(
+    spec: ScoreSpec, check: Callable[[ScoreSpec], ScoreRecipe], bars: Bars
+) -> Iterator[Workspace[ScoreSpec, ScoreRecipe]]:
+    """The scores' folder, opened; emptied first if what it holds is of something else."""
+    with contextlib.ExitStack() as stack:
+        try:
+            workspace = stack.enter_context(open_workspace(spec, None, None, bars, check))
+        except (InputChanged, WorkChanged):
+            bars.warn(f"{spec.output.uri}: its scores are of other tables or settings, or damaged; made anew")
+            shutil.rmtree(spec.output.uri)
+            workspace = stack.enter_context(open_workspace(spec, None, None, bars, check))
+        yield workspace
+
+
+def _directions(workspace: Workspace[ScoreSpec, ScoreRecipe]) -> tuple[str, ...]:
+    return tuple(
+        sorted(
+            {
+                direction(*codes)
+                for unit in workspace.units
+                for lines in read_lines(unit, workspace.spec.input)
+                for codes in zip(lines.source_langs, lines.target_langs, strict=True)
+            }
+        )
+    )

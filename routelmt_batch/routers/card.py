@@ -7,13 +7,14 @@ Nothing here loads weights.
 from __future__ import annotations
 
 import json
-from pathlib import Path
+from decimal import Decimal
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from routelmt_batch import checkpoints
 from routelmt_batch.errors import ModelError
+from routelmt_batch.routers.calibration import HeldOut
 
 CARD = "routelmt.json"
 
@@ -41,10 +42,11 @@ class Scale(_Part):
 
 
 class Threshold(_Part):
-    """Rows that score at least `value` were a fraction p of the held-out rows; of `traffic_rows` new
-    ones a share from `low` to `high` will (95%)."""
+    """Rows that score at least `value` were a fraction p of the held-out rows, `reached` of them; of
+    `traffic_rows` new ones a share from `low` to `high` will (95%)."""
 
     value: float
+    reached: int | None = None  # earlier calibrations do not say, and must be made anew
     low: float
     high: float
 
@@ -54,6 +56,14 @@ class Calibration(_Part):
     traffic_rows: int
     thresholds: dict[str, Threshold]
     quantiles: tuple[float, ...]  # of the held-out scores, 0 to 100%
+
+    def known(self) -> dict[Decimal, tuple[float, HeldOut]]:
+        """Thresholds by wanted fraction, and what each came from."""
+        return {
+            Decimal(fraction): (found.value, HeldOut(self.rows, found.reached))
+            for fraction, found in self.thresholds.items()
+            if found.reached
+        }
 
 
 class Trained(_Part):
@@ -78,10 +88,6 @@ class RouterCard(_Part):
         if isinstance(value, dict) and "kind" not in value:
             value = {**value, "kind": "routelmt-q" if value.get("target") == "quality" else "routelmt"}
         return value
-
-
-def has_card(source: str) -> bool:
-    return (Path(source) / CARD).is_file()
 
 
 def raw_card(source: str) -> dict[str, Any]:

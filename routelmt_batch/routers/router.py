@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from routelmt_batch import checkpoints
 from routelmt_batch.atomic import sha256
 from routelmt_batch.errors import ModelError, UsageError
+from routelmt_batch.kinds import CORPUS, KINDS, ROUTER_FOLDER, SMALL_MODEL, Kind
 from routelmt_batch.manifest import of_pool
+from routelmt_batch.prompts import LANGUAGES
 from routelmt_batch.routers.card import (
     RouterCard,
     Scale,
@@ -18,7 +21,6 @@ from routelmt_batch.routers.card import (
     check_small,
     read_card,
 )
-from routelmt_batch.routers.kinds import CORPUS, KINDS, ROUTER_FOLDER, SMALL_MODEL, Kind
 from routelmt_batch.routers.scorers import (
     Encoder,
     Entropy,
@@ -27,8 +29,8 @@ from routelmt_batch.routers.scorers import (
     Rarity,
     Scorer,
     Sentinel,
-    count_words,
 )
+from routelmt_batch.routers.words import corpus_files
 from routelmt_batch.shards import discover
 from routelmt_batch.spec import PassSpec, Pool
 from routelmt_batch.spec import Router as RouterSpec
@@ -59,10 +61,12 @@ class Router:
         """Whether scores are gains, in points of the metric; else only their order means something."""
         return self.kind.gains and (self.card is None or self.card.target == "gain")
 
-    @property
-    def directions(self) -> tuple[str, ...] | None:
-        """Those it was trained on; None: it was not trained."""
-        return self.card.directions if self.card else None
+    def doubts(self, name: str, directions: Iterable[str]) -> list[str]:
+        """A warning, under a name, if some rows are of directions (`en-de`) that it was not trained on.
+        Rows of a language that is none of LMT's have no score, and are no matter."""
+        scored = [one for one in directions if LANGUAGES.keys() >= set(one.split("-"))]
+        unseen = [one for one in scored if self.card and one not in self.card.directions]
+        return [f"{name}: not trained on {', '.join(unseen)}; its scores there are a guess"] if unseen else []
 
     def describe(self) -> str:
         if not self.card:
@@ -97,6 +101,7 @@ def open_router(spec: PassSpec, pool: RouterSpec, small: Pool | None, small_weig
 
     Raises:
         ModelError: the router is not there, of another kind, or made for something else.
+        InputError: its corpus is not there, or has no text to count words in.
     """
     kind = KINDS[pool.kind]
     card = None
@@ -126,8 +131,7 @@ def _scorer(pool: RouterSpec, card: RouterCard | None, column: str) -> Scorer | 
         case "length":
             return Length(pool.source, pool.trust_remote_code)
         case "rarity":
-            count_words(pool.source, column)  # a wrong corpus is told before anything starts
-            return Rarity(pool.source, column)
+            return Rarity(corpus_files(pool.source, column), column)
         case "entropy":
             return Entropy(pool.source, pool.dtype, pool.trust_remote_code)
         case "encoder":

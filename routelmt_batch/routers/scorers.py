@@ -8,7 +8,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import math
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,19 +16,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.dataset
 
-from routelmt_batch.errors import ModelError
 from routelmt_batch.prompts import Prompter, cut_off, load_tokenizer
+from routelmt_batch.routers.words import count_words, words
 
 if TYPE_CHECKING:
     import torch
 
 Scores = npt.NDArray[np.float64]
 _BATCH_TOKENS = 8192
-# A letter word, or one Han character: Chinese is written without spaces.
-_HAN = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-_WORD = re.compile(rf"[{_HAN}]|[^\W\d_{_HAN}]+")
 
 
 class Scorer(Protocol):
@@ -71,13 +66,16 @@ class Length:
 
 @dataclass(frozen=True)
 class Rarity:
-    """Minus the mean log-frequency of the text's words (add-one smoothed), counted in a corpus."""
+    """Minus the mean log-frequency of the text's words (add-one smoothed), counted in a corpus.
 
-    corpus: str
+    The corpus is read once in each actor, as it comes to its first rows: about 4 million words a second.
+    """
+
+    files: tuple[str, ...]
     column: str
 
     def __call__(self, rows: pa.Table) -> Scores:
-        counts, total = count_words(self.corpus, self.column)
+        counts, total = count_words(self.files, self.column)
         log_all = math.log(total + len(counts) + 1)
         return np.array([self._rarity(text, counts, log_all) for text in rows["source"].to_pylist()])
 
@@ -88,39 +86,16 @@ class Rarity:
         return sum(log_all - math.log(counts[word] + 1) for word in found) / len(found)
 
 
-def words(text: str) -> list[str]:
-    """Lower-cased letter words; of Chinese each character."""
-    return _WORD.findall(text.casefold())
-
-
-@functools.lru_cache(maxsize=2)
-def count_words(corpus: str, column: str) -> tuple[Counter[str], int]:
-    """How often each word stands in a column of a Parquet corpus, and all words together.
-
-    Raises:
-        ModelError: no such corpus or column.
-    """
-    try:
-        found = pyarrow.dataset.dataset(corpus, format="parquet")
-    except (OSError, pa.ArrowException) as error:
-        raise ModelError(f"router.source {corpus}: not a Parquet corpus to count words in: {error}") from None
-    if column not in found.schema.names:
-        raise ModelError(
-            f"router.source {corpus}: no column {column!r}; it has {', '.join(found.schema.names)}"
-        )
-    counts: Counter[str] = Counter()
-    for batch in found.to_batches(columns=[column]):
-        for text in batch.column(0).to_pylist():
-            counts.update(words(text or ""))
-    return counts, counts.total()
-
-
 @dataclass(frozen=True)
 class Entropy:
     """Entropy (nats) of the small model's next token at the end of the prompt.
 
     Prefill only, by transformers and not vLLM, which gives at most 20 log-probabilities a token: the
     sum here runs over the whole vocabulary, in float32 after a forward pass in `dtype`.
+
+    How exact bfloat16 is: on the demo's 266 prompts with its small model, entropies (standard deviation
+    1.48) are 0.021 nats from float32's on average, 0.085 at most, with a Spearman correlation of 0.9997;
+    of float16 0.0025, 0.016 and 0.99998. tests/routers/test_scorers.py measures it again.
     """
 
     source: str

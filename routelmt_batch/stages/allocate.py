@@ -23,11 +23,12 @@ import pyarrow.parquet as pq
 from routelmt_batch.atomic import sha256, write_json, write_text
 from routelmt_batch.errors import OutputError, RoutelmtError
 from routelmt_batch.ledger import SCORES, TRANSLATIONS, Ledger
+from routelmt_batch.routers.calibration import HeldOut
 from routelmt_batch.rows import SKIP_REASONS
 from routelmt_batch.selection import Cut, Gains, count, cuts
 from routelmt_batch.spec import Budget, Guard
 from routelmt_batch.stages.passes import record_time
-from routelmt_batch.stages.recipe import Job, threshold
+from routelmt_batch.stages.recipe import Job
 from routelmt_batch.workspace import AnyWorkspace, Folder
 
 WHAT_IF = tuple(Decimal(step) / 20 for step in range(1, 21))
@@ -44,16 +45,22 @@ class ShardPlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """`places` is floor(p N); `large` rows take them (fewer only with `min_gain`). With a threshold
-    `places` is what the cap allows, and as many rows as reach the threshold take them. `held_back`
-    places are not of the plan: the guard gives them to small translations that need the large model.
-    With `hypotheses` the small model translates the large one's rows, too."""
+    """`places` is floor(p N); `large` rows take them (fewer only with `min_gain`). With a threshold,
+    `at_least`, `places` is what the cap allows, and as many rows as reach the threshold take them.
+    `held_back` places are not of the plan: the guard gives them to small translations that need the
+    large model. With `hypotheses` the small model translates the large one's rows, too.
+
+    `reached` rows are good enough: of all with a gain those that reach the lowest gain or the
+    threshold. `held_out` is what a calibrated threshold came from: the router's card may change.
+    """
 
     fraction: Decimal
     min_gain: float | None
     at_least: float | None
     cap: Decimal | None
+    held_out: HeldOut | None
     rows_with_gain: int
+    reached: int
     places: int
     held_back: int
     hypotheses: bool
@@ -91,23 +98,22 @@ def allocate(workspace: Job) -> Plan:
     Raises:
         OutputError: translations were made under another budget.
     """
-    path, budget, ledger = workspace.folder.plan, workspace.spec.budget, workspace.ledger
-    at_least = threshold(workspace.spec, workspace.recipe.router)
-    asked = budget.model_copy(update={"threshold": at_least})
-    refuse_other_budget(workspace.folder, ledger, asked, workspace.spec.guard)
+    path, recipe, ledger = workspace.folder.plan, workspace.recipe, workspace.ledger
+    budget, guard = recipe.budget, workspace.spec.guard
+    refuse_other_budget(workspace.folder, ledger, budget, guard)
     frozen = last_plan(ledger)
     if path.exists() and frozen and sha256(path) == frozen["sha256"]:
         plan = read_plan(path)
-        same = (plan.fraction, plan.min_gain, plan.at_least, plan.cap) == _rule(workspace)
-        if same and _frozen_guard(frozen) == workspace.spec.guard:
+        rule = (budget.fraction, budget.min_gain, recipe.at_least, budget.cap)
+        same = (plan.fraction, plan.min_gain, plan.at_least, plan.cap) == rule
+        if same and _frozen_guard(frozen) == guard:
             return plan
     started = time.time()
     plan = make_plan(workspace)
     write_text(workspace.folder.spec, workspace.spec.dump(), "spec")  # the one that the plan is of
     write_json(path, _dump(plan), "plan")
-    resolved = budget.model_copy(update={"threshold": plan.at_least})  # a calibration may change
-    frozen_guard = workspace.spec.guard.model_dump(mode="json")
-    ledger.record("plan", **resolved.model_dump(mode="json"), guard=frozen_guard, sha256=sha256(path))
+    frozen_guard = guard.model_dump(mode="json")
+    ledger.record("plan", **budget.model_dump(mode="json"), guard=frozen_guard, sha256=sha256(path))
     record_time(ledger, "allocate", workspace.rows, started)
     return plan
 
@@ -153,12 +159,6 @@ def _words(budget: dict[str, Any]) -> str:
     return ", ".join(f"budget.{key} {value}" for key, value in given.items())
 
 
-def _rule(workspace: Job) -> tuple[Decimal, float | None, float | None, Decimal | None]:
-    budget = workspace.spec.budget
-    at_least = threshold(workspace.spec, workspace.recipe.router)
-    return budget.fraction, budget.min_gain, at_least, budget.cap
-
-
 def make_plan(workspace: Job) -> Plan:
     """Select the rows for the large model from the committed scores; a pure function of both.
 
@@ -167,26 +167,31 @@ def make_plan(workspace: Job) -> Plan:
     scored = workspace.ledger.rows(SCORES)
     if scored != workspace.rows:
         raise RoutelmtError(f"{scored} scores for {workspace.rows} rows: a defect, please report it")
-    fraction, min_gain, at_least, cap = _rule(workspace)
+    budget, at_least = workspace.spec.budget, workspace.recipe.at_least
+    cut: Cut | None
     held_back = 0
-    if at_least is not None and cap is None:
-        cut: Cut | None = Cut.at_least(at_least)
-        wanted = None
+    if at_least is not None and budget.cap is None:
+        cut, wanted, reached = Cut.at_least(at_least), None, None
     else:
+        lowest = budget.min_gain if at_least is None else float(np.float32(at_least))
         rows_with_gain = count(gains(workspace))
         held_back = places(workspace.spec.guard.escalate_fraction, rows_with_gain)
-        wanted = places(cap if cap is not None else fraction, rows_with_gain) - held_back
-        cut = _select(workspace, wanted, min_gain if at_least is None else float(np.float32(at_least)))
+        most = places(budget.fraction if budget.cap is None else budget.cap, rows_with_gain)
+        wanted = most - held_back
+        reached = rows_with_gain if lowest is None else count(gains(workspace), lowest)
+        (cut,) = cuts(lambda: gains(workspace), [min(wanted, reached)], len(workspace.shards))
     shards, rows_with_gain, bought = _counted(workspace, cut)
     large, small, skipped = (
         sum(getattr(shard, name) for shard in shards.values()) for name in ("large", "small", "skipped")
     )
     return Plan(
-        fraction=fraction,
-        min_gain=min_gain,
+        fraction=budget.fraction,
+        min_gain=budget.min_gain,
         at_least=at_least,
-        cap=cap,
+        cap=budget.cap,
+        held_out=workspace.recipe.held_out,
         rows_with_gain=rows_with_gain,
+        reached=large if reached is None else reached,
         places=rows_with_gain if wanted is None else wanted,
         held_back=held_back,
         hypotheses=workspace.spec.guard.hypotheses,
@@ -197,13 +202,6 @@ def make_plan(workspace: Job) -> Plan:
         cut=cut,
         shards=shards,
     )
-
-
-def _select(workspace: Job, wanted: int, lowest: float | None) -> Cut | None:
-    """The cut of the highest scores, none below the lowest."""
-    large = wanted if lowest is None else min(wanted, count(gains(workspace), lowest))
-    (cut,) = cuts(lambda: gains(workspace), [large], len(workspace.shards))
-    return cut
 
 
 def _counted(workspace: Job, cut: Cut | None) -> tuple[dict[str, ShardPlan], int, float]:
@@ -297,7 +295,9 @@ def read_plan(path: Path) -> Plan:
     del value["threshold"]
     value["fraction"] = Decimal(value["fraction"])
     value["cap"] = Decimal(value["cap"]) if value.get("cap") is not None else None
-    value = {"at_least": None, "held_back": 0, "hypotheses": False} | value
+    # A job begun by an earlier version has fewer keys on record.
+    value = {"at_least": None, "held_back": 0, "hypotheses": False, "reached": value["large"]} | value
+    value["held_out"] = HeldOut(**value["held_out"]) if value.get("held_out") else None
     value["cut"] = Cut(**value["cut"]) if value["cut"] else None
     value["shards"] = {name: ShardPlan(**shard) for name, shard in value["shards"].items()}
     return Plan(**value)

@@ -22,7 +22,6 @@ from routelmt_batch.rows import (
     SMALL,
     VERIFIED_SMALL,
 )
-from routelmt_batch.spec import Input
 from routelmt_batch.stages.allocate import Plan
 from routelmt_batch.stages.attempts import attempts
 from routelmt_batch.stages.measure import verified_small
@@ -30,7 +29,7 @@ from routelmt_batch.stages.outputs import Addition, write_shards
 from routelmt_batch.stages.recipe import Job
 from routelmt_batch.stages.tally import Tally
 from routelmt_batch.stages.work import Work, planned_rows, work_on
-from routelmt_batch.units import Unit
+from routelmt_batch.units import Unit, languages
 
 
 def assemble(workspace: Job, plan: Plan, bars: Bars) -> None:
@@ -48,20 +47,6 @@ def assemble(workspace: Job, plan: Plan, bars: Bars) -> None:
         return found
 
     write_shards(workspace, Addition(OUTPUT_FIELDS, partial(Tally, plan.cut), columns), bars)
-
-
-def languages(batch: pa.RecordBatch, spec: Input) -> tuple[pa.Array, pa.Array]:
-    """Language codes of some input rows, from columns or constants."""
-
-    def codes(column: str, constant: str | None) -> pa.Array:
-        if constant is not None:
-            return pa.repeat(constant, batch.num_rows)
-        return batch.column(column).cast(pa.string())
-
-    return (
-        codes(spec.columns.source_lang, spec.source_lang),
-        codes(spec.columns.target_lang, spec.target_lang),
-    )
 
 
 def _columns(work: Work, plan: Plan, margin: float | None) -> tuple[dict[str, pa.Array], pa.Array]:

@@ -30,14 +30,13 @@ from routelmt_batch.rows import TRANSLATIONS as SCHEMA
 from routelmt_batch.spec import Input
 from routelmt_batch.stages import measure
 from routelmt_batch.stages.allocate import Plan
-from routelmt_batch.stages.assemble import languages
 from routelmt_batch.stages.attempts import Mask, attempts
 from routelmt_batch.stages.measure import unmeasured, verified_small
 from routelmt_batch.stages.passes import NO_TIMES, PartWriter, record_time, requests, run_pass
 from routelmt_batch.stages.recipe import Job
 from routelmt_batch.stages.translate import lane, pool_of
 from routelmt_batch.stages.work import planned_rows, work_on
-from routelmt_batch.units import Unit, read_lines, read_unit
+from routelmt_batch.units import Unit, languages, read_lines, read_unit
 
 ROUTES: tuple[Route, Route] = (LARGE, SMALL)
 Stratum = tuple[str, str]  # direction, route

@@ -160,7 +160,7 @@ def lane(
     return Lane(
         label=f"{metric.name} of {route}",
         pool=pool,
-        task="apply",
+        task="score",
         scorer=metric,
         units=work,
         read=Reader(spec.input, route, metric.needs_reference, wanted),

@@ -7,24 +7,33 @@ from typing import Any, TypeAlias
 
 from routelmt_batch import checkpoints
 from routelmt_batch.errors import UsageError
+from routelmt_batch.kinds import KINDS
 from routelmt_batch.ledger import AUDIT, AUDIT_QUALITY, AUDIT_TRANSLATIONS, GUARD
 from routelmt_batch.manifest import of_input, of_translations
 from routelmt_batch.metrics.metric import Metric, describe, open_metric
-from routelmt_batch.routers.kinds import KINDS
+from routelmt_batch.routers.calibration import HeldOut
 from routelmt_batch.routers.router import Router, open_router
 from routelmt_batch.shards import Shard
-from routelmt_batch.spec import JobSpec
+from routelmt_batch.spec import Budget, JobSpec
 from routelmt_batch.workspace import Workspace, check_pool
 
 
 @dataclass(frozen=True)
 class JobRecipe:
-    """A job's router, and what its guard needs; see workspace.Recipe."""
+    """A job's router, and the score from which on rows go to the large model, if the budget is one;
+    `held_out` is what it was calibrated on. Beside it what guard and audit need. See workspace.Recipe."""
 
     spec: JobSpec
     router: Router
+    at_least: float | None
+    held_out: HeldOut | None
     quality_router: Router | None
     metric: Metric | None
+
+    @property
+    def budget(self) -> Budget:
+        """The spec's, with a calibrated threshold as its number."""
+        return self.spec.budget.model_copy(update={"threshold": self.at_least})
 
     @property
     def prompt_limit_tokens(self) -> int:
@@ -77,8 +86,8 @@ def check_models(spec: JobSpec) -> JobRecipe:
             f"budget.min_gain {spec.budget.min_gain}: scores of router.kind {spec.router.kind} are no gains; "
             "only their order means something. Leave it out"
         )
-    threshold(spec, router)
-    return JobRecipe(spec, router, _quality_router(spec, weights), _metric(spec))
+    threshold = _threshold(spec, router)
+    return JobRecipe(spec, router, *threshold, _quality_router(spec, weights), _metric(spec))
 
 
 def _quality_router(spec: JobSpec, weights: str) -> Router | None:
@@ -103,21 +112,20 @@ def _metric(spec: JobSpec) -> Metric | None:
     return metric
 
 
-def threshold(spec: JobSpec, router: Router) -> float | None:
-    """The score from which on rows go to the large model, if the budget is a threshold.
+def _threshold(spec: JobSpec, router: Router) -> tuple[float | None, HeldOut | None]:
+    """The budget's threshold, if it is one, and what it was calibrated on.
 
     Raises:
         UsageError: `calibrated`, and the router has no calibration for this fraction.
     """
     budget = spec.budget
     if budget.threshold != "calibrated":
-        return budget.threshold
-    known = router.card.calibration.thresholds if router.card and router.card.calibration else {}
-    for fraction, found in known.items():
-        if float(fraction) == float(budget.fraction):
-            return found.value
+        return budget.threshold, None
+    known = router.card.calibration.known() if router.card and router.card.calibration else {}
+    if budget.fraction in known:
+        return known[budget.fraction]
     raise UsageError(
         f"budget.threshold calibrated: {spec.router.source or spec.router.kind} has no threshold for "
-        f"fraction {budget.fraction} (it has: {', '.join(known) or 'none'}). Run `routelmt-batch calibrate` "
-        "with this fraction, or give the threshold as a number"
+        f"fraction {budget.fraction} (it has: {', '.join(map(str, known)) or 'none'}). Run "
+        "`routelmt-batch calibrate` with this fraction, or give the threshold as a number"
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from typing import Any
 
 from routelmt_batch import checkpoints
@@ -46,7 +47,7 @@ def job_report(workspace: Job, plan: Plan) -> dict[str, Any]:
     total = merge(_shard_reports(workspace))
     counts = {name: total.get(name, {}) for name in ("status", "reason", "planned_route", "route")}
     counts["status"] = {status: counts["status"].get(status, 0) for status in STATUSES}
-    passes = _passes(workspace)
+    passes, budget = _passes(workspace), _budget(plan, counts["route"].get(LARGE, 0))
     return {
         "name": spec.name,
         "rows": total.get("rows", 0),
@@ -54,17 +55,7 @@ def job_report(workspace: Job, plan: Plan) -> dict[str, Any]:
         "unreadable": workspace.unreadable,
         **counts,
         "direction": total.get("direction", {}),
-        "budget": {
-            "fraction": str(plan.fraction),
-            "min_gain": plan.min_gain,
-            "threshold": plan.at_least,
-            "cap": None if plan.cap is None else str(plan.cap),
-            "rows_with_gain": plan.rows_with_gain,
-            "places": plan.places,
-            "planned": plan.large,
-            "unfilled": plan.places - plan.large,
-            "used": counts["route"].get("large", 0),
-        },
+        "budget": budget,
         "guard": _guard(workspace, plan, counts["route"]),
         "threshold": plan.threshold,
         "fraction": fractions(counts, plan.rows_with_gain),
@@ -74,7 +65,7 @@ def job_report(workspace: Job, plan: Plan) -> dict[str, Any]:
         "tokens": total.get("tokens", {}),
         "passes": passes,
         "seconds": math.fsum(line["seconds"] for line in passes),
-        "warnings": _warnings(workspace, plan, total.get("direction", {})),
+        "warnings": _warnings(workspace, budget, total.get("direction", {})),
         "models": {
             "small": _model(spec.models.small.source),
             "large": _model(spec.models.large.source),
@@ -101,6 +92,7 @@ def _guard(workspace: Job, plan: Plan, routes: Mapping[str, int]) -> dict[str, A
     return {
         **guard.model_dump(mode="json", exclude={"router"}),
         "metric": describe(workspace.recipe.metric) if workspace.recipe.metric else None,
+        "calls": {LARGE: plan.large + sum(e["to_large"] - e["to_small"] for e in steps.values())},
         "kept_small": route.get("to_small", 0),
         "freed_places_taken": route.get("to_large", 0),
         "unfilled": route.get("unfilled", 0),
@@ -112,6 +104,29 @@ def _guard(workspace: Job, plan: Plan, routes: Mapping[str, int]) -> dict[str, A
         "extra_small_translations": spared[SMALL],
         "measured": {of: ledger.count(QUALITY, of) for of in (SMALL, LARGE, PREDICTED)},
     }
+
+
+def _budget(plan: Plan, used: int) -> dict[str, Any]:
+    """The rule, and what came of it. With a threshold there are no places to fill, but rows that reach
+    it, `realised` as a fraction; with a calibrated one, between which fractions that should lie (95%)."""
+    found: dict[str, Any] = {
+        "fraction": str(plan.fraction),
+        "min_gain": plan.min_gain,
+        "threshold": plan.at_least,
+        "cap": None if plan.cap is None else str(plan.cap),
+        "rows_with_gain": plan.rows_with_gain,
+        "places": plan.places,
+        "planned": plan.large,
+        "used": used,
+    }
+    if plan.at_least is None:
+        return found | {"unfilled": plan.places - plan.large}
+    rows = plan.rows_with_gain
+    found |= {"reached": plan.reached, "realised": plan.reached / rows if rows else None, "calibrated": None}
+    if plan.held_out and rows:
+        low, high = plan.held_out.interval(rows)
+        found["calibrated"] = {**asdict(plan.held_out), "low": low, "high": high}
+    return found
 
 
 def _shard_reports(workspace: Job) -> Iterator[dict[str, Any]]:
@@ -175,18 +190,27 @@ def _router(router: Router) -> dict[str, Any]:
     return found
 
 
-def _warnings(workspace: Job, plan: Plan, directions: dict[str, Any]) -> list[str]:
-    """What an auditor should know: directions that the router was not trained on, a cap that was hit."""
+def _warnings(workspace: Job, budget: dict[str, Any], directions: dict[str, Any]) -> list[str]:
+    """What an auditor should know: directions that the router was not trained on, a threshold that means
+    something else here than where it was calibrated, a cap that was hit."""
     router = workspace.recipe.router
-    known = router.directions
-    unseen = [
-        name for name in directions if "unknown" not in name and known is not None and name not in known
-    ]
-    found = [f"the router was not trained on {name}; its gains there are a guess" for name in unseen]
+    found = router.doubts("router", directions)
     if not router.predicts_gain:
         found.append(
             f"scores of router kind {router.pool.kind} are no gains: only their order means something"
         )
-    if plan.cap is not None and plan.large == plan.places:
-        found.append(f"the cap of {plan.places:,} rows was reached; rows over the threshold went to small")
+    if budget["threshold"] is None:
+        return found
+    expected, realised = budget["calibrated"], budget["realised"]
+    if expected and not expected["low"] <= realised <= expected["high"]:
+        found.append(
+            f"{realised:.4f} of the rows reach the threshold that was calibrated for {budget['fraction']}, "
+            f"outside of {expected['low']:.4f} to {expected['high']:.4f} (95%): they are not like the "
+            "held-out rows; calibrate the router on rows like these"
+        )
+    if held_back := budget["reached"] - budget["planned"]:
+        found.append(
+            f"the cap of {budget['places']:,} rows was reached; {held_back:,} rows over the threshold "
+            "went to small"
+        )
     return found

@@ -128,7 +128,7 @@ def _lane(workspace: AnyWorkspace) -> Lane:
     return Lane(
         label="router",
         pool=router.pool,
-        task="apply" if router.scorer else "score",
+        task="score",
         scorer=router.scorer,
         units=_work(workspace),
         read=Reader(spec.input, prompter, recipe.prompt_limit_tokens, router.scorer is not None),

@@ -1,12 +1,115 @@
 """Thresholds: which rows reach them, and how far new traffic may lie from the wanted fraction."""
 
+import io
+import json
+import shutil
 from decimal import Decimal
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from rich.console import Console
 
 from routelmt_batch.errors import InputError, UsageError
-from routelmt_batch.learning.calibrate import thresholds
+from routelmt_batch.learning.calibrate import calibrate, thresholds
+from routelmt_batch.progress import Bars
+from routelmt_batch.routers.card import read_card
+from tests.conftest import MODELS
+from tests.fake_engine import FakeEngine
+
+
+@pytest.fixture
+def router(tmp_path):
+    shutil.copytree(MODELS / "router", tmp_path / "router")
+    return tmp_path / "router"
+
+
+def texts(path: Path, rows: int = 60, **columns) -> Path:
+    """A table without labels: calibration needs none."""
+    values = {
+        "source": [f"Row {i} of {path.stem}." for i in range(rows)],
+        "source_lang": ["en"] * rows,
+        "target_lang": ["de"] * rows,
+        **columns,
+    }
+    pq.write_table(pa.table(values), path)
+    return path
+
+
+def run(router, *tables, fraction="0.3", fails=lambda label, row: "", **options):
+    """Thresholds, what was said on the way, and the rows that the engine was sent."""
+    log = router.parent / "sent.log"
+    log.unlink(missing_ok=True)
+    said = io.StringIO()
+    bars = Bars(Console(file=said, width=1000))
+    engine = FakeEngine(log, fails)
+    given = [str(path) for path in tables]
+    found = calibrate(str(router), given, [Decimal(fraction)], 500, bars, engine.opened, **options)
+    return found, said.getvalue(), log.read_text().splitlines() if log.exists() else []
+
+
+def test_thresholds_are_stored_in_the_routers_card_and_nothing_else_is_left(router, tmp_path):
+    before = json.loads((router / "routelmt.json").read_text())
+    found, said, sent = run(router, texts(tmp_path / "a.parquet"))
+    assert len(sent) == found.rows == 60
+    one = found.thresholds["0.3"]
+    scale = read_card(str(router)).scale
+    assert one.reached >= 18 and (one.value - scale.mean) / scale.std == pytest.approx(
+        round((one.value - scale.mean) / scale.std), abs=1e-5
+    ), "the made-up scores are whole numbers, on the router's scale"
+    after = json.loads((router / "routelmt.json").read_text())
+    assert after["calibration"]["thresholds"]["0.3"] == one.model_dump()
+    assert {**after, "calibration": None} == {**before, "calibration": None}
+    assert sorted(path.name for path in router.iterdir()) == sorted(
+        path.name for path in (MODELS / "router").iterdir()
+    )
+    assert "warning" not in said
+
+
+def test_a_second_try_with_other_tables_is_no_dead_end(router, tmp_path):
+    with pytest.raises(InputError, match="19 rows with a score"):
+        run(router, texts(tmp_path / "few.parquet", rows=19))
+    assert (router / "_calibrate").exists()
+    found, _, sent = run(router, texts(tmp_path / "enough.parquet"))
+    assert found.rows == len(sent) == 60
+    assert not (router / "_calibrate").exists()
+
+
+def test_a_second_try_with_another_dtype_scores_anew(router, tmp_path):
+    table = texts(tmp_path / "a.parquet")
+    with pytest.raises(UsageError, match="less than one row"):
+        run(router, table, fraction="0.01")
+    _, _, sent = run(router, table, dtype="float32")
+    assert len(sent) == 60
+
+
+def test_a_second_try_with_the_same_tables_scores_nothing_anew(router, tmp_path):
+    table = texts(tmp_path / "a.parquet")
+    with pytest.raises(UsageError, match="less than one row"):
+        run(router, table, fraction="0.01")
+    found, _, sent = run(router, table)
+    assert found.rows == 60 and not sent
+
+
+def test_a_damaged_try_is_made_anew(router, tmp_path):
+    table = texts(tmp_path / "a.parquet")
+    with pytest.raises(UsageError, match="less than one row"):
+        run(router, table, fraction="0.01")
+    (part,) = (router / "_calibrate").rglob("part-*.parquet")
+    part.write_bytes(b"rubbish")
+    found, said, sent = run(router, table)
+    assert found.rows == len(sent) == 60 and "made anew" in said
+
+
+def test_directions_without_training_and_rows_without_a_score_are_told(router, tmp_path):
+    langs = ["fr"] * 10 + ["de"] * 48 + ["tlh", None]
+    table = texts(tmp_path / "a.parquet", target_lang=langs)
+    found, said, _ = run(router, table, fails=lambda label, row: "engine_error" if row["row"] == 30 else "")
+    assert found.rows == 57
+    assert f"{router}: not trained on en-fr; its scores there are a guess" in said
+    assert "3 of 60 rows have no score; thresholds are of the others" in said
 
 
 def test_a_threshold_is_reached_by_the_wanted_fraction_of_held_out_rows():

@@ -1,6 +1,7 @@
 """Evaluate: routers run over label tables, on a made-up engine where one is needed."""
 
 import json
+import shutil
 from decimal import Decimal
 from pathlib import Path
 
@@ -51,6 +52,7 @@ def table(path: Path, rows: int = 300, seed: int = 0, small_weights: str | None 
 
 
 def run(tmp_path, tables, routers=(), scores=(), **settings):
+    tmp_path.mkdir(exist_ok=True)
     engine = FakeEngine(tmp_path / "sent.log")
     given = Settings(Decimal("0.3"), tuple(routers), tuple(scores), resamples=50, **settings)
     return evaluate([str(path) for path in tables], given, tmp_path / "out", BARS, engine.opened)
@@ -122,6 +124,30 @@ def test_an_evaluation_run_again_scores_nothing_anew(tmp_path):
     assert again["routers"] == first["routers"]
 
 
+def test_an_evaluation_of_other_tables_drops_the_scores_of_the_first(tmp_path):
+    """It is what a first evaluation of them would be; the folder is no dead end."""
+    ours = [f"ours={MODELS / 'router'}"]
+    run(tmp_path, [table(tmp_path / "a.parquet")], ours)
+    other = table(tmp_path / "b.parquet", rows=200, seed=1)
+    again = run(tmp_path, [other], ours)
+    assert again["routers"] == run(tmp_path / "fresh", [other], ours)["routers"]
+
+
+def test_an_evaluation_may_lie_beside_its_tables(tmp_path):
+    run(tmp_path, [table(tmp_path / "a.parquet").parent], [f"ours={MODELS / 'router'}"])
+
+
+def test_a_router_may_be_a_hub_name(tmp_path, monkeypatch):
+    """A cache as the hub's client lays it out; nothing is downloaded."""
+    cache = tmp_path / "models--Some--router"
+    shutil.copytree(MODELS / "router", cache / "snapshots" / "c0ffee")
+    (cache / "refs").mkdir()
+    (cache / "refs" / "main").write_text("c0ffee")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    found = run(tmp_path, [table(tmp_path / "a.parquet")], ["ours=Some/router"])
+    assert found["signature"]["routers"]["ours"].startswith("Some/router (gain in")
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
@@ -130,6 +156,8 @@ def test_an_evaluation_run_again_scores_nothing_anew(tmp_path):
         (["length"], "needs a path, length=PATH: the small model"),
         (["oracle-gain"], "always in the table"),
         (["random", "random"], "each name once"),
+        ([f"random={MODELS / 'router'}"], "random is the evaluation's own; give it another name"),
+        ([f"oracle-gain={MODELS / 'router'}"], "oracle-gain is the evaluation's own; give it another name"),
         ([f"length={MODELS / 'nothing'}"], "no such folder"),
     ],
 )
@@ -145,8 +173,14 @@ def test_tables_that_cannot_be_evaluated(tmp_path):
         run(tmp_path, [path])
     with pytest.raises(InputError, match="1 of 1 rows"):
         run(tmp_path, [table(tmp_path / "one.parquet", rows=1)])
-    with pytest.raises(UsageError, match="a router has that name"):
-        run(tmp_path, [table(tmp_path / "y.parquet", random=np.arange(300.0))], ["random"], ["random"])
+
+
+@pytest.mark.parametrize("name", ["random", "oracle-gain", "oracle-quality", "length"])
+def test_a_score_column_takes_no_other_routers_name(tmp_path, name):
+    path = table(tmp_path / "a.parquet", **{name: np.arange(300.0)})
+    routers = [f"length={SMALL}"] if name == "length" else []
+    with pytest.raises(UsageError, match=f"--scores {name}: a router has that name .*; rename the column"):
+        run(tmp_path, [path], routers, [name])
 
 
 def test_constant_gains_and_nan_qualities_are_told(tmp_path):

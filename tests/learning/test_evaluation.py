@@ -10,7 +10,6 @@ from rich.console import Console
 from routelmt_batch.errors import UsageError
 from routelmt_batch.learning.evaluation import resampling
 from routelmt_batch.learning.evaluation.evaluation import evaluate, write
-from routelmt_batch.learning.evaluation.figures import predicted_against_realised
 from routelmt_batch.learning.evaluation.measures import METRICS
 from routelmt_batch.learning.evaluation.show import table
 from routelmt_batch.learning.evaluation.tables import Labels
@@ -234,10 +233,3 @@ def test_the_terminals_table_has_the_best_router_first(evaluation, capsys):
     printed = capsys.readouterr().out
     assert printed.index("oracle-gain") < printed.index("routelmt") < printed.index("random ")
     assert "72 of 240 rows routed (budget 0.3)" in printed and "over length" in printed
-
-
-def test_predicted_against_realised_is_drawn_for_few_rows_and_none(tmp_path):
-    for rows in (0, 1, 25):
-        values = np.arange(rows, dtype=float)
-        predicted_against_realised(values, values * 2, tmp_path / f"p{rows}", "Held-out rows")
-        assert (tmp_path / f"p{rows}.png").stat().st_size and (tmp_path / f"p{rows}.svg").stat().st_size

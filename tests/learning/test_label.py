@@ -10,7 +10,7 @@ from rich.console import Console
 from sacrebleu.metrics import CHRF
 
 from routelmt_batch import checkpoints
-from routelmt_batch.errors import InputError, ModelError, OutputError, RoutelmtError, SpecError
+from routelmt_batch.errors import InputChanged, InputError, ModelError, RoutelmtError, SpecError
 from routelmt_batch.job import Options
 from routelmt_batch.learning.labelling.label import label
 from routelmt_batch.progress import Bars
@@ -155,5 +155,5 @@ def test_what_cannot_be_labelled_is_told_before_anything_starts(spec, engine, tm
 
 def test_a_label_folder_is_not_gone_on_with_after_a_change(spec, engine):
     run(spec, engine, limit=10)
-    with pytest.raises((OutputError, RoutelmtError), match="--limit|not what this job began with"):
+    with pytest.raises(InputChanged, match=r"b/c.parquet: not there before\n.*the same --limit"):
         run(spec, engine)

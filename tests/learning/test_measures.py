@@ -4,6 +4,7 @@ import itertools
 import math
 import warnings
 from decimal import Decimal
+from fractions import Fraction
 from statistics import fmean
 
 import numpy as np
@@ -14,7 +15,6 @@ from scipy import stats
 
 from routelmt_batch.learning.evaluation import measures, resampling
 from routelmt_batch.learning.evaluation.measures import METRICS
-from routelmt_batch.stages.allocate import places
 
 GAINS = st.one_of(st.sampled_from([0.0, -0.0, -5.0, 5.0, 1.0]), st.floats(-100, 100))
 SCORES = st.one_of(GAINS, st.sampled_from([math.nan, math.inf, -math.inf]))
@@ -26,7 +26,7 @@ SEVERE = -5.0
 def by_definition(gain: list[float], score: list[float], fraction: Decimal) -> dict[str, float]:
     """The metrics, from sorted lists of rows and scipy."""
     rows = range(len(gain))
-    k = places(fraction, len(gain))
+    k = math.floor(Fraction(fraction) * len(gain))
     best = sorted(rows, key=lambda row: (-gain[row], row))[:k]
     scored = [row for row in rows if not math.isnan(score[row])]
     without = [row for row in rows if math.isnan(score[row])]

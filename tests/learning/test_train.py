@@ -14,6 +14,7 @@ from routelmt_batch.errors import Interrupted, ModelError, UsageError
 from routelmt_batch.job import Options
 from routelmt_batch.learning.training import examples
 from routelmt_batch.learning.training.folder import TrainingFolder
+from routelmt_batch.learning.training.model_card import PLOT, PLOT_BY_DIRECTION
 from routelmt_batch.learning.training.train import train
 from routelmt_batch.progress import Bars
 from routelmt_batch.routers.card import read_card
@@ -161,11 +162,13 @@ def test_the_folder_says_what_it_is(trained):
     raw = json.loads((folder.root / "routelmt.json").read_text())
     assert (raw["kind"], raw["large_model"]["name"]) == ("routelmt", "demo/large")
     assert raw["training"]["rows"] == report["rows"]
-    for name in ("predicted-realised.png", "predicted-realised.svg", "tokenizer.json"):
+    plots = [f"{stem}.{kind}" for stem in (PLOT, PLOT_BY_DIRECTION) for kind in ("png", "svg")]
+    for name in (*plots, "tokenizer.json"):
         assert (folder.root / name).stat().st_size > 1000
     readme = (folder.root / "README.md").read_text()
     assert "| en-zh |" in readme
-    assert "![Predicted against realised gain](predicted-realised.png)" in readme
+    assert f"![Predicted against realised gain]({PLOT}.png)" in readme
+    assert f"![The same, each direction alone]({PLOT_BY_DIRECTION}.png)" in readme
     told = [folder.root / name for name in ("README.md", "routelmt.json", "adapter/adapter_config.json")]
     assert not any(str(folder.root.parent) in path.read_text() for path in told)
 

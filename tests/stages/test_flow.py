@@ -244,10 +244,6 @@ def test_a_lost_plan_is_made_again_for_its_budget_alone(make_spec, corpus, tmp_p
 
 
 def test_a_router_with_another_scale_does_not_go_on(make_spec, tmp_path, engine):
-    import shutil
-
-    from tests.conftest import MODELS
-
     router = tmp_path / "router"
     shutil.copytree(MODELS / "router", router)
     spec = make_spec(router__source=str(router))
@@ -290,6 +286,11 @@ def test_nothing_readable_is_an_error(make_spec, corpus, engine):
 def test_an_output_inside_the_input_is_refused(make_spec, corpus, engine):
     with pytest.raises(OutputError, match="lies inside input.uri"):
         run(make_spec(output__uri=str(corpus / "out")), engine)
+
+
+def test_an_output_inside_the_input_where_no_shard_is_looked_for_is_none_of_it(make_spec, corpus, engine):
+    run(make_spec(output__uri=str(corpus / "_runs" / "out")), engine)
+    assert run(make_spec(output__uri=str(corpus / "_runs" / "out")), engine).report["rows"] == 71
 
 
 def test_a_touched_shard_is_the_same_shard(make_spec, corpus, tmp_path, engine):
@@ -473,51 +474,6 @@ def test_the_job_report_adds_up(make_spec, tmp_path, engine):
     assert report["direction"]["en-de"]["planned_large"] == len(routed)
     assert report["direction"]["en-unknown"] == {"large": 0, "planned_large": 0, "rows": 2, "skipped": 2}
     assert json.loads((tmp_path / "out/reports/job.json").read_text()) == report
-
-
-def test_a_threshold_routes_every_row_that_reaches_it(make_spec, tmp_path, engine):
-    outcome = run(make_spec(budget__threshold=2.0), engine)
-    scored = oracle.scores(tmp_path / "out")
-    expected = {key for key, line in scored.items() if line["gain"] is not None and line["gain"] >= 2.0}
-    assert 0 < len(expected) < len(scored)
-    assert outcome.report["planned_route"]["large"] == len(expected)
-    plan = json.loads((tmp_path / "out/_job/plan/plan.json").read_text())
-    assert (plan["at_least"], plan["large"]) == (2.0, len(expected))
-    for shard in {key[0] for key in scored}:
-        table = pq.read_table(tmp_path / "out" / "data" / shard)
-        for row, route in enumerate(table["planned_route"].to_pylist()):
-            assert (route == "large") == ((shard, row) in expected)
-    realised = outcome.report["fraction"]["planned"]
-    assert realised == len(expected) / outcome.report["budget"]["rows_with_gain"]
-
-
-def test_a_cap_keeps_the_highest_of_the_rows_over_the_threshold(make_spec, corpus, tmp_path, engine):
-    outcome = run(make_spec(budget__threshold=-3.0, budget__cap=0.3), engine)
-    # Every row reaches the lowest gain: what is left is the budget's own rule.
-    oracle.check(tmp_path / "out", corpus, "0.3")
-    assert any("the cap of" in warning for warning in outcome.report["warnings"])
-
-
-def test_a_calibrated_threshold_comes_from_the_routers_card(make_spec, tmp_path, engine):
-    folder = tmp_path / "router"
-    shutil.copytree(MODELS / "router", folder)
-    card = json.loads((folder / "routelmt.json").read_text())
-    spec = make_spec(router__source=str(folder), budget__threshold="calibrated")
-    card["calibration"] = None
-    (folder / "routelmt.json").write_text(json.dumps(card))
-    with pytest.raises(UsageError, match=r"no threshold for fraction 0\.3 \(it has: none\)"):
-        run(spec, engine)
-    assert not (tmp_path / "out").exists()
-    one = {"value": 1.5, "low": 0.29, "high": 0.31}
-    card["calibration"] = {"rows": 9, "traffic_rows": 9, "thresholds": {"0.30": one}, "quantiles": [0, 1]}
-    (folder / "routelmt.json").write_text(json.dumps(card))
-    assert run(spec, engine).report["budget"]["threshold"] == 1.5
-    plan = (tmp_path / "out/_job/plan/plan.json").read_bytes()
-    one["value"] = 0.5
-    (folder / "routelmt.json").write_text(json.dumps(card))
-    with pytest.raises(OutputError, match=r"frozen at .*budget.threshold 1\.5.*asked for now"):
-        run(spec, engine)
-    assert (tmp_path / "out/_job/plan/plan.json").read_bytes() == plan
 
 
 @pytest.mark.parametrize("kind", ["random", "length", "entropy"])

@@ -19,21 +19,20 @@ import pyarrow.parquet as pq
 from routelmt_batch.engines.lanes import Engine
 from routelmt_batch.errors import InputError, UsageError
 from routelmt_batch.job import OpenEngine
+from routelmt_batch.kinds import KINDS
+from routelmt_batch.learning.evaluation import SEVERE_LOSS_GAIN
+from routelmt_batch.learning.evaluation.evaluation import BUILT_IN, RANDOM, write
 from routelmt_batch.learning.evaluation.evaluation import evaluate as measure
-from routelmt_batch.learning.evaluation.evaluation import write
 from routelmt_batch.learning.evaluation.resampling import default_resamples
 from routelmt_batch.learning.evaluation.tables import Labels, read_tables
 from routelmt_batch.learning.scoring import Scored, router_spec, score_tables
 from routelmt_batch.progress import Bars
-from routelmt_batch.routers.card import has_card, read_card
-from routelmt_batch.routers.kinds import KINDS
+from routelmt_batch.routers.card import raw_card, read_card
 from routelmt_batch.rows import LABEL_METADATA
 from routelmt_batch.shards import discover_all
 from routelmt_batch.spec import Router as RouterSpec
 from routelmt_batch.spec import near
 from routelmt_batch.workspace import Folder
-
-RANDOM = "random"
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ class Settings:
     budget: Decimal
     routers: tuple[str, ...] = ()
     score_columns: tuple[str, ...] = ()
-    severe: float = -5.0
+    severe: float = SEVERE_LOSS_GAIN
     resamples: int | None = None
     seed: int = 0
     dtype: str = "bfloat16"
@@ -58,9 +57,12 @@ def evaluate(
         UsageError: tables or routers that do not fit; nothing is started then.
     """
     routers = parse_routers(settings.routers, settings.seed, settings.dtype)
-    clash = set(routers) & set(settings.score_columns)
+    clash = {*routers, *BUILT_IN} & set(settings.score_columns)
     if clash:
-        raise UsageError(f"--scores {', '.join(sorted(clash))}: a router has that name; rename one")
+        raise UsageError(
+            f"--scores {', '.join(sorted(clash))}: a router has that name ({', '.join(BUILT_IN)} are always "
+            "in the table); rename the column"
+        )
     made = signatures(tables)
     labels = read_tables(tables, settings.score_columns)
     scored: dict[str, Scored] = {}
@@ -119,9 +121,11 @@ def parse_routers(given: Iterable[str], seed: int, dtype: str) -> dict[str, Rout
         name, _, source = text.partition("=")
         if not name or name in routers:
             raise UsageError(f"--router {text}: give NAME=PATH, each name once")
+        if source and name in BUILT_IN:
+            raise UsageError(f"--router {text}: {name} is the evaluation's own; give it another name")
         if source and Path(source).expanduser().exists():
             source = str(Path(source).expanduser().resolve())
-        if source and has_card(source):
+        if source and raw_card(source):
             kind = read_card(source).kind
         elif name in KINDS and not KINDS[name].needs_reference:
             kind = name
@@ -162,9 +166,7 @@ def _warnings(labels: Labels, scored: Mapping[str, Scored], made: Sequence[Mappi
     metrics = {one["metric"]["signature"] for one in made}
     for name, one in scored.items():
         card = one.router.card
-        unseen = [d for d in labels.directions if card and d not in card.directions]
-        if unseen:
-            found.append(f"{name}: not trained on {', '.join(unseen)}; its scores there are a guess")
+        found.extend(one.router.doubts(name, labels.directions))
         if card and metrics and card.metric.signature not in metrics:
             found.append(
                 f"{name}: trained on {card.metric.signature}, evaluated on {', '.join(sorted(metrics))}"

@@ -16,7 +16,7 @@ import numpy as np
 from routelmt_batch import __version__
 from routelmt_batch.atomic import write_json, write_text
 from routelmt_batch.errors import UsageError
-from routelmt_batch.learning.evaluation import measures, resampling
+from routelmt_batch.learning.evaluation import SEVERE_LOSS_GAIN, measures, resampling
 from routelmt_batch.learning.evaluation.contest import MACRO, OVERALL, Contest, contest, doubts
 from routelmt_batch.learning.evaluation.measures import METRICS, Floats, Integers
 from routelmt_batch.learning.evaluation.tables import Labels
@@ -24,7 +24,7 @@ from routelmt_batch.spec import near
 from routelmt_batch.stages.allocate import places
 
 ORACLE_GAIN, ORACLE_QUALITY, RANDOM = "oracle-gain", "oracle-quality", "random"
-SEVERE_LOSS_GAIN = -5.0
+BUILT_IN = (ORACLE_GAIN, ORACLE_QUALITY, RANDOM)  # always in the table
 _CURVE_STEPS = 100
 _DELTA = METRICS.index("mean_delta")
 

@@ -1,7 +1,6 @@
-"""Figures of learning, as PNG and SVG. They draw what they are given; nothing is measured here.
+"""An evaluation's figure: quality by budget, and the gains of the routed rows. Nothing is measured here.
 
-Colour-blind readers can tell the colours apart: routers have Okabe and Ito's (jfly.uni-koeln.de/color)
-and two dark ones, gain buckets brown to blue.
+Colour-blind readers can tell the gain buckets apart: brown to blue.
 """
 
 from __future__ import annotations
@@ -12,30 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from routelmt_batch.atomic import write_atomically
-from routelmt_batch.learning.evaluation.measures import Floats
 from routelmt_batch.learning.evaluation.show import bucket_name, ranked
+from routelmt_batch.learning.figures import COLOURS, drawing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#8A6D3B", "#4D4D4D")
 REFERENCES = {"oracle-gain": "#000000", "oracle-quality": "#777777", "random": "#AAAAAA"}
 _DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)))
 _LOSSES, _GAINS = ("#8C2D04", "#D94801", "#FDAE6B"), ("#C6DBEF", "#6BAED6", "#2171B5", "#08306B")
-_STYLE = {
-    "svg.hashsalt": "routelmt-batch",  # else the ids in an SVG are random
-    "svg.fonttype": "path",  # looks the same where the font is not installed
-    "font.size": 9,
-    "font.family": "DejaVu Sans",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.titlesize": 10,
-    "axes.titlelocation": "left",
-}
-_BINS = 10
-_MOST_POINTS = 3000
 
 
 def budget_curve(evaluation: Mapping[str, Any], stem: Path) -> None:
@@ -43,40 +27,11 @@ def budget_curve(evaluation: Mapping[str, Any], stem: Path) -> None:
 
     Writes `stem`.png and `stem`.svg.
     """
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
-
-    with rc_context(_STYLE):
-        rows = len(evaluation["routers"]) + 1
-        figure = Figure(figsize=(13, max(4.8, 1.8 + 0.3 * rows)), layout="constrained")
+    rows = len(evaluation["routers"]) + 1
+    with drawing(stem, 13, max(4.8, 1.8 + 0.3 * rows)) as figure:
         curves, bars = figure.subplots(1, 2, width_ratios=(1.2, 1))
         _curves(curves, evaluation)
         _bucket_bars(bars, evaluation)
-        _save(figure, stem)
-
-
-def predicted_against_realised(
-    predicted: Floats, realised: Floats, stem: Path, title: str, target: str = "gain"
-) -> None:
-    """Realised `target` of rows by the predicted one: means of tenths, with 95% intervals, over rows.
-
-    Each tenth holds as many rows; the interval is 1.96 standard errors of its mean. Rows without a
-    prediction are left out. Writes `stem`.png and `stem`.svg.
-    """
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
-
-    known = np.isfinite(predicted) & np.isfinite(realised)
-    predicted, realised = np.asarray(predicted)[known], np.asarray(realised)[known]
-    with rc_context(_STYLE):
-        figure = Figure(figsize=(6, 5.4), layout="constrained")
-        axes = figure.subplots()
-        axes.set_title(title)
-        axes.set_xlabel(f"predicted {target} (points)")
-        axes.set_ylabel(f"realised {target} (points)")
-        if len(predicted):
-            _rows_and_tenths(axes, predicted, realised)
-        _save(figure, stem)
 
 
 def _curves(axes: Axes, evaluation: Mapping[str, Any]) -> None:
@@ -183,51 +138,3 @@ def _bucket_colours(buckets: list[Mapping[str, Any]]) -> list[str]:
 def _ink(colour: str) -> str:
     red, green, blue = (int(colour[at : at + 2], 16) for at in (1, 3, 5))
     return "#000000" if 0.299 * red + 0.587 * green + 0.114 * blue > 140 else "#FFFFFF"
-
-
-def _rows_and_tenths(axes: Axes, predicted: Floats, realised: Floats) -> None:
-    step = max(1, len(predicted) // _MOST_POINTS)
-    axes.scatter(
-        predicted[::step],
-        realised[::step],
-        s=5,
-        color="#999999",
-        alpha=0.35,
-        linewidths=0,
-        label="row" if step == 1 else f"row (1 of {step})",
-        rasterized=True,
-    )
-    low, high = np.percentile(predicted, [0.5, 99.5])
-    bottom, top = np.percentile(realised, [1, 99])
-    axes.axhline(0, color="#CCCCCC", linewidth=0.8, zorder=0)
-    axes.axline(
-        (low, low), slope=1, color="#000000", linewidth=0.9, linestyle=":", label="realised = predicted"
-    )
-    tenths = [part for part in np.array_split(np.argsort(predicted, kind="stable"), _BINS) if len(part)]
-    means = np.array([[predicted[part].mean(), realised[part].mean()] for part in tenths])
-    errors = [1.96 * realised[part].std(ddof=1) / len(part) ** 0.5 if len(part) > 1 else 0 for part in tenths]
-    axes.errorbar(
-        means[:, 0],
-        means[:, 1],
-        yerr=errors,
-        color=COLOURS[0],
-        marker="o",
-        markersize=5,
-        linewidth=1.4,
-        capsize=2.5,
-        label="mean of a tenth of rows, 95% interval",
-    )
-    margin = 0.05 * max(high - low, 1e-6)
-    axes.set_xlim(low - margin, high + margin)
-    axes.set_ylim(min(bottom, low) - margin, max(top, high) + margin)
-    axes.legend(loc="upper left", frameon=True, framealpha=0.9, edgecolor="none")
-
-
-def _save(figure: Figure, stem: Path) -> None:
-    # No date and no library version in the files: the same numbers give the same bytes.
-    for kind, metadata in (("png", {"Software": None}), ("svg", {"Date": None, "Creator": None})):
-
-        def write(file: Path, kind: str = kind, metadata: dict[str, None] = metadata) -> None:
-            figure.savefig(file, format=kind, dpi=160, metadata=metadata)
-
-        write_atomically(stem.with_name(f"{stem.name}.{kind}"), write, lambda file: None, "figure")

@@ -22,9 +22,8 @@ from routelmt_batch.rows import LABEL_FIELDS, LABEL_METADATA, UNTRANSLATABLE
 from routelmt_batch.rows import QUALITY as QUALITY_SCHEMA
 from routelmt_batch.rows import TRANSLATIONS as TRANSLATIONS_SCHEMA
 from routelmt_batch.spec import LabelSpec
-from routelmt_batch.stages.assemble import languages
 from routelmt_batch.stages.outputs import Addition, finish, write_shards
-from routelmt_batch.units import Unit
+from routelmt_batch.units import Unit, languages
 from routelmt_batch.workspace import open_workspace
 
 

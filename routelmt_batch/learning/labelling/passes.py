@@ -172,13 +172,14 @@ class QualityWriter:
 
     def __call__(self, results: pa.Table) -> Receipt:
         known = pc.fill_null(pc.is_finite(results["score"]), False)
+        why = pc.if_else(pc.equal(results["error"], ""), NOT_A_NUMBER, results["error"])
         table = pa.table(
             {
                 "shard": results["shard"],
                 "row": results["row"],
                 "route": [self.route] * results.num_rows,
                 "quality": pc.if_else(known, results["score"], None),
-                "reason": pc.if_else(known, None, NOT_A_NUMBER),
+                "reason": pc.if_else(known, None, why),
             },
             schema=QUALITY_SCHEMA,
         )
@@ -196,7 +197,7 @@ def measure(workspace: Labelling, engine: Engine, bars: Bars) -> None:
         lane = Lane(
             label=f"{spec.metric.source} of {route}",
             pool=spec.metric,
-            task="apply",
+            task="score",
             scorer=workspace.recipe.metric,
             units=[work_on(ledger, unit) for unit in workspace.units],
             read=ToMeasure(spec.input, route),

@@ -12,7 +12,7 @@ from routelmt_batch import __version__, checkpoints
 from routelmt_batch.learning.training.regression import BINS
 from routelmt_batch.learning.training.spec import TrainSpec, short_name
 
-PLOT = "predicted-realised"
+PLOT, PLOT_BY_DIRECTION = "predicted-realised", "predicted-realised-directions"
 _NOBODY = {"name": "unknown", "weights": "unknown"}
 _METHODS = {
     "lora": "LoRA (rank {rank}, alpha {alpha:g}, dropout {dropout:g}, modules {target_modules}) and the "
@@ -137,6 +137,7 @@ def _figures(spec: TrainSpec, report: Mapping[str, Any]) -> str:
         f"are in points of {report['card']['metric']['name']}.\n\n"
         + "\n".join(lines)
         + f"\n\n![Predicted against realised {spec.target}]({PLOT}.png)"
+        + f"\n\n![The same, each direction alone]({PLOT_BY_DIRECTION}.png)"
     )
 
 

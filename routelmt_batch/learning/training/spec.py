@@ -11,7 +11,8 @@ import yaml
 from pydantic import Field, model_validator
 
 from routelmt_batch import spec_file
-from routelmt_batch.spec import Fraction, Part, Prompt, Uri
+from routelmt_batch.spec import Part, Prompt
+from routelmt_batch.values import Fraction, Uri
 
 
 class Output(Part):
@@ -112,7 +113,7 @@ class TrainSpec(Part):
 
     @property
     def kind(self) -> str:
-        """The router's kind, as routers.kinds names it."""
+        """The router's kind, as kinds names it."""
         if self.base.architecture == "encoder":
             return "encoder"
         return "routelmt" if self.target == "gain" else "routelmt-q"

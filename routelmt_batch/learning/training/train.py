@@ -95,23 +95,21 @@ def _publish(
     spec: TrainSpec, folder: TrainingFolder, made: dict[str, Any], bars: _Remembering
 ) -> dict[str, Any]:
     """Measure, draw and tell; the card comes last, so that with it the router folder is whole."""
-    from routelmt_batch.learning.evaluation.figures import predicted_against_realised
+    from routelmt_batch.learning.training import figures
 
     prepared, trained = folder.read(folder.prepared), folder.read(folder.trained)
     assert prepared and trained
     table = pq.read_table(folder.predictions, partitioning=None)
     predicted, realised = table["predicted"].to_numpy(), table["realised"].to_numpy()
-    held_out = _measure(predicted, realised, table["direction"].to_pylist())
+    directions = table["direction"].to_pylist()
+    held_out = _measure(predicted, realised, directions)
     unseen = sorted(set(held_out["directions"]) - set(prepared["directions"]))
     if unseen:
         bars.warn(f"tested on directions that it did not learn: {', '.join(unseen)}")
-    predicted_against_realised(
-        predicted,
-        realised,
-        folder.root / model_card.PLOT,
-        f"{spec.name}: predicted and realised {spec.target}",
-        spec.target,
-    )
+    title = f"{spec.name}: predicted and realised {spec.target}"
+    plot, plots = folder.root / model_card.PLOT, folder.root / model_card.PLOT_BY_DIRECTION
+    figures.predicted_against_realised(predicted, realised, plot, title, spec.target)
+    figures.by_direction(predicted, realised, directions, plots, spec.target)
     report = {
         "name": spec.name,
         "router": str(folder.root),

@@ -76,6 +76,7 @@ def _train(spec: TrainSpec, folder: TrainingFolder) -> None:
         train_dataset=rows[TRAIN],
         eval_dataset=rows[VALIDATION].by_length(),
         data_collator=_Collator(tokenizer.pad_token_id),
+        compute_loss_func=_squared_error,
         compute_metrics=_ranking,
         callbacks=_callbacks(spec, folder),
     )
@@ -124,6 +125,17 @@ def _arguments(spec: TrainSpec, folder: TrainingFolder, rows: int) -> TrainingAr
 def _callbacks(spec: TrainSpec, folder: TrainingFolder) -> list[TrainerCallback]:
     stop = [EarlyStoppingCallback(spec.training.patience)] if spec.training.patience else []
     return [*stop, _Diary(folder)]
+
+
+def _squared_error(
+    outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Mean over the rows of the whole step, `num_items_in_batch`, of which these are a worker's micro-batch.
+
+    The models' own loss is the mean of each micro-batch, and Trainer, which gives them the count, takes
+    it for this one: gradients would grow with micro-batches and workers."""
+    errors: torch.Tensor = (outputs.logits[:, 0].float() - labels) ** 2
+    return errors.sum() / (len(labels) if num_items_in_batch is None else num_items_in_batch)
 
 
 def _ranking(prediction: Any) -> dict[str, float]:
@@ -194,8 +206,8 @@ class _Collator:
 
 
 class _LengthGrouped(Sampler[int]):
-    """Batches of like lengths in an order of its own for each epoch, the same in every worker and
-    after a resume. (transformers' own sampler draws from the process's generator.)"""
+    """Batches of like lengths in an order of its own for each epoch, the same in every worker, after a
+    resume, and however a batch is cut up. (transformers' own sampler draws from the process's generator.)"""
 
     def __init__(self, lengths: Sequence[int], batch_rows: int, seed: int) -> None:
         self.lengths, self.batch_rows, self.seed, self.epoch = list(lengths), batch_rows, seed, 0
@@ -213,8 +225,9 @@ class _LengthGrouped(Sampler[int]):
 
 class _Trainer(Trainer):  # type: ignore[misc]
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:
-        lengths = [len(ids) for ids in self.train_dataset.token_ids]
-        return _LengthGrouped(lengths, self.args.per_device_train_batch_size, self.args.seed)
+        lengths, args = [len(ids) for ids in self.train_dataset.token_ids], self.args
+        step_rows = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+        return _LengthGrouped(lengths, step_rows, args.seed)
 
 
 class _Diary(TrainerCallback):  # type: ignore[misc]

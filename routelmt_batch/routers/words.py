@@ -1,0 +1,70 @@
+"""How often words stand in a corpus of Parquet files. It knows text, not what frequencies are for."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections import Counter
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from routelmt_batch.errors import InputError
+from routelmt_batch.shards import READ_ROWS, discover, is_text
+
+# A letter word, or one Han character: Chinese is written without spaces.
+_HAN = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+_WORD = re.compile(rf"[{_HAN}]|[^\W\d_{_HAN}]+")
+MOST_WORDS = 1 << 21  # about 300 MB of counts
+
+
+def words(text: str) -> list[str]:
+    """Lower-cased letter words; of Chinese each character."""
+    return _WORD.findall(text.casefold())
+
+
+def corpus_files(uri: str, column: str, key: str = "router.source") -> tuple[str, ...]:
+    """The files of a corpus (a folder, a glob or one file), in name order. Only their footers are read.
+
+    Raises:
+        InputError: nothing is there, or a file is unreadable or has no such column of text.
+    """
+    files = []
+    for _, path in discover(uri, key=key):
+        try:
+            schema = pq.read_schema(path)
+        except (OSError, pa.ArrowException) as error:
+            raise InputError(f"{key} {path}: not readable as Parquet: {error}") from None
+        if column not in schema.names:
+            raise InputError(
+                f"{key} {path}: no column {column!r} to count words in; it has "
+                f"{', '.join(schema.names) or 'no columns'}"
+            )
+        if not is_text(schema.field(column).type):
+            raise InputError(f"{key} {path}: column {column!r} is {schema.field(column).type}, not string")
+        files.append(str(path.resolve()))
+    return tuple(files)
+
+
+@functools.lru_cache(maxsize=1)
+def count_words(
+    files: tuple[str, ...], column: str, most_words: int = MOST_WORDS
+) -> tuple[Counter[str], int]:
+    """How often each word stands in a column of Parquet files, and how many words there are in all.
+
+    Memory is bounded by `most_words`. With more, the rarest so far are forgotten, first those that
+    stood once, the next time those that stood twice at most, and so on, as word2vec bounds its
+    vocabulary (ReduceVocab): rare words then count too little, those that were never rare exactly.
+    """
+    counts: Counter[str] = Counter()
+    total = rare = 0
+    for path in files:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(READ_ROWS, columns=[column]):
+                found = [word for text in batch.column(0).to_pylist() if text for word in words(text)]
+                total += len(found)
+                counts.update(found)
+                while len(counts) > most_words:
+                    rare += 1
+                    counts = Counter({word: count for word, count in counts.items() if count > rare})
+    return counts, total

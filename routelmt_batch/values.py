@@ -1,0 +1,55 @@
+"""Single values of a spec as YAML and people give them: paths, language codes, exact fractions, words."""
+
+from __future__ import annotations
+
+from decimal import Decimal, InvalidOperation
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+
+def _off_is_a_word(value: object) -> object:
+    """YAML 1.1 reads a bare `off` as False."""
+    return "off" if value is False else value
+
+
+def _no_is_a_word(value: object) -> object:
+    """YAML 1.1 reads a bare `no`, Norwegian, as False."""
+    return "no" if value is False else value
+
+
+def _is_a_path(uri: str) -> str:
+    if "://" in uri:
+        raise ValueError("object stores are not read or written yet: give a path, such as a mount")
+    return uri
+
+
+def _exact(value: object) -> object:
+    """Keep the text of a decimal fraction: 0.29 is 29 rows of 100, not 28."""
+    if isinstance(value, bool):
+        raise ValueError("give a number between 0 and 1")
+    if isinstance(value, int | float):
+        value = repr(value)
+    try:
+        return Decimal(str(value).strip())
+    except InvalidOperation as error:
+        raise ValueError("give a number between 0 and 1, such as 0.3") from error
+
+
+def _calibrated_or_number(value: object) -> object:
+    if isinstance(value, str) and value != "calibrated":
+        try:
+            return float(value)
+        except ValueError as error:
+            raise ValueError("give a score, or `calibrated` for the router's own threshold") from error
+    return value
+
+
+Uri = Annotated[str, AfterValidator(_is_a_path)]
+Language = Annotated[str, BeforeValidator(_no_is_a_word)]
+Fraction = Annotated[Decimal, BeforeValidator(_exact), Field(ge=0, le=1, allow_inf_nan=False)]
+GuardMode = Annotated[Literal["off", "predicted", "hypothesis"], BeforeValidator(_off_is_a_word)]
+Threshold = Annotated[
+    Annotated[float, Field(allow_inf_nan=False)] | Literal["calibrated"] | None,
+    BeforeValidator(_calibrated_or_number),
+]
