@@ -267,9 +267,10 @@ class LabelSpec(PassSpec):
     @classmethod
     def _reference_by_default(cls, value: Any) -> Any:
         """Labels need references: the column is `reference` unless named."""
-        columns = {"reference": "reference"}
         if isinstance(value, dict) and isinstance(given := value.get("input"), dict):
-            columns |= given.get("columns") or {}
+            columns = given.get("columns") or {}
+            if isinstance(columns, dict) and columns.get("reference") is None:
+                columns = {**columns, "reference": "reference"}
             value = {**value, "input": {**given, "columns": columns}}
         return value
 
