@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from decimal import Decimal
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,11 +15,14 @@ from sacrebleu.metrics import CHRF
 from routelmt_batch import checkpoints
 from routelmt_batch.errors import InputChanged, InputError, ModelError, RoutelmtError, SpecError, UsageError
 from routelmt_batch.job import Options
+from routelmt_batch.learning.evaluation.evaluate import Settings, evaluate
 from routelmt_batch.learning.labelling.label import label
+from routelmt_batch.learning.training.tables import find_tables, read_rows
 from routelmt_batch.progress import Bars
 from routelmt_batch.spec_file import load_label
 from tests.conftest import COLUMNS, MODELS, write_shard
 from tests.fake_engine import FakeEngine
+from tests.learning.training import make_spec
 
 BARS = Bars(Console(quiet=True), quiet=True)
 
@@ -107,6 +111,47 @@ def test_the_input_comes_back_as_it_was_and_the_file_says_what_the_labels_are_of
     for name in ("small", "large"):
         assert signature["models"][name]["weights"] == checkpoints.weights_hash(str(MODELS / name))
     assert signature["generation"]["decoding"] == "greedy"
+    assert signature["input"] == {
+        "columns": {**COLUMNS, "reference": "reference"},
+        "source_lang": None,
+        "target_lang": None,
+    }
+
+
+def test_engine_settings_that_change_what_a_model_says_stand_in_the_signature(spec, engine, tmp_path):
+    settings = ['models.large.engine={"quantization": "fp8", "enforce_eager": true}']
+    run(spec, engine, *settings, "models.small.max_model_len_tokens=200")
+    schema = pq.read_schema(tmp_path / "labels" / "data" / "a.parquet")
+    generation = json.loads(schema.metadata[b"routelmt"])["generation"]
+    common = {"dtype": "bfloat16", "max_output_tokens": 64}
+    assert generation["small"] == {**common, "max_model_len_tokens": 200, "engine": {}}
+    assert generation["large"] == {
+        **common,
+        "max_model_len_tokens": 256,
+        "engine": {"quantization": "fp8"},
+    }
+
+
+@pytest.mark.parametrize("constant", [False, True])
+def test_the_tables_can_be_learnt_from_and_evaluated_whatever_the_inputs_columns(
+    spec, engine, tmp_path, constant
+):
+    settings = []
+    if constant:
+        for path in (tmp_path / "corpus").rglob("*.parquet"):
+            pq.write_table(pq.read_table(path).drop(["from"]), path)
+        settings = ["input.source_lang=en", "input.columns.source_lang=nowhere"]
+    run(spec, engine, *settings)
+    tables = str(tmp_path / "labels" / "data")
+    train_spec = make_spec(tmp_path, tables=[tables])
+    learnt = read_rows(train_spec, find_tables(train_spec), BARS).to_pylist()
+    expected = [line for line in rows(tmp_path).values() if line["gain"] is not None]
+    assert [line["source"] for line in learnt] == [line["text"] for line in expected]
+    assert [line["target"] for line in learnt] == [line["gain"] for line in expected]
+    router = f"length={MODELS / 'small'}"
+    found = evaluate([tables], Settings(Decimal("0.3"), (router,)), tmp_path / "out", BARS, engine.opened)
+    assert list(found["directions"]) == ["en-de"] and found["rows"] == 28
+    assert found["routers"]["length"]["overall"]["mean_delta"]["value"] is not None
 
 
 def test_a_stopped_labelling_goes_on_and_sends_no_row_twice(spec, engine, tmp_path):

@@ -5,7 +5,6 @@ The main job's passes on another recipe: sharded, resumable, the same commits. P
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import numpy as np
@@ -47,7 +46,7 @@ def label(spec: LabelSpec, options: Options, bars: Bars, open_engine: OpenEngine
         translate(workspace, engine, bars)
         measure(workspace, engine, bars)
         assemble(workspace, bars)
-        job = report(workspace, workspace.recipe.signature())
+        job = report(workspace, workspace.recipe.signature().model_dump(mode="json"))
         finish(workspace, job)
         return Outcome(job, new=True)
 
@@ -76,8 +75,8 @@ def assemble(workspace: Labelling, bars: Bars) -> None:
         counts.add(found, reasons, *languages(batch, workspace.spec.input))
         return found
 
-    signature = json.dumps(workspace.recipe.signature(), ensure_ascii=False)
-    addition = Addition(LABEL_FIELDS, Counts, columns, {LABEL_METADATA: signature.encode()})
+    signature = workspace.recipe.signature().model_dump_json().encode()
+    addition = Addition(LABEL_FIELDS, Counts, columns, {LABEL_METADATA: signature})
     write_shards(workspace, addition, bars)
 
 
