@@ -9,6 +9,7 @@ from routelmt_batch import checkpoints
 from routelmt_batch.errors import UsageError
 from routelmt_batch.kinds import KINDS
 from routelmt_batch.manifest import of_input, of_translations
+from routelmt_batch.progress import Bars
 from routelmt_batch.routers.calibration import HeldOut
 from routelmt_batch.routers.router import Router, open_router
 from routelmt_batch.shards import Shard
@@ -49,8 +50,8 @@ class JobRecipe:
 Job: TypeAlias = Workspace[JobSpec, JobRecipe]
 
 
-def check_models(spec: JobSpec) -> JobRecipe:
-    """Check every model and the router before anything runs.
+def check_models(spec: JobSpec, bars: Bars | None = None) -> JobRecipe:
+    """Check every model and the router before anything runs; what cannot be checked is a warning.
 
     Raises:
         ModelError: a model that is not there or too short, a router made for something else.
@@ -67,6 +68,8 @@ def check_models(spec: JobSpec) -> JobRecipe:
             f"budget.min_gain {spec.budget.min_gain}: scores of router.kind {spec.router.kind} are no gains; "
             "only their order means something. Leave it out"
         )
+    for warning in router.warnings:
+        (bars or Bars.none()).warn(warning)
     return JobRecipe(spec, router, *_threshold(spec, router))
 
 
