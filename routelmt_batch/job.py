@@ -9,25 +9,27 @@ import types
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from routelmt_batch.audit import audited
 from routelmt_batch.engines.lanes import Engine
 from routelmt_batch.errors import Interrupted
 from routelmt_batch.ledger import SCORES, TRANSLATIONS, is_held
 from routelmt_batch.progress import Bars
 from routelmt_batch.rows import LARGE, SMALL
+from routelmt_batch.selection import places
 from routelmt_batch.spec import JobSpec
-from routelmt_batch.stages.allocate import WhatIf, allocate, places, read_plan, refuse_other_budget, what_if
+from routelmt_batch.stages.allocate import WhatIf, allocate, read_plan, refuse_other_budget, what_if
 from routelmt_batch.stages.assemble import assemble
 from routelmt_batch.stages.audit import audit
+from routelmt_batch.stages.audited import audited
 from routelmt_batch.stages.guard import guard, verify
 from routelmt_batch.stages.outputs import standing_outputs
 from routelmt_batch.stages.recipe import Job, JobRecipe, check_models
 from routelmt_batch.stages.report import report
 from routelmt_batch.stages.score import score
-from routelmt_batch.stages.translate import reopen_failed, share, translate
+from routelmt_batch.stages.translate import check_fit, reopen_failed, share, translate
 from routelmt_batch.units import units
 from routelmt_batch.workspace import Begun, Folder, check_output, find_input, is_whole, open_workspace
 
@@ -62,14 +64,15 @@ def run(spec: JobSpec, options: Options, bars: Bars, open_engine: OpenEngine) ->
         RoutelmtError: see errors; what is committed stays, and the same command goes on.
     """
     with (
-        open_workspace(spec, options.shards, options.limit, bars, check_models) as workspace,
+        _open(spec, options, bars) as workspace,
         open_engine(workspace.folder) as engine,
     ):
         done = finished(workspace.folder)
         if done and not (options.retry_failed and reopen_failed(workspace, allocate(workspace))):
             allocate(workspace)  # refuses another budget
             return Outcome(done, new=False)
-        _check_fit(workspace, engine, bars)
+        if workspace.ledger.rows(SCORES) < workspace.rows:
+            check_fit(spec, engine, bars, {"router": workspace.recipe.router.pool})
         score(workspace, engine, bars)
         plan = allocate(workspace)
         if options.retry_failed and not done:
@@ -82,20 +85,13 @@ def run(spec: JobSpec, options: Options, bars: Bars, open_engine: OpenEngine) ->
         return Outcome(report(workspace, plan, audited(workspace, plan)), new=True)
 
 
-def _check_fit(workspace: Job, engine: Engine, bars: Bars) -> None:
-    """Before a new job pays for its scores: could its pools ever run?"""
-    spec = workspace.spec
-    if workspace.ledger.rows(SCORES) >= workspace.rows:
-        return
-    small, large = {"small": spec.models.small}, {"large": spec.models.large}
-    together = [small | large] if spec.run.pools == "concurrent" else [small, large]
-    for message in engine.check_fit([{"router": spec.router}, *together]):
-        bars.warn(message)
+def _open(spec: JobSpec, options: Options, bars: Bars) -> AbstractContextManager[Job]:
+    return open_workspace(spec, options.shards, options.limit, bars, partial(check_models, bars=bars))
 
 
 def plan(spec: JobSpec, options: Options, bars: Bars, open_engine: OpenEngine) -> list[WhatIf]:
     """Score, and say what each budget would buy; nothing is frozen but the scores."""
-    with open_workspace(spec, options.shards, options.limit, bars, check_models) as workspace:
+    with _open(spec, options, bars) as workspace:
         if workspace.ledger.rows(SCORES) < workspace.rows:
             with open_engine(workspace.folder) as engine:
                 score(workspace, engine, bars)
@@ -110,7 +106,7 @@ def check(spec: JobSpec, only: str | None, limit: int | None, bars: Bars) -> dic
     """
     folder = Folder(Path(spec.output.uri))
     check_output(folder, spec)
-    recipe = check_models(spec)
+    recipe = check_models(spec, bars)
     begun = Begun.read(folder)
     shards, unreadable = find_input(spec, only, limit, begun.known_shards(), bars)
     begun.check(shards, unreadable, recipe.fingerprints(shards, limit), bars)

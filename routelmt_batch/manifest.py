@@ -51,8 +51,13 @@ def of_pool(name: str, pool: Pool) -> dict[str, Any]:
         f"{name}'s weights": checkpoints.weights_hash(pool.source),
         f"{name}'s configuration and tokenizer": checkpoints.text_hash(pool.source),
         f"{name}.dtype": pool.dtype,
-        f"{name}.engine": {key: pool.engine[key] for key in _MEANING if key in pool.engine},
+        f"{name}.engine": engine_meaning(pool),
     }
+
+
+def engine_meaning(pool: Pool) -> dict[str, Any]:
+    """The free engine settings that change what a model says."""
+    return {key: pool.engine[key] for key in _MEANING if key in pool.engine}
 
 
 def manifest(

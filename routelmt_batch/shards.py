@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from routelmt_batch.atomic import sha256
 from routelmt_batch.errors import InputError
 from routelmt_batch.rows import OUTPUT_NAMES
-from routelmt_batch.spec import Input, near
+from routelmt_batch.spec import Input, Texts, near
 from routelmt_batch.threads import Stop, each
 
 READ_ROWS = 16_384
@@ -184,7 +184,7 @@ def _inspect(
         return " ".join(str(error).split())[:300]
 
 
-def text_columns(spec: Input, also: Sequence[str] = ()) -> dict[str, str]:
+def text_columns(spec: Texts, also: Sequence[str] = ()) -> dict[str, str]:
     """The columns that a pass reads, by spec key: the text, languages that are no constants, others."""
     languages = {"source_lang": spec.source_lang, "target_lang": spec.target_lang}
     keys = ["source", *(key for key, constant in languages.items() if constant is None), *also]

@@ -46,26 +46,35 @@ class Columns(Part):
         return self
 
 
-class Input(Part):
-    """`uri` is a folder, a glob or a file, or a list of these: then shards are named by their place
-    in the list, `0/...`, `1/...`."""
+class Texts(Part):
+    """Where rows have their text and languages: in columns, or one language for all rows."""
 
-    uri: Uri | Annotated[tuple[Uri, ...], Field(min_length=1)]
     columns: Columns = Columns()
     source_lang: Language | None = None
     target_lang: Language | None = None
 
-    @property
-    def uris(self) -> tuple[str, ...]:
-        return (self.uri,) if isinstance(self.uri, str) else self.uri
-
     @model_validator(mode="after")
-    def _known_languages(self) -> Input:
+    def _known_languages(self) -> Self:
         for key in ("source_lang", "target_lang"):
             code = getattr(self, key)
             if code is not None and code not in LANGUAGES:
                 raise ValueError(f"{key} {code!r} is not one of LMT's 60 codes{near(code, LANGUAGES)}")
         return self
+
+
+class Input(Texts):
+    """`uri` is a folder, a glob or a file, or a list of these: then shards are named by their place
+    in the list, `0/...`, `1/...`."""
+
+    uri: Uri | Annotated[tuple[Uri, ...], Field(min_length=1)]
+
+    @property
+    def uris(self) -> tuple[str, ...]:
+        return (self.uri,) if isinstance(self.uri, str) else self.uri
+
+    @property
+    def texts(self) -> Texts:
+        return Texts(columns=self.columns, source_lang=self.source_lang, target_lang=self.target_lang)
 
 
 class Output(Part):
@@ -357,9 +366,10 @@ class LabelSpec(PassSpec):
     @classmethod
     def _reference_by_default(cls, value: Any) -> Any:
         """Labels need references: the column is `reference` unless named."""
-        columns = {"reference": "reference"}
         if isinstance(value, dict) and isinstance(given := value.get("input"), dict):
-            columns |= given.get("columns") or {}
+            columns = given.get("columns") or {}
+            if isinstance(columns, dict) and columns.get("reference") is None:
+                columns = {**columns, "reference": "reference"}
             value = {**value, "input": {**given, "columns": columns}}
         return value
 

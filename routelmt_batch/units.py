@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from routelmt_batch.atomic import sha256
 from routelmt_batch.errors import InputChanged, RoutelmtError
 from routelmt_batch.shards import READ_ROWS, Shard, text_columns
-from routelmt_batch.spec import Input
+from routelmt_batch.spec import Input, Texts
 from routelmt_batch.threads import Stop
 
 UNIT_ROWS = 4 * READ_ROWS
@@ -89,8 +89,8 @@ def read_lines(unit: Unit, spec: Input, also: Sequence[str] = ()) -> Iterator[Li
         )
 
 
-def languages(batch: pa.RecordBatch, spec: Input) -> tuple[pa.Array, pa.Array]:
-    """Language codes of some input rows, from columns or constants."""
+def languages(batch: pa.RecordBatch | pa.Table, spec: Texts) -> tuple[pa.Array, pa.Array]:
+    """Language codes of some rows, from columns or constants."""
 
     def codes(column: str, constant: str | None) -> pa.Array:
         if constant is not None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from routelmt_batch.errors import UsageError
-from routelmt_batch.learning.evaluation import SEVERE_LOSS_GAIN
+from routelmt_batch.kinds import SEVERE_LOSS_GAIN
 from routelmt_batch.options import (
     AddressOption,
     LimitOption,

@@ -16,6 +16,7 @@ from routelmt_batch import checkpoints
 from routelmt_batch.engines.lanes import Engine
 from routelmt_batch.errors import InputChanged, InputError, WorkChanged
 from routelmt_batch.kinds import KINDS, ROUTER_FOLDER, SMALL_MODEL
+from routelmt_batch.learning.labels import find, texts_of
 from routelmt_batch.manifest import of_input
 from routelmt_batch.progress import Bars
 from routelmt_batch.routers.card import read_card
@@ -88,7 +89,7 @@ def score_tables(
         prompt = Prompt(template=read_card(router.source).prompt_template)
     spec = ScoreSpec(
         name=name,
-        input=Input(uri=tuple(tables)),
+        input=Input(uri=tuple(tables), **dict(texts_of(find(tables)))),
         output=Output(uri=str(folder)),
         prompt=prompt,
         run=Run.model_validate({"max_failed_fraction": _ANY_SHARE}),

@@ -17,6 +17,7 @@ from routelmt_batch.errors import ModelError
 from routelmt_batch.routers.calibration import HeldOut
 
 CARD = "routelmt.json"
+UNKNOWN = "unknown"  # what the labels did not say
 
 
 class _Part(BaseModel):
@@ -31,7 +32,7 @@ class MetricName(_Part):
 
 class Model(_Part):
     name: str
-    weights: str  # checkpoints.weights_hash
+    weights: str  # checkpoints.weights_hash, or unknown
 
 
 class Scale(_Part):
@@ -130,8 +131,8 @@ def check_kind(source: str, card: RouterCard, kind: str) -> None:
 
 
 def check_small(source: str, card: RouterCard, small: str, weights: str) -> None:
-    """Raises ModelError if the router was made for another small model."""
-    if weights != card.small_model.weights:
+    """Raises ModelError if the router is known to be made for another small model."""
+    if card.small_model.weights not in (UNKNOWN, weights):
         raise ModelError(
             f"router.source {source}: made for another small model ({card.small_model.name}, weights "
             f"{card.small_model.weights[:12]}) than {small} ({weights[:12]}). Its scores would mean "

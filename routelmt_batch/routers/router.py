@@ -14,6 +14,7 @@ from routelmt_batch.kinds import CORPUS, KINDS, ROUTER_FOLDER, SMALL_MODEL, Kind
 from routelmt_batch.manifest import of_pool
 from routelmt_batch.prompts import LANGUAGES
 from routelmt_batch.routers.card import (
+    UNKNOWN,
     RouterCard,
     Scale,
     check_kind,
@@ -67,6 +68,16 @@ class Router:
         scored = [one for one in directions if LANGUAGES.keys() >= set(one.split("-"))]
         unseen = [one for one in scored if self.card and one not in self.card.directions]
         return [f"{name}: not trained on {', '.join(unseen)}; its scores there are a guess"] if unseen else []
+
+    @property
+    def warnings(self) -> list[str]:
+        """What of its fit could not be checked."""
+        if not self.card or self.card.small_model.weights != UNKNOWN:
+            return []
+        return [
+            f"router {self.pool.source} was trained on labels that do not say which small model they are of: "
+            "whether it fits this one is not checked"
+        ]
 
     def describe(self) -> str:
         if not self.card:

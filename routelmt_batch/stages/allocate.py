@@ -10,7 +10,7 @@ import json
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
-from decimal import ROUND_FLOOR, Decimal
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from routelmt_batch.errors import OutputError, RoutelmtError
 from routelmt_batch.ledger import SCORES, TRANSLATIONS, Ledger
 from routelmt_batch.routers.calibration import HeldOut
 from routelmt_batch.rows import SKIP_REASONS
-from routelmt_batch.selection import Cut, Gains, count, cuts
+from routelmt_batch.selection import Cut, Gains, count, cuts, places
 from routelmt_batch.spec import Budget, Guard
 from routelmt_batch.stages.passes import record_time
 from routelmt_batch.stages.recipe import Job
@@ -85,11 +85,6 @@ class WhatIf:
     prompt_tokens: int
     predicted_gain: float
     threshold: float | None
-
-
-def places(fraction: Decimal, rows_with_gain: int) -> int:
-    """floor(p N), in decimal arithmetic on p's text: 0.29 of 100 is 29."""
-    return int((fraction * rows_with_gain).to_integral_value(ROUND_FLOOR))
 
 
 def allocate(workspace: Job) -> Plan:

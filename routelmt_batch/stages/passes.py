@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from routelmt_batch.atomic import sha256, write_parquet
 from routelmt_batch.engines.lanes import REQUESTS, Engine, Lane, Receipt
+from routelmt_batch.errors import RoutelmtError
 from routelmt_batch.ledger import Ledger, PartEntry, Span
 from routelmt_batch.progress import Bars
 from routelmt_batch.prompts import LANGUAGES, Prompter
@@ -89,6 +90,20 @@ def run_pass(
                 after_commit()
     finally:
         record_time(workspace.ledger, name, rows, started, min(ready, time.time()) - started)
+
+
+def refuse_failures(workspace: AnyWorkspace, failed: int, told: str) -> None:
+    """Asked before a part is committed: what it would break the limit with is then tried again.
+
+    Raises:
+        RoutelmtError: `failed` rows are more than `run.max_failed_fraction` allows; `told` says of what.
+    """
+    allowed = workspace.spec.run.max_failed_fraction
+    if failed > allowed * workspace.rows:
+        raise RoutelmtError(
+            f"{told} {failed} of {workspace.rows} rows, more than run.max_failed_fraction {allowed} allows. "
+            f"Look into {workspace.folder.logs}; after mending, run the same command again"
+        )
 
 
 def record_time(

@@ -11,6 +11,7 @@ from routelmt_batch.kinds import KINDS
 from routelmt_batch.ledger import AUDIT, AUDIT_QUALITY, AUDIT_TRANSLATIONS, GUARD
 from routelmt_batch.manifest import of_input, of_translations
 from routelmt_batch.metrics.metric import Metric, describe, open_metric
+from routelmt_batch.progress import Bars
 from routelmt_batch.routers.calibration import HeldOut
 from routelmt_batch.routers.router import Router, open_router
 from routelmt_batch.shards import Shard
@@ -67,8 +68,8 @@ class JobRecipe:
 Job: TypeAlias = Workspace[JobSpec, JobRecipe]
 
 
-def check_models(spec: JobSpec) -> JobRecipe:
-    """Check every model and the router before anything runs.
+def check_models(spec: JobSpec, bars: Bars | None = None) -> JobRecipe:
+    """Check every model and the router before anything runs; what cannot be checked is a warning.
 
     Raises:
         ModelError: a model that is not there or too short, a router made for something else.
@@ -87,6 +88,8 @@ def check_models(spec: JobSpec) -> JobRecipe:
             "only their order means something. Leave it out"
         )
     threshold = _threshold(spec, router)
+    for warning in router.warnings:
+        (bars or Bars.none()).warn(warning)
     return JobRecipe(spec, router, *threshold, _quality_router(spec, weights), _metric(spec))
 
 

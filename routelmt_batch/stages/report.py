@@ -191,10 +191,11 @@ def _router(router: Router) -> dict[str, Any]:
 
 
 def _warnings(workspace: Job, budget: dict[str, Any], directions: dict[str, Any]) -> list[str]:
-    """What an auditor should know: directions that the router was not trained on, a threshold that means
-    something else here than where it was calibrated, a cap that was hit."""
+    """What an auditor should know: directions that the router was not trained on, or what else
+    of it could not be checked, a threshold that means something else here than where it was calibrated, a
+    cap that was hit."""
     router = workspace.recipe.router
-    found = router.doubts("router", directions)
+    found = [*router.warnings, *router.doubts("router", directions)]
     if not router.predicts_gain:
         found.append(
             f"scores of router kind {router.pool.kind} are no gains: only their order means something"

@@ -12,7 +12,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from routelmt_batch.engines.lanes import Engine, Lane, Receipt
-from routelmt_batch.errors import RoutelmtError
 from routelmt_batch.ledger import SCORES, PartEntry, read_rows
 from routelmt_batch.progress import Bars
 from routelmt_batch.prompts import Prompter
@@ -21,7 +20,7 @@ from routelmt_batch.routers.router import Router
 from routelmt_batch.rows import NOT_A_NUMBER
 from routelmt_batch.rows import SCORES as SCHEMA
 from routelmt_batch.spec import Input
-from routelmt_batch.stages.passes import PartWriter, requests, run_pass, with_texts
+from routelmt_batch.stages.passes import PartWriter, refuse_failures, requests, run_pass, with_texts
 from routelmt_batch.units import Unit, read_lines
 from routelmt_batch.workspace import AnyWorkspace, Recipe
 
@@ -104,16 +103,11 @@ def score(workspace: AnyWorkspace, engine: Engine, bars: Bars, name: str = "scor
         RoutelmtError: the router fails on more than `run.max_failed_fraction` of the rows. The part
             that would be too many is not committed, so that the same command tries it again.
     """
-    spec, ledger = workspace.spec, workspace.ledger
+    ledger = workspace.ledger
 
     def check(entry: PartEntry) -> None:
         unscored = ledger.count(SCORES, "unscored") + entry.counts["unscored"]
-        if unscored > spec.run.max_failed_fraction * workspace.rows:
-            raise RoutelmtError(
-                f"the router gave no gain for {unscored} of {workspace.rows} rows, more than "
-                f"run.max_failed_fraction {spec.run.max_failed_fraction} allows. Look into "
-                f"{workspace.folder.logs}; after mending, run the same command again"
-            )
+        refuse_failures(workspace, unscored, "the router gave no gain for")
 
     run_pass(workspace, engine, bars, name, [_lane(workspace)], workspace.rows, ledger.rows(SCORES), check)
 

@@ -5,7 +5,7 @@ Greedy decoding. LMT's own script searches with 5 beams; vLLM serves greedily: a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ from routelmt_batch.prompts import Prompter
 from routelmt_batch.rows import FAILED, LARGE, OK, SMALL, TRUNCATED, UNTRANSLATABLE, Route
 from routelmt_batch.rows import TRANSLATIONS as SCHEMA
 from routelmt_batch.selection import Cut
-from routelmt_batch.spec import Input, JobSpec, LabelSpec, Translator
+from routelmt_batch.spec import Input, JobSpec, LabelSpec, Pool, Translator
 from routelmt_batch.stages.allocate import Plan
 from routelmt_batch.stages.attempts import attempts
 from routelmt_batch.stages.passes import PartWriter, requests, run_pass
@@ -131,6 +131,18 @@ def order(spec: JobSpec | LabelSpec, engine: Engine) -> list[list[Route]]:
     if spec.run.pools == "concurrent" or (spec.run.pools == "auto" and engine.has_room_for(both)):
         return [[LARGE, SMALL], [SMALL]]
     return [[LARGE], [SMALL]]
+
+
+def check_fit(spec: JobSpec | LabelSpec, engine: Engine, bars: Bars, first: Mapping[str, Pool]) -> None:
+    """Before a new job pays for its first pass: could its pools ever run? `first` runs beside neither.
+
+    Raises:
+        UsageError: this machine can never hold them; of a cluster, which may grow, it is a warning.
+    """
+    small, large = {SMALL: spec.models.small}, {LARGE: spec.models.large}
+    together = [small | large] if spec.run.pools == "concurrent" else [small, large]
+    for message in engine.check_fit([first, *together]):
+        bars.warn(message)
 
 
 def share(ledger: Ledger, plan: Plan, route: Route) -> int:

@@ -1,6 +1,7 @@
 """Evaluate: routers run over label tables, on a made-up engine where one is needed."""
 
 import json
+import re
 import shutil
 from decimal import Decimal
 from pathlib import Path
@@ -25,7 +26,17 @@ SMALL = str(MODELS / "small")
 WORDS = ["the", "a", "cat", "dog", "sees", "eats", "big", "small", "house", "tree", "quickly", "slowly"]
 
 
-def table(path: Path, rows: int = 300, seed: int = 0, small_weights: str | None = None, **columns) -> Path:
+def made(small_weights: str, **changes):
+    one = {"source": "x", "weights": small_weights}
+    return {
+        "metric": {"name": "chrf", "signature": "s"},
+        "models": {"small": one, "large": one},
+        "prompt": {"template": "t"},
+        **changes,
+    }
+
+
+def table(path: Path, rows: int = 300, seed: int = 0, metadata: object = None, **columns) -> Path:
     rng = np.random.default_rng(seed)
     texts = [" ".join(rng.choice(WORDS, rng.integers(1, 12))) for _ in range(rows)]
     small = rng.uniform(20, 80, rows)
@@ -38,14 +49,9 @@ def table(path: Path, rows: int = 300, seed: int = 0, small_weights: str | None 
         **columns,
     }
     found = pa.table(values)
-    if small_weights:
-        one = {"source": "x", "weights": small_weights}
-        made = {
-            "metric": {"name": "chrf", "signature": "s"},
-            "models": {"small": one, "large": one},
-            "prompt": {"template": "t"},
-        }
-        found = found.replace_schema_metadata({LABEL_METADATA: json.dumps(made)})
+    if metadata:
+        told = metadata if isinstance(metadata, bytes) else json.dumps(metadata)
+        found = found.replace_schema_metadata({LABEL_METADATA: told})
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(found, path)
     return path
@@ -95,7 +101,7 @@ def test_a_score_column_needs_no_text_and_no_engine(tmp_path):
 
 def test_a_router_folder_runs_in_the_engine_under_any_name(tmp_path):
     weights = checkpoints.weights_hash(SMALL)
-    path = table(tmp_path / "a.parquet", small_weights=weights)
+    path = table(tmp_path / "a.parquet", metadata=made(weights))
     found = run(tmp_path, [path], [f"ours={MODELS / 'router'}"])
     assert found["routers"]["ours"]["overall"]["spearman"]["value"] is not None
     assert "against_best_baseline" in found["routers"]["ours"]
@@ -103,9 +109,39 @@ def test_a_router_folder_runs_in_the_engine_under_any_name(tmp_path):
 
 
 def test_a_router_for_another_base_model_is_refused(tmp_path):
-    path = table(tmp_path / "a.parquet", small_weights="0" * 64)
+    path = table(tmp_path / "a.parquet", metadata=made("0" * 64))
     with pytest.raises(ModelError, match="made for another small model"):
         run(tmp_path, [path], [f"ours={MODELS / 'router'}"])
+
+
+@pytest.mark.parametrize(
+    "metadata", [b"not JSON", b"\xff\x00", b"[1]", b"{}", {"metric": {"name": "chrf"}}, {"models": 3}]
+)
+def test_metadata_of_another_program_is_none(tmp_path, metadata):
+    found = run(tmp_path, [table(tmp_path / "a.parquet", metadata=metadata)], [f"length={SMALL}"])
+    assert found["signature"]["labels"] == []
+    assert any("do not say which models" in warning for warning in found["warnings"])
+
+
+def test_tables_are_read_where_the_label_spec_had_text_and_languages(tmp_path):
+    plain = run(tmp_path, [table(tmp_path / "a.parquet", target_lang=["de"] * 300)], [f"length={SMALL}"])
+    place = {"columns": {"source": "text", "source_lang": "from"}, "target_lang": "de"}
+    metadata = {LABEL_METADATA: json.dumps(made(checkpoints.weights_hash(SMALL), input=place))}
+    bare = pq.read_table(tmp_path / "a.parquet").drop(["target_lang"])
+    bare = bare.rename_columns({"source": "text", "source_lang": "from"}).replace_schema_metadata(metadata)
+    pq.write_table(bare, tmp_path / "b.parquet")
+    other = run(tmp_path / "other", [tmp_path / "b.parquet"], [f"length={SMALL}"])
+    assert other["routers"] == plain["routers"] and other["directions"] == plain["directions"]
+    with pytest.raises(InputError, match=r"a.parquet has source in column 'source'.*b.parquet has .*'text'"):
+        run(tmp_path, [tmp_path / "a.parquet", tmp_path / "b.parquet"])
+
+
+def test_a_length_or_entropy_router_of_another_small_model_is_told(tmp_path):
+    path = table(tmp_path / "a.parquet", metadata=made(checkpoints.weights_hash(SMALL)))
+    told = "length: {} .* is not the small model that made the labels"
+    for model, expected in ((SMALL, False), (str(MODELS / "large"), True)):
+        warnings = run(tmp_path / Path(model).name, [path], [f"length={model}"])["warnings"]
+        assert any(re.match(told.format(model), warning) for warning in warnings) == expected
 
 
 def test_directions_unseen_in_training_are_told(tmp_path):
@@ -167,6 +203,8 @@ def test_a_router_that_means_nothing_is_told(given, message):
 
 
 def test_tables_that_cannot_be_evaluated(tmp_path):
+    with pytest.raises(InputError, match="^table .*nothing.parquet: no such folder or file"):
+        run(tmp_path, [tmp_path / "nothing.parquet"])
     with pytest.raises(InputError, match="no column 'quality_large'"):
         path = tmp_path / "x.parquet"
         pq.write_table(pa.table({"quality_small": [1.0, 2.0]}), path)

@@ -1,6 +1,9 @@
 """Label: every row through both models and chrF, on a made-up engine: contracts, reasons, resume."""
 
 import json
+from collections import Counter
+from decimal import Decimal
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -10,13 +13,16 @@ from rich.console import Console
 from sacrebleu.metrics import CHRF
 
 from routelmt_batch import checkpoints
-from routelmt_batch.errors import InputChanged, InputError, ModelError, RoutelmtError, SpecError
+from routelmt_batch.errors import InputChanged, InputError, ModelError, RoutelmtError, SpecError, UsageError
 from routelmt_batch.job import Options
+from routelmt_batch.learning.evaluation.evaluate import Settings, evaluate
 from routelmt_batch.learning.labelling.label import label
+from routelmt_batch.learning.training.tables import find_tables, read_rows
 from routelmt_batch.progress import Bars
 from routelmt_batch.spec_file import load_label
 from tests.conftest import COLUMNS, MODELS, write_shard
 from tests.fake_engine import FakeEngine
+from tests.learning.training import make_spec
 
 BARS = Bars(Console(quiet=True), quiet=True)
 
@@ -105,6 +111,47 @@ def test_the_input_comes_back_as_it_was_and_the_file_says_what_the_labels_are_of
     for name in ("small", "large"):
         assert signature["models"][name]["weights"] == checkpoints.weights_hash(str(MODELS / name))
     assert signature["generation"]["decoding"] == "greedy"
+    assert signature["input"] == {
+        "columns": {**COLUMNS, "reference": "reference"},
+        "source_lang": None,
+        "target_lang": None,
+    }
+
+
+def test_engine_settings_that_change_what_a_model_says_stand_in_the_signature(spec, engine, tmp_path):
+    settings = ['models.large.engine={"quantization": "fp8", "enforce_eager": true}']
+    run(spec, engine, *settings, "models.small.max_model_len_tokens=200")
+    schema = pq.read_schema(tmp_path / "labels" / "data" / "a.parquet")
+    generation = json.loads(schema.metadata[b"routelmt"])["generation"]
+    common = {"dtype": "bfloat16", "max_output_tokens": 64}
+    assert generation["small"] == {**common, "max_model_len_tokens": 200, "engine": {}}
+    assert generation["large"] == {
+        **common,
+        "max_model_len_tokens": 256,
+        "engine": {"quantization": "fp8"},
+    }
+
+
+@pytest.mark.parametrize("constant", [False, True])
+def test_the_tables_can_be_learnt_from_and_evaluated_whatever_the_inputs_columns(
+    spec, engine, tmp_path, constant
+):
+    settings = []
+    if constant:
+        for path in (tmp_path / "corpus").rglob("*.parquet"):
+            pq.write_table(pq.read_table(path).drop(["from"]), path)
+        settings = ["input.source_lang=en", "input.columns.source_lang=nowhere"]
+    run(spec, engine, *settings)
+    tables = str(tmp_path / "labels" / "data")
+    train_spec = make_spec(tmp_path, tables=[tables])
+    learnt = read_rows(train_spec, find_tables(train_spec), BARS).to_pylist()
+    expected = [line for line in rows(tmp_path).values() if line["gain"] is not None]
+    assert [line["source"] for line in learnt] == [line["text"] for line in expected]
+    assert [line["target"] for line in learnt] == [line["gain"] for line in expected]
+    router = f"length={MODELS / 'small'}"
+    found = evaluate([tables], Settings(Decimal("0.3"), (router,)), tmp_path / "out", BARS, engine.opened)
+    assert list(found["directions"]) == ["en-de"] and found["rows"] == 28
+    assert found["routers"]["length"]["overall"]["mean_delta"]["value"] is not None
 
 
 def test_a_stopped_labelling_goes_on_and_sends_no_row_twice(spec, engine, tmp_path):
@@ -137,20 +184,67 @@ def test_a_row_that_one_model_fails_on_has_no_label_and_a_reason(spec, engine, t
     assert report["unlabelled"]["large_empty_output"] == 1
 
 
-def test_too_many_failures_end_it(spec, engine):
-    engine.fails = lambda name, row: "engine_error" if name == "large" else ""
-    with pytest.raises(RoutelmtError, match="large: .* rows failed, more than run.max_failed_fraction 0.01"):
+def test_too_many_failures_end_it_and_after_mending_the_same_command_tries_those_rows_again(
+    spec, engine, tmp_path
+):
+    engine.fails = lambda name, row: "engine_error" if name == "large" and row["row"] > 20 else ""
+    with pytest.raises(RoutelmtError) as error:
         run(spec, engine)
+    assert str(error.value).startswith("large failed on 3 of 31 rows, more than run.max_failed_fraction 0.01")
+    assert str(error.value).endswith("after mending, run the same command again")
+    engine.fails = lambda name, row: ""
+    assert run(spec, engine).report["labelled"] == 28
+    assert rows(tmp_path)["a.parquet", 23]["translation_large"] == "large of 23"
+
+
+def test_pools_that_this_machine_can_never_hold_are_refused_before_any_pass(spec, engine, monkeypatch):
+    asked = []
+
+    def refuse(together):
+        asked.extend(list(pools) for pools in together)
+        raise UsageError("never")
+
+    monkeypatch.setattr(engine, "check_fit", refuse)
+    with pytest.raises(UsageError, match="never"):
+        run(spec, engine)
+    assert asked == [["metric"], ["small"], ["large"]]
+    asked.clear()
+    with pytest.raises(UsageError, match="never"):
+        run(spec, engine, "run.pools=concurrent")
+    assert asked == [["metric"], ["small", "large"]]
+    assert not engine.lanes_together
+
+
+def test_each_part_is_read_once_to_measure_and_once_to_assemble(spec, engine, tmp_path, monkeypatch):
+    """Of one unit; a part holds rows of one model, and no other model's reader opens it."""
+    write_shard(tmp_path / "one" / "a.parquet", ["One.", "Two."], reference=pa.array(["One.", "Two."]))
+    opened: Counter[str] = Counter()
+
+    def counting(path, **arguments):
+        opened[Path(path).parent.name, Path(path).name] += 1
+        return read_table(path, **arguments)
+
+    read_table = pq.read_table
+    monkeypatch.setattr("routelmt_batch.ledger.pq.read_table", counting)
+    run(spec, engine, f"input.uri={tmp_path / 'one'}")
+    counts = {stage: [n for (of, _), n in opened.items() if of == stage] for stage, _ in opened}
+    assert counts == {"translations": [2, 2], "quality": [1, 1]}
 
 
 def test_what_cannot_be_labelled_is_told_before_anything_starts(spec, engine, tmp_path):
     with pytest.raises(InputError, match=r"no column 'referense' \(input.columns.reference\); did you mean"):
         run(spec, engine, "input.columns.reference=referense")
+    with pytest.raises(SpecError, match=r"input.columns: .*dictionary"):
+        run(spec, engine, "input.columns=[text]")
     with pytest.raises(SpecError, match="unknown metric 'bleu': use chrf"):
         run(spec, engine, "metric=bleu")
     with pytest.raises(ModelError, match="the quality environment that it needs"):
         run(spec, engine, "metric=comet:Unbabel/XCOMET-XXL")
     assert not (tmp_path / "labels").exists()
+
+
+def test_a_reference_column_without_a_name_is_the_default_one(spec):
+    assert load_label(spec, ["input.columns.reference=null"]).input.columns.reference == "reference"
 
 
 def test_a_label_folder_is_not_gone_on_with_after_a_change(spec, engine):

@@ -1,5 +1,6 @@
 """Label tables from real Parquet files: what is read, what is dropped, what is refused."""
 
+import json
 import math
 import re
 
@@ -58,6 +59,25 @@ def test_rows_without_both_qualities_are_dropped_and_counted(tmp_path):
     assert labels.warnings == ["4 of 6 rows dropped for their quality: 2 null, 1 NaN, 1 infinite"]
 
 
+def test_languages_stand_where_the_label_spec_had_them(tmp_path):
+    signature = {
+        "metric": {"name": "chrf", "signature": "s"},
+        "models": {name: {"source": "m", "weights": "w"} for name in ("small", "large")},
+        "prompt": {"template": "{source}"},
+        "input": {"columns": {"source": "text", "target_lang": "to"}, "source_lang": "en"},
+    }
+    path = write(tmp_path / "t.parquet", [1.0, 2.0], [3.0, 4.0], to=["de", "zh"])
+    metadata = {b"routelmt": json.dumps(signature)}
+    pq.write_table(pq.read_table(path).replace_schema_metadata(metadata), path)
+    assert read_tables([path]).directions == ("en-de", "en-zh")
+    signature["input"]["target_lang"] = "de"
+    metadata = {b"routelmt": json.dumps(signature)}
+    pq.write_table(pq.read_table(path).replace_schema_metadata(metadata), tmp_path / "u.parquet")
+    assert read_tables([tmp_path / "u.parquet"]).directions == ("en-de",)
+    with pytest.raises(InputError, match=r"t.parquet has .*'to', .*u.parquet has .*target_lang always 'de'"):
+        read_tables([tmp_path])
+
+
 def test_directions_of_dropped_rows_are_not_named(tmp_path):
     languages = {"source_lang": ["en", "en", "zh"], "target_lang": ["de", "de", "en"]}
     labels = read_tables([write(tmp_path / "t.parquet", [1.0, 2.0, None], [1.0, 2.0, 3.0], **languages)])
@@ -72,13 +92,13 @@ def test_rows_that_name_no_language_are_a_direction_of_their_own_with_a_warning(
 
 
 def test_a_gain_column_is_recomputed_and_another_one_is_told(tmp_path):
-    near = write(tmp_path / "near.parquet", [1.0, 2.0], [3.0, 4.0], gain=[2.004, None])
+    near = write(tmp_path / "near.parquet", [1.0, 2.0], [3.0, 4.0], gain=[2.0009, None])
     assert read_tables([near]).warnings == []
     far = write(tmp_path / "far.parquet", [1.0, 2.0], [3.0, 4.0], gain=[2.5, 2.0])
     labels = read_tables([far])
     assert labels.gain.tolist() == [2, 2]
     (warning,) = labels.warnings
-    assert "'gain' is not quality_large - quality_small in 1 rows (by 0.50 at most)" in warning
+    assert "'gain' is not quality_large - quality_small in 1 rows (by 0.500 at most)" in warning
 
 
 def test_a_column_of_decimals_or_integers_is_numeric(tmp_path):

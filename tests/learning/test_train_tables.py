@@ -1,5 +1,6 @@
 """Label tables that cannot be learnt from are refused in words; rows that cannot are counted."""
 
+import json
 import math
 
 import pyarrow as pa
@@ -44,6 +45,7 @@ def rows_of(spec, heard):
         ({"tables": ["labels.parquet", "labels.parquet"]}, "would count twice: give them once"),
         ({"tables": ["broken.parquet"]}, "not readable as Parquet"),
         ({"tables": ["words.parquet"]}, "column 'gain' is string, not numeric"),
+        ({"tables": ["no.parquet"]}, "needs source, source_lang, target_lang, gain: give a table"),
     ],
 )
 def test_a_table_that_does_not_fit(tmp_path, settings, message):
@@ -51,7 +53,9 @@ def test_a_table_that_does_not_fit(tmp_path, settings, message):
     table = pq.read_table(tmp_path / "labels.parquet")
     pq.write_table(table.drop(["quality_small"]), tmp_path / "bare.parquet")
     (tmp_path / "broken.parquet").write_bytes(b"PAR1 no")
-    write_labels(tmp_path / "words.parquet", 30, gain=["much"] * 30)
+    bare = table.drop(["quality_small", "gain"])
+    pq.write_table(bare, tmp_path / "no.parquet")
+    pq.write_table(bare.append_column("gain", pa.array(["much"] * 30)), tmp_path / "words.parquet")
     with pytest.raises(InputError) as error:
         find_tables(make_spec(tmp_path, **settings))
     assert message in str(error.value)
@@ -60,7 +64,7 @@ def test_a_table_that_does_not_fit(tmp_path, settings, message):
 def test_unusable_rows_are_left_out_and_counted(tmp_path, heard):
     path = write_labels(tmp_path / "labels.parquet", 100)
     table = pq.read_table(path).to_pydict()
-    table["gain"][:3] = [None, math.nan, math.inf]
+    table["quality_small"][:3] = [None, math.nan, math.inf]
     table["source"][3:5] = [None, "  "]
     table["target_lang"][5:7] = ["xx", None]
     pq.write_table(pa.table(table), path)
@@ -97,7 +101,11 @@ def test_held_out_tables_are_the_test_and_their_sentences_leave_training(tmp_pat
     [
         (19, {}, "19 usable label rows: too few to learn from (20 at least)"),
         (40, {"source": ["One."] * 40}, "side has 0 rows of 40: give more labels, more distinct values"),
-        (100, {"gain": [2.5] * 100}, "every gain on the train side is 2.5: there is nothing to learn"),
+        (
+            100,
+            {"quality_small": [47.5] * 100},
+            "every gain on the train side is 2.5: there is nothing to learn",
+        ),
     ],
 )
 def test_too_little_to_learn_from(tmp_path, heard, rows, columns, message):
@@ -115,26 +123,70 @@ def test_two_metrics_do_not_mix(tmp_path, heard):
     spec = make_spec(tmp_path, tables=["labels"])
     with pytest.raises(ModelError) as error:
         check_makers(spec, find_tables(spec), heard)
-    assert "XCOMET-XXL" in str(error.value)
+    assert "XCOMET-XXL" in str(error.value) and "a.parquet" in str(error.value)
     assert "Such labels do not mix" in str(error.value)
 
 
 def test_labels_of_another_small_model_are_refused_for_a_decoder_alone(tmp_path, heard):
-    models = {"small": {"source": "other", "weights": "cd" * 32}}
+    models = made()["models"] | {"small": {"source": "other", "weights": "cd" * 32}}
     write_labels(tmp_path / "labels.parquet", 30, made(models=models))
     spec = make_spec(tmp_path)
     with pytest.raises(ModelError) as error:
         check_makers(spec, find_tables(spec), heard)
     assert "not those of the small model that made the labels (other, cdcdcdcdcdcd)" in str(error.value)
     encoder = make_spec(tmp_path, base__architecture="encoder")
-    assert check_makers(encoder, find_tables(encoder), heard)["models"] == models
+    assert check_makers(encoder, find_tables(encoder), heard).models.model_dump() == models
 
 
-def test_what_no_table_says_is_unknown_and_another_prompt_is_a_warning(tmp_path, heard):
-    write_labels(tmp_path / "labels.parquet", 30, {})
+@pytest.mark.parametrize("told", [{}, {"metric": {"name": "chrf"}}, ["foreign"], {"models": None}])
+def test_a_table_that_does_not_say_what_made_it_is_a_warning(tmp_path, heard, told):
+    write_labels(tmp_path / "labels.parquet", 30, told)
     spec = make_spec(tmp_path)
-    assert check_makers(spec, find_tables(spec), heard)["metric"]["name"] == "unknown"
+    assert check_makers(spec, find_tables(spec), heard) is None
     assert heard.warnings[0].startswith("1 of 1 label tables (labels.parquet) do not say")
+
+
+def test_another_prompt_is_a_warning(tmp_path, heard):
     write_labels(tmp_path / "labels.parquet", 30, made(prompt={"template": "{source}"}))
+    spec = make_spec(tmp_path)
     check_makers(spec, find_tables(spec), heard)
-    assert heard.warnings[1].startswith('the labels were made with the prompt "{source}"')
+    assert heard.warnings[0].startswith('the labels were made with the prompt "{source}"')
+
+
+def test_a_gain_is_that_of_the_qualities_and_another_one_is_told(tmp_path, heard):
+    path = write_labels(tmp_path / "labels.parquet", 40)
+    table = pq.read_table(path).to_pydict()
+    gains = [
+        large - small for large, small in zip(table["quality_large"], table["quality_small"], strict=True)
+    ]
+    table["gain"][3] += 0.5
+    table["gain"][4] += 0.0005
+    table["gain"][5] = None
+    pq.write_table(pa.table(table), path)
+    assert rows_of(make_spec(tmp_path), heard)["target"].to_pylist() == gains
+    assert heard.warnings == [
+        "the column 'gain' is not quality_large - quality_small in 1 rows (by 0.500 at most); it is not used"
+    ]
+
+
+def test_a_table_of_gains_alone_is_learnt_from_as_it_is(tmp_path, heard):
+    path = write_labels(tmp_path / "labels.parquet", 40)
+    pq.write_table(pq.read_table(path).drop(["quality_large"]), path)
+    found = rows_of(make_spec(tmp_path), heard)
+    assert found["target"].to_pylist() == pq.read_table(path)["gain"].to_pylist()
+    assert not heard.warnings
+
+
+@pytest.mark.parametrize("by", ["source", "text"])
+def test_text_and_languages_are_read_where_the_label_spec_had_them(tmp_path, heard, by):
+    place = {"columns": {"source": "text", "source_lang": "from", "target_lang": "to"}, "source_lang": "en"}
+    path = write_labels(tmp_path / "labels.parquet", 60)
+    table = pq.read_table(path)
+    plain = rows_of(make_spec(tmp_path), heard).to_pylist()
+    renamed = table.drop(["source_lang"]).rename_columns({"source": "text", "target_lang": "to"})
+    metadata = {b"routelmt": json.dumps(made(input=place))}
+    pq.write_table(renamed.replace_schema_metadata(metadata), path)
+    assert rows_of(make_spec(tmp_path, split__by=by), heard).to_pylist() == plain
+    write_labels(tmp_path / "plain.parquet", 61)
+    with pytest.raises(InputError, match=r"labels.parquet has source in column 'text', .*plain.parquet has"):
+        find_tables(make_spec(tmp_path, test_tables=["plain.parquet"]))

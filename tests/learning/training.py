@@ -11,6 +11,7 @@ import yaml
 
 from routelmt_batch import checkpoints
 from routelmt_batch.learning.training.spec import TrainSpec, load_train_spec
+from routelmt_batch.prompts import LMT_TEMPLATE
 from tests.conftest import MODELS
 
 SMALL = MODELS / "small"
@@ -25,6 +26,7 @@ def made(**changes: Any) -> dict[str, Any]:
             "small": {"source": "demo/small", "weights": weights},
             "large": {"source": "demo/large", "weights": "ab" * 32},
         },
+        "prompt": {"template": LMT_TEMPLATE},
         **changes,
     }
 

@@ -2,11 +2,13 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
 from routelmt_batch import checkpoints
 from routelmt_batch.errors import ModelError, SpecError
+from routelmt_batch.progress import Bars
 from routelmt_batch.spec_file import load
 from routelmt_batch.stages.recipe import check_models
 from tests.conftest import MODELS
@@ -44,6 +46,21 @@ def test_an_encoder_is_read_by_its_cards_target(make_spec, as_kind):
     }
     assert found["gain"].scale.std == -found["quality"].scale.std
     assert found["gain"].predicts_gain and not found["quality"].predicts_gain
+
+
+def test_a_router_whose_small_model_nobody_told_routes_with_a_warning(make_spec, as_kind):
+    source = Path(as_kind("encoder", "gain"))
+    card = json.loads((source / "routelmt.json").read_text())
+    card["small_model"] = {"name": "unknown", "weights": "unknown"}
+    (source / "routelmt.json").write_text(json.dumps(card))
+    told = []
+    bars = Bars.none()
+    bars.warn = told.append
+    check_models(load(make_spec(router__kind="encoder", router__source=str(source))), bars)
+    assert len(told) == 1 and "do not say which small model they are of" in told[0]
+    told.clear()
+    check_models(load(make_spec()), bars)
+    assert not told
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,9 @@ import pytest
 from scipy import stats
 
 from routelmt_batch import job
-from routelmt_batch.learning.audited import Audited, Drift, advice, drift, summarise
 from routelmt_batch.spec_file import load
 from routelmt_batch.stages.audit import quotas
+from routelmt_batch.stages.audited import Audited, Drift, advice, drift, summarise
 from tests.conftest import COLUMNS, write_shard
 from tests.fake_engine import FakeEngine
 from tests.stages.test_guard import BARS, calls, chrf, output

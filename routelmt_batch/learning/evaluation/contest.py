@@ -11,10 +11,10 @@ from decimal import Decimal
 
 import numpy as np
 
-from routelmt_batch.learning.evaluation import measures
-from routelmt_batch.learning.evaluation.measures import METRICS, Floats, Integers, Population, Ranking
+from routelmt_batch import measures
 from routelmt_batch.learning.evaluation.tables import Labels
-from routelmt_batch.stages.allocate import places
+from routelmt_batch.measures import METRICS, Floats, Integers, Population, Ranking
+from routelmt_batch.selection import places
 
 OVERALL, MACRO = "overall", "macro"
 FEW_ROWS = 30

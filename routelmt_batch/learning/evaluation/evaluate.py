@@ -6,7 +6,6 @@ are held at once (8 bytes a row each): a label table is no corpus.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -14,22 +13,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 
+from routelmt_batch import checkpoints
 from routelmt_batch.engines.lanes import Engine
-from routelmt_batch.errors import InputError, UsageError
+from routelmt_batch.errors import UsageError
 from routelmt_batch.job import OpenEngine
-from routelmt_batch.kinds import KINDS
-from routelmt_batch.learning.evaluation import SEVERE_LOSS_GAIN
+from routelmt_batch.kinds import KINDS, SEVERE_LOSS_GAIN, SMALL_MODEL
 from routelmt_batch.learning.evaluation.evaluation import BUILT_IN, RANDOM, write
 from routelmt_batch.learning.evaluation.evaluation import evaluate as measure
-from routelmt_batch.learning.evaluation.resampling import default_resamples
 from routelmt_batch.learning.evaluation.tables import Labels, read_tables
+from routelmt_batch.learning.labels import Signature, find, signatures
 from routelmt_batch.learning.scoring import Scored, router_spec, score_tables
 from routelmt_batch.progress import Bars
+from routelmt_batch.resampling import default_resamples
 from routelmt_batch.routers.card import raw_card, read_card
-from routelmt_batch.rows import LABEL_METADATA
-from routelmt_batch.shards import discover_all
 from routelmt_batch.spec import Router as RouterSpec
 from routelmt_batch.spec import near
 from routelmt_batch.workspace import Folder
@@ -63,8 +60,8 @@ def evaluate(
             f"--scores {', '.join(sorted(clash))}: a router has that name ({', '.join(BUILT_IN)} are always "
             "in the table); rename the column"
         )
-    made = signatures(tables)
     labels = read_tables(tables, settings.score_columns)
+    made = signatures(find(tables))
     scored: dict[str, Scored] = {}
     if routers:
         folder = Folder(out)
@@ -86,7 +83,10 @@ def evaluate(
             settings.severe,
             resamples,
             settings.seed,
-            {"labels": made, "routers": {name: found.router.describe() for name, found in scored.items()}},
+            {
+                "labels": [one.of_labels() for one in made],
+                "routers": {name: found.router.describe() for name, found in scored.items()},
+            },
             lambda: advance(1),
         )
     write(evaluation, out)
@@ -97,11 +97,11 @@ def _run(
     tables: Sequence[str],
     routers: Mapping[str, RouterSpec],
     folder: Folder,
-    made: Sequence[Mapping[str, Any]],
+    made: Sequence[Signature],
     engine: Engine,
     bars: Bars,
 ) -> dict[str, Scored]:
-    small = {one["models"]["small"]["weights"] for one in made}
+    small = {one.models.small.weights for one in made}
     weights = small.pop() if len(small) == 1 else None
     return {
         name: score_tables(tables, router, folder.work / name, weights, engine, bars, name)
@@ -143,30 +143,26 @@ def parse_routers(given: Iterable[str], seed: int, dtype: str) -> dict[str, Rout
     return routers
 
 
-def signatures(tables: Sequence[str]) -> list[dict[str, Any]]:
-    """What the tables' labels are of, each signature once; see label.LabelRecipe.signature."""
-    found: dict[str, dict[str, Any]] = {}
-    for _, path in discover_all(tables):
-        try:
-            raw = (pq.read_schema(path).metadata or {}).get(LABEL_METADATA)
-        except (OSError, ValueError) as error:
-            raise InputError(f"{path}: not readable as Parquet: {error}") from None
-        if raw:
-            found[raw.decode()] = json.loads(raw)
-    return list(found.values())
-
-
-def _warnings(labels: Labels, scored: Mapping[str, Scored], made: Sequence[Mapping[str, Any]]) -> list[str]:
+def _warnings(labels: Labels, scored: Mapping[str, Scored], made: Sequence[Signature]) -> list[str]:
     """What keeps a number from meaning what it seems to."""
     found = []
     if not made and scored:
         found.append("the tables do not say which models they are of: a router's fit to them is not checked")
     if len(made) > 1:
         found.append(f"the tables hold labels of {len(made)} kinds (other models, prompts or metrics)")
-    metrics = {one["metric"]["signature"] for one in made}
+    metrics = {one.metric.signature for one in made}
+    small = {one.models.small.weights for one in made}
     for name, one in scored.items():
-        card = one.router.card
-        found.extend(one.router.doubts(name, labels.directions))
+        router, card = one.router, one.router.card
+        found.extend(f"{name}: {warning}" for warning in router.warnings)
+        found.extend(router.doubts(name, labels.directions))
+        if small and router.kind.source == SMALL_MODEL:
+            weights = checkpoints.weights_hash(router.pool.source)
+            if weights not in small:
+                found.append(
+                    f"{name}: {router.pool.source} (weights {weights[:12]}) is not the small model that "
+                    f"made the labels ({', '.join(sorted(known[:12] for known in small))})"
+                )
         if card and metrics and card.metric.signature not in metrics:
             found.append(
                 f"{name}: trained on {card.metric.signature}, evaluated on {', '.join(sorted(metrics))}"

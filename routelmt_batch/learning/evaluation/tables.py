@@ -16,15 +16,15 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from routelmt_batch.errors import InputError, UsageError
-from routelmt_batch.shards import discover, is_text
-from routelmt_batch.spec import near
+from routelmt_batch.learning.gains import GAIN, Floats, OtherGains, given_gain, is_number
+from routelmt_batch.learning.gains import QUALITY_LARGE as LARGE
+from routelmt_batch.learning.gains import QUALITY_SMALL as SMALL
+from routelmt_batch.learning.labels import LabelTable, find, texts_of, unreadable
+from routelmt_batch.shards import is_text, text_columns
+from routelmt_batch.spec import Texts, near
+from routelmt_batch.units import languages
 
-Floats = npt.NDArray[np.float64]
-
-SMALL, LARGE, GAIN = "quality_small", "quality_large", "gain"
-LANGUAGES = ("source_lang", "target_lang")
 UNKNOWN = "?"  # stands for a language that a row does not name
-GAIN_TOLERANCE = 0.01  # of the x100 scale: what rounding to float16 or two decimals may do
 _BATCH_ROWS = 131_072
 
 
@@ -55,36 +55,45 @@ def read_tables(paths: Sequence[Path | str], score_columns: Sequence[str] = ()) 
 
     Raises:
         UsageError: no path is given.
-        InputError: no such file, a file named twice or unreadable, a column that is lacking or not
-            numeric, fewer than two rows with both qualities.
+        InputError: no such file, a file named twice or unreadable, tables whose languages stand in
+            different places, a column that is lacking or not numeric, fewer than two rows with both
+            qualities.
     """
     if not paths:
         raise UsageError("no label table is given: name a Parquet file, a folder or a glob")
-    gathered = _Gathered(tuple(dict.fromkeys(score_columns)))
-    for file in _files(paths):
-        try:
-            with pq.ParquetFile(file) as table:
-                columns = _check(file, table.schema_arrow, gathered.score_columns)
-                for batch in table.iter_batches(_BATCH_ROWS, columns=columns, use_threads=False):
-                    gathered.add(batch)
-        except (pa.ArrowException, OSError) as error:
-            reason = " ".join(str(error).split())[:300]
-            raise InputError(f"{file}: not readable as Parquet ({reason}); write it anew") from error
+    tables = find([str(path) for path in paths])
+    _refuse_twice(tables)
+    gathered = _Gathered(tuple(dict.fromkeys(score_columns)), texts_of(tables))
+    for table in tables:
+        columns = _check(table, gathered.texts, gathered.score_columns)
+        for batch in _batches(table.path, columns):
+            gathered.add(batch)
     return gathered.labels()
 
 
-def _files(paths: Sequence[Path | str]) -> Iterator[Path]:
+def _batches(path: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    try:
+        with pq.ParquetFile(path) as file:
+            yield from file.iter_batches(_BATCH_ROWS, columns=columns, use_threads=False)
+    except (pa.ArrowException, OSError) as error:
+        raise unreadable(path, error) from error
+
+
+def _refuse_twice(tables: Sequence[LabelTable]) -> None:
     seen: set[Path] = set()
-    for path in paths:
-        for _, file in discover(str(path), key="table"):
-            if file.resolve() in seen:
-                raise InputError(f"{file}: given twice, and its rows would count twice; give it once")
-            seen.add(file.resolve())
-            yield file
+    for table in tables:
+        if table.path.resolve() in seen:
+            raise InputError(f"{table.path}: given twice, and its rows would count twice; give it once")
+        seen.add(table.path.resolve())
 
 
-def _check(file: Path, schema: pa.Schema, score_columns: Sequence[str]) -> list[str]:
+def _language_columns(texts: Texts) -> list[str]:
+    return [column for key, column in text_columns(texts).items() if key != "source"]
+
+
+def _check(table: LabelTable, texts: Texts, score_columns: Sequence[str]) -> list[str]:
     """The columns to read of one file, once it is known that they are there and fit."""
+    file, schema = table.path, table.schema
     for name in (SMALL, LARGE, *score_columns):
         if name not in schema.names:
             raise InputError(
@@ -92,28 +101,19 @@ def _check(file: Path, schema: pa.Schema, score_columns: Sequence[str]) -> list[
                 f"{', '.join(schema.names) or 'no columns'}. A label table has {SMALL} and {LARGE}, "
                 "and every score column that is asked for"
             )
-    columns = [SMALL, LARGE, *score_columns]
-    if GAIN in schema.names and _is_number(schema.field(GAIN).type):
-        columns.append(GAIN)
-    if all(name in schema.names for name in LANGUAGES):
-        columns.extend(LANGUAGES)
+    columns = [SMALL, LARGE, *score_columns, *given_gain(schema)]
+    language_columns = _language_columns(texts)
+    if all(name in schema.names for name in language_columns):
+        columns.extend(language_columns)
     columns = list(dict.fromkeys(columns))
     for name in columns:
         if schema.names.count(name) > 1:
             raise InputError(f"{file}: has two columns named {name!r}: rename one")
         kind = schema.field(name).type
-        fits, wanted = (is_text(kind), "string") if name in LANGUAGES else (_is_number(kind), "numeric")
+        fits, wanted = (is_text(kind), "string") if name in language_columns else (is_number(kind), "numeric")
         if not fits:
             raise InputError(f"{file}: column {name!r} is {kind}, not {wanted}: write it as {wanted}")
     return columns
-
-
-def _is_number(kind: pa.DataType) -> bool:
-    # A column of nulls alone is written as type null by pandas; it holds numbers, though not one.
-    types = pa.types
-    return bool(
-        types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind) or types.is_null(kind)
-    )
 
 
 @dataclass
@@ -121,6 +121,7 @@ class _Gathered:
     """What was read so far: kept rows as arrays, and counts of what was not kept or does not fit."""
 
     score_columns: tuple[str, ...]
+    texts: Texts
     small: list[Floats] = field(default_factory=list)
     large: list[Floats] = field(default_factory=list)
     scores: list[list[Floats]] = field(default_factory=list)
@@ -129,8 +130,7 @@ class _Gathered:
     directions: dict[str, int] = field(default_factory=dict)
     languages_named: bool = False
     dropped: dict[str, int] = field(default_factory=lambda: {"null": 0, "NaN": 0, "infinite": 0})
-    other_gain: int = 0
-    other_gain_most: float = 0.0
+    other_gains: OtherGains = field(default_factory=OtherGains)
 
     def add(self, batch: pa.RecordBatch) -> None:
         small, large = _floats(batch, SMALL), _floats(batch, LARGE)
@@ -146,12 +146,12 @@ class _Gathered:
         self.scores.append([_floats(batch, name)[kept] for name in self.score_columns])
         self.direction.append(self._directions(batch)[kept])
         if GAIN in batch.schema.names:
-            self._compare(_floats(batch, GAIN)[kept], large[kept] - small[kept])
+            self.other_gains.add(_floats(batch, GAIN)[kept], large[kept] - small[kept])
 
     def _directions(self, batch: pa.RecordBatch) -> npt.NDArray[np.int32]:
-        if LANGUAGES[0] in batch.schema.names:
+        if all(name in batch.schema.names for name in _language_columns(self.texts)):
             self.languages_named = True
-            source, target = (pc.fill_null(batch[name].cast(pa.string()), UNKNOWN) for name in LANGUAGES)
+            source, target = (pc.fill_null(codes, UNKNOWN) for codes in languages(batch, self.texts))
             names = pc.binary_join_element_wise(source, target, "-").dictionary_encode()
         else:
             names = pa.array([f"{UNKNOWN}-{UNKNOWN}"] * batch.num_rows, pa.string()).dictionary_encode()
@@ -160,13 +160,6 @@ class _Gathered:
         ]
         found: npt.NDArray[np.int32] = np.array(index, np.int32)[names.indices.to_numpy()]
         return found
-
-    def _compare(self, given: Floats, gain: Floats) -> None:
-        apart = np.abs(given - gain)
-        apart = apart[apart > GAIN_TOLERANCE]  # NaN, a gain that is not there, is not another gain
-        if len(apart):
-            self.other_gain += len(apart)
-            self.other_gain_most = max(self.other_gain_most, float(apart.max()))
 
     def labels(self) -> Labels:
         kept = np.concatenate(self.kept or [np.zeros(0, bool)])
@@ -213,11 +206,7 @@ class _Gathered:
         warnings = []
         if rows < read:
             warnings.append(f"{read - rows:,} of {read:,} rows dropped for their quality: {self._reasons()}")
-        if self.other_gain:
-            warnings.append(
-                f"the column {GAIN!r} is not {LARGE} - {SMALL} in {self.other_gain:,} rows (by "
-                f"{self.other_gain_most:,.2f} at most); it is not used"
-            )
+        warnings.extend(self.other_gains.warnings())
         unknown = [place for place, name in enumerate(directions) if UNKNOWN in name.split("-")]
         if unknown:
             count = int(np.isin(direction, unknown).sum())

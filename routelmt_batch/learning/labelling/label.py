@@ -5,7 +5,6 @@ The main job's passes on another recipe: sharded, resumable, the same commits. P
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import numpy as np
@@ -14,15 +13,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from routelmt_batch.job import OpenEngine, Options, Outcome, finished
-from routelmt_batch.learning.labelling.passes import ROUTES, committed, measure, translate, work_on
+from routelmt_batch.learning.labelling.passes import ROUTES, committed, measure, parts_of, translate
 from routelmt_batch.learning.labelling.recipe import Labelling, check_label_models
 from routelmt_batch.learning.labelling.report import Counts, report
+from routelmt_batch.ledger import QUALITY, TRANSLATIONS
 from routelmt_batch.progress import Bars
 from routelmt_batch.rows import LABEL_FIELDS, LABEL_METADATA, UNTRANSLATABLE
 from routelmt_batch.rows import QUALITY as QUALITY_SCHEMA
 from routelmt_batch.rows import TRANSLATIONS as TRANSLATIONS_SCHEMA
 from routelmt_batch.spec import LabelSpec
 from routelmt_batch.stages.outputs import Addition, finish, write_shards
+from routelmt_batch.stages.translate import check_fit
 from routelmt_batch.units import Unit, languages
 from routelmt_batch.workspace import open_workspace
 
@@ -40,10 +41,12 @@ def label(spec: LabelSpec, options: Options, bars: Bars, open_engine: OpenEngine
         done = finished(workspace.folder)
         if done:
             return Outcome(done, new=False)
+        if workspace.ledger.rows(TRANSLATIONS) < len(ROUTES) * workspace.rows:
+            check_fit(spec, engine, bars, {"metric": spec.metric})
         translate(workspace, engine, bars)
         measure(workspace, engine, bars)
         assemble(workspace, bars)
-        job = report(workspace, workspace.recipe.signature())
+        job = report(workspace, workspace.recipe.signature().model_dump(mode="json"))
         finish(workspace, job)
         return Outcome(job, new=True)
 
@@ -58,21 +61,22 @@ def assemble(workspace: Labelling, bars: Bars) -> None:
     """Write every label table that is not committed yet: input columns, translations, qualities, gain."""
 
     def columns(unit: Unit, batch: pa.RecordBatch, counts: Counts) -> dict[str, pa.Array]:
-        work = work_on(workspace.ledger, unit)
         found: dict[str, pa.Array] = {}
         reasons = []
         for route in ROUTES:
-            table = committed(unit, route, work.translations, TRANSLATIONS_SCHEMA)
+            parts = parts_of(workspace.ledger, TRANSLATIONS, route, unit)
+            table = committed(unit, parts, TRANSLATIONS_SCHEMA)
             reasons.append(_placed(unit, table, "reason"))
             found[f"translation_{route}"] = _placed(unit, table, "translation")
-            quality = committed(unit, route, work.quality, QUALITY_SCHEMA)
+            parts = parts_of(workspace.ledger, QUALITY, route, unit)
+            quality = committed(unit, parts, QUALITY_SCHEMA)
             found[f"quality_{route}"] = _placed(unit, quality, "quality")
         found["gain"] = pc.subtract(found["quality_large"], found["quality_small"])
         counts.add(found, reasons, *languages(batch, workspace.spec.input))
         return found
 
-    signature = json.dumps(workspace.recipe.signature(), ensure_ascii=False)
-    addition = Addition(LABEL_FIELDS, Counts, columns, {LABEL_METADATA: signature.encode()})
+    signature = workspace.recipe.signature().model_dump_json().encode()
+    addition = Addition(LABEL_FIELDS, Counts, columns, {LABEL_METADATA: signature})
     write_shards(workspace, addition, bars)
 
 

@@ -10,16 +10,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from routelmt_batch.engines.lanes import REQUESTS, Engine, Lane, Receipt
-from routelmt_batch.errors import RoutelmtError
 from routelmt_batch.learning.labelling.recipe import Labelling
-from routelmt_batch.ledger import QUALITY, TRANSLATIONS, Ledger, read_rows
+from routelmt_batch.ledger import QUALITY, TRANSLATIONS, Ledger, PartEntry, read_rows
 from routelmt_batch.progress import Bars
 from routelmt_batch.prompts import Prompter
 from routelmt_batch.rows import LARGE, NOT_A_NUMBER, OK, SMALL, Route
 from routelmt_batch.rows import QUALITY as QUALITY_SCHEMA
 from routelmt_batch.rows import TRANSLATIONS as TRANSLATIONS_SCHEMA
 from routelmt_batch.spec import Input
-from routelmt_batch.stages.passes import PartWriter, requests, run_pass
+from routelmt_batch.stages.passes import PartWriter, refuse_failures, requests, run_pass
 from routelmt_batch.stages.translate import lane, order, pool_of
 from routelmt_batch.units import Unit, read_lines
 
@@ -28,27 +27,26 @@ ROUTES: tuple[Route, Route] = (SMALL, LARGE)
 
 @dataclass(frozen=True)
 class Work:
-    """A unit, and the parts that may hold its translations and qualities."""
+    """A unit, and the parts that may hold one model's translations and their qualities."""
 
     unit: Unit
     translations: tuple[str, ...]
     quality: tuple[str, ...]
 
 
-def work_on(ledger: Ledger, unit: Unit) -> Work:
-    return Work(
-        unit,
-        *(
-            tuple(ledger.overlapping(stage, unit.shard.name, unit.first_row, unit.end_row))
-            for stage in (TRANSLATIONS, QUALITY)
-        ),
-    )
+def work_on(ledger: Ledger, route: Route, unit: Unit) -> Work:
+    return Work(unit, *(parts_of(ledger, stage, route, unit) for stage in (TRANSLATIONS, QUALITY)))
 
 
-def committed(unit: Unit, route: Route, parts: tuple[str, ...], schema: pa.Schema) -> pa.Table:
-    """A model's committed rows of a unit, in row order."""
-    table = read_rows(parts, unit.shard.name, unit.first_row, unit.end_row, schema)
-    return table.filter(pc.equal(table["route"], route))
+def parts_of(ledger: Ledger, stage: str, route: Route, unit: Unit) -> tuple[str, ...]:
+    """Parts that may hold a unit's rows of one model: a lane commits one model's, counted by its name."""
+    entries = ledger.overlapping_entries(stage, unit.shard.name, unit.first_row, unit.end_row)
+    return tuple(str(ledger.part_path(entry)) for entry in entries if route in entry.counts)
+
+
+def committed(unit: Unit, parts: tuple[str, ...], schema: pa.Schema) -> pa.Table:
+    """The rows of a unit that parts hold, in row order."""
+    return read_rows(parts, unit.shard.name, unit.first_row, unit.end_row, schema)
 
 
 @dataclass(frozen=True)
@@ -56,14 +54,13 @@ class ToTranslate:
     """Emits a unit's rows that a model has not tried."""
 
     input: Input
-    route: Route
     prompter: Prompter
     limit_tokens: int
 
     def __call__(self, work: Work) -> Iterator[pa.Table]:
         unit = work.unit
         todo = np.ones(unit.rows, bool)
-        done = committed(unit, self.route, work.translations, TRANSLATIONS_SCHEMA)
+        done = committed(unit, work.translations, TRANSLATIONS_SCHEMA)
         todo[done["row"].to_numpy() - unit.first_row] = False
         for lines in read_lines(unit, self.input, ("reference",)):
             keep = todo[np.array(lines.rows) - unit.first_row].tolist()
@@ -77,10 +74,20 @@ def translate(workspace: Labelling, engine: Engine, bars: Bars) -> None:
     """Send every row that can be labelled to both models.
 
     Raises:
-        RoutelmtError: one model failed on more than `run.max_failed_fraction` of the rows.
+        RoutelmtError: one model failed on more than `run.max_failed_fraction` of the rows. The part
+            that would be too many is not committed, so that the same command tries it again.
     """
     spec, ledger = workspace.spec, workspace.ledger
-    _check_failures(workspace)
+
+    def check(entry: PartEntry) -> None:
+        for route in ROUTES:
+            # A row that is no model's to try (no text, no reference) counts as failed and as skipped.
+            failed, skipped = (
+                translated(ledger, route, what) + entry.counts.get(f"{route}_{what}", 0)
+                for what in ("failed", "skipped")
+            )
+            refuse_failures(workspace, failed - skipped, f"{route} failed on")
+
     for routes in order(spec, engine):
         pending = [route for route in routes if ledger.count(TRANSLATIONS, route) < workspace.rows]
         lanes = [_translating(workspace, route) for route in pending]
@@ -92,7 +99,7 @@ def translate(workspace: Labelling, engine: Engine, bars: Bars) -> None:
             lanes,
             workspace.rows * len(pending),
             sum(ledger.count(TRANSLATIONS, route) for route in pending),
-            after_commit=lambda: _check_failures(workspace),
+            check,
         )
 
 
@@ -100,22 +107,8 @@ def _translating(workspace: Labelling, route: Route) -> Lane:
     spec = workspace.spec
     pool = pool_of(spec, route)
     prompter = Prompter(pool.source, spec.prompt.template, pool.trust_remote_code)
-    work = [work_on(workspace.ledger, unit) for unit in workspace.units]
-    return lane(workspace, route, work, ToTranslate(spec.input, route, prompter, pool.prompt_limit_tokens))
-
-
-def _check_failures(workspace: Labelling) -> None:
-    allowed = workspace.spec.run.max_failed_fraction
-    for route in ROUTES:
-        failed = translated(workspace.ledger, route, "failed") - translated(
-            workspace.ledger, route, "skipped"
-        )
-        if failed > allowed * workspace.rows:
-            raise RoutelmtError(
-                f"{route}: {failed} of {workspace.rows} rows failed, more than run.max_failed_fraction "
-                f"{allowed} allows. Look into {workspace.folder.logs}; after mending, start again with "
-                "another --output, or allow more"
-            )
+    work = [work_on(workspace.ledger, route, unit) for unit in workspace.units]
+    return lane(workspace, route, work, ToTranslate(spec.input, prompter, pool.prompt_limit_tokens))
 
 
 def translated(ledger: Ledger, route: Route, what: str) -> int:
@@ -127,12 +120,11 @@ class ToMeasure:
     """Emits a model's translations of a unit that have no quality yet, with source and reference."""
 
     input: Input
-    route: Route
 
     def __call__(self, work: Work) -> Iterator[pa.Table]:
         unit = work.unit
-        done = set(committed(unit, self.route, work.quality, QUALITY_SCHEMA)["row"].to_pylist())
-        table = committed(unit, self.route, work.translations, TRANSLATIONS_SCHEMA)
+        done = set(committed(unit, work.quality, QUALITY_SCHEMA)["row"].to_pylist())
+        table = committed(unit, work.translations, TRANSLATIONS_SCHEMA)
         good = table.filter(pc.equal(table["status"], OK)).select(["row", "translation"])
         texts = {
             row: text
@@ -199,8 +191,8 @@ def measure(workspace: Labelling, engine: Engine, bars: Bars) -> None:
             pool=spec.metric,
             task="score",
             scorer=workspace.recipe.metric,
-            units=[work_on(ledger, unit) for unit in workspace.units],
-            read=ToMeasure(spec.input, route),
+            units=[work_on(ledger, route, unit) for unit in workspace.units],
+            read=ToMeasure(spec.input),
             write=QualityWriter(PartWriter(workspace.folder.work, QUALITY, route), route),
             part_rows=spec.run.part_rows,
         )

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from routelmt_batch import checkpoints
-from routelmt_batch.manifest import of_input, of_prompt, of_translations
+from routelmt_batch.learning.labels import Signature
+from routelmt_batch.manifest import engine_meaning, of_input, of_prompt, of_translations
 from routelmt_batch.metrics.metric import Metric, describe, open_metric
+from routelmt_batch.rows import LARGE, SMALL
 from routelmt_batch.shards import Shard
 from routelmt_batch.spec import LabelSpec
 from routelmt_batch.workspace import Workspace, check_pool
@@ -27,10 +29,10 @@ class LabelRecipe:
             "quality": corpus | of_prompt(self.spec) | {"metric": describe(self.metric)},
         }
 
-    def signature(self) -> dict[str, Any]:
-        """What the labels are of: models, generation, prompt and metric."""
-        models = {"small": self.spec.models.small, "large": self.spec.models.large}
-        return {
+    def signature(self) -> Signature:
+        """What the labels are of, and how their rows are read."""
+        models = {SMALL: self.spec.models.small, LARGE: self.spec.models.large}
+        value = {
             "metric": describe(self.metric),
             "models": {
                 name: {"source": pool.source, "weights": checkpoints.weights_hash(pool.source)}
@@ -39,12 +41,19 @@ class LabelRecipe:
             "generation": {
                 "decoding": "greedy",
                 **{
-                    name: {"dtype": pool.dtype, "max_output_tokens": pool.max_output_tokens}
+                    name: {
+                        "dtype": pool.dtype,
+                        "max_model_len_tokens": pool.max_model_len_tokens,
+                        "max_output_tokens": pool.max_output_tokens,
+                        "engine": engine_meaning(pool),
+                    }
                     for name, pool in models.items()
                 },
             },
-            "prompt": {"template": self.spec.prompt.template},
+            "prompt": self.spec.prompt.model_dump(),
+            "input": self.spec.input.texts,
         }
+        return Signature.model_validate(value)
 
 
 Labelling: TypeAlias = Workspace[LabelSpec, LabelRecipe]

@@ -9,11 +9,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from routelmt_batch import __version__, checkpoints
+from routelmt_batch.learning.labels import Model, Signature
 from routelmt_batch.learning.training.regression import BINS
 from routelmt_batch.learning.training.spec import TrainSpec, short_name
+from routelmt_batch.routers.card import UNKNOWN
 
 PLOT, PLOT_BY_DIRECTION = "predicted-realised", "predicted-realised-directions"
-_NOBODY = {"name": "unknown", "weights": "unknown"}
+_NOBODY = {"name": UNKNOWN, "weights": UNKNOWN}
 _METHODS = {
     "lora": "LoRA (rank {rank}, alpha {alpha:g}, dropout {dropout:g}, modules {target_modules}) and the "
     "head, merged; the adapter alone is in `adapter/`",
@@ -23,21 +25,22 @@ _METHODS = {
 
 
 def card(
-    spec: TrainSpec, made: Mapping[str, Any], prepared: Mapping[str, Any], trained: Mapping[str, Any]
+    spec: TrainSpec, made: Signature | None, prepared: Mapping[str, Any], trained: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The router's card; `routers.card.RouterCard` says what a job reads of it."""
-    models = made["models"]
-    small = _model(models.get("small"))
+    """The router's card; `routers.card.RouterCard` says what a job reads of it. What no label table
+    says of its making (`made`) is unknown."""
+    metric = made.metric.model_dump() if made else {"name": UNKNOWN, "signature": UNKNOWN}
+    small, large = (_model(made.models.small), _model(made.models.large)) if made else (_NOBODY, _NOBODY)
     if spec.base.architecture == "decoder":
         small = {"name": spec.base.name, "weights": checkpoints.weights_hash(spec.base.source)}
     return {
         "kind": spec.kind,
         "target": spec.target,
-        "metric": dict(made["metric"]),
+        "metric": metric,
         "prompt_template": spec.prompt.template,
         "directions": prepared["directions"],
         "small_model": small,
-        "large_model": _model(models.get("large")),
+        "large_model": large,
         "scale": prepared["scale"],
         "calibration": None,
         "training": {
@@ -56,10 +59,8 @@ def card(
     }
 
 
-def _model(told: Mapping[str, Any] | None) -> dict[str, str]:
-    if not told:
-        return dict(_NOBODY)
-    return {"name": short_name(told.get("source", "unknown")), "weights": told.get("weights", "unknown")}
+def _model(told: Model) -> dict[str, str]:
+    return {"name": short_name(told.source), "weights": told.weights}
 
 
 def readme(spec: TrainSpec, report: Mapping[str, Any]) -> str:

@@ -40,7 +40,8 @@ class Lora(Part):
 
 
 class Split(Part):
-    """Rows with the same value in column `by` stay on one side."""
+    """Rows with the same value in column `by` stay on one side; `source`: the source text, whatever its
+    column."""
 
     by: str = Field("source", min_length=1)
     validation_fraction: Fraction = Decimal("0.1")

@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from decimal import Decimal
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -20,42 +19,40 @@ import pyarrow.parquet as pq
 from routelmt_batch import checkpoints
 from routelmt_batch.atomic import sha256
 from routelmt_batch.errors import InputError, ModelError
+from routelmt_batch.learning.gains import QUALITY_SMALL, OtherGains, gain_columns, given_gain, is_number
+from routelmt_batch.learning.labels import LabelTable, Model, Signature, find, texts_of
 from routelmt_batch.learning.training.spec import TrainSpec
 from routelmt_batch.learning.training.split import TEST, sides
 from routelmt_batch.progress import Bars
 from routelmt_batch.prompts import LANGUAGES
-from routelmt_batch.rows import LABEL_METADATA
-from routelmt_batch.shards import discover, is_text
-from routelmt_batch.spec import near
-
-TARGETS = {"gain": "gain", "quality": "quality_small"}
-_TEXTS = ("source", "source_lang", "target_lang")
-_UNKNOWN = {"name": "unknown", "signature": "unknown"}
+from routelmt_batch.shards import is_text, text_columns
+from routelmt_batch.spec import Texts, near
+from routelmt_batch.units import languages
 
 
 @dataclass(frozen=True)
-class TableFile:
-    """One Parquet file of labels. `made` is its metadata; empty if it says nothing."""
+class TableFile(LabelTable):
+    """One Parquet file of labels, by its contents; `held_out`: of `test_tables`."""
 
-    path: Path
     sha256: str
     held_out: bool
-    made: dict[str, Any]
 
 
 def find_tables(spec: TrainSpec) -> list[TableFile]:
     """Every file of the label tables, `test_tables` last, once its columns are known to fit.
 
     Raises:
-        InputError: no such file, one that is given twice or not readable, or a column that it lacks.
+        InputError: no such file, one that is given twice or not readable, a column that it lacks, or
+            tables whose text and languages stand in different places.
     """
-    found: list[TableFile] = []
-    for key, uris in (("tables", spec.tables), ("test_tables", spec.test_tables)):
-        for uri in uris:
-            for _, path in discover(uri, key=key):
-                schema = _schema(path)
-                _check_columns(path, schema, spec)
-                found.append(TableFile(path, sha256(path), key == "test_tables", _made(path, schema)))
+    found = [
+        TableFile(**vars(table), sha256=sha256(table.path), held_out=key == "test_tables")
+        for key, uris in (("tables", spec.tables), ("test_tables", spec.test_tables))
+        for table in find(uris, key)
+    ]
+    texts = texts_of(found)
+    for file in found:
+        _check_columns(file, texts, spec)
     count = Counter(file.sha256 for file in found)
     if twice := [str(file.path) for file in found if count[file.sha256] > 1]:
         names = ", ".join(twice)
@@ -63,63 +60,58 @@ def find_tables(spec: TrainSpec) -> list[TableFile]:
     return found
 
 
-def _schema(path: Path) -> pa.Schema:
-    try:
-        return pq.read_schema(path)
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{path}: not readable as Parquet ({' '.join(str(error).split())[:200]})") from error
-
-
-def _check_columns(path: Path, schema: pa.Schema, spec: TrainSpec) -> None:
-    for name in dict.fromkeys((*_TEXTS, TARGETS[spec.target], spec.split.by)):
-        why = " (split.by)" if name == spec.split.by and name not in _TEXTS else ""
+def _check_columns(file: TableFile, texts: Texts, spec: TrainSpec) -> None:
+    path, schema, by = file.path, file.schema, _split_column(texts, spec)
+    text, target = tuple(text_columns(texts).values()), _target_columns(schema, spec)
+    for name in dict.fromkeys((*text, *target, by)):
+        why = " (split.by)" if name == by and name not in text else ""
         if name not in schema.names:
             raise InputError(
                 f"{path}: no column {name!r}{why}{near(name, schema.names)}; it has "
                 f"{', '.join(schema.names) or 'no columns'}. Training for {spec.target} needs "
-                f"{', '.join((*_TEXTS, TARGETS[spec.target]))}: give a table as `label` writes it"
+                f"{', '.join((*text, *target))}: give a table as `label` writes it"
             )
         kind = schema.field(name).type
-        number = pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_decimal(kind)
-        if name in _TEXTS and not is_text(kind):
+        if name in text and not is_text(kind):
             raise InputError(f"{path}: column {name!r} is {kind}, not string: write it as string")
-        if name == TARGETS[spec.target] and not number:
+        if name in target and not is_number(kind):
             raise InputError(f"{path}: column {name!r} is {kind}, not numeric: write it as numeric")
 
 
-def _made(path: Path, schema: pa.Schema) -> dict[str, Any]:
-    text = (schema.metadata or {}).get(LABEL_METADATA)
-    if text is None:
-        return {}
-    try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise InputError(f"{path}: its metadata `routelmt` is not JSON: {error}") from None
-    return value if isinstance(value, dict) else {}
+def _target_columns(schema: pa.Schema, spec: TrainSpec) -> tuple[str, ...]:
+    return gain_columns(schema.names) if spec.target == "gain" else (QUALITY_SMALL,)
 
 
-def check_makers(spec: TrainSpec, files: list[TableFile], bars: Bars) -> dict[str, Any]:
-    """What the labels say of their making (`metric`, `models`, `prompt`), once they are known to agree.
+def _split_column(texts: Texts, spec: TrainSpec) -> str:
+    """`split.by` by its name in the tables: the source text is `source`, whatever its column."""
+    return text_columns(texts).get(spec.split.by, spec.split.by)
+
+
+def check_makers(spec: TrainSpec, files: list[TableFile], bars: Bars) -> Signature | None:
+    """What made the labels, once the tables are known to agree; None if none of them says.
 
     Raises:
         ModelError: two metrics, or a small model that is not the base that is trained.
     """
-    if mute := [file.path.name for file in files if not file.made.get("metric")]:
+    if mute := [file.path.name for file in files if not file.signature]:
         bars.warn(
             f"{len(mute)} of {len(files)} label tables ({', '.join(mute[:3])}) do not say which metric and "
             "models made them: what no table says is `unknown` in the router's card"
         )
-    made: dict[str, Any] = {}
-    for file in files:
-        for key in ("metric", "models", "prompt"):
-            value = file.made.get(key)
-            _refuse_other(key, file, made.get(key), value)
-            made.setdefault(key, value) if value else None
-    made.setdefault("metric", _UNKNOWN)
-    made.setdefault("models", {})
+    signed = [(file, file.signature) for file in files if file.signature]
+    if not signed:
+        return None
+    (first, made), *others = signed
+    for file, other in others:
+        for key, value in _telling(other).items():
+            if value != _telling(made)[key]:
+                raise ModelError(
+                    f"{file.path}: labelled with {key} {json.dumps(value)}, and {first.path} with "
+                    f"{json.dumps(_telling(made)[key])}. Such labels do not mix: train on one kind"
+                )
     if spec.base.architecture == "decoder":
-        _check_small(spec, made["models"].get("small"))
-    template = made.get("prompt", {}).get("template", spec.prompt.template)
+        _check_small(spec, made.models.small)
+    template = made.prompt.template
     if template != spec.prompt.template:
         bars.warn(
             f"the labels were made with the prompt {json.dumps(template)}, and prompt.template is "
@@ -128,24 +120,18 @@ def check_makers(spec: TrainSpec, files: list[TableFile], bars: Bars) -> dict[st
     return made
 
 
-def _refuse_other(key: str, file: TableFile, before: Any, now: Any) -> None:
-    def telling(value: Any) -> Any:
-        """Of models only the weights count, not under which name they were read."""
-        return {role: model.get("weights") for role, model in value.items()} if key == "models" else value
-
-    if before and now and key != "prompt" and telling(before) != telling(now):
-        raise ModelError(
-            f"{file.path}: labelled with {key} {json.dumps(now, sort_keys=True)}, and another table with "
-            f"{json.dumps(before, sort_keys=True)}. Such labels do not mix: train on one kind"
-        )
+def _telling(made: Signature) -> dict[str, Any]:
+    """What labels must share; of models only the weights count, not under which name they were read."""
+    models = {"small": made.models.small.weights, "large": made.models.large.weights}
+    return {"metric": made.metric.model_dump(), "models": models}
 
 
-def _check_small(spec: TrainSpec, small: dict[str, Any] | None) -> None:
+def _check_small(spec: TrainSpec, small: Model) -> None:
     weights = checkpoints.weights_hash(spec.base.source)
-    if small and small.get("weights") not in (None, weights):
+    if small.weights != weights:
         raise ModelError(
             f"base.source {spec.base.source}: its weights ({weights[:12]}) are not those of the small model "
-            f"that made the labels ({small.get('source')}, {small['weights'][:12]}). Its router would learn "
+            f"that made the labels ({small.source}, {small.weights[:12]}). Its router would learn "
             "another model's gains: give that model, or label anew with this one"
         )
 
@@ -153,10 +139,14 @@ def _check_small(spec: TrainSpec, small: dict[str, Any] | None) -> None:
 def read_rows(spec: TrainSpec, files: list[TableFile], bars: Bars) -> pa.Table:
     """Usable rows in file order: `source`, `source_lang`, `target_lang`, `target` float64 and `side`.
 
+    A gain is computed from the qualities; the `gain` column is read where there are none.
     Rows without a usable target, text or language are left out with a warning that counts them, and so
     are rows of `tables` whose split value stands in `test_tables`, too.
     """
-    table = pa.concat_tables([_read(spec, file) for file in files])
+    texts, other_gains = texts_of(files), OtherGains()
+    table = pa.concat_tables([_read(spec, texts, file, other_gains) for file in files])
+    for warning in other_gains.warnings():
+        bars.warn(warning)
     for reason, keep in _rules(spec):
         table = _leave_out(table, keep(table), reason, bars)
     groups, held_out = table["group"].to_pylist(), table["held_out"].to_pylist()
@@ -171,16 +161,23 @@ def read_rows(spec: TrainSpec, files: list[TableFile], bars: Bars) -> pa.Table:
     return table.drop(["group", "held_out"]).append_column("side", pa.array(side, pa.string()))
 
 
-def _read(spec: TrainSpec, file: TableFile) -> pa.Table:
-    target = TARGETS[spec.target]
-    table = pq.read_table(
-        file.path, columns=list(dict.fromkeys((*_TEXTS, target, spec.split.by))), partitioning=None
-    )
+def _read(spec: TrainSpec, texts: Texts, file: TableFile, other_gains: OtherGains) -> pa.Table:
+    targets, by = _target_columns(file.schema, spec), _split_column(texts, spec)
+    given = given_gain(file.schema) if spec.target == "gain" else ()
+    columns = dict.fromkeys((*text_columns(texts).values(), *targets, *given, by))
+    table = pq.read_table(file.path, columns=list(columns), partitioning=None)
+    first, *second = (table[name].cast(pa.float64()) for name in targets)
+    target = pc.subtract(first, *second) if second else first
+    for name in given:
+        other_gains.add(table[name].cast(pa.float64()).to_numpy(), target.to_numpy())
+    source_lang, target_lang = languages(table, texts)
     return pa.table(
         {
-            **{name: table[name].cast(pa.string()) for name in _TEXTS},
-            "target": table[target].cast(pa.float64()),
-            "group": table[spec.split.by].cast(pa.string()),
+            "source": table[texts.columns.source].cast(pa.string()),
+            "source_lang": source_lang,
+            "target_lang": target_lang,
+            "target": target,
+            "group": table[by].cast(pa.string()),
             "held_out": pa.array([file.held_out] * table.num_rows, pa.bool_()),
         }
     )
@@ -189,7 +186,7 @@ def _read(spec: TrainSpec, file: TableFile) -> pa.Table:
 def _rules(spec: TrainSpec) -> Iterable[tuple[str, Callable[[pa.Table], Any]]]:
     known = pa.array(LANGUAGES)
     return (
-        (f"{TARGETS[spec.target]} is null, NaN or infinite", lambda rows: pc.is_finite(rows["target"])),
+        (f"{spec.target} is null, NaN or infinite", lambda rows: pc.is_finite(rows["target"])),
         ("no text", lambda rows: pc.not_equal(pc.utf8_trim_whitespace(rows["source"]), "")),
         (
             "a language that is not one of LMT's 60 codes",

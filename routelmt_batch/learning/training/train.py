@@ -15,6 +15,7 @@ from routelmt_batch import checkpoints
 from routelmt_batch.atomic import write_json, write_text
 from routelmt_batch.errors import ModelError
 from routelmt_batch.job import Options, Outcome, stop_on_signals
+from routelmt_batch.learning.labels import Signature
 from routelmt_batch.learning.training import examples, model_card
 from routelmt_batch.learning.training.folder import (
     TrainingFolder,
@@ -92,7 +93,7 @@ def _fit(spec: TrainSpec, folder: TrainingFolder, rows: int, options: Options, b
 
 
 def _publish(
-    spec: TrainSpec, folder: TrainingFolder, made: dict[str, Any], bars: _Remembering
+    spec: TrainSpec, folder: TrainingFolder, made: Signature | None, bars: _Remembering
 ) -> dict[str, Any]:
     """Measure, draw and tell; the card comes last, so that with it the router folder is whole."""
     from routelmt_batch.learning.training import figures

@@ -1,7 +1,7 @@
-"""What a job's audit says of its router: predicted against realised gain, and whether to train anew.
+"""What a job's report says of its router: predicted against realised gain, drift, when to train anew.
 
-It knows arrays only. Realised gains are of a sample; the sample is in proportion to the job, so its top
-share by predicted gain stands for the job's.
+Realised gains are of a sample; it is in proportion to the job, so that its top share by predicted gain
+stands for the job's.
 """
 
 from __future__ import annotations
@@ -12,17 +12,92 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
-from routelmt_batch.learning.evaluation import measures
-from routelmt_batch.learning.evaluation.measures import METRICS, Floats, Integers
-from routelmt_batch.learning.evaluation.resampling import bootstrap, compare, interval
-from routelmt_batch.stages.allocate import places
+from routelmt_batch import measures
+from routelmt_batch.kinds import SEVERE_LOSS_GAIN
+from routelmt_batch.ledger import AUDIT, AUDIT_QUALITY, AUDIT_TRANSLATIONS
+from routelmt_batch.measures import METRICS, Floats, Integers
+from routelmt_batch.resampling import bootstrap, compare, interval
+from routelmt_batch.rows import LARGE, SMALL
+from routelmt_batch.selection import places
+from routelmt_batch.stages.allocate import Plan, gains
+from routelmt_batch.stages.recipe import Job
 
-SEVERE = -5.0
 _RESAMPLES = 1000
 _GROUPS = 5
 # Population stability index: below 0.1 alike, from 0.25 on another population (Siddiqi 2006).
 PSI_WATCH, PSI_SHIFTED = 0.1, 0.25
+
+
+def audited(workspace: Job, plan: Plan) -> dict[str, Any]:
+    """`audit` (None without one), `drift` (None without a calibrated router) and `advice`."""
+    found = _audit(workspace, plan)
+    moved = _drift(workspace)
+    return {
+        "audit": found,
+        "drift": vars(moved) if moved else None,
+        "advice": advice(found, moved),
+    }
+
+
+def _audit(workspace: Job, plan: Plan) -> dict[str, Any] | None:
+    ledger = workspace.ledger
+    event = next(ledger.events_of("audit"), None)
+    if event is None:
+        return None
+    rows = plan.rows_with_gain
+    fraction = plan.fraction if plan.at_least is None else Decimal(plan.large) / max(rows, 1)
+    return {
+        "sampled": event["rows"],
+        "strata": event["strata"],
+        "fraction": str(fraction),
+        # Beside the budget: what the audit itself had translated.
+        "calls": {route: ledger.count(AUDIT_TRANSLATIONS, route) for route in (SMALL, LARGE)},
+        **summarise(_rows(workspace), fraction, workspace.spec.audit.seed),
+    }
+
+
+def _rows(workspace: Job) -> Audited:
+    """The sample's rows with both qualities, in row order."""
+    sample, quality = (_read(workspace, stage) for stage in (AUDIT, AUDIT_QUALITY))
+    keys = ["shard", "row"]
+    joined = sample
+    for route in (SMALL, LARGE):
+        mine = quality.filter(pc.field("route") == route).select([*keys, "quality"])
+        joined = joined.join(mine.rename_columns([*keys, route]), keys, join_type="inner")
+    joined = joined.filter(pc.field(SMALL).is_valid() & pc.field(LARGE).is_valid())
+    joined = joined.sort_by([(key, "ascending") for key in keys])
+    small, large = (joined[route].to_numpy() for route in (SMALL, LARGE))
+    return Audited(
+        joined["gain"].to_numpy().astype(np.float64),
+        large - small,
+        joined["source_tokens"].to_numpy().astype(np.float64),
+        joined["direction"].to_numpy(zero_copy_only=False),
+    )
+
+
+def _read(workspace: Job, stage: str) -> pa.Table:
+    """A stage's committed rows: of the audit, so that they are few."""
+    ledger = workspace.ledger
+    tables = [pq.read_table(ledger.part_path(entry)) for entry in ledger.parts[stage]]
+    return pa.concat_tables(tables)
+
+
+def _drift(workspace: Job) -> Drift | None:
+    """The job's scores against those of the router's calibration, in one read."""
+    card = workspace.recipe.router.card
+    if not (card and card.calibration):
+        return None
+    quantiles = np.array(card.calibration.quantiles)
+    below, rows = np.zeros(len(quantiles), np.int64), 0
+    for part in gains(workspace):
+        scores = np.sort(part.gain[~np.isnan(part.gain)])
+        below += np.searchsorted(scores, quantiles, side="right")
+        rows += len(scores)
+    return drift(below, rows, quantiles) if rows else None
 
 
 @dataclass(frozen=True)
@@ -54,7 +129,7 @@ def summarise(rows: Audited, fraction: Decimal, seed: int) -> dict[str, Any]:
         """(router, length, chance; METRICS): chance has the mean gain, and nothing else."""
         chance = np.full(len(METRICS), np.nan)
         chance[METRICS.index("mean_delta")] = np.average(rows.realised, weights=weights)
-        found = measures.measure(population, rankings, weights, fraction, SEVERE)
+        found = measures.measure(population, rankings, weights, fraction, SEVERE_LOSS_GAIN)
         return np.vstack([found, chance])
 
     point = measured(np.ones(n, np.int64))

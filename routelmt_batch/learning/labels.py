@@ -1,0 +1,143 @@
+"""Label tables as every command finds them: files, what made their labels, how their rows are read.
+
+It knows footers, not rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from routelmt_batch.errors import InputError
+from routelmt_batch.rows import LABEL_METADATA
+from routelmt_batch.shards import discover, text_columns
+from routelmt_batch.spec import Texts
+
+
+class _Part(BaseModel):
+    # Further keys (of a metric, say) are kept for whoever reads them.
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+
+class Metric(_Part):
+    name: str
+    signature: str
+
+
+class Model(_Part):
+    source: str
+    weights: str  # checkpoints.weights_hash
+
+
+class Models(_Part):
+    small: Model
+    large: Model
+
+
+class Prompt(_Part):
+    template: str
+
+
+class Signature(_Part):
+    """What made the labels of a table, and where its rows have text and languages."""
+
+    metric: Metric
+    models: Models
+    prompt: Prompt
+    generation: dict[str, Any] = {}
+    input: Texts = Texts()
+
+    def of_labels(self) -> dict[str, Any]:
+        """What the labels' values depend on."""
+        return self.model_dump(mode="json", exclude={"input"})
+
+
+def read_signature(schema: pa.Schema) -> Signature | None:
+    """The signature in a table's metadata; None if there is none, or another program's, or a broken one."""
+    try:
+        return Signature.model_validate_json((schema.metadata or {}).get(LABEL_METADATA, b""))
+    except ValidationError:
+        return None
+
+
+@dataclass(frozen=True)
+class LabelTable:
+    """One Parquet file of labels."""
+
+    path: Path
+    schema: pa.Schema
+    signature: Signature | None
+
+    @property
+    def texts(self) -> Texts:
+        return self.signature.input if self.signature else Texts()
+
+
+def find(uris: Sequence[str], key: str = "table") -> list[LabelTable]:
+    """Every file of the tables, in the order given; files of a folder or glob in name order.
+
+    Raises:
+        InputError: no such file (`key` says of which argument), or one that is not Parquet.
+    """
+    found = []
+    for uri in uris:
+        for _, path in discover(uri, key=key):
+            schema = _schema(path)
+            found.append(LabelTable(path, schema, read_signature(schema)))
+    return found
+
+
+def _schema(path: Path) -> pa.Schema:
+    try:
+        return pq.read_schema(path)
+    except (pa.ArrowException, OSError) as error:
+        raise unreadable(path, error) from error
+
+
+def unreadable(path: Path, error: Exception) -> InputError:
+    reason = " ".join(str(error).split())[:300]
+    return InputError(f"{path}: not readable as Parquet ({reason}); write it anew")
+
+
+def texts_of(tables: Sequence[LabelTable]) -> Texts:
+    """How the rows of all the tables are read; of a table that does not say, by the names of a spec.
+
+    Raises:
+        InputError: two tables are not read alike.
+    """
+    first = tables[0]
+    for table in tables[1:]:
+        if _places(table.texts) != _places(first.texts):
+            raise InputError(
+                f"{first.path} has {_told(first.texts)}, and {table.path} has {_told(table.texts)}. Tables "
+                "of one command are read alike: label them from inputs with the same columns, or give "
+                "them one at a time"
+            )
+    return first.texts
+
+
+def _places(texts: Texts) -> dict[str, str]:
+    """Where text and languages stand, by spec key; what is not read does not count."""
+    constants = {"source_lang": texts.source_lang, "target_lang": texts.target_lang}
+    columns = {key: f"in column {name!r}" for key, name in text_columns(texts).items()}
+    return columns | {key: f"always {code!r}" for key, code in constants.items() if code is not None}
+
+
+def _told(texts: Texts) -> str:
+    return ", ".join(f"{key} {place}" for key, place in _places(texts).items())
+
+
+def signatures(tables: Sequence[LabelTable]) -> list[Signature]:
+    """What the tables' labels are of, each once, however their rows are read."""
+    found: list[Signature] = []
+    for table in tables:
+        one = table.signature
+        if one and one.of_labels() not in [other.of_labels() for other in found]:
+            found.append(one)
+    return found
