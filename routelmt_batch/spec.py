@@ -247,6 +247,33 @@ class Audit(Part):
         return self
 
 
+class Checks(Part):
+    """Bounds beyond which a translation is doubtful. Lengths are in characters; a letter of Chinese,
+    Japanese or Korean counts as two letters."""
+
+    copied_min_letters: int = Field(10, ge=1)  # of words without a capital: the rest may be names
+    # How much larger the share of repeated 8-grams may be in a translation than in its source.
+    repetition_excess: float = Field(0.4, gt=0, le=1)
+    # Characters of translation to one of source: from 1/factor to factor times what is usual for the scripts.
+    length_factor: float = Field(2.0, gt=1, allow_inf_nan=False)
+    length_slack_chars: int = Field(10, ge=0)
+    length_ratios: dict[str, tuple[float, float]] = {}  # of a direction: {en-zh: [0.1, 0.8]}
+    language_min_letters: int = Field(10, ge=1)  # shorter texts have no language
+    min_script_share: float = Field(0.1, ge=0, le=1)  # of letters in the target language's scripts
+    min_language_probability: float = Field(0.05, ge=0, le=1)  # of the target language
+
+    @model_validator(mode="after")
+    def _directions_and_bounds(self) -> Checks:
+        for direction, (low, high) in self.length_ratios.items():
+            if not set(direction.split("-")) <= LANGUAGES.keys() or direction.count("-") != 1:
+                raise ValueError(
+                    f"length_ratios: {direction!r} is no direction such as en-zh, in LMT's codes"
+                )
+            if not 0 <= low < high:
+                raise ValueError(f"length_ratios.{direction}: [{low}, {high}] is not 0 <= low < high")
+        return self
+
+
 class Prompt(Part):
     template: str = LMT_TEMPLATE
 
