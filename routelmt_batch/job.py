@@ -24,6 +24,7 @@ from routelmt_batch.stages.allocate import WhatIf, allocate, read_plan, refuse_o
 from routelmt_batch.stages.assemble import assemble
 from routelmt_batch.stages.audit import audit
 from routelmt_batch.stages.audited import audited
+from routelmt_batch.stages.check import check as check_texts
 from routelmt_batch.stages.guard import guard, verify
 from routelmt_batch.stages.outputs import standing_outputs
 from routelmt_batch.stages.recipe import Job, JobRecipe, check_models
@@ -79,6 +80,7 @@ def run(spec: JobSpec, options: Options, bars: Bars, open_engine: OpenEngine) ->
             reopen_failed(workspace, plan)
         guard(workspace, plan, engine, bars)
         translate(workspace, plan, engine, bars)
+        check_texts(workspace, [SMALL, LARGE], engine, bars)
         verify(workspace, plan, engine, bars)
         assemble(workspace, plan, bars)
         audit(workspace, plan, engine, bars)

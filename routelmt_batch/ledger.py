@@ -29,11 +29,12 @@ from routelmt_batch.failpoints import reach
 SCORES = "scores"
 TRANSLATIONS = "translations"
 QUALITY = "quality"
+CHECKS = "checks"
 GUARD = "guard"
 AUDIT = "audit"
 AUDIT_TRANSLATIONS = "audit_translations"
 AUDIT_QUALITY = "audit_quality"
-STAGES = (SCORES, TRANSLATIONS, QUALITY, GUARD, AUDIT, AUDIT_TRANSLATIONS, AUDIT_QUALITY)
+STAGES = (SCORES, TRANSLATIONS, CHECKS, QUALITY, GUARD, AUDIT, AUDIT_TRANSLATIONS, AUDIT_QUALITY)
 _PATIENCE_S = 1.0
 
 

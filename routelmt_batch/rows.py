@@ -75,6 +75,16 @@ QUALITY: Final = pa.schema(
     ]
 )
 
+# What is doubtful about a translation, as far as its text tells.
+CHECKS: Final = pa.schema(
+    [
+        pa.field("shard", pa.string(), nullable=False),
+        pa.field("row", pa.int64(), nullable=False),
+        pa.field("route", pa.string(), nullable=False),
+        pa.field("reasons", pa.list_(pa.string()), nullable=False),
+    ]
+)
+
 # What the guard changed: the model that a row's call goes to, why, and the number that decided it.
 DECISIONS: Final = pa.schema(
     [

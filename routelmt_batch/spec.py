@@ -251,6 +251,8 @@ class Checks(Part):
     """Bounds beyond which a translation is doubtful. Lengths are in characters; a letter of Chinese,
     Japanese or Korean counts as two letters."""
 
+    enabled: bool = True
+    replicas: int = Field(1, ge=1)  # actors of one CPU
     copied_min_letters: int = Field(10, ge=1)  # of words without a capital: the rest may be names
     # How much larger the share of repeated 8-grams may be in a translation than in its source.
     repetition_excess: float = Field(0.4, gt=0, le=1)
@@ -333,6 +335,7 @@ class JobSpec(PassSpec):
     models: Models
     router: Router
     budget: Budget
+    checks: Checks = Checks()
     guard: Guard = Guard()
     audit: Audit = Audit()
     metric: Metric | None = None  # of guard and audit
@@ -346,6 +349,13 @@ class JobSpec(PassSpec):
         if self.measures and self.metric is None:
             by = "guard" if self.guard.measures else "audit"
             raise ValueError(f"{by} needs a metric: give metric: chrf, or comet:<folder or hub name>")
+        return self
+
+    @model_validator(mode="after")
+    def _escalation_has_a_reason(self) -> JobSpec:
+        guard = self.guard
+        if guard.escalate_fraction and not self.checks.enabled and guard.escalate_below is None:
+            raise ValueError("guard.escalate_fraction needs checks, or escalate_below and a metric")
         return self
 
     @model_validator(mode="after")

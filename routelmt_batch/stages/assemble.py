@@ -24,6 +24,7 @@ from routelmt_batch.rows import (
 )
 from routelmt_batch.stages.allocate import Plan
 from routelmt_batch.stages.attempts import attempts
+from routelmt_batch.stages.check import reasons
 from routelmt_batch.stages.measure import verified_small
 from routelmt_batch.stages.outputs import Addition, write_shards
 from routelmt_batch.stages.recipe import Job
@@ -42,15 +43,18 @@ def assemble(workspace: Job, plan: Plan, bars: Bars) -> None:
     margin = guard.margin if guard.verify else None
 
     def columns(unit: Unit, batch: pa.RecordBatch, tally: Tally) -> dict[str, pa.Array]:
-        found, prompt_tokens = _columns(work_on(workspace, unit), plan, margin)
-        tally.add(found, prompt_tokens, *languages(batch, workspace.spec.input))
+        found, prompt_tokens, doubts = _columns(work_on(workspace, unit), plan, margin)
+        tally.add(found, prompt_tokens, doubts, *languages(batch, workspace.spec.input))
         return found
 
     write_shards(workspace, Addition(OUTPUT_FIELDS, partial(Tally, plan.cut), columns), bars)
 
 
-def _columns(work: Work, plan: Plan, margin: float | None) -> tuple[dict[str, pa.Array], pa.Array]:
-    """The output columns of some rows, and the prompt tokens that the standing model read."""
+def _columns(
+    work: Work, plan: Plan, margin: float | None
+) -> tuple[dict[str, pa.Array], pa.Array, list[list[str] | None]]:
+    """The output columns of some rows, the prompt tokens that the standing model read, and why its
+    translations are doubtful."""
     unit = work.unit
     planned = planned_rows(work, plan.cut)
     state = attempts(unit, work.committed, planned.called)
@@ -67,7 +71,9 @@ def _columns(work: Work, plan: Plan, margin: float | None) -> tuple[dict[str, pa
     fallback = planned.called & state.translated & by_small & ~kept_small
     status = np.select([planned.skipped, ~state.translated, fallback], [SKIPPED, FAILED, FALLBACK], OK)
     no_gain = pc.if_else(pc.is_valid(score_reason), NO_GAIN, None)
-    why = pc.coalesce(pa.array(planned.reason, pa.string()), no_gain)
+    doubts = np.where(by_small, reasons(work, SMALL), reasons(work, LARGE)).tolist()
+    doubt = pa.array([slugs[0] if slugs else None for slugs in doubts], pa.string())
+    why = pc.coalesce(pa.array(planned.reason, pa.string()), no_gain, doubt)
     for rows, slug in ((kept_small, VERIFIED_SMALL), (fallback, LARGE_FAILED)):
         why = pc.if_else(pa.array(rows), slug, why)
     reason = pc.coalesce(tried["reason"], why)
@@ -80,9 +86,8 @@ def _columns(work: Work, plan: Plan, margin: float | None) -> tuple[dict[str, pa
         "reason": pc.if_else(pa.array(planned.skipped), score_reason, reason),
         "output_tokens": tried["output_tokens"],
     }
-    return {field.name: _array(columns[field.name], field.type) for field in OUTPUT_FIELDS}, _array(
-        tried["prompt_tokens"], pa.int32()
-    )
+    found = {field.name: _array(columns[field.name], field.type) for field in OUTPUT_FIELDS}
+    return found, _array(tried["prompt_tokens"], pa.int32()), doubts
 
 
 def _array(values: pa.Array | pa.ChunkedArray, kind: pa.DataType) -> pa.Array:

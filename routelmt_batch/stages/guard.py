@@ -20,6 +20,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from routelmt_batch.checks import CHECK_REASONS
 from routelmt_batch.engines.lanes import Engine, Lane
 from routelmt_batch.ledger import GUARD, QUALITY, PartEntry
 from routelmt_batch.progress import Bars
@@ -40,7 +41,8 @@ from routelmt_batch.selection import Cut, Gains, count, cuts
 from routelmt_batch.spec import Input
 from routelmt_batch.stages import measure
 from routelmt_batch.stages.allocate import Plan, admitted, gains
-from routelmt_batch.stages.attempts import Mask
+from routelmt_batch.stages.attempts import Mask, attempts
+from routelmt_batch.stages.check import check, reasons
 from routelmt_batch.stages.measure import quality_by_row, unmeasured
 from routelmt_batch.stages.passes import NO_TIMES, PartWriter, record_time, requests, run_pass
 from routelmt_batch.stages.recipe import Job
@@ -50,6 +52,7 @@ from routelmt_batch.units import read_lines
 
 ROUTE, ESCALATE = "route", "escalate"
 _DECISION_ROWS = 65_536
+_STEP = 1000.0
 
 
 def guard(workspace: Job, plan: Plan, engine: Engine, bars: Bars) -> None:
@@ -65,6 +68,7 @@ def guard(workspace: Job, plan: Plan, engine: Engine, bars: Bars) -> None:
         _decide_routes(workspace, plan, candidates)
     if spec.escalate_fraction and not decided(workspace, ESCALATE):
         translate(workspace, plan, engine, bars, small_first=True)
+        check(workspace, [SMALL], engine, bars)
         if spec.escalate_below is not None:
             measured(workspace, SMALL, Called(plan.cut, False), engine, bars)
         _decide_escalations(workspace, plan)
@@ -319,7 +323,13 @@ def _table(
 
 
 def severities(work: Work, below: float | None) -> npt.NDArray[np.float32]:
-    """How much each small translation needs the large model; NaN where it does not."""
+    """How much each small translation needs the large model, NaN where it does not: what failed first,
+    then by the number of failed checks, and among equals the lowest quality."""
     quality = quality_by_row(work, SMALL)
     low = quality < (np.nan if below is None else below)
-    return np.where(low, -quality, np.nan).astype(np.float32)
+    failed = np.array([len(found or ()) for found in reasons(work, SMALL)], float)
+    state = attempts(work.unit, work.committed, np.zeros(work.unit.rows, bool))
+    failed[state.failed[SMALL] & (state.place[SMALL] < 0)] = len(CHECK_REASONS) + 1
+    # Qualities lie within a few hundred points: a thousand keeps the number of failures first.
+    severity = _STEP * failed - np.nan_to_num(quality)
+    return np.where(low | (failed > 0), severity, np.nan).astype(np.float32)

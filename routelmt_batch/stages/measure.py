@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from routelmt_batch.engines.lanes import REQUESTS, Lane, Receipt
+from routelmt_batch.engines.lanes import Lane, Receipt
 from routelmt_batch.ledger import QUALITY, read_rows
 from routelmt_batch.metrics.metric import Metric
 from routelmt_batch.routers.card import Scale
@@ -28,7 +28,7 @@ from routelmt_batch.rows import (
 from routelmt_batch.rows import QUALITY as SCHEMA
 from routelmt_batch.spec import Input, Pool
 from routelmt_batch.stages.attempts import Attempts, Mask
-from routelmt_batch.stages.passes import PartWriter
+from routelmt_batch.stages.passes import PartWriter, blank_requests
 from routelmt_batch.units import Unit, read_lines
 from routelmt_batch.workspace import AnyWorkspace
 
@@ -96,23 +96,8 @@ class Reader:
                 columns["reference"] = references = [lines.references[i] for i in at]
                 blank = [not (text or "").strip() for text in references]
                 skips = [skip or NO_REFERENCE * none for skip, none in zip(skips, blank, strict=True)]
-            found = _requests(unit.shard.name, rows, skips)
-            for name, values in columns.items():
-                found = found.append_column(name, pa.array(values, pa.string()))
-            yield found
-
-
-def _requests(shard: str, rows: list[int], skips: list[str]) -> pa.Table:
-    return pa.table(
-        {
-            "shard": [shard] * len(rows),
-            "row": rows,
-            "prompt_tokens": pa.nulls(len(rows), pa.int32()),
-            "tokenized_prompt": [[]] * len(rows),
-            "skip": skips,
-        },
-        schema=REQUESTS,
-    )
+            texts_of = {name: pa.array(values, pa.string()) for name, values in columns.items()}
+            yield blank_requests(unit, rows, texts_of, skips)
 
 
 @dataclass(frozen=True)

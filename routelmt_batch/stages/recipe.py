@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 from routelmt_batch import checkpoints
 from routelmt_batch.errors import UsageError
 from routelmt_batch.kinds import KINDS
-from routelmt_batch.ledger import AUDIT, AUDIT_QUALITY, AUDIT_TRANSLATIONS, GUARD
+from routelmt_batch.ledger import AUDIT, AUDIT_QUALITY, AUDIT_TRANSLATIONS, CHECKS, GUARD
 from routelmt_batch.manifest import of_input, of_translations
 from routelmt_batch.metrics.metric import Metric, describe, open_metric
 from routelmt_batch.progress import Bars
@@ -58,6 +58,7 @@ class JobRecipe:
                 ),
             },
             # Functions of the other stages; the guard's settings are frozen with the plan.
+            CHECKS: {"checks": self.spec.checks.model_dump(mode="json", exclude={"replicas"})},
             GUARD: {},
             AUDIT: {},
             AUDIT_TRANSLATIONS: of_translations(self.spec),

@@ -54,6 +54,7 @@ def job_report(workspace: Job, plan: Plan) -> dict[str, Any]:
         "shards": len(workspace.shards),
         "unreadable": workspace.unreadable,
         **counts,
+        "checks": total.get("checks", {}),
         "direction": total.get("direction", {}),
         "budget": budget,
         "guard": _guard(workspace, plan, counts["route"]),

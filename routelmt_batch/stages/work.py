@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from routelmt_batch.errors import RoutelmtError
-from routelmt_batch.ledger import GUARD, QUALITY, SCORES, read_rows
+from routelmt_batch.ledger import CHECKS, GUARD, QUALITY, SCORES, read_rows
 from routelmt_batch.rows import DECISIONS, LARGE
 from routelmt_batch.rows import SCORES as SCHEMA
 from routelmt_batch.selection import Cut, Gains
@@ -33,6 +33,7 @@ class Work:
     decisions: tuple[str, ...]
     committed: tuple[tuple[str, ...], ...]  # translations, by the retries before them
     quality: tuple[str, ...]
+    checks: tuple[str, ...]
 
     @property
     def translations(self) -> tuple[str, ...]:
@@ -41,11 +42,12 @@ class Work:
 
 def work_on(workspace: Job, unit: Unit) -> Work:
     ledger, shard = workspace.ledger, unit.shard.name
-    scores, decisions, quality = (
+    scores, decisions, quality, checks = (
         tuple(ledger.overlapping(stage, shard, unit.first_row, unit.end_row))
-        for stage in (SCORES, GUARD, QUALITY)
+        for stage in (SCORES, GUARD, QUALITY, CHECKS)
     )
-    return Work(unit, workspace.ranks[shard], scores, decisions, generations(ledger, unit), quality)
+    committed = generations(ledger, unit)
+    return Work(unit, workspace.ranks[shard], scores, decisions, committed, quality, checks)
 
 
 @dataclass(frozen=True)
