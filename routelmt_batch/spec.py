@@ -15,6 +15,7 @@ from routelmt_batch.prompts import LANGUAGES, LMT_TEMPLATE
 from routelmt_batch.rows import LABEL_NAMES, OUTPUT_NAMES
 from routelmt_batch.values import Fraction, Language, Off, Threshold, Uri
 
+COMET = "comet:"
 # Engine arguments that have a key of their own in the spec, or that the passes depend on.
 OWN_ENGINE_KEYS = {
     "model": "source",
@@ -157,9 +158,14 @@ class Budget(Part):
 
 
 class Metric(Pool):
-    """What quality is measured with: `chrf`, or `comet:<folder or hub name>`."""
+    """What quality is measured with: `chrf`, or `comet:<folder, .ckpt file or hub name>`.
+
+    A forward pass of COMET takes `max_num_seqs` rows at most, and no more than `max_num_batched_tokens`
+    hold were every text as long as COMET reads.
+    """
 
     source: str = "chrf"
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "float32"  # as COMET runs by itself
 
     @model_validator(mode="before")
     @classmethod
@@ -171,9 +177,16 @@ class Metric(Pool):
 
     @model_validator(mode="after")
     def _known_metric(self) -> Metric:
-        if self.source != "chrf" and not self.source.startswith("comet:"):
+        if self.source != "chrf" and not self.source.startswith(COMET):
             raise ValueError(f"unknown metric {self.source!r}: use chrf, or comet:<folder or hub name>")
+        if max(self.gpus or 0, self.tensor_parallel_size) > 1:
+            raise ValueError("a metric runs on one GPU at most: set replicas, not gpus")
         return self
+
+    @property
+    def checkpoint(self) -> str:
+        """What follows `comet:`."""
+        return self.source.removeprefix(COMET)
 
 
 class Guard(Part):
@@ -208,8 +221,7 @@ class Run(Part):
 class PassSpec(Part):
     """What every pass over a corpus needs."""
 
-    # Columns beside text and languages that shards must have, and names that they must not have.
-    also: ClassVar[tuple[str, ...]] = ()
+    # Names that shards' columns must not have.
     added: ClassVar[tuple[str, ...]] = ()
 
     name: str = Field(min_length=1)
@@ -224,6 +236,11 @@ class PassSpec(Part):
             if name in self.added:
                 raise ValueError(f"input column {name!r} is the name of an output column: rename it")
         return self
+
+    @property
+    def also(self) -> tuple[str, ...]:
+        """Columns beside text and languages that shards must have, by their key."""
+        return ()
 
     def dump(self) -> str:
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
@@ -257,7 +274,6 @@ class ScoreSpec(PassSpec):
 
 
 class LabelSpec(PassSpec):
-    also: ClassVar[tuple[str, ...]] = ("reference",)
     added: ClassVar[tuple[str, ...]] = LABEL_NAMES
 
     models: Models
@@ -267,11 +283,21 @@ class LabelSpec(PassSpec):
     @classmethod
     def _reference_by_default(cls, value: Any) -> Any:
         """Labels need references: the column is `reference` unless named."""
-        columns = {"reference": "reference"}
         if isinstance(value, dict) and isinstance(given := value.get("input"), dict):
-            columns |= given.get("columns") or {}
+            columns = given.get("columns") or {}
+            if isinstance(columns, dict) and columns.get("reference") is None:
+                columns = {**columns, "reference": "reference"}
             value = {**value, "input": {**given, "columns": columns}}
         return value
+
+    @property
+    def also(self) -> tuple[str, ...]:
+        return ("reference",) if self.input.columns.reference else ()
+
+    def without_references(self) -> Self:
+        """The same labels by a metric that reads no reference; a column of them is one like any other."""
+        columns = self.input.columns.model_copy(update={"reference": None})
+        return self.model_copy(update={"input": self.input.model_copy(update={"columns": columns})})
 
 
 def near(word: str, known: Iterable[str]) -> str:

@@ -59,17 +59,18 @@ class ToTranslate:
     route: Route
     prompter: Prompter
     limit_tokens: int
+    also: tuple[str, ...]
 
     def __call__(self, work: Work) -> Iterator[pa.Table]:
         unit = work.unit
         todo = np.ones(unit.rows, bool)
         done = committed(unit, self.route, work.translations, TRANSLATIONS_SCHEMA)
         todo[done["row"].to_numpy() - unit.first_row] = False
-        for lines in read_lines(unit, self.input, ("reference",)):
+        for lines in read_lines(unit, self.input, self.also):
             keep = todo[np.array(lines.rows) - unit.first_row].tolist()
             if any(keep):
                 yield requests(
-                    lines, unit.shard.name, self.prompter, self.limit_tokens, keep, needs=("reference",)
+                    lines, unit.shard.name, self.prompter, self.limit_tokens, keep, needs=self.also
                 )
 
 
@@ -101,7 +102,8 @@ def _translating(workspace: Labelling, route: Route) -> Lane:
     pool = pool_of(spec, route)
     prompter = Prompter(pool.source, spec.prompt.template, pool.trust_remote_code)
     work = [work_on(workspace.ledger, unit) for unit in workspace.units]
-    return lane(workspace, route, work, ToTranslate(spec.input, route, prompter, pool.prompt_limit_tokens))
+    read = ToTranslate(spec.input, route, prompter, pool.prompt_limit_tokens, spec.also)
+    return lane(workspace, route, work, read)
 
 
 def _check_failures(workspace: Labelling) -> None:
@@ -128,6 +130,7 @@ class ToMeasure:
 
     input: Input
     route: Route
+    also: tuple[str, ...]
 
     def __call__(self, work: Work) -> Iterator[pa.Table]:
         unit = work.unit
@@ -139,7 +142,7 @@ class ToMeasure:
             for row, text in zip(good["row"].to_pylist(), good["translation"].to_pylist(), strict=True)
             if row not in done
         }
-        for lines in read_lines(unit, self.input, ("reference",)):
+        for lines in read_lines(unit, self.input, self.also):
             at = [i for i, row in enumerate(lines.rows) if row in texts]
             if at:
                 yield (
@@ -183,24 +186,27 @@ class QualityWriter:
             },
             schema=QUALITY_SCHEMA,
         )
-        return self.part(table, {self.route: table.num_rows}, results["engine_seconds"])
+        counts = {self.route: table.num_rows, f"{self.route}_cut": pc.sum(results["cut"]).as_py() or 0}
+        return self.part(table, counts, results["engine_seconds"])
 
 
 def measure(workspace: Labelling, engine: Engine, bars: Bars) -> None:
     """Score every translation that has no quality yet."""
-    spec, ledger = workspace.spec, workspace.ledger
+    spec, ledger, metric = workspace.spec, workspace.ledger, workspace.recipe.metric
     wanted = {
         route: ledger.count(TRANSLATIONS, route) - translated(ledger, route, "failed") for route in ROUTES
     }
     for route in ROUTES:
         # One after the other: each takes the whole of the metric's pool.
         lane = Lane(
-            label=f"{spec.metric.source} of {route}",
+            label=f"{metric.name} of {route}",
             pool=spec.metric,
             task="score",
-            scorer=workspace.recipe.metric,
+            scorer=metric,
+            cuts=metric.cuts,
+            python=metric.python,
             units=[work_on(ledger, unit) for unit in workspace.units],
-            read=ToMeasure(spec.input, route),
+            read=ToMeasure(spec.input, route, spec.also),
             write=QualityWriter(PartWriter(workspace.folder.work, QUALITY, route), route),
             part_rows=spec.run.part_rows,
         )
