@@ -28,7 +28,8 @@ def of_input(spec: PassSpec, shards: list[Shard], limit: int | None) -> dict[str
 
 
 def of_prompt(spec: PassSpec) -> dict[str, Any]:
-    unread = {"reference"} - set(spec.also)
+    # A job's prompts, scores and translations come from no reference; labels leave rows out that have none.
+    unread = set() if isinstance(spec, LabelSpec) and spec.also else {"reference"}
     return {
         "prompt.template": spec.prompt.template,
         "input.columns": spec.input.columns.model_dump(exclude=unread),

@@ -15,6 +15,7 @@ from routelmt_batch.prompts import LANGUAGES, LMT_TEMPLATE
 from routelmt_batch.rows import LABEL_NAMES, OUTPUT_NAMES
 from routelmt_batch.values import Fraction, GuardMode, Language, Threshold, Uri
 
+COMET = "comet:"
 # Engine arguments that have a key of their own in the spec, or that the passes depend on.
 OWN_ENGINE_KEYS = {
     "model": "source",
@@ -166,9 +167,14 @@ class Budget(Part):
 
 
 class Metric(Pool):
-    """What quality is measured with: `chrf`, or `comet:<folder or hub name>`."""
+    """What quality is measured with: `chrf`, or `comet:<folder, .ckpt file or hub name>`.
+
+    A forward pass of COMET takes `max_num_seqs` rows at most, and no more than `max_num_batched_tokens`
+    hold were every text as long as COMET reads.
+    """
 
     source: str = "chrf"
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "float32"  # as COMET runs by itself
 
     @model_validator(mode="before")
     @classmethod
@@ -180,9 +186,16 @@ class Metric(Pool):
 
     @model_validator(mode="after")
     def _known_metric(self) -> Metric:
-        if self.source != "chrf" and not self.source.startswith("comet:"):
+        if self.source != "chrf" and not self.source.startswith(COMET):
             raise ValueError(f"unknown metric {self.source!r}: use chrf, or comet:<folder or hub name>")
+        if max(self.gpus or 0, self.tensor_parallel_size) > 1:
+            raise ValueError("a metric runs on one GPU at most: set replicas, not gpus")
         return self
+
+    @property
+    def checkpoint(self) -> str:
+        """What follows `comet:`."""
+        return self.source.removeprefix(COMET)
 
 
 def _for_quality(value: object) -> object:
@@ -325,6 +338,11 @@ class PassSpec(Part):
         """Columns beside text and languages that shards must have, by their key."""
         return ()
 
+    def without_references(self) -> Self:
+        """The same with a metric that reads no reference; a column of them is one like any other."""
+        columns = self.input.columns.model_copy(update={"reference": None})
+        return self.model_copy(update={"input": self.input.model_copy(update={"columns": columns})})
+
     def dump(self) -> str:
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
@@ -412,7 +430,7 @@ class LabelSpec(PassSpec):
 
     @property
     def also(self) -> tuple[str, ...]:
-        return ("reference",)
+        return ("reference",) if self.input.columns.reference else ()
 
 
 def near(word: str, known: Iterable[str]) -> str:

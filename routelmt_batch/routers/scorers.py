@@ -149,30 +149,6 @@ class Encoder:
         return scores
 
 
-@dataclass(frozen=True)
-class Sentinel:
-    """Minus the quality that a source-only COMET checkpoint (sentinel-src-24) expects of the text.
-
-    Runs where unbabel-comet is installed: the quality environment.
-    """
-
-    source: str
-    gpus: int = 0
-
-    def __call__(self, rows: pa.Table) -> Scores:
-        data = [{"src": text} for text in rows["source"].to_pylist()]
-        model = _load_comet(self.source)
-        scores = model.predict(data, batch_size=64, gpus=self.gpus, num_workers=0, progress_bar=False).scores
-        return -np.array(scores, np.float64)
-
-
-@functools.lru_cache(maxsize=1)
-def _load_comet(source: str) -> Any:
-    from comet import download_model, load_from_checkpoint
-
-    return load_from_checkpoint(source if source.endswith(".ckpt") else download_model(source))
-
-
 @functools.lru_cache(maxsize=1)
 def _load(kind: str, source: str, dtype: str, trust_remote_code: bool) -> Any:
     import torch

@@ -67,23 +67,28 @@ def unmeasured(work: Measurable, of: str) -> Mask:
 
 @dataclass(frozen=True)
 class Reader:
-    """Emits one model's translations of some rows of a unit, those that have no quality yet, with source
-    and, where the metric reads it, reference. A row without translation passes the metric by."""
+    """Emits one model's translations that have no quality yet, with source and, where the metric reads it,
+    reference: of the wanted rows, and one without a translation passes the metric by; or of all that have
+    one."""
 
     input: Input
     route: Route
     needs_reference: bool
-    wanted: Callable[[Any], Mask]
+    wanted: Callable[[Any], Mask] | None
 
     def __call__(self, work: Measurable) -> Iterator[pa.Table]:
         unit = work.unit
-        todo = self.wanted(work) & unmeasured(work, self.route)
+        todo = unmeasured(work, self.route)
+        if self.wanted:
+            todo &= self.wanted(work)
         if not todo.any():
             return
         table = read_rows(work.translations, unit.shard.name, unit.first_row, unit.end_row, TRANSLATIONS)
         mine = pc.and_(pc.equal(table["route"], self.route), pc.equal(table["status"], OK))
         good = table.filter(mine).select(["row", "translation"])
         texts = dict(zip(good["row"].to_pylist(), good["translation"].to_pylist(), strict=True))
+        if not self.wanted:
+            todo &= np.isin(np.arange(unit.first_row, unit.end_row), good["row"].to_numpy())
         also = ("reference",) if self.needs_reference else ()
         for lines in read_lines(unit, self.input, also):
             at = [i for i, row in enumerate(lines.rows) if todo[row - unit.first_row]]
@@ -128,7 +133,8 @@ class Writer:
             },
             schema=SCHEMA,
         )
-        return self.part(table, {self.of: table.num_rows}, results["engine_seconds"])
+        counts = {self.of: table.num_rows, f"{self.of}_cut": pc.sum(results["cut"]).as_py() or 0}
+        return self.part(table, counts, results["engine_seconds"])
 
 
 def lane(
@@ -137,16 +143,18 @@ def lane(
     pool: Pool,
     metric: Metric,
     work: Sequence[Measurable],
-    wanted: Callable[[Any], Mask],
+    wanted: Callable[[Any], Mask] | None = None,
     stage: str = QUALITY,
 ) -> Lane:
-    """The metric over one model's translations of the wanted rows, committed to a stage."""
+    """The metric over one model's translations, of the wanted rows or of all, committed to a stage."""
     spec = workspace.spec
     return Lane(
         label=f"{metric.name} of {route}",
         pool=pool,
         task="score",
         scorer=metric,
+        cuts=metric.cuts,
+        python=metric.python,
         units=work,
         read=Reader(spec.input, route, metric.needs_reference, wanted),
         write=Writer(PartWriter(workspace.folder.work, stage, route), route),

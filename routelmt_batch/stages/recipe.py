@@ -41,7 +41,10 @@ class JobRecipe:
         return self.spec.prompt_limit_tokens
 
     def fingerprints(self, shards: list[Shard], limit: int | None) -> dict[str, dict[str, Any]]:
-        metric = {"metric": describe(self.metric) if self.metric else None}
+        metric = {
+            "metric": describe(self.metric) if self.metric else None,
+            "input.columns.reference": self.spec.input.columns.reference,
+        }
         return {
             "scores": {
                 **of_input(self.spec, shards, limit),
@@ -91,7 +94,10 @@ def check_models(spec: JobSpec, bars: Bars | None = None) -> JobRecipe:
     threshold = _threshold(spec, router)
     for warning in router.warnings:
         (bars or Bars.none()).warn(warning)
-    return JobRecipe(spec, router, *threshold, _quality_router(spec, weights), _metric(spec))
+    metric = _metric(spec)
+    if not (metric and metric.needs_reference):
+        spec = spec.without_references()
+    return JobRecipe(spec, router, *threshold, _quality_router(spec, weights), metric)
 
 
 def _quality_router(spec: JobSpec, weights: str) -> Router | None:
@@ -107,7 +113,7 @@ def _metric(spec: JobSpec) -> Metric | None:
     """The metric of guard and audit."""
     if not (spec.measures and spec.metric):
         return None
-    metric = open_metric(spec.metric.source)
+    metric = open_metric(spec.metric)
     if metric.needs_reference and not spec.input.columns.reference:
         raise UsageError(
             f"metric {metric.name}: it needs references; name their column with "
