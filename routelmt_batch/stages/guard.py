@@ -174,7 +174,7 @@ def _predict(workspace: Job, plan: Plan, candidates: Cut | None, engine: Engine,
 
     def lane(work: Sequence[Work], wanted: Callable[[Work], Mask]) -> Lane:
         return Lane(
-            label="quality router",
+            label="quality-router",
             pool=router.pool,
             task="score",
             units=work,

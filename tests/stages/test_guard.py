@@ -2,22 +2,27 @@
 
 import json
 import math
+import shutil
+import signal
 from decimal import Decimal
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from rich.console import Console
 from sacrebleu.metrics import CHRF
 
 from routelmt_batch import job
-from routelmt_batch.errors import OutputError, SpecError, UsageError
+from routelmt_batch.errors import ModelError, OutputError, SpecError, UsageError
 from routelmt_batch.progress import Bars
+from routelmt_batch.prompts import load_tokenizer
 from routelmt_batch.spec_file import load
 from tests import oracle
-from tests.conftest import COLUMNS, write_shard
+from tests.conftest import COLUMNS, MODELS, write_shard
 from tests.fake_engine import FakeEngine
+from tests.test_resume import digests, run_armed
 
 BARS = Bars(Console(quiet=True), quiet=True)
 ROWS = 60
@@ -222,3 +227,90 @@ def test_the_guards_record_is_whole_or_not_there(guarded, tmp_path, engine):
         pq.read_table(tmp_path / "out/_job/guard" / part["part"]) for part in event["parts"]
     )
     assert decisions["call"].to_pylist().count("small") == event["to_small"]
+
+
+STAGES = ("checks", "quality", "guard", "audit", "audit_translations", "audit_quality")
+KILLS = [f"{stage}.{step}" for stage in STAGES for step in ("write", "rename.after")] + [
+    f"{place}.ledger.{side}" for place in STAGES for side in ("before", "after")
+]
+EVERYTHING = {
+    "mode": "hypothesis",
+    "keep_small_above": 60,
+    "verify": True,
+    "escalate_fraction": "0.05",
+    "escalate_below": 50,
+}
+
+
+@pytest.fixture(scope="module")
+def undisturbed():
+    """The rows of a guarded job that nothing stops, made once."""
+    return {}
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@pytest.mark.parametrize("failpoint", KILLS)
+def test_killed_at_a_guards_commit_it_goes_on(guarded, tmp_path, engine, undisturbed, failpoint):
+    audit = {"fraction": "0.2", "min_rows": 1}
+    spec = make_audited(guarded, audit)
+    for name in ("small", "large", "router"):
+        load_tokenizer(str(MODELS / name))
+    if not undisturbed:
+        whole = load(spec, (f"output.uri={tmp_path / 'whole'}",))
+        job.run(whole, job.Options(), BARS, FakeEngine(tmp_path / "whole.log").opened)
+        undisturbed.update(output(tmp_path / "whole"))
+    assert run_armed(spec, engine.log, f"{failpoint}:1") == -signal.SIGKILL, "it is on the way"
+    before = digests(tmp_path / "out")
+    run(spec, engine)
+    after = digests(tmp_path / "out")
+    assert {path: after[path] for path in before} == before, "committed parts stay byte-identical"
+    assert output(tmp_path / "out") == undisturbed
+    assert not list((tmp_path / "out").rglob("*tmp")) and not list((tmp_path / "out").rglob("*.arrow"))
+    for folder in ("guard", "audit"):
+        assert {path.name for path in (tmp_path / "out/_job" / folder).iterdir()} == together(
+            tmp_path / "out", folder
+        )
+
+
+def together(folder: Path, stage: str) -> set[str]:
+    """Names of parts that an event committed."""
+    lines = [json.loads(line) for line in (folder / "_job/ledger.jsonl").read_text().splitlines()]
+    return {part["part"] for line in lines for part in line.get("parts", ()) if part["stage"] == stage}
+
+
+def make_audited(guarded, audit) -> Path:
+    path = guarded(**EVERYTHING)
+    spec = yaml.safe_load(path.read_text())
+    path.write_text(yaml.safe_dump(spec | {"audit": audit}))
+    return path
+
+
+def test_predicted_quality_decides_without_a_translation(guarded, tmp_path, engine):
+    folder = tmp_path / "router-q"
+    shutil.copytree(MODELS / "router", folder)
+    card = json.loads((folder / "routelmt.json").read_text())
+    card |= {"kind": "routelmt-q", "target": "quality", "scale": {"mean": 50.0, "std": 10.0}}
+    (folder / "routelmt.json").write_text(json.dumps(card))
+    pool = {"source": str(folder), "max_model_len_tokens": 256}
+    outcome = run(guarded(metric=None, mode="predicted", keep_small_above=60, router=pool), engine)
+    rows, order = output(tmp_path / "out"), by_gain(tmp_path / "out")
+    asked = calls(engine, "quality-router")
+    candidates = order[:36]
+    assert sorted(asked) == sorted(candidates), "the prompts of the candidates, and no others"
+    # The made-up engine scores every prompt alike for both routers: -3 to 3.
+    scored = oracle.scores(tmp_path / "out")
+    scale = json.loads((MODELS / "router/routelmt.json").read_text())["scale"]
+    quality = {
+        key: 50 + 10 * round((scored[key]["gain"] - scale["mean"]) / scale["std"]) for key in candidates
+    }
+    called = [key for key in candidates if not quality[key] > 60][:18]
+    assert set(calls(engine, "large")) == set(called)
+    assert {rows[key]["reason"] for key in order[:18] if key not in called} == {"predicted_good"}
+    assert sorted(calls(engine, "small")) == sorted(set(rows) - set(called)), "no hypothesis is decoded"
+    assert outcome.report["guard"]["extra_small_translations"] == 0
+
+
+def test_a_router_of_another_small_model_is_no_guard(guarded, tmp_path, engine):
+    pool = {"source": str(MODELS / "router"), "max_model_len_tokens": 256}
+    with pytest.raises(ModelError, match="router.kind is routelmt-q"):
+        run(guarded(metric=None, mode="predicted", keep_small_above=60, router=pool), engine)
