@@ -56,6 +56,7 @@ def _audit(workspace: Job, plan: Plan) -> dict[str, Any] | None:
         "fraction": str(fraction),
         # Beside the budget: what the audit itself had translated.
         "calls": {route: ledger.count(AUDIT_TRANSLATIONS, route) for route in (SMALL, LARGE)},
+        "cut": {route: ledger.count(AUDIT_QUALITY, f"{route}_cut") for route in (SMALL, LARGE)},
         **summarise(_rows(workspace), fraction, workspace.spec.audit.seed),
     }
 

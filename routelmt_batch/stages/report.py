@@ -104,6 +104,8 @@ def _guard(workspace: Job, plan: Plan, routes: Mapping[str, int]) -> dict[str, A
         # The cost: translations by the small model beside those that stand, and what was measured.
         "extra_small_translations": spared[SMALL],
         "measured": {of: ledger.count(QUALITY, of) for of in (SMALL, LARGE, PREDICTED)},
+        # Of those, measured by their beginning: longer than the metric reads.
+        "cut": {route: ledger.count(QUALITY, f"{route}_cut") for route in (SMALL, LARGE)},
     }
 
 
