@@ -132,7 +132,7 @@ def ranking(
     scored = len(scores) - int(np.isnan(scores).sum())
     place = population.place[best_first]
     gain = population.gain[place] if brings is None else brings[best_first]
-    contenders = guard and _contenders(guard, best_first[:scored])
+    contenders = _contenders(guard, best_first[:scored]) if guard else None
     return Ranking(place, gain, scored, _ties(scores[best_first][:scored]), contenders)
 
 

@@ -47,7 +47,9 @@ def plain(scores) -> dict[str, Routing]:
 @pytest.fixture(scope="module")
 def evaluation(many):
     of_rows, scores = many
-    return evaluate(of_rows, plain(scores), baselines=["random", "length"], budget=Decimal("0.3"), resamples=60, seed=7)
+    return evaluate(
+        of_rows, plain(scores), baselines=["random", "length"], budget=Decimal("0.3"), resamples=60, seed=7
+    )
 
 
 def values(part):
@@ -142,9 +144,7 @@ def test_thin_directions_and_missing_scores_are_told(evaluation):
 
 def small_one(gain, score, budget="0.5", **options):
     of_rows = labels([50.0] * len(gain), 50 + np.array(gain, float))
-    return evaluate(
-        of_rows, plain({"r": score}), ["random"], Decimal(budget), resamples=20, **options
-    )
+    return evaluate(of_rows, plain({"r": score}), ["random"], Decimal(budget), resamples=20, **options)
 
 
 def test_a_budget_of_no_row_leaves_nulls_and_says_so():

@@ -107,7 +107,9 @@ def _check(
         if name in (ORACLE_GAIN, ORACLE_QUALITY):
             raise UsageError(f"router {name!r}: the name is the evaluation's own, always added; give another")
         if len(router.scores) != rows:
-            raise UsageError(f"router {name!r}: {len(router.scores)} scores for {rows} rows; score the same rows")
+            raise UsageError(
+                f"router {name!r}: {len(router.scores)} scores for {rows} rows; score the same rows"
+            )
     for name in baselines:
         if name not in routers and name != RANDOM:
             known = [*routers, RANDOM]
