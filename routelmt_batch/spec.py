@@ -411,6 +411,16 @@ class ScoreSpec(PassSpec):
         return self.router.max_model_len_tokens
 
 
+class MeasureSpec(PassSpec):
+    """A metric over the translations that tables hold."""
+
+    metric: Metric
+
+    @property
+    def also(self) -> tuple[str, ...]:
+        return ("reference",) if self.input.columns.reference else ()
+
+
 class LabelSpec(PassSpec):
     added: ClassVar[tuple[str, ...]] = LABEL_NAMES
 

@@ -15,6 +15,7 @@ from routelmt_batch import job, quality
 from routelmt_batch.engines.lanes import REQUESTS, Lane
 from routelmt_batch.errors import UsageError
 from routelmt_batch.learning.evaluation.evaluate import Settings, evaluate
+from routelmt_batch.learning.evaluation.guards import GuardSettings
 from routelmt_batch.learning.labelling.label import label
 from routelmt_batch.ledger import SCORES
 from routelmt_batch.metrics.metric import open_metric
@@ -212,3 +213,25 @@ def test_a_sentinel_routes_by_a_checkpoint_that_reads_sources(
     spec = load(make_spec(router={"kind": "sentinel", "source": str(sentinel), "dtype": "float32"}))
     lines = job.plan(spec, job.Options(limit=10), BARS, open_engine)
     assert lines
+
+
+def test_an_evaluation_guards_by_a_metric_without_references(labelled, comet_models, tmp_path, open_engine):
+    """The labels' own metric over the table's translations is their quality again, to COMET's batches."""
+    output, _, rows = labelled
+    path = tmp_path / "labels.parquet"
+    table = pa.concat_tables(pq.read_table(one) for one in sorted((output / "data").rglob("*.parquet")))
+    pq.write_table(table.append_column("mine", pa.array(np.arange(float(len(rows))))), path)
+    guards = GuardSettings(
+        ("free=mine+kiwi_small", "upper=mine+quality_small"),
+        ("after=mine+kiwi_small+kiwi_large", "best=mine+quality_small+quality_large"),
+        metrics=(f"kiwi=comet:{comet_models / 'kiwi'}",),
+        margin=0.01,  # above what the order of a batch does to a score
+    )
+    settings = Settings(Decimal("0.3"), score_columns=("mine",), guards=guards, resamples=50)
+    found = evaluate([str(path)], settings, tmp_path / "evaluation", BARS, open_engine)
+    values = {name: router["overall"]["mean_delta"]["value"] for name, router in found["routers"].items()}
+    assert values["free"] == pytest.approx(values["upper"]) != values["mine"]
+    assert values["after"] == pytest.approx(values["best"]) != values["mine"]
+    assert any(
+        warning.startswith("kiwi: ") and "longer than it reads" in warning for warning in found["warnings"]
+    )
