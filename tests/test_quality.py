@@ -64,10 +64,21 @@ def test_one_that_does_not_answer_is_given_up_and_leaves_no_process(use, monkeyp
     monkeypatch.setattr(quality, "_TIMEOUT_S", 0.5)
     use("sleep 4711 & wait")
     started = time.monotonic()
-    with pytest.raises(UsageError, match="did not import COMET within 0.5 seconds"):
+    with pytest.raises(UsageError, match="did not import COMET within 0.5 seconds and stands still"):
         quality.check()
     assert time.monotonic() - started < 5
     assert not [process for process in psutil.process_iter() if "4711" in _command(process)]
+
+
+def test_one_that_is_slow_and_goes_on_is_waited_for(use, monkeypatch):
+    monkeypatch.setattr(quality, "_TIMEOUT_S", 0.5)
+    busy = f"{sys.executable} -c 'import time; end = time.time() + 3\nwhile time.time() < end: pass'"
+    use(f"{busy}; {answer()}")
+    assert quality.check().comet_version == "2.2.7"
+    monkeypatch.setattr(quality, "_LONGEST_S", 1.0)
+    quality.check_at.cache_clear()
+    with pytest.raises(UsageError, match="did not import COMET"):
+        quality.check()
 
 
 def _command(process: psutil.Process) -> list[str]:
