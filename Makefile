@@ -1,5 +1,5 @@
 # Two commands for a fresh machine: `make demo` and `make test`. The rest is development.
-.PHONY: setup demo demo-quality demo-models test check lock clean
+.PHONY: setup setup-quality demo demo-quality demo-models test check lock clean
 
 PYTHON ?= python3.11
 # Where pip finds the CPU build of torch, if not in its ordinary sources: see README, Set-up.
@@ -19,6 +19,20 @@ $(READY): cluster/requirements-cpu.txt pyproject.toml
 	$(PIP) $(TORCH_PIP_ARGS) torch==2.13.0
 	$(PIP) --no-deps -r cluster/requirements-cpu.txt
 	$(PIP) --no-deps --no-build-isolation -e .
+	touch $@
+
+# COMET's environment, beside the main one: README, Quality environment. The same steps.
+QUALITY := .venv-quality
+QUALITY_PIP := $(QUALITY)/bin/pip --disable-pip-version-check install --quiet
+QUALITY_READY := $(QUALITY)/ready
+
+setup-quality: $(QUALITY_READY)
+
+$(QUALITY_READY): cluster/requirements-quality.txt pyproject.toml
+	$(PYTHON) -m venv $(QUALITY)
+	$(QUALITY_PIP) $(TORCH_PIP_ARGS) torch==2.13.0
+	$(QUALITY_PIP) --no-deps -r cluster/requirements-quality.txt
+	$(QUALITY_PIP) --no-deps --no-build-isolation -e .
 	touch $@
 
 demo: setup
@@ -54,7 +68,7 @@ demo-models: setup
 	$(RUN) calibrate $(TRAINED)/router $(TRAINED)/labels-test/data
 	$(BIN)/python jobs/demo/publish_models.py $(TRAINED) --to jobs/demo/models
 
-test: setup
+test: setup setup-quality
 	$(BIN)/python -m pytest
 
 check: setup
@@ -70,7 +84,10 @@ lock:
 	  --no-emit-package torch --no-emit-package torchvision --no-emit-package torchaudio \
 	  --no-emit-package torchcodec -o requirements-cpu.txt && \
 	uv pip compile pyproject.toml --extra gpu -c constraints-gpu.txt --python-version 3.11 \
-	  --python-platform x86_64-manylinux_2_28 --no-annotate --no-header -o requirements-gpu.txt; \
+	  --python-platform x86_64-manylinux_2_28 --no-annotate --no-header -o requirements-gpu.txt && \
+	uv pip compile constraints-quality.txt --python-version 3.11 \
+	  --python-platform x86_64-manylinux_2_28 --no-annotate --no-header \
+	  --no-emit-package torch -o requirements-quality.txt; \
 	rm pyproject.toml
 
 clean:

@@ -9,8 +9,11 @@ import functools
 import hashlib
 import json
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from routelmt_batch.atomic import sha256
 from routelmt_batch.errors import ModelError
@@ -26,6 +29,8 @@ _TEXTS = (
     "chat_template.jinja",
 )
 _WEIGHTS = ("*.safetensors", "*.bin")
+_COMET = "checkpoints/model.ckpt"
+_COMET_SETTINGS = "hparams.yaml"
 
 
 def locate(source: str, key: str) -> None:
@@ -48,11 +53,71 @@ def locate(source: str, key: str) -> None:
         try:
             _hub_file(source, "config.json")
         except Exception as error:  # the hub client raises a dozen kinds; each means "not there"
-            raise ModelError(
-                f"{key} {source}: no such folder beside the spec, and not a model that the Hugging "
-                f"Face cache or hub gives ({type(error).__name__}). Check the name, or download it "
-                "and give its folder"
-            ) from None
+            raise _not_on_hub(source, key, error) from None
+
+
+def _not_on_hub(source: str, key: str, error: Exception) -> ModelError:
+    return ModelError(
+        f"{key} {source}: no such folder beside the spec, and not a model that the Hugging "
+        f"Face cache or hub gives ({type(error).__name__}). Check the name, or download it "
+        "and give its folder"
+    )
+
+
+@dataclass(frozen=True)
+class CometFiles:
+    """A COMET checkpoint: its .ckpt file or hub name, what hparams.yaml says, the .ckpt file's SHA-256."""
+
+    source: str
+    hparams: dict[str, Any]
+    sha256: str
+
+    @property
+    def name(self) -> str:
+        """The hub name, or the folder's name."""
+        return Path(self.source).parents[1].name if self.source.endswith(".ckpt") else self.source
+
+
+def comet(source: str, key: str) -> CometFiles:
+    """A COMET checkpoint by its folder, its .ckpt file or its hub name.
+
+    Raises:
+        ModelError: it is not there, or there is no hparams.yaml, which says what class it is.
+    """
+    path = Path(source).absolute()
+    path = path / _COMET if path.is_dir() else path
+    if path.suffix == ".ckpt":
+        settings = path.parents[1] / _COMET_SETTINGS
+        for file in (path, settings):
+            if not file.is_file():
+                raise ModelError(
+                    f"{key} {source}: no {file}; a COMET checkpoint is a folder with {_COMET_SETTINGS} "
+                    f"and {_COMET}"
+                )
+        return CometFiles(str(path), _settings(settings), _digest(path))
+    if not _HUB_NAME.fullmatch(source):
+        raise ModelError(f"{key} {source}: no such folder or .ckpt file")
+    try:
+        return CometFiles(source, _settings(Path(_hub_file(source, _COMET_SETTINGS))), _comet_digest(source))
+    except ModelError:
+        raise
+    except Exception as error:  # see locate
+        raise _not_on_hub(source, key, error) from None
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf8"))
+    except (ValueError, yaml.YAMLError) as error:
+        raise ModelError(f"{path}: not valid YAML: {error}") from None
+    return found if isinstance(found, dict) else {}
+
+
+def _comet_digest(source: str) -> str:
+    from huggingface_hub import try_to_load_from_cache
+
+    cached = try_to_load_from_cache(source, _COMET)
+    return _digest(Path(cached)) if isinstance(cached, str) else _hub_lists(source)[_COMET]
 
 
 @functools.lru_cache(maxsize=16)
@@ -131,14 +196,15 @@ def _hub_digests(source: str) -> dict[str, str]:
     cached = Path(_hub_file(source, "config.json")).parent
     if files := _weight_files(cached):
         return {file.name: _digest(file) for file in files}
+    return {name: digest for name, digest in _hub_lists(source).items() if name.endswith(".safetensors")}
+
+
+def _hub_lists(source: str) -> dict[str, str]:
+    """The SHA-256 of each large file of a model, as the hub lists it."""
     from huggingface_hub import HfApi
 
     siblings = HfApi().model_info(source, files_metadata=True).siblings or []
-    return {
-        file.rfilename: file.lfs.sha256
-        for file in siblings
-        if file.lfs and file.rfilename.endswith(".safetensors")
-    }
+    return {file.rfilename: file.lfs.sha256 for file in siblings if file.lfs}
 
 
 def context_tokens(source: str) -> int | None:

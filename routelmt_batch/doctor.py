@@ -11,6 +11,9 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from routelmt_batch import quality
+from routelmt_batch.errors import UsageError
+
 _MIN_MEMORY_GIB = 8
 _MIN_DISK_GIB = 10
 _SETUP = "run `make setup`"
@@ -31,6 +34,7 @@ def examine() -> list[Finding]:
         _vllm(),
         _package("transformers", "5."),
         _torchvision(),
+        _quality(),
         _processor(),
         _memory(),
         _shared_memory(),
@@ -75,6 +79,18 @@ def _torchvision() -> Finding:
     clash = "+cpu" in torch and bool(names)
     found = f"torch {torch}" + (f" with {', '.join(names)}" if names else "")
     return Finding("torch", found, not clash and torch != "not installed", _uninstall(names))
+
+
+def _quality() -> Finding:
+    """COMET's environment: one that is not there is no fault, for most jobs do without."""
+    path = quality.python()
+    if not path.exists():
+        return Finding("quality", "not there (for COMET and sentinel: `make setup-quality`)", True)
+    try:
+        found = quality.check()
+    except UsageError as error:
+        return Finding("quality", str(path), False, str(error))
+    return Finding("quality", f"unbabel-comet {found.comet_version} ({path})", True)
 
 
 def _uninstall(names: list[str]) -> str:

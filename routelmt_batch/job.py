@@ -18,9 +18,14 @@ from routelmt_batch.errors import Interrupted
 from routelmt_batch.ledger import SCORES, TRANSLATIONS, is_held
 from routelmt_batch.progress import Bars
 from routelmt_batch.rows import LARGE, SMALL
+from routelmt_batch.selection import places
 from routelmt_batch.spec import JobSpec
-from routelmt_batch.stages.allocate import WhatIf, allocate, places, read_plan, refuse_other_budget, what_if
+from routelmt_batch.stages.allocate import WhatIf, allocate, read_plan, refuse_other_budget, what_if
 from routelmt_batch.stages.assemble import assemble
+from routelmt_batch.stages.audit import audit
+from routelmt_batch.stages.audited import audited
+from routelmt_batch.stages.check import check as check_texts
+from routelmt_batch.stages.guard import guard, verify
 from routelmt_batch.stages.outputs import standing_outputs
 from routelmt_batch.stages.recipe import Job, JobRecipe, check_models
 from routelmt_batch.stages.report import report
@@ -73,9 +78,13 @@ def run(spec: JobSpec, options: Options, bars: Bars, open_engine: OpenEngine) ->
         plan = allocate(workspace)
         if options.retry_failed and not done:
             reopen_failed(workspace, plan)
+        guard(workspace, plan, engine, bars)
         translate(workspace, plan, engine, bars)
+        check_texts(workspace, [SMALL, LARGE], engine, bars)
+        verify(workspace, plan, engine, bars)
         assemble(workspace, plan, bars)
-        return Outcome(report(workspace, plan), new=True)
+        audit(workspace, plan, engine, bars)
+        return Outcome(report(workspace, plan, audited(workspace, plan)), new=True)
 
 
 def _open(spec: JobSpec, options: Options, bars: Bars) -> AbstractContextManager[Job]:
@@ -103,7 +112,7 @@ def check(spec: JobSpec, only: str | None, limit: int | None, bars: Bars) -> dic
     begun = Begun.read(folder)
     shards, unreadable = find_input(spec, only, limit, begun.known_shards(), bars)
     begun.check(shards, unreadable, recipe.fingerprints(shards, limit), bars)
-    refuse_other_budget(folder, begun.ledger, recipe.budget)
+    refuse_other_budget(folder, begun.ledger, recipe.budget, spec.guard)
     rows = sum(unit.rows for unit in units(shards, limit))
     return {
         "input": f"{rows:,} rows in {len(shards):,} shards of {', '.join(spec.input.uris)}",

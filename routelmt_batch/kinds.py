@@ -13,6 +13,8 @@ SMALL_MODEL: Final = "the small model"
 CORPUS: Final = "a corpus to count words in: Parquet with the same source column"
 COMET_CHECKPOINT: Final = "a source-only COMET checkpoint, such as sentinel-src-24"
 
+SEVERE_LOSS_GAIN: Final = -5.0  # a routed row with this gain or less is a severe loss (the paper's)
+
 
 @dataclass(frozen=True)
 class Kind:

@@ -29,7 +29,12 @@ from routelmt_batch.failpoints import reach
 SCORES = "scores"
 TRANSLATIONS = "translations"
 QUALITY = "quality"
-STAGES = (SCORES, TRANSLATIONS, QUALITY)
+CHECKS = "checks"
+GUARD = "guard"
+AUDIT = "audit"
+AUDIT_TRANSLATIONS = "audit_translations"
+AUDIT_QUALITY = "audit_quality"
+STAGES = (SCORES, TRANSLATIONS, CHECKS, QUALITY, GUARD, AUDIT, AUDIT_TRANSLATIONS, AUDIT_QUALITY)
 _PATIENCE_S = 1.0
 
 
@@ -112,6 +117,8 @@ class Ledger:
         if "part" not in line:
             self.events.append(line)
             self.generation += line["event"] == "retry_failed"
+            for part in line.get("parts", ()):
+                self._take(part)
             return
         spans = {shard: Span(*span) for shard, span in line["spans"].items()}
         entry = PartEntry(**{**line, "spans": spans})
@@ -123,14 +130,14 @@ class Ledger:
             self._by_shard[entry.stage, shard].append(entry)
 
     def commit(self, entry: PartEntry) -> None:
-        line = asdict(entry)
-        line["spans"] = {shard: [span.rows, span.low, span.high] for shard, span in entry.spans.items()}
-        self._append(line, entry.stage)
+        self._append(_line(entry), entry.stage)
 
-    def record(self, event: str, **values: Any) -> None:
-        """Append an event that is not a part: a pass's times, an output shard, a retry."""
+    def record(self, event: str, parts: Iterable[PartEntry] = (), **values: Any) -> None:
+        """Append an event that is not a part: a pass's times, an output shard, a retry. Parts that
+        stand or fall together are committed with it."""
         at = datetime.now(UTC).isoformat(timespec="milliseconds")
-        self._append({"event": event, "at": at, **values}, event)
+        together = [_line(entry) for entry in parts]
+        self._append({"event": event, "at": at, **values, **({"parts": together} if together else {})}, event)
 
     def _append(self, line: dict[str, Any], place: str) -> None:
         reach(f"{place}.ledger.before")
@@ -168,6 +175,11 @@ class Ledger:
         for entry in self._by_shard.get((stage, shard), ()):
             if entry.spans[shard].low < end and entry.spans[shard].high >= first:
                 yield entry
+
+
+def _line(entry: PartEntry) -> dict[str, Any]:
+    spans = {shard: [span.rows, span.low, span.high] for shard, span in entry.spans.items()}
+    return asdict(entry) | {"spans": spans}
 
 
 def read_rows(paths: Iterable[str], shard: str, first: int, end: int, schema: pa.Schema) -> pa.Table:

@@ -28,7 +28,8 @@ def of_input(spec: PassSpec, shards: list[Shard], limit: int | None) -> dict[str
 
 
 def of_prompt(spec: PassSpec) -> dict[str, Any]:
-    unread = {"reference"} - set(spec.also)
+    # A job's prompts, scores and translations come from no reference; labels leave rows out that have none.
+    unread = set() if isinstance(spec, LabelSpec) and spec.also else {"reference"}
     return {
         "prompt.template": spec.prompt.template,
         "input.columns": spec.input.columns.model_dump(exclude=unread),
@@ -92,7 +93,8 @@ def known_shards(before: Mapping[str, Any]) -> dict[str, Shard]:
 
 def check_kind(root: object, before: Mapping[str, Any], now: Mapping[str, object]) -> None:
     """Raises OutputError if the folder holds another command's work."""
-    if set(before["fingerprints"]) != set(now):
+    # A job scores, labels do not; a job of an earlier version had fewer stages.
+    if ("scores" in before["fingerprints"]) != ("scores" in now):
         raise OutputError(f"{root}: holds the work of another command (label or run). Give another --output")
 
 

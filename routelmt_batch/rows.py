@@ -33,6 +33,15 @@ NO_REFERENCE: Final = "no_reference"  # of a row to be labelled
 UNTRANSLATABLE: Final = (*SKIP_REASONS, NO_REFERENCE)
 NO_GAIN: Final = "no_gain"  # the router failed on the row; the small model translates it
 
+# Why a row's route is another than its planned one, or its small translation stands.
+PREDICTED_GOOD: Final = "predicted_good"  # the small model's quality, predicted from the prompt
+HYPOTHESIS_GOOD: Final = "hypothesis_good"  # the quality of the small model's translation
+FREED_PLACE: Final = "freed_place"  # the row has the place of one that stays small
+ESCALATED: Final = "escalated"  # the small model's translation failed a check or scored low
+VERIFIED_SMALL: Final = "verified_small"  # the large model's translation scored lower
+PREDICTED: Final = "predicted"  # whose quality: what the router predicts of the small model's
+NO_TRANSLATION: Final = "no_translation"  # of a quality: there is nothing to measure
+
 SCORES: Final = pa.schema(
     [
         pa.field("shard", pa.string(), nullable=False),
@@ -63,6 +72,40 @@ QUALITY: Final = pa.schema(
         pa.field("route", pa.string(), nullable=False),
         pa.field("quality", pa.float64()),  # x100 scale
         pa.field("reason", pa.string()),
+    ]
+)
+
+# What is doubtful about a translation, as far as its text tells.
+CHECKS: Final = pa.schema(
+    [
+        pa.field("shard", pa.string(), nullable=False),
+        pa.field("row", pa.int64(), nullable=False),
+        pa.field("route", pa.string(), nullable=False),
+        pa.field("reasons", pa.list_(pa.string()), nullable=False),
+    ]
+)
+
+# What the guard changed: the model that a row's call goes to, why, and the number that decided it.
+DECISIONS: Final = pa.schema(
+    [
+        pa.field("shard", pa.string(), nullable=False),
+        pa.field("row", pa.int64(), nullable=False),
+        pa.field("call", pa.string(), nullable=False),
+        pa.field("reason", pa.string(), nullable=False),
+        pa.field("value", pa.float32()),
+    ]
+)
+
+# Rows that both models translate, to audit the router: the model whose translation stands, the
+# direction, the predicted gain, and the source's tokens by the small model's tokenizer.
+SAMPLE: Final = pa.schema(
+    [
+        pa.field("shard", pa.string(), nullable=False),
+        pa.field("row", pa.int64(), nullable=False),
+        pa.field("route", pa.string(), nullable=False),
+        pa.field("direction", pa.string(), nullable=False),
+        pa.field("gain", pa.float32(), nullable=False),
+        pa.field("source_tokens", pa.int32(), nullable=False),
     ]
 )
 

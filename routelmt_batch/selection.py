@@ -2,13 +2,14 @@
 
 The order is total: higher gain first (-0 counts as +0), then shard name as UTF-8 bytes, then row.
 A cut is the last key that is in, so whether a row is in is a question to the row alone. It knows
-gains, shards and rows, not budgets or models.
+gains, shards and rows, not what they are for.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from decimal import ROUND_FLOOR, Decimal
 
 import numpy as np
 import numpy.typing as npt
@@ -139,6 +140,11 @@ def _histograms(
 def _cut(prefix: tuple[int, ...]) -> Cut:
     high, low, rank, *row = prefix
     return Cut((high << 16) | low, rank, (row[0] << 32) | (row[1] << 16) | row[2])
+
+
+def places(fraction: Decimal, rows_with_gain: int) -> int:
+    """floor(p N), in decimal arithmetic on p's text: 0.29 of 100 is 29."""
+    return int((fraction * rows_with_gain).to_integral_value(ROUND_FLOOR))
 
 
 def count(parts: Iterable[Gains], at_least: float | None = None) -> int:

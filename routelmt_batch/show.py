@@ -107,6 +107,10 @@ def labels(report: Mapping[str, Any]) -> Group:
     )
     rows.add_row("unlabelled", _counts(report["unlabelled"]) or "none")
     rows.add_row("metric", report["signature"]["metric"]["signature"])
+    cut = report.get("cut", {})  # reports of before COMET have none
+    if any(cut.values()):
+        told = "; ".join(f"{count:,} of {name}" for name, count in cut.items())
+        rows.add_row("cut", f"longer than the metric reads, measured by their beginning: {told}")
     for name, reason in report["unreadable"].items():
         rows.add_row("unreadable", f"{name}: {reason}")
     means = _table("direction", "labelled", "small", "large", "gain", "st. dev.")

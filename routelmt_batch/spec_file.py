@@ -11,7 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from routelmt_batch.errors import SpecError
 from routelmt_batch.kinds import KINDS, SMALL_MODEL
-from routelmt_batch.spec import Input, JobSpec, LabelSpec, Models, Pool, near
+from routelmt_batch.spec import COMET, Input, JobSpec, LabelSpec, Models, Pool, near
 
 Spec = TypeVar("Spec", bound=BaseModel)
 
@@ -145,6 +145,9 @@ def resolve(spec: PassSpecs, path: Path) -> PassSpecs:
     }
     if isinstance(spec, JobSpec):
         found["router"] = with_source(spec.router)
+    elif spec.metric.source.startswith(COMET):
+        source = COMET + beside(spec.metric.checkpoint, folder)
+        found["metric"] = spec.metric.model_copy(update={"source": source})
     return spec.model_copy(update=found)
 
 

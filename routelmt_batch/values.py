@@ -48,7 +48,7 @@ def _calibrated_or_number(value: object) -> object:
 Uri = Annotated[str, AfterValidator(_is_a_path)]
 Language = Annotated[str, BeforeValidator(_no_is_a_word)]
 Fraction = Annotated[Decimal, BeforeValidator(_exact), Field(ge=0, le=1, allow_inf_nan=False)]
-Off = Annotated[Literal["off"], BeforeValidator(_off_is_a_word)]
+GuardMode = Annotated[Literal["off", "predicted", "hypothesis"], BeforeValidator(_off_is_a_word)]
 Threshold = Annotated[
     Annotated[float, Field(allow_inf_nan=False)] | Literal["calibrated"] | None,
     BeforeValidator(_calibrated_or_number),

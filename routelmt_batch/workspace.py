@@ -165,7 +165,13 @@ AnyWorkspace: TypeAlias = Workspace[Any, Any]
 
 
 class Recipe(Protocol):
-    """What a job's stages are made from, beside its input shards."""
+    """What a job's stages are made from, beside its input shards.
+
+    `spec` is the job's, without what turned out not to be needed.
+    """
+
+    @property
+    def spec(self) -> Any: ...
 
     def fingerprints(self, shards: list[Shard], limit: int | None) -> dict[str, dict[str, Any]]:
         """By stage: what its committed work depends on, by name."""
@@ -190,6 +196,7 @@ def open_workspace(
             stack.enter_context(hold(folder.work))
         begun = Begun.read(folder)
         recipe = check(spec)
+        spec = recipe.spec
         shards, unreadable = find_input(spec, only, limit, begun.known_shards(), bars)
         fingerprints = recipe.fingerprints(shards, limit)
         if not held:

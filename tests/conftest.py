@@ -1,6 +1,8 @@
-"""Shared pieces of the tests: the demo's models, small corpora, specs, one Ray session."""
+"""Shared pieces of the tests: the demo's and COMET's models, small corpora, specs, one Ray session."""
 
+import json
 import os
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -89,6 +91,29 @@ def make_spec(tmp_path: Path, corpus: Path) -> Callable[..., Path]:
         return path
 
     return write
+
+
+def in_quality(script: str, *arguments: str, given: object = None) -> Any:
+    """What a script of tests/comet answers, run by the quality environment's Python."""
+    from routelmt_batch import quality
+
+    command = [quality.check().python, "-W", "ignore", REPOSITORY / "tests" / "comet" / script, *arguments]
+    answer = subprocess.run(command, input=json.dumps(given), capture_output=True, text=True, timeout=120)
+    assert answer.returncode == 0, answer.stderr[-2000:]
+    return json.loads(answer.stdout.splitlines()[-1]) if answer.stdout.strip() else None
+
+
+def comets(folder: Path, samples: list[dict[str, str]]) -> Any:
+    """unbabel-comet's own `scores` of some samples, and which it `cut`."""
+    return in_quality("predict.py", given={str(folder): samples})[str(folder)]
+
+
+@pytest.fixture(scope="session")
+def comet_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Small real checkpoints by name; see tests/comet/make.py."""
+    folder = tmp_path_factory.mktemp("comet")
+    in_quality("make.py", str(folder))
+    return folder
 
 
 @pytest.fixture(scope="session")

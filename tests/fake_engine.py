@@ -61,7 +61,7 @@ class FakeEngine:
         for unit in lane.units:
             for table in lane.read(unit):
                 for start in range(0, table.num_rows, lane.part_rows):
-                    yield lane.write(scored(table.slice(start, lane.part_rows), lane.scorer))
+                    yield lane.write(scored(table.slice(start, lane.part_rows), lane.scorer, lane.cuts))
 
     def _results(self, lane: Lane, requests: list[dict[str, Any]]) -> pa.Table:
         with open(self.log, "a") as file:

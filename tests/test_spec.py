@@ -70,7 +70,7 @@ def test_a_fraction_keeps_its_decimals(make_spec, text):
         (["models.small.dtype=int8"], "models.small.dtype: 'int8'"),
         (["prompt.template=Translate {text}"], "template knows {source_lang}, {target_lang}, {source}"),
         (["prompt.template=Translate!"], "template must hold {source}"),
-        (["guard.mode=hypothesis"], "guard.mode: 'hypothesis'"),
+        (["guard.mode=hypothesis"], "guard: mode: hypothesis needs keep_small_above"),
         (["router.kind=lenght"], "kind 'lenght': unknown"),
         (
             ["output.uri=s3://bucket/out"],

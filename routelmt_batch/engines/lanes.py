@@ -1,7 +1,8 @@
 """What a pass asks of engines: lanes of rows in, receipts of committed parts out.
 
 A lane is one pool's share of a pass. It is read, run and written where the engine is; only work
-units go in and only receipts come back. It knows no engine.
+units go in and only receipts come back. It knows no engine. Actors in the quality environment load this
+module: it imports nothing that is not there.
 """
 
 from __future__ import annotations
@@ -9,18 +10,20 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from routelmt_batch.spec import Pool
+if TYPE_CHECKING:
+    from routelmt_batch.spec import Pool
 
 Task = Literal["score", "generate"]
 Scores = npt.NDArray[np.float64]
 Scorer = Callable[[pa.Table], Scores]  # of a table's rows; NaN where there is none
+Mask = npt.NDArray[np.bool_]
 
 # A row on its way to an engine. With a `skip` reason it passes the engine by.
 REQUESTS = pa.schema(
@@ -33,7 +36,8 @@ REQUESTS = pa.schema(
     ]
 )
 
-# A row back from an engine. `error` is empty, or why there is neither score nor text.
+# A row back from an engine. `error` is empty, or why there is neither score nor text. `cut`: a scorer
+# read the beginning of its text only.
 RESULTS = pa.schema(
     [
         ("shard", pa.string()),
@@ -42,6 +46,7 @@ RESULTS = pa.schema(
         ("skip", pa.string()),
         ("error", pa.string()),
         ("score", pa.float64()),
+        ("cut", pa.bool_()),
         ("text", pa.string()),
         ("output_tokens", pa.int32()),
         ("last_token", pa.int64()),
@@ -58,7 +63,8 @@ class Lane:
     """`read` turns a work unit into REQUESTS tables; `write` commits a RESULTS table of at most
     `part_rows` rows and says so in a receipt. Both must pickle. With a `scorer` no vLLM engine scores
     the rows but an actor of the pool that holds it: whatever columns it reads stand beside those of
-    REQUESTS."""
+    REQUESTS. `cuts` tells the rows of which it reads the beginning only; `python` is the interpreter of
+    its actors, None for this one."""
 
     label: str
     pool: Pool
@@ -69,11 +75,13 @@ class Lane:
     part_rows: int
     retries: int = 0
     scorer: Scorer | None = None
+    cuts: Callable[[pa.Table], Mask] | None = None
+    python: str | None = None
     max_output_tokens: int = 0
     end_tokens: tuple[int, ...] = field(default=())
 
 
-def scored(requests: pa.Table, scorer: Scorer) -> pa.Table:
+def scored(requests: pa.Table, scorer: Scorer, cuts: Callable[[pa.Table], Mask] | None = None) -> pa.Table:
     """RESULTS of a scorer: rows with a `skip` reason pass it by, those on which it raises have an `error`.
 
     Raises:
@@ -85,11 +93,16 @@ def scored(requests: pa.Table, scorer: Scorer) -> pa.Table:
     errors = np.full(requests.num_rows, "", object)
     if wanted.any():
         scores[wanted], errors[wanted] = _tried(requests.filter(pa.array(wanted)), scorer)
+    cut = np.zeros(requests.num_rows, bool)
+    good = wanted & (errors == "")
+    if cuts and good.any():
+        cut[good] = cuts(requests.filter(pa.array(good)))
     seconds = time.time() - started
     known = {
         **{name: requests[name] for name in ("shard", "row", "prompt_tokens", "skip")},
         "error": pa.array(errors, pa.string()),
-        "score": pa.array(scores, pa.float64(), mask=~wanted | (errors != "")),
+        "score": pa.array(scores, pa.float64(), mask=~good),
+        "cut": pa.array(cut),
         "engine_seconds": pa.array(np.full(requests.num_rows, seconds)),
     }
     columns = [known.get(field.name, pa.nulls(requests.num_rows, field.type)) for field in RESULTS]

@@ -8,11 +8,14 @@ from __future__ import annotations
 import pickle
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from routelmt_batch.engines.lanes import RESULTS, Lane, Receipt, Scorer, scored
+from routelmt_batch import quality
+from routelmt_batch.engines.lanes import RESULTS, Lane, Receipt
+from routelmt_batch.engines.scorer_actor import ScorerActor
 from routelmt_batch.engines.session import NO_TELEMETRY, RESTARTS, Session
 from routelmt_batch.errors import UsageError
 from routelmt_batch.spec import Pool
@@ -111,20 +114,46 @@ class VllmEngine:
     def _applied(self, lane: Lane, ds: Dataset) -> Dataset:
         """The dataset through a pool of actors that hold the lane's scorer."""
         pool = lane.pool
+        runtime_env: dict[str, Any] = {"env_vars": self.environment(pool)}
+        if lane.python:
+            runtime_env["py_executable"] = lane.python
+            if not self.session.local:
+                self.check_nodes(lane.python)
         with warnings.catch_warnings():
             # Ray 2.60 deprecates the only way there is to bound an actor's restarts.
             warnings.filterwarnings("ignore", message=".*ray_remote_args.* is deprecated")
             return ds.map_batches(
                 ScorerActor,
-                fn_constructor_args=(lane.scorer,),
+                fn_constructor_args=(lane.scorer, lane.cuts),
                 batch_size=None,
                 batch_format="pyarrow",
                 concurrency=(pool.replicas, pool.replicas),
                 num_cpus=pool.cpus,
                 num_gpus=self.gpus(pool) or None,
-                runtime_env={"env_vars": self.environment(pool)},
+                runtime_env=runtime_env,
                 max_restarts=RESTARTS,
                 max_task_retries=RESTARTS,
+            )
+
+    def check_nodes(self, python: str) -> None:
+        """Try the quality environment on every node, where Ray would start workers in it unasked.
+
+        Raises:
+            UsageError: see quality.check_at.
+        """
+        import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        check = ray.remote(num_cpus=0, max_retries=0)(lambda: quality.check_at(Path(python)))
+        with self.session.explaining("quality environment"):
+            ray.get(
+                [
+                    check.options(
+                        scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+                    ).remote()
+                    for node in ray.nodes()
+                    if node["Alive"]
+                ]
             )
 
     def _processor(self, lane: Lane) -> Processor:
@@ -203,16 +232,6 @@ class VllmEngine:
         if workers == 1:
             return [{"GPU": gpus, "CPU": pool.cpus}]
         return [{"GPU": gpus / workers, "CPU": pool.cpus}] * workers
-
-
-class ScorerActor:
-    """Runs a scorer in an actor of its own; what it loads stays for the next block."""
-
-    def __init__(self, scorer: Scorer) -> None:
-        self.scorer = scorer
-
-    def __call__(self, block: pa.Table) -> pa.Table:
-        return scored(block, self.scorer)
 
 
 def _reader(read: Callable[[Any], Iterator[pa.Table]]) -> Callable[[pa.Table], Iterator[pa.Table]]:

@@ -21,7 +21,7 @@ from routelmt_batch.learning.scoring import router_spec, score_tables
 from routelmt_batch.progress import Bars
 from routelmt_batch.routers.calibration import HeldOut
 from routelmt_batch.routers.card import CARD, Calibration, Threshold, raw_card, read_card
-from routelmt_batch.stages.allocate import places
+from routelmt_batch.selection import places
 from routelmt_batch.workspace import Folder
 
 QUANTILES = np.linspace(0, 1, 101)

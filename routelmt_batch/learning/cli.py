@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from routelmt_batch.errors import UsageError
-from routelmt_batch.learning.evaluation import SEVERE_LOSS_GAIN
+from routelmt_batch.kinds import SEVERE_LOSS_GAIN
 from routelmt_batch.options import (
     AddressOption,
     LimitOption,
@@ -122,6 +122,46 @@ def evaluate(
         list[str] | None,
         typer.Option("--scores", metavar="COLUMN", help="A column of scores, higher for the large model."),
     ] = None,
+    guard: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--guard",
+            metavar="NAME=ROUTER+QUALITY",
+            help="ROUTER, but of its candidates those of lowest QUALITY of the small translation: a router "
+            "of target quality, a metric's NAME_small, or a column. May be given again.",
+        ),
+    ] = None,
+    verify: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--verify",
+            metavar="NAME=ROUTER+SMALL+LARGE",
+            help="ROUTER (or a guard), but the small translation stands where LARGE is below SMALL, both "
+            "qualities as of --guard. May be given again.",
+        ),
+    ] = None,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--metric",
+            metavar="NAME=METRIC",
+            help="chrf or comet:MODEL, over the tables' translations: the qualities NAME_small, NAME_large.",
+        ),
+    ] = None,
+    candidates: Annotated[
+        float, typer.Option("--candidates", metavar="F", help="Rows that a guard looks at, for each place.")
+    ] = 2.0,
+    keep_small_above: Annotated[
+        float | None,
+        typer.Option(
+            "--keep-small-above",
+            metavar="Q",
+            help="As in a job: candidates of higher quality stay small, the next by ROUTER get their places.",
+        ),
+    ] = None,
+    margin: Annotated[
+        float, typer.Option("--margin", metavar="M", help="How far below SMALL LARGE must be.")
+    ] = 0.0,
     severe: Annotated[
         float, typer.Option("--severe", metavar="GAIN", help="A routed row with this gain or less is a loss.")
     ] = SEVERE_LOSS_GAIN,
@@ -140,10 +180,16 @@ def evaluate(
     from routelmt_batch import show
     from routelmt_batch.learning.evaluation.evaluate import Settings
     from routelmt_batch.learning.evaluation.evaluate import evaluate as run_evaluate
+    from routelmt_batch.learning.evaluation.guards import GuardSettings
     from routelmt_batch.learning.evaluation.show import table
 
     wanted = fraction(budget, "--budget")
-    settings = Settings(wanted, tuple(router or ()), tuple(scores or ()), severe, resamples, seed, dtype)
+    guards = GuardSettings(
+        tuple(guard or ()), tuple(verify or ()), candidates, keep_small_above, margin, tuple(metric or ())
+    )
+    settings = Settings(
+        wanted, tuple(router or ()), tuple(scores or ()), guards, severe, resamples, seed, dtype
+    )
     found = run_evaluate(tables, settings, Path(out), *_bars_and_engine(address, verbose))
     show.console().print(table(found))
     show.console().print(f"{out}/evaluation.json, .md, .png, .svg")

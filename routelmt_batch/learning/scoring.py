@@ -28,7 +28,7 @@ from routelmt_batch.stages.allocate import gains
 from routelmt_batch.stages.score import score
 from routelmt_batch.stages.tally import direction
 from routelmt_batch.units import read_lines
-from routelmt_batch.workspace import Workspace, open_workspace
+from routelmt_batch.workspace import R, Spec, Workspace, open_workspace
 
 _LONGEST_PROMPT_TOKENS = 2048
 _ANY_SHARE = 1  # a row without a score is reported, and ends nothing
@@ -99,10 +99,7 @@ def score_tables(
     def check(spec: ScoreSpec) -> ScoreRecipe:
         return ScoreRecipe(spec, open_router(spec, spec.router, None, small_weights))
 
-    with _workspace(spec, check, bars) as workspace:
-        if workspace.unreadable:
-            told = "; ".join(f"{shard}: {why}" for shard, why in workspace.unreadable.items())
-            raise InputError(f"{told}: cannot be read, and its rows cannot be scored; mend or remove it")
+    with open_tables(spec, check, bars) as workspace:
         score(workspace, engine, bars, f"score {name}")
         rows = workspace.shard_rows
         first = np.cumsum([0, *rows.values()])
@@ -113,17 +110,25 @@ def score_tables(
 
 
 @contextlib.contextmanager
-def _workspace(
-    spec: ScoreSpec, check: Callable[[ScoreSpec], ScoreRecipe], bars: Bars
-) -> Iterator[Workspace[ScoreSpec, ScoreRecipe]]:
-    """The scores' folder, opened; emptied first if what it holds is of something else."""
+def open_tables(
+    spec: Spec, check: Callable[[Spec], R], bars: Bars, what: str = "scores"
+) -> Iterator[Workspace[Spec, R]]:
+    """The folder of what is made of some tables' rows, opened; emptied first if what it holds is of
+    something else.
+
+    Raises:
+        InputError: a table cannot be read.
+    """
     with contextlib.ExitStack() as stack:
         try:
             workspace = stack.enter_context(open_workspace(spec, None, None, bars, check))
         except (InputChanged, WorkChanged):
-            bars.warn(f"{spec.output.uri}: its scores are of other tables or settings, or damaged; made anew")
+            bars.warn(f"{spec.output.uri}: its {what} are of other tables or settings, or damaged; made anew")
             shutil.rmtree(spec.output.uri)
             workspace = stack.enter_context(open_workspace(spec, None, None, bars, check))
+        if workspace.unreadable:
+            told = "; ".join(f"{shard}: {why}" for shard, why in workspace.unreadable.items())
+            raise InputError(f"{told}: cannot be read, and its rows have no {what}; mend or remove it")
         yield workspace
 
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from routelmt_batch import checkpoints
+from routelmt_batch import checkpoints, quality
 from routelmt_batch.atomic import sha256
 from routelmt_batch.errors import ModelError, UsageError
 from routelmt_batch.kinds import CORPUS, KINDS, ROUTER_FOLDER, SMALL_MODEL, Kind
 from routelmt_batch.manifest import of_pool
+from routelmt_batch.metrics.comet import SENTINEL
+from routelmt_batch.metrics.metric import open_checkpoint
 from routelmt_batch.prompts import LANGUAGES
 from routelmt_batch.routers.card import (
     UNKNOWN,
@@ -29,8 +30,8 @@ from routelmt_batch.routers.scorers import (
     Random,
     Rarity,
     Scorer,
-    Sentinel,
 )
+from routelmt_batch.routers.sentinel import Sentinel
 from routelmt_batch.routers.words import corpus_files
 from routelmt_batch.shards import discover
 from routelmt_batch.spec import PassSpec, Pool
@@ -93,8 +94,8 @@ class Router:
         elif self.kind.source == CORPUS:
             files = discover(self.pool.source, key="router.source")
             found["router's corpus"] = [[name, sha256(path)] for name, path in files]
-        elif self.kind.source:
-            found["router.source"] = self.pool.source
+        elif isinstance(self.scorer, Sentinel):
+            found["router's checkpoint"] = self.scorer.checkpoint.signature()
         if isinstance(self.scorer, Encoder):
             found["router's prompt"] = self.scorer.template
             found["router's longest prompt in tokens"] = self.scorer.max_length_tokens
@@ -157,9 +158,18 @@ def _scorer(pool: RouterSpec, card: RouterCard | None, column: str) -> Scorer | 
 
 
 def _sentinel(pool: RouterSpec) -> Sentinel:
-    if importlib.util.find_spec("comet") is None:
+    found = open_checkpoint(pool.source, pool, "router.source")
+    if (found.kind, found.segments) not in ((SENTINEL, ("src",)), ("unified_metric", ("mt",))):
         raise ModelError(
-            f"router.source {pool.source}: kind sentinel runs on unbabel-comet, which cannot live in this "
-            "environment beside vLLM; the quality environment that it needs is not there yet"
+            f"router.source {pool.source}: its class {found.kind} reads {', '.join(found.segments)}, and a "
+            "router has the source alone. Give a sentinel-src checkpoint, or a unified_metric with the one "
+            "segment mt, trained on sources"
         )
-    return Sentinel(pool.source, pool.gpus or 0)
+    environment = quality.check()
+    if found.kind == SENTINEL and not environment.has_sentinel:
+        raise UsageError(
+            f"router.source {pool.source}: its class {found.kind} is of the package sentinel_metric, which "
+            "the quality environment lacks. Clone https://github.com/SapienzaNLP/guardians-mt-eval and run "
+            f"`{environment.python} -m pip install --no-deps -e guardians-mt-eval`"
+        )
+    return Sentinel(found, environment.python)

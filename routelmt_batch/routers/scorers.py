@@ -42,11 +42,13 @@ class Random:
 
     def __call__(self, rows: pa.Table) -> Scores:
         keys = zip(rows["shard"].to_pylist(), rows["row"].to_pylist(), strict=True)
-        return np.array([self._draw(shard, row) for shard, row in keys], np.float64)
+        return np.array([draw(self.seed, shard, row) for shard, row in keys], np.float64)
 
-    def _draw(self, shard: str, row: int) -> float:
-        digest = hashlib.blake2b(f"{self.seed}\0{shard}\0{row}".encode(), digest_size=8).digest()
-        return int.from_bytes(digest, "big") / 2**64
+
+def draw(seed: int, shard: str, row: int) -> float:
+    """A row's number in [0, 1), the same wherever it is drawn."""
+    digest = hashlib.blake2b(f"{seed}\0{shard}\0{row}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2**64
 
 
 @dataclass(frozen=True)
@@ -145,30 +147,6 @@ class Encoder:
                 logits = model(input_ids=tokens.to(model.device), attention_mask=mask.to(model.device)).logits
             scores[places] = logits[:, 0].float().cpu().numpy()
         return scores
-
-
-@dataclass(frozen=True)
-class Sentinel:
-    """Minus the quality that a source-only COMET checkpoint (sentinel-src-24) expects of the text.
-
-    Runs where unbabel-comet is installed: the quality environment.
-    """
-
-    source: str
-    gpus: int = 0
-
-    def __call__(self, rows: pa.Table) -> Scores:
-        data = [{"src": text} for text in rows["source"].to_pylist()]
-        model = _load_comet(self.source)
-        scores = model.predict(data, batch_size=64, gpus=self.gpus, num_workers=0, progress_bar=False).scores
-        return -np.array(scores, np.float64)
-
-
-@functools.lru_cache(maxsize=1)
-def _load_comet(source: str) -> Any:
-    from comet import download_model, load_from_checkpoint
-
-    return load_from_checkpoint(source if source.endswith(".ckpt") else download_model(source))
 
 
 @functools.lru_cache(maxsize=1)

@@ -10,7 +10,7 @@ import json
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
-from decimal import ROUND_FLOOR, Decimal
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +22,13 @@ import pyarrow.parquet as pq
 
 from routelmt_batch.atomic import sha256, write_json, write_text
 from routelmt_batch.errors import OutputError, RoutelmtError
-from routelmt_batch.ledger import SCORES, TRANSLATIONS, Ledger, read_rows
+from routelmt_batch.ledger import SCORES, TRANSLATIONS, Ledger
 from routelmt_batch.routers.calibration import HeldOut
-from routelmt_batch.rows import SCORES as SCHEMA
 from routelmt_batch.rows import SKIP_REASONS
-from routelmt_batch.selection import Cut, Gains, count, cuts
-from routelmt_batch.spec import Budget
+from routelmt_batch.selection import Cut, Gains, count, cuts, places
+from routelmt_batch.spec import Budget, Guard
 from routelmt_batch.stages.passes import record_time
 from routelmt_batch.stages.recipe import Job
-from routelmt_batch.units import Unit
 from routelmt_batch.workspace import AnyWorkspace, Folder
 
 WHAT_IF = tuple(Decimal(step) / 20 for step in range(1, 21))
@@ -49,6 +47,8 @@ class ShardPlan:
 class Plan:
     """`places` is floor(p N); `large` rows take them (fewer only with `min_gain`). With a threshold,
     `at_least`, `places` is what the cap allows, and as many rows as reach the threshold take them.
+    `held_back` places are not of the plan: the guard gives them to small translations that need the
+    large model. With `hypotheses` the small model translates the large one's rows, too.
 
     `reached` rows are good enough: of all with a gain those that reach the lowest gain or the
     threshold. `held_out` is what a calibrated threshold came from: the router's card may change.
@@ -62,6 +62,8 @@ class Plan:
     rows_with_gain: int
     reached: int
     places: int
+    held_back: int
+    hypotheses: bool
     large: int
     small: int
     skipped: int
@@ -85,11 +87,6 @@ class WhatIf:
     threshold: float | None
 
 
-def places(fraction: Decimal, rows_with_gain: int) -> int:
-    """floor(p N), in decimal arithmetic on p's text: 0.29 of 100 is 29."""
-    return int((fraction * rows_with_gain).to_integral_value(ROUND_FLOOR))
-
-
 def allocate(workspace: Job) -> Plan:
     """The frozen plan of this job, made now if there is none.
 
@@ -97,19 +94,21 @@ def allocate(workspace: Job) -> Plan:
         OutputError: translations were made under another budget.
     """
     path, recipe, ledger = workspace.folder.plan, workspace.recipe, workspace.ledger
-    budget = recipe.budget
-    refuse_other_budget(workspace.folder, ledger, budget)
+    budget, guard = recipe.budget, workspace.spec.guard
+    refuse_other_budget(workspace.folder, ledger, budget, guard)
     frozen = last_plan(ledger)
     if path.exists() and frozen and sha256(path) == frozen["sha256"]:
         plan = read_plan(path)
         rule = (budget.fraction, budget.min_gain, recipe.at_least, budget.cap)
-        if (plan.fraction, plan.min_gain, plan.at_least, plan.cap) == rule:
+        same = (plan.fraction, plan.min_gain, plan.at_least, plan.cap) == rule
+        if same and _frozen_guard(frozen) == guard:
             return plan
     started = time.time()
     plan = make_plan(workspace)
     write_text(workspace.folder.spec, workspace.spec.dump(), "spec")  # the one that the plan is of
     write_json(path, _dump(plan), "plan")
-    ledger.record("plan", **budget.model_dump(mode="json"), sha256=sha256(path))
+    frozen_guard = guard.model_dump(mode="json")
+    ledger.record("plan", **budget.model_dump(mode="json"), guard=frozen_guard, sha256=sha256(path))
     record_time(ledger, "allocate", workspace.rows, started)
     return plan
 
@@ -119,8 +118,8 @@ def last_plan(ledger: Ledger) -> dict[str, Any] | None:
     return next(reversed(list(ledger.events_of("plan"))), None)
 
 
-def refuse_other_budget(folder: Folder, ledger: Ledger, budget: Budget) -> None:
-    """Raises OutputError if rows were translated, or the job was finished, under another budget."""
+def refuse_other_budget(folder: Folder, ledger: Ledger, budget: Budget, guard: Guard) -> None:
+    """Raises OutputError if rows were translated, or the job was finished, under another budget or guard."""
     frozen = last_plan(ledger)
     if not frozen or not (ledger.rows(TRANSLATIONS) or folder.success.exists()):
         return
@@ -132,6 +131,22 @@ def refuse_other_budget(folder: Folder, ledger: Ledger, budget: Budget) -> None:
             f"{folder.root}: its plan is frozen at {_words(before)}, and rows are translated under it; "
             f"asked for now: {_words(asked)}. Give the same budget, or another --output"
         )
+    if _frozen_guard(frozen) != guard:
+        old, new = _guard_words(_frozen_guard(frozen)), _guard_words(guard)
+        raise OutputError(
+            f"{folder.root}: rows are translated under another guard ({old}); asked for now: {new}. "
+            "Give the same one, or another --output"
+        )
+
+
+def _frozen_guard(frozen: dict[str, Any]) -> Guard:
+    """A job begun by an earlier version had none."""
+    return Guard.model_validate(frozen.get("guard", {}))
+
+
+def _guard_words(guard: Guard) -> str:
+    given = guard.model_dump(mode="json", exclude_defaults=True, exclude={"router"})
+    return ", ".join(f"guard.{key} {value}" for key, value in given.items()) or "guard.mode off"
 
 
 def _words(budget: dict[str, Any]) -> str:
@@ -149,12 +164,17 @@ def make_plan(workspace: Job) -> Plan:
         raise RoutelmtError(f"{scored} scores for {workspace.rows} rows: a defect, please report it")
     budget, at_least = workspace.spec.budget, workspace.recipe.at_least
     cut: Cut | None
+    held_back = 0
     if at_least is not None and budget.cap is None:
         cut, wanted, reached = Cut.at_least(at_least), None, None
     else:
         lowest = budget.min_gain if at_least is None else float(np.float32(at_least))
-        fraction = budget.fraction if budget.cap is None else budget.cap
-        cut, wanted, reached = _select(workspace, fraction, lowest)
+        rows_with_gain = count(gains(workspace))
+        held_back = places(workspace.spec.guard.escalate_fraction, rows_with_gain)
+        most = places(budget.fraction if budget.cap is None else budget.cap, rows_with_gain)
+        wanted = most - held_back
+        reached = rows_with_gain if lowest is None else count(gains(workspace), lowest)
+        (cut,) = cuts(lambda: gains(workspace), [min(wanted, reached)], len(workspace.shards))
     shards, rows_with_gain, bought = _counted(workspace, cut)
     large, small, skipped = (
         sum(getattr(shard, name) for shard in shards.values()) for name in ("large", "small", "skipped")
@@ -168,6 +188,8 @@ def make_plan(workspace: Job) -> Plan:
         rows_with_gain=rows_with_gain,
         reached=large if reached is None else reached,
         places=rows_with_gain if wanted is None else wanted,
+        held_back=held_back,
+        hypotheses=workspace.spec.guard.hypotheses,
         large=large,
         small=small,
         skipped=skipped,
@@ -175,15 +197,6 @@ def make_plan(workspace: Job) -> Plan:
         cut=cut,
         shards=shards,
     )
-
-
-def _select(workspace: Job, fraction: Decimal, lowest: float | None) -> tuple[Cut | None, int, int]:
-    """The cut of the highest scores, the places there were for them, the rows that are good enough."""
-    rows_with_gain = count(gains(workspace))
-    wanted = places(fraction, rows_with_gain)
-    reached = rows_with_gain if lowest is None else count(gains(workspace), lowest)
-    (cut,) = cuts(lambda: gains(workspace), [min(wanted, reached)], len(workspace.shards))
-    return cut, wanted, reached
 
 
 def _counted(workspace: Job, cut: Cut | None) -> tuple[dict[str, ShardPlan], int, float]:
@@ -194,7 +207,7 @@ def _counted(workspace: Job, cut: Cut | None) -> tuple[dict[str, ShardPlan], int
     for table in _tables(workspace):
         part = as_gains(table, workspace.ranks)
         routed = admitted(cut, part)
-        skipped = _is_skipped(table)
+        skipped = is_skipped(table)
         rows_with_gain += int((~np.isnan(part.gain)).sum())
         bought += summed(part.gain[routed])
         for place, mask in enumerate((routed, ~routed & ~skipped, skipped)):
@@ -245,13 +258,13 @@ def as_gains(table: pa.Table, ranks: dict[str, int]) -> Gains:
     shard = table["shard"].combine_chunks().dictionary_encode()
     rank_of = np.array([ranks[name] for name in shard.dictionary.to_pylist()], np.int64)
     return Gains(
-        _gain(table),
+        gain_of(table),
         rank_of[shard.indices.to_numpy()],
         table["row"].to_numpy().astype(np.int64),
     )
 
 
-def _gain(table: pa.Table) -> npt.NDArray[np.float32]:
+def gain_of(table: pa.Table) -> npt.NDArray[np.float32]:
     return np.asarray(table["gain"].to_numpy(zero_copy_only=False), np.float32)
 
 
@@ -259,29 +272,9 @@ def admitted(cut: Cut | None, part: Gains) -> npt.NDArray[np.bool_]:
     return cut.admits(part) if cut else np.zeros(len(part.row), bool)
 
 
-def _is_skipped(table: pa.Table) -> npt.NDArray[np.bool_]:
+def is_skipped(table: pa.Table) -> npt.NDArray[np.bool_]:
     found = pc.is_in(table["reason"], pa.array(SKIP_REASONS))
     return np.asarray(found.to_numpy(), bool)
-
-
-@dataclass(frozen=True)
-class PlannedRows:
-    """The scores of a unit's rows, in row order, and where the plan sends them."""
-
-    scores: pa.Table
-    large: npt.NDArray[np.bool_]
-    skipped: npt.NDArray[np.bool_]
-
-
-def planned_rows(unit: Unit, rank: int, score_parts: Iterable[str], cut: Cut | None) -> PlannedRows:
-    """Raises RoutelmtError if the committed scores do not hold each row of the unit once."""
-    name = unit.shard.name
-    scores = read_rows(score_parts, name, unit.first_row, unit.end_row, SCHEMA)
-    rows = scores["row"].to_numpy()
-    if not np.array_equal(rows, np.arange(unit.first_row, unit.end_row)):
-        raise RoutelmtError(f"{name}: rows {unit.first_row} to {unit.end_row} are not scored once each")
-    part = Gains(_gain(scores), np.full(len(rows), rank, np.int64), rows)
-    return PlannedRows(scores, admitted(cut, part), _is_skipped(scores))
 
 
 def _dump(plan: Plan) -> dict[str, Any]:
@@ -298,8 +291,7 @@ def read_plan(path: Path) -> Plan:
     value["fraction"] = Decimal(value["fraction"])
     value["cap"] = Decimal(value["cap"]) if value.get("cap") is not None else None
     # A job begun by an earlier version has fewer keys on record.
-    value.setdefault("at_least", None)
-    value.setdefault("reached", value["large"])
+    value = {"at_least": None, "held_back": 0, "hypotheses": False, "reached": value["large"]} | value
     value["held_out"] = HeldOut(**value["held_out"]) if value.get("held_out") else None
     value["cut"] = Cut(**value["cut"]) if value["cut"] else None
     value["shards"] = {name: ShardPlan(**shard) for name, shard in value["shards"].items()}

@@ -20,13 +20,16 @@ from routelmt_batch.rows import (
     OUTPUT_FIELDS,
     SKIPPED,
     SMALL,
+    VERIFIED_SMALL,
 )
-from routelmt_batch.stages.allocate import Plan, planned_rows
+from routelmt_batch.stages.allocate import Plan
 from routelmt_batch.stages.attempts import attempts
+from routelmt_batch.stages.check import reasons
+from routelmt_batch.stages.measure import verified_small
 from routelmt_batch.stages.outputs import Addition, write_shards
 from routelmt_batch.stages.recipe import Job
 from routelmt_batch.stages.tally import Tally
-from routelmt_batch.stages.translate import Work, work_on
+from routelmt_batch.stages.work import Work, planned_rows, work_on
 from routelmt_batch.units import Unit, languages
 
 
@@ -36,44 +39,55 @@ def assemble(workspace: Job, plan: Plan, bars: Bars) -> None:
     Raises:
         InputChanged: see outputs.write_shards.
     """
+    guard = workspace.spec.guard
+    margin = guard.margin if guard.verify else None
 
     def columns(unit: Unit, batch: pa.RecordBatch, tally: Tally) -> dict[str, pa.Array]:
-        found, prompt_tokens = _columns(work_on(workspace, unit), plan)
-        tally.add(found, prompt_tokens, *languages(batch, workspace.spec.input))
+        found, prompt_tokens, doubts = _columns(work_on(workspace, unit), plan, margin)
+        tally.add(found, prompt_tokens, doubts, *languages(batch, workspace.spec.input))
         return found
 
     write_shards(workspace, Addition(OUTPUT_FIELDS, partial(Tally, plan.cut), columns), bars)
 
 
-def _columns(work: Work, plan: Plan) -> tuple[dict[str, pa.Array], pa.Array]:
-    """The output columns of some rows, and the prompt tokens that the standing model read."""
+def _columns(
+    work: Work, plan: Plan, margin: float | None
+) -> tuple[dict[str, pa.Array], pa.Array, list[list[str] | None]]:
+    """The output columns of some rows, the prompt tokens that the standing model read, and why its
+    translations are doubtful."""
     unit = work.unit
-    planned = planned_rows(unit, work.rank, work.scores, plan.cut)
-    state = attempts(unit, work.committed, planned.large)
-    untried = ~planned.skipped & (state.standing < 0)
+    planned = planned_rows(work, plan.cut)
+    state = attempts(unit, work.committed, planned.called)
+    kept_small = verified_small(work, state, planned.called, margin)
+    standing = state.standing(kept_small)
+    untried = ~planned.skipped & (standing < 0)
     if untried.any():
         row = unit.first_row + int(np.flatnonzero(untried)[0])
         raise RoutelmtError(f"{unit.shard.name}: row {row} was never sent to a model: please report it")
     # `standing` picks each row's attempt; a skipped row has none, and gets nulls.
-    tried = state.table.take(pa.array(state.standing, mask=state.standing < 0)).combine_chunks()
+    tried = state.table.take(pa.array(standing, mask=standing < 0)).combine_chunks()
     score_reason = planned.scores["reason"].combine_chunks()
     by_small = np.asarray(pc.fill_null(pc.equal(tried["route"], SMALL), False).to_numpy(), bool)
-    fallback = planned.large & state.translated & by_small
+    fallback = planned.called & state.translated & by_small & ~kept_small
     status = np.select([planned.skipped, ~state.translated, fallback], [SKIPPED, FAILED, FALLBACK], OK)
     no_gain = pc.if_else(pc.is_valid(score_reason), NO_GAIN, None)
-    why = pc.if_else(pa.array(fallback), LARGE_FAILED, no_gain)
+    doubts = np.where(by_small, reasons(work, SMALL), reasons(work, LARGE)).tolist()
+    doubt = pa.array([slugs[0] if slugs else None for slugs in doubts], pa.string())
+    why = pc.coalesce(pa.array(planned.reason, pa.string()), no_gain, doubt)
+    for rows, slug in ((kept_small, VERIFIED_SMALL), (fallback, LARGE_FAILED)):
+        why = pc.if_else(pa.array(rows), slug, why)
+    reason = pc.coalesce(tried["reason"], why)
     columns = {
         "translation": tried["translation"],
         "route": pc.if_else(pa.array(state.translated), tried["route"], None),
         "planned_route": pa.array(np.where(planned.large, LARGE, SMALL), mask=planned.skipped),
         "predicted_gain": planned.scores["gain"],
         "status": pa.array(status),
-        "reason": pc.if_else(pa.array(planned.skipped), score_reason, pc.coalesce(tried["reason"], why)),
+        "reason": pc.if_else(pa.array(planned.skipped), score_reason, reason),
         "output_tokens": tried["output_tokens"],
     }
-    return {field.name: _array(columns[field.name], field.type) for field in OUTPUT_FIELDS}, _array(
-        tried["prompt_tokens"], pa.int32()
-    )
+    found = {field.name: _array(columns[field.name], field.type) for field in OUTPUT_FIELDS}
+    return found, _array(tried["prompt_tokens"], pa.int32()), doubts
 
 
 def _array(values: pa.Array | pa.ChunkedArray, kind: pa.DataType) -> pa.Array:

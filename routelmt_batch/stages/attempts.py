@@ -19,30 +19,38 @@ from routelmt_batch.rows import TRANSLATIONS as SCHEMA
 from routelmt_batch.units import Unit
 
 Mask = npt.NDArray[np.bool_]
+Places = npt.NDArray[np.int64]
 
 
 @dataclass
 class Attempts:
-    """By row of a unit. `standing` indexes `table`: the translation that stands, else the last
-    failure, else -1."""
+    """By row of a unit: where `table` holds each model's translation, and the last failure; -1 for none."""
 
     table: pa.Table
-    standing: npt.NDArray[np.int64]
-    translated: Mask
-    small_failed: Mask
-    large_failed: Mask
+    place: dict[Route, Places]
+    failure: Places
+    failed: dict[Route, Mask]
 
-    def dead(self, planned_large: Mask) -> Mask:
-        """Rows that no model is left for: the small one failed, and the large one if planned."""
-        return ~self.translated & self.small_failed & (~planned_large | self.large_failed)
+    @property
+    def translated(self) -> Mask:
+        return np.asarray((self.place[SMALL] >= 0) | (self.place[LARGE] >= 0))
 
-    def to_send(self, route: Route, planned_large: Mask, skipped: Mask) -> Mask:
-        """Rows that a pass of one model has to translate: its own share, and for the small model
-        what the large one failed on."""
-        if route == LARGE:
-            return planned_large & ~self.translated & ~self.large_failed
-        share = ~planned_large | self.large_failed
-        return share & ~skipped & ~self.translated & ~self.small_failed
+    def standing(self, kept_small: Mask) -> Places:
+        """Where the translation that stands is: the large model's if there is one, but for the rows
+        that keep the small one's; else the last failure; else -1."""
+        small, large = self.place[SMALL], self.place[LARGE]
+        best = np.where((large >= 0) & ~(kept_small & (small >= 0)), large, small)
+        return np.where(best >= 0, best, self.failure)
+
+    def dead(self, called: Mask) -> Mask:
+        """Rows that no model is left for: the small one failed, and the large one if it was called."""
+        return ~self.translated & self.failed[SMALL] & (~called | self.failed[LARGE])
+
+    def to_send(self, route: Route, called: Mask, hypotheses: bool, skipped: Mask) -> Mask:
+        """Rows that a pass of one model has to translate: its own share; for the small model also what
+        the large one failed on, and with `hypotheses` every row."""
+        share = called if route == LARGE else hypotheses | ~called | self.failed[LARGE]
+        return np.asarray(share & ~skipped & (self.place[route] < 0) & ~self.failed[route])
 
 
 def generations(ledger: Ledger, unit: Unit) -> tuple[tuple[str, ...], ...]:
@@ -53,30 +61,29 @@ def generations(ledger: Ledger, unit: Unit) -> tuple[tuple[str, ...], ...]:
     return tuple(tuple(found.get(index, ())) for index in range(ledger.generation + 1))
 
 
-def attempts(unit: Unit, parts: Sequence[Sequence[str]], planned_large: Mask) -> Attempts:
+def attempts(unit: Unit, parts: Sequence[Sequence[str]], called: Mask) -> Attempts:
     """Add up a unit's committed attempts. A retry forgives the failures of rows that were dead."""
     tables, offset, rows = [], 0, unit.rows
     state = Attempts(
         SCHEMA.empty_table(),
+        {route: np.full(rows, -1) for route in (SMALL, LARGE)},
         np.full(rows, -1),
-        *(np.zeros(rows, bool) for _ in range(3)),
+        {route: np.zeros(rows, bool) for route in (SMALL, LARGE)},
     )
     for generation, paths in enumerate(parts):
         if generation:
-            forgiven = state.dead(planned_large)
-            state.small_failed &= ~forgiven
-            state.large_failed &= ~forgiven
+            forgiven = state.dead(called)
+            for failed in state.failed.values():
+                failed &= ~forgiven
         table = read_rows(paths, unit.shard.name, unit.first_row, unit.end_row, SCHEMA)
-        place = table["row"].to_numpy() - unit.first_row
-        good = pc.equal(table["status"], OK).to_numpy().astype(bool)
-        small = pc.equal(table["route"], SMALL).to_numpy().astype(bool)
+        rows_at = table["row"].to_numpy() - unit.first_row
         index = np.arange(offset, offset + table.num_rows)
-        bad = ~good & ~state.translated[place]
-        state.standing[place[bad]] = index[bad]
-        state.standing[place[good]] = index[good]
-        state.translated[place[good]] = True
-        state.small_failed[place[~good & small]] = True
-        state.large_failed[place[~good & ~small]] = True
+        good = pc.equal(table["status"], OK).to_numpy().astype(bool)
+        for route in (SMALL, LARGE):
+            of_route = pc.equal(table["route"], route).to_numpy().astype(bool)
+            state.place[route][rows_at[good & of_route]] = index[good & of_route]
+            state.failed[route][rows_at[~good & of_route]] = True
+        state.failure[rows_at[~good]] = index[~good]
         tables.append(table)
         offset += table.num_rows
     state.table = pa.concat_tables([state.table, *tables])

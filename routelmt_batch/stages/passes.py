@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,8 +18,10 @@ from routelmt_batch.ledger import Ledger, PartEntry, Span
 from routelmt_batch.progress import Bars
 from routelmt_batch.prompts import LANGUAGES, Prompter
 from routelmt_batch.rows import EMPTY, NO_REFERENCE, NULL, TOO_LONG, UNKNOWN_LANGUAGE
-from routelmt_batch.units import Lines
+from routelmt_batch.units import Lines, Unit
 from routelmt_batch.workspace import AnyWorkspace
+
+NO_TIMES = pa.chunked_array([pa.array([0.0])])  # of a part that no engine made
 
 
 @dataclass(frozen=True)
@@ -151,6 +153,25 @@ def requests(
         },
         schema=REQUESTS,
     )
+
+
+def blank_requests(
+    unit: Unit, rows: Sequence[int], columns: Mapping[str, pa.Array], skips: Sequence[str] | None = None
+) -> pa.Table:
+    """REQUESTS without prompts, for a scorer that reads the columns beside them."""
+    table = pa.table(
+        {
+            "shard": [unit.shard.name] * len(rows),
+            "row": rows,
+            "prompt_tokens": pa.nulls(len(rows), pa.int32()),
+            "tokenized_prompt": [[]] * len(rows),
+            "skip": skips if skips is not None else [""] * len(rows),
+        },
+        schema=REQUESTS,
+    )
+    for name, values in columns.items():
+        table = table.append_column(name, values)
+    return table
 
 
 def with_texts(table: pa.Table, lines: Lines) -> pa.Table:

@@ -8,7 +8,9 @@ from typing import Any, TypeAlias
 from routelmt_batch import checkpoints
 from routelmt_batch.errors import UsageError
 from routelmt_batch.kinds import KINDS
+from routelmt_batch.ledger import AUDIT, AUDIT_QUALITY, AUDIT_TRANSLATIONS, CHECKS, GUARD
 from routelmt_batch.manifest import of_input, of_translations
+from routelmt_batch.metrics.metric import Metric, describe, open_metric
 from routelmt_batch.progress import Bars
 from routelmt_batch.routers.calibration import HeldOut
 from routelmt_batch.routers.router import Router, open_router
@@ -20,12 +22,14 @@ from routelmt_batch.workspace import Workspace, check_pool
 @dataclass(frozen=True)
 class JobRecipe:
     """A job's router, and the score from which on rows go to the large model, if the budget is one;
-    `held_out` is what it was calibrated on. See workspace.Recipe."""
+    `held_out` is what it was calibrated on. Beside it what guard and audit need. See workspace.Recipe."""
 
     spec: JobSpec
     router: Router
     at_least: float | None
     held_out: HeldOut | None
+    quality_router: Router | None
+    metric: Metric | None
 
     @property
     def budget(self) -> Budget:
@@ -37,6 +41,10 @@ class JobRecipe:
         return self.spec.prompt_limit_tokens
 
     def fingerprints(self, shards: list[Shard], limit: int | None) -> dict[str, dict[str, Any]]:
+        metric = {
+            "metric": describe(self.metric) if self.metric else None,
+            "input.columns.reference": self.spec.input.columns.reference,
+        }
         return {
             "scores": {
                 **of_input(self.spec, shards, limit),
@@ -44,6 +52,20 @@ class JobRecipe:
                 "longest prompt in tokens": self.prompt_limit_tokens,
             },
             "translations": of_translations(self.spec),
+            "quality": {
+                **metric,
+                **(
+                    {f"guard's {key}": value for key, value in self.quality_router.fingerprint().items()}
+                    if self.quality_router
+                    else {}
+                ),
+            },
+            # Functions of the other stages; the guard's settings are frozen with the plan.
+            CHECKS: {"checks": self.spec.checks.model_dump(mode="json", exclude={"replicas"})},
+            GUARD: {},
+            AUDIT: {},
+            AUDIT_TRANSLATIONS: of_translations(self.spec),
+            AUDIT_QUALITY: metric,
         }
 
 
@@ -62,15 +84,42 @@ def check_models(spec: JobSpec, bars: Bars | None = None) -> JobRecipe:
     if KINDS[spec.router.kind].engine == "vllm":
         check_pool("router", spec.router)
     small = spec.models.small
-    router = open_router(spec, spec.router, small, checkpoints.weights_hash(small.source))
+    weights = checkpoints.weights_hash(small.source)
+    router = open_router(spec, spec.router, small, weights)
     if spec.budget.min_gain is not None and not router.predicts_gain:
         raise UsageError(
             f"budget.min_gain {spec.budget.min_gain}: scores of router.kind {spec.router.kind} are no gains; "
             "only their order means something. Leave it out"
         )
+    threshold = _threshold(spec, router)
     for warning in router.warnings:
         (bars or Bars.none()).warn(warning)
-    return JobRecipe(spec, router, *_threshold(spec, router))
+    metric = _metric(spec)
+    if not (metric and metric.needs_reference):
+        spec = spec.without_references()
+    return JobRecipe(spec, router, *threshold, _quality_router(spec, weights), metric)
+
+
+def _quality_router(spec: JobSpec, weights: str) -> Router | None:
+    """The router of the guard's mode `predicted`."""
+    pool = spec.guard.router
+    if spec.guard.mode != "predicted" or pool is None:
+        return None
+    check_pool("guard.router", pool)
+    return open_router(spec, pool, spec.models.small, weights)
+
+
+def _metric(spec: JobSpec) -> Metric | None:
+    """The metric of guard and audit."""
+    if not (spec.measures and spec.metric):
+        return None
+    metric = open_metric(spec.metric)
+    if metric.needs_reference and not spec.input.columns.reference:
+        raise UsageError(
+            f"metric {metric.name}: it needs references; name their column with "
+            "input.columns.reference, or give a reference-free metric"
+        )
+    return metric
 
 
 def _threshold(spec: JobSpec, router: Router) -> tuple[float | None, HeldOut | None]:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
 from routelmt_batch import checkpoints
+from routelmt_batch.ledger import QUALITY, TRANSLATIONS
 from routelmt_batch.manifest import versions
+from routelmt_batch.metrics.metric import describe
 from routelmt_batch.routers.router import Router
-from routelmt_batch.rows import FAILED, LARGE, QUARANTINED, STATUSES
+from routelmt_batch.rows import FAILED, LARGE, PREDICTED, QUARANTINED, SMALL, STATUSES
 from routelmt_batch.selection import cuts
+from routelmt_batch.spec import Guard
 from routelmt_batch.stages.allocate import Plan, gains
+from routelmt_batch.stages.guard import ESCALATE, ROUTE
 from routelmt_batch.stages.outputs import finish
 from routelmt_batch.stages.recipe import Job
 from routelmt_batch.stages.tally import DECILES, EDGES, fractions, merge
@@ -21,13 +25,13 @@ from routelmt_batch.stages.tally import DECILES, EDGES, fractions, merge
 DONE, DONE_WITH_FAILURES = 0, 3
 
 
-def report(workspace: Job, plan: Plan) -> dict[str, Any]:
+def report(workspace: Job, plan: Plan, audited: dict[str, Any]) -> dict[str, Any]:
     """Re-verify every output shard, write `reports/job.json` and `_SUCCESS`.
 
     Raises:
         RoutelmtError: an output shard is not what was committed, by name.
     """
-    job = job_report(workspace, plan)
+    job = job_report(workspace, plan) | audited
     finish(workspace, job)
     return job
 
@@ -50,8 +54,10 @@ def job_report(workspace: Job, plan: Plan) -> dict[str, Any]:
         "shards": len(workspace.shards),
         "unreadable": workspace.unreadable,
         **counts,
+        "checks": total.get("checks", {}),
         "direction": total.get("direction", {}),
         "budget": budget,
+        "guard": _guard(workspace, plan, counts["route"]),
         "threshold": plan.threshold,
         "fraction": fractions(counts, plan.rows_with_gain),
         "predicted_gain_planned": plan.predicted_gain,
@@ -68,6 +74,38 @@ def job_report(workspace: Job, plan: Plan) -> dict[str, Any]:
         },
         "fingerprints": workspace.fingerprints,
         "versions": versions(),
+    }
+
+
+def _guard(workspace: Job, plan: Plan, routes: Mapping[str, int]) -> dict[str, Any] | None:
+    """What each guard did and what it cost; None without one."""
+    guard, ledger = workspace.spec.guard, workspace.ledger
+    if guard == Guard():
+        return None
+    steps = {event["step"]: event for event in ledger.events_of("guard")}
+    route, escalation = steps.get(ROUTE, {}), steps.get(ESCALATE, {})
+    spared = {
+        model: ledger.count(TRANSLATIONS, model)
+        - ledger.count(TRANSLATIONS, f"{model}_failed")
+        - routes.get(model, 0)
+        for model in (SMALL, LARGE)
+    }
+    return {
+        **guard.model_dump(mode="json", exclude={"router"}),
+        "metric": describe(workspace.recipe.metric) if workspace.recipe.metric else None,
+        "calls": {LARGE: plan.large + sum(e["to_large"] - e["to_small"] for e in steps.values())},
+        "kept_small": route.get("to_small", 0),
+        "freed_places_taken": route.get("to_large", 0),
+        "unfilled": route.get("unfilled", 0),
+        "held_back": plan.held_back,
+        "escalated": escalation.get("to_large", 0),
+        "held_back_unfilled": escalation.get("unfilled", 0),
+        "verified_small": spared[LARGE],
+        # The cost: translations by the small model beside those that stand, and what was measured.
+        "extra_small_translations": spared[SMALL],
+        "measured": {of: ledger.count(QUALITY, of) for of in (SMALL, LARGE, PREDICTED)},
+        # Of those, measured by their beginning: longer than the metric reads.
+        "cut": {route: ledger.count(QUALITY, f"{route}_cut") for route in (SMALL, LARGE)},
     }
 
 

@@ -17,6 +17,7 @@ from routelmt_batch.progress import Bars
 from routelmt_batch.prompts import Prompter
 from routelmt_batch.routers.card import Scale
 from routelmt_batch.routers.router import Router
+from routelmt_batch.routers.sentinel import Sentinel
 from routelmt_batch.rows import NOT_A_NUMBER
 from routelmt_batch.rows import SCORES as SCHEMA
 from routelmt_batch.spec import Input
@@ -82,7 +83,7 @@ class Writer:
             schema=SCHEMA,
         )
         unscored = sum(not skip and math.isnan(value) for skip, value in zip(skips, gain, strict=True))
-        counts = {"unscored": int(unscored)}
+        counts = {"unscored": int(unscored), "cut": pc.sum(results["cut"]).as_py() or 0}
         return self.part(table, counts, results["engine_seconds"])
 
 
@@ -110,6 +111,8 @@ def score(workspace: AnyWorkspace, engine: Engine, bars: Bars, name: str = "scor
         refuse_failures(workspace, unscored, "the router gave no gain for")
 
     run_pass(workspace, engine, bars, name, [_lane(workspace)], workspace.rows, ledger.rows(SCORES), check)
+    if cut := ledger.count(SCORES, "cut"):
+        bars.warn(f"{cut} texts are longer than the router reads: it scored them by their beginning")
 
 
 def _lane(workspace: AnyWorkspace) -> Lane:
@@ -124,6 +127,8 @@ def _lane(workspace: AnyWorkspace) -> Lane:
         pool=router.pool,
         task="score",
         scorer=router.scorer,
+        cuts=router.scorer.cuts if isinstance(router.scorer, Sentinel) else None,
+        python=router.scorer.python if isinstance(router.scorer, Sentinel) else None,
         units=_work(workspace),
         read=Reader(spec.input, prompter, recipe.prompt_limit_tokens, router.scorer is not None),
         write=Writer(PartWriter(workspace.folder.work, SCORES, "part"), router.scale),

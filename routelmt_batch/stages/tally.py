@@ -20,6 +20,7 @@ from routelmt_batch.selection import Cut
 EDGES = np.arange(-100.0, 101.0, 2.0)
 DECILES = tuple(range(1, 10))
 _COUNTERS = ("status", "reason", "planned_route", "route")
+_SUMS = ("rows_with_gain", "predicted_gain_bought", "tokens")
 
 
 class Tally:
@@ -30,6 +31,7 @@ class Tally:
         self.rows = 0
         self.counts: dict[str, Counter[str]] = {name: Counter() for name in _COUNTERS}
         self.directions: dict[str, Counter[str]] = {}
+        self.checks: Counter[str] = Counter()
         self.tokens = {route: Counter({"in": 0, "out": 0}) for route in (SMALL, LARGE)}
         self._gains: list[npt.NDArray[np.float32]] = []
         self._planned: list[npt.NDArray[np.bool_]] = []
@@ -39,10 +41,14 @@ class Tally:
         self,
         columns: Mapping[str, pa.Array],
         prompt_tokens: pa.Array,
+        doubts: Iterable[Iterable[str] | None],
         source_lang: pa.Array,
         target_lang: pa.Array,
     ) -> None:
-        """Count some rows: output columns, prompt tokens of the standing model, language codes."""
+        """Count some rows: output columns, prompt tokens of the standing model, why its translations
+        are doubtful, language codes."""
+        for slugs in doubts:
+            self.checks.update(slugs or ())
         names = [*_COUNTERS, "source_lang", "target_lang"]
         table = pa.table(
             {name: columns[name] for name in _COUNTERS}
@@ -85,6 +91,7 @@ class Tally:
             "rows": self.rows,
             **{name: dict(sorted(counter.items())) for name, counter in self.counts.items()},
             "direction": {name: dict(sorted(c.items())) for name, c in sorted(self.directions.items())},
+            "checks": dict(sorted(self.checks.items())),
             "threshold": self.cut.gain if self.cut else None,
             "rows_with_gain": with_gain,
             "fraction": fractions(self.counts, with_gain),
@@ -140,10 +147,7 @@ def merge(reports: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """
     total: dict[str, Any] = {}
     for report in reports:
-        summed = {
-            key: report[key]
-            for key in ("rows", *_COUNTERS, "direction", "rows_with_gain", "predicted_gain_bought", "tokens")
-        }
+        summed = {key: report[key] for key in ("rows", *_COUNTERS, "checks", "direction", *_SUMS)}
         summed["gain"] = {
             name: {key: dist[key] for key in ("rows", "infinite", "sum", "min", "max")}
             | {"counts": dict(enumerate(dist["histogram"]["counts"]))}

@@ -15,29 +15,20 @@ import pyarrow as pa
 from routelmt_batch import checkpoints
 from routelmt_batch.engines.lanes import Engine, Lane, Receipt
 from routelmt_batch.errors import RoutelmtError
-from routelmt_batch.ledger import SCORES, TRANSLATIONS, Ledger
+from routelmt_batch.ledger import TRANSLATIONS, Ledger
 from routelmt_batch.progress import Bars
 from routelmt_batch.prompts import Prompter
 from routelmt_batch.rows import FAILED, LARGE, OK, SMALL, TRUNCATED, UNTRANSLATABLE, Route
 from routelmt_batch.rows import TRANSLATIONS as SCHEMA
 from routelmt_batch.selection import Cut
 from routelmt_batch.spec import Input, JobSpec, LabelSpec, Pool, Translator
-from routelmt_batch.stages.allocate import Plan, planned_rows
-from routelmt_batch.stages.attempts import attempts, generations
+from routelmt_batch.stages.allocate import Plan
+from routelmt_batch.stages.attempts import attempts
 from routelmt_batch.stages.passes import PartWriter, requests, run_pass
 from routelmt_batch.stages.recipe import Job
-from routelmt_batch.units import Unit, read_lines
+from routelmt_batch.stages.work import Work, planned_rows, work_on
+from routelmt_batch.units import read_lines
 from routelmt_batch.workspace import AnyWorkspace
-
-
-@dataclass(frozen=True)
-class Work:
-    """A unit, its scores, and the translations committed so far."""
-
-    unit: Unit
-    rank: int
-    scores: tuple[str, ...]
-    committed: tuple[tuple[str, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -47,14 +38,15 @@ class Reader:
     input: Input
     route: Route
     cut: Cut | None
+    hypotheses: bool
     prompter: Prompter
     limit_tokens: int
 
     def __call__(self, work: Work) -> Iterator[pa.Table]:
         unit = work.unit
-        plan = planned_rows(unit, work.rank, work.scores, self.cut)
-        state = attempts(unit, work.committed, plan.large)
-        todo = state.to_send(self.route, plan.large, plan.skipped)
+        plan = planned_rows(work, self.cut)
+        state = attempts(unit, work.committed, plan.called)
+        todo = state.to_send(self.route, plan.called, self.hypotheses, plan.skipped)
         if not todo.any():
             return
         for lines in read_lines(unit, self.input):
@@ -104,18 +96,20 @@ class Writer:
         return self.part(table, counts, results["engine_seconds"])
 
 
-def translate(workspace: Job, plan: Plan, engine: Engine, bars: Bars) -> None:
-    """Send every planned row that has no committed translation to its pool.
+def translate(workspace: Job, plan: Plan, engine: Engine, bars: Bars, small_first: bool = False) -> None:
+    """Send every row that has no committed translation of its model to its pool.
 
     The pools run as one pass where there is room for both, else one after the other, the large one
-    first: what it fails on then goes with the small one's share and costs no engine start.
+    first: what it fails on then goes with the small one's share and costs no engine start. With
+    `small_first` the small model's share is translated alone, and nothing else.
 
     Raises:
         RoutelmtError: more than `run.max_failed_fraction` of the rows failed.
     """
     check_failures(workspace, plan)
-    anything = any(_pending(workspace, plan, route) for route in (SMALL, LARGE))
-    for routes in order(workspace.spec, engine) if anything else ():
+    passes: list[list[Route]] = [[SMALL]] if small_first else order(workspace.spec, engine)
+    anything = any(_pending(workspace, plan, route) for routes in passes for route in routes)
+    for routes in passes if anything else ():
         pending = {route: _pending(workspace, plan, route) for route in routes}
         lanes = [_lane(workspace, plan, route) for route in routes if pending[route]]
         total = sum(share(workspace.ledger, plan, route) for route in routes if pending[route])
@@ -153,10 +147,20 @@ def check_fit(spec: JobSpec | LabelSpec, engine: Engine, bars: Bars, first: Mapp
 
 def share(ledger: Ledger, plan: Plan, route: Route) -> int:
     """Rows that a model has to have tried by the end, retries and fallbacks included."""
-    reopened: int = sum(event[route] for event in ledger.events_of("retry_failed"))
+    called = plan.large + _sum(ledger, "guard", "to_large") - _sum(ledger, "guard", "to_small")
     if route == LARGE:
-        return plan.large + reopened
-    return plan.small + reopened + ledger.count(TRANSLATIONS, "large_failed")
+        return called + _sum(ledger, "retry_failed", LARGE)
+    everything = plan.large + plan.small
+    if plan.hypotheses:
+        return everything + _sum(ledger, "retry_failed", "dead")
+    # An escalated row was the small model's before. If the large one fails on it, this counts it
+    # once too often: an engine starts and finds nothing to do, and no row is lost.
+    own = everything - called + _sum(ledger, "guard", "escalated")
+    return own + _sum(ledger, "retry_failed", SMALL) + ledger.count(TRANSLATIONS, "large_failed")
+
+
+def _sum(ledger: Ledger, event: str, name: str) -> int:
+    return sum(int(line[name]) for line in ledger.events_of(event))
 
 
 def _pending(workspace: Job, plan: Plan, route: Route) -> int:
@@ -166,13 +170,14 @@ def _pending(workspace: Job, plan: Plan, route: Route) -> int:
 def _lane(workspace: Job, plan: Plan, route: Route) -> Lane:
     spec = workspace.spec
     pool = pool_of(spec, route)
+    guarded = next(workspace.ledger.events_of("guard"), None) is not None
     work = []
     for unit in workspace.units:
         shard = plan.shards[unit.shard.name]
-        if shard.large or (route == SMALL and shard.small):
+        if shard.large or (shard.small and (route == SMALL or guarded)):
             work.append(work_on(workspace, unit))
     prompter = Prompter(pool.source, spec.prompt.template, pool.trust_remote_code)
-    read = Reader(spec.input, route, plan.cut, prompter, pool.prompt_limit_tokens)
+    read = Reader(spec.input, route, plan.cut, plan.hypotheses, prompter, pool.prompt_limit_tokens)
     return lane(workspace, route, work, read)
 
 
@@ -185,13 +190,14 @@ def lane(
     route: Route,
     work: Sequence[Any],
     read: Callable[[Any], Iterator[pa.Table]],
+    stage: str = TRANSLATIONS,
 ) -> Lane:
-    """One model's lane: what `read` makes of `work` is translated and committed."""
+    """One model's lane: what `read` makes of `work` is translated and committed to a stage."""
     spec: JobSpec | LabelSpec = workspace.spec
     generation = workspace.ledger.generation
     pool = pool_of(spec, route)
     end_tokens = checkpoints.end_tokens(pool.source)
-    part = PartWriter(workspace.folder.work, TRANSLATIONS, route, generation)
+    part = PartWriter(workspace.folder.work, stage, route, generation)
     return Lane(
         label=route,
         pool=pool,
@@ -206,21 +212,10 @@ def lane(
     )
 
 
-def work_on(workspace: Job, unit: Unit) -> Work:
-    ledger, shard = workspace.ledger, unit.shard.name
-    return Work(
-        unit,
-        workspace.ranks[shard],
-        tuple(ledger.overlapping(SCORES, shard, unit.first_row, unit.end_row)),
-        generations(ledger, unit),
-    )
-
-
 def check_failures(workspace: Job, plan: Plan) -> None:
     """End the job when too many rows have no translation from any model."""
-    failed = workspace.ledger.count(TRANSLATIONS, "small_failed") - sum(
-        event["dead"] for event in workspace.ledger.events_of("retry_failed")
-    )
+    ledger = workspace.ledger
+    failed = ledger.count(TRANSLATIONS, "small_failed") - _sum(ledger, "retry_failed", "dead")
     allowed = workspace.spec.run.max_failed_fraction
     rows = plan.large + plan.small
     if failed > allowed * rows:
@@ -242,10 +237,10 @@ def reopen_failed(workspace: Job, plan: Plan) -> int:
         work = work_on(workspace, unit)
         if not any(work.committed):
             continue
-        planned = planned_rows(unit, work.rank, work.scores, plan.cut)
-        dead = attempts(unit, work.committed, planned.large).dead(planned.large)
-        large += int((dead & planned.large).sum())
-        small += int((dead & ~planned.large).sum())
+        planned = planned_rows(work, plan.cut)
+        dead = attempts(unit, work.committed, planned.called).dead(planned.called)
+        large += int((dead & planned.called).sum())
+        small += int((dead & ~planned.called).sum())
         if dead.any():
             shards.add(unit.shard.name)
     if shards:

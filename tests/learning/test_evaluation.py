@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from routelmt_batch import resampling
 from routelmt_batch.errors import UsageError
-from routelmt_batch.learning.evaluation import resampling
+from routelmt_batch.learning.evaluation.contest import Routing
 from routelmt_batch.learning.evaluation.evaluation import evaluate, write
-from routelmt_batch.learning.evaluation.measures import METRICS
 from routelmt_batch.learning.evaluation.show import table
 from routelmt_batch.learning.evaluation.tables import Labels
-
-from .test_measures import by_definition
+from routelmt_batch.measures import METRICS
+from tests.test_measures import by_definition
 
 ROWS = 240
 DIRECTIONS = ("de-en", "en-de", "en-zh")
@@ -40,9 +40,16 @@ def many() -> tuple[Labels, dict[str, np.ndarray]]:
     return labels(small, small + gain, direction, DIRECTIONS), scores
 
 
+def plain(scores) -> dict[str, Routing]:
+    return {name: Routing(np.array(values, float)) for name, values in scores.items()}
+
+
 @pytest.fixture(scope="module")
 def evaluation(many):
-    return evaluate(*many, baselines=["random", "length"], budget=Decimal("0.3"), resamples=60, seed=7)
+    of_rows, scores = many
+    return evaluate(
+        of_rows, plain(scores), baselines=["random", "length"], budget=Decimal("0.3"), resamples=60, seed=7
+    )
 
 
 def values(part):
@@ -137,9 +144,7 @@ def test_thin_directions_and_missing_scores_are_told(evaluation):
 
 def small_one(gain, score, budget="0.5", **options):
     of_rows = labels([50.0] * len(gain), 50 + np.array(gain, float))
-    return evaluate(
-        of_rows, {"r": np.array(score, float)}, ["random"], Decimal(budget), resamples=20, **options
-    )
+    return evaluate(of_rows, plain({"r": score}), ["random"], Decimal(budget), resamples=20, **options)
 
 
 def test_a_budget_of_no_row_leaves_nulls_and_says_so():
@@ -202,7 +207,7 @@ def test_what_does_not_fit_is_refused(scores, baselines, budget, message):
     with pytest.raises(UsageError, match=message):
         evaluate(
             labels([1, 2], [3, 5]),
-            {name: np.array(score) for name, score in scores.items()},
+            plain(scores),
             baselines,
             Decimal(budget),
         )

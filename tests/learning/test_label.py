@@ -1,6 +1,10 @@
 """Label: every row through both models and chrF, on a made-up engine: contracts, reasons, resume."""
 
 import json
+import os
+import subprocess
+import sys
+import time
 from collections import Counter
 from decimal import Decimal
 from pathlib import Path
@@ -12,7 +16,7 @@ import yaml
 from rich.console import Console
 from sacrebleu.metrics import CHRF
 
-from routelmt_batch import checkpoints
+from routelmt_batch import checkpoints, quality
 from routelmt_batch.errors import InputChanged, InputError, ModelError, RoutelmtError, SpecError, UsageError
 from routelmt_batch.job import Options
 from routelmt_batch.learning.evaluation.evaluate import Settings, evaluate
@@ -238,13 +242,36 @@ def test_what_cannot_be_labelled_is_told_before_anything_starts(spec, engine, tm
         run(spec, engine, "input.columns=[text]")
     with pytest.raises(SpecError, match="unknown metric 'bleu': use chrf"):
         run(spec, engine, "metric=bleu")
-    with pytest.raises(ModelError, match="the quality environment that it needs"):
+    with pytest.raises(SpecError, match="a metric runs on one GPU at most: set replicas"):
+        run(spec, engine, "metric={source: 'comet:Unbabel/XCOMET-XXL', gpus: 2}")
+    with pytest.raises(ModelError, match="metric Unbabel/XCOMET-XXL: .* not a model that the Hugging Face"):
         run(spec, engine, "metric=comet:Unbabel/XCOMET-XXL")
     assert not (tmp_path / "labels").exists()
 
 
 def test_a_reference_column_without_a_name_is_the_default_one(spec):
     assert load_label(spec, ["input.columns.reference=null"]).input.columns.reference == "reference"
+
+
+def test_comet_without_its_environment_is_told_before_anything_starts(spec, tmp_path):
+    checkpoint = tmp_path / "xcomet"
+    (checkpoint / "checkpoints").mkdir(parents=True)
+    (checkpoint / "checkpoints" / "model.ckpt").touch()
+    (checkpoint / "hparams.yaml").write_text("class_identifier: xcomet_metric")
+    command = [sys.executable, "-m", "routelmt_batch", "label", str(spec), "--set", "metric=comet:xcomet"]
+    environment = {**os.environ, quality.VARIABLE: "/bin/true"}
+    started = time.monotonic()
+    answer = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    assert time.monotonic() - started < 30
+    assert answer.returncode == 2
+    assert "quality environment /bin/true: does not work" in answer.stderr
+    assert "make setup-quality" in answer.stderr
+    assert not (tmp_path / "labels").exists()
+
+
+def test_a_metric_that_reads_no_reference_wants_no_column_of_them(spec):
+    narrowed = load_label(spec, ["input.columns.reference=referense"]).without_references()
+    assert narrowed.also == () and narrowed.input.columns.source == "text"
 
 
 def test_a_label_folder_is_not_gone_on_with_after_a_change(spec, engine):

@@ -81,10 +81,8 @@ def test_the_small_model_is_a_length_or_entropy_routers_own(make_spec):
         assert weights == checkpoints.weights_hash(spec.models.small.source)
 
 
-def test_oracles_are_for_evaluation_and_sentinel_needs_comet(make_spec):
+def test_oracles_are_for_evaluation(make_spec):
     with pytest.raises(SpecError, match="kind 'oracle-gain': needs references: for evaluation only"):
         load(make_spec(router={"kind": "oracle-gain"}))
     with pytest.raises(SpecError, match="kind rarity needs a source: a corpus to count words in"):
         load(make_spec(router={"kind": "rarity"}))
-    with pytest.raises(ModelError, match="kind sentinel runs on unbabel-comet"):
-        check_models(load(make_spec(router={"kind": "sentinel", "source": "x/sentinel-src-24"})))

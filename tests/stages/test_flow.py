@@ -52,14 +52,14 @@ def test_every_row_comes_back_once_and_the_plan_is_the_top_of_a_sort(
 def test_pools_side_by_side_make_one_pass(make_spec, corpus, tmp_path, engine):
     engine.room = True
     run(make_spec(), engine)
-    assert engine.lanes_together == [["router"], ["large", "small"]]
+    assert engine.lanes_together == [["router"], ["large", "small"], ["check small", "check large"]]
     oracle.check(tmp_path / "out", corpus, "0.3")
 
 
 def test_the_spec_can_force_the_order(make_spec, engine):
     engine.room = True
     run(make_spec(run__pools="sequential"), engine)
-    assert engine.lanes_together == [["router"], ["large"], ["small"]]
+    assert engine.lanes_together == [["router"], ["large"], ["small"], ["check small", "check large"]]
 
 
 @pytest.mark.parametrize("together", [False, True])
@@ -366,13 +366,13 @@ def test_a_broken_shard_is_named_and_the_others_go_on(make_spec, corpus, tmp_pat
 def test_a_shard_that_changes_before_it_is_assembled_is_named(
     make_spec, corpus, tmp_path, engine, monkeypatch
 ):
-    def translate(*args):
-        from routelmt_batch.stages.translate import translate
+    def check(*args):
+        from routelmt_batch.stages.check import check
 
-        translate(*args)
+        check(*args)
         write_shard(corpus / "b-one.parquet", ["Another text."])
 
-    monkeypatch.setattr(job, "translate", translate)
+    monkeypatch.setattr(job, "check_texts", check)
     with pytest.raises(InputChanged, match=r"b-one\.parquet: the shard changed"):
         run(make_spec(), engine)
     assert (tmp_path / "out/data/a.parquet").exists(), "the others are written"

@@ -6,18 +6,34 @@ It knows what is measured and what cannot be, not how it is written down.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 
 import numpy as np
 
-from routelmt_batch.learning.evaluation import measures
-from routelmt_batch.learning.evaluation.measures import METRICS, Floats, Integers, Population, Ranking
+from routelmt_batch import measures
 from routelmt_batch.learning.evaluation.tables import Labels
-from routelmt_batch.stages.allocate import places
+from routelmt_batch.measures import METRICS, Floats, Guard, Integers, Population, Ranking
+from routelmt_batch.selection import places
 
 OVERALL, MACRO = "overall", "macro"
 FEW_ROWS = 30
+
+
+@dataclass(frozen=True)
+class Routing:
+    """What routes rows, (rows,) each: a router's scores, what guards it, and what routed rows bring where
+    that is not their gain; see `measures.ranking`."""
+
+    scores: Floats
+    guard: Guard | None = None
+    brings: Floats | None = None
+
+    def ranking(self, population: Population, rows: Integers) -> Ranking:
+        """The order over a population whose rows these are."""
+        guard = self.guard and replace(self.guard, quality=self.guard.quality[rows])
+        brings = None if self.brings is None else self.brings[rows]
+        return measures.ranking(population, self.scores[rows], guard, brings)
 
 
 @dataclass(frozen=True)
@@ -53,17 +69,17 @@ class Contest:
         return np.stack([*values, macro])
 
 
-def contest(labels: Labels, scores: Mapping[str, Floats], budget: Decimal, severe: float) -> Contest:
+def contest(labels: Labels, routers: Mapping[str, Routing], budget: Decimal, severe: float) -> Contest:
     gain = labels.gain
     rows = {OVERALL: np.arange(len(gain))}
     for index, name in enumerate(labels.directions):
         rows[name] = np.flatnonzero(labels.direction == index)
     populations = {name: measures.population(gain, of_it) for name, of_it in rows.items()}
     rankings = {
-        name: [measures.ranking(populations[name], router[of_it]) for router in scores.values()]
+        name: [router.ranking(populations[name], of_it) for router in routers.values()]
         for name, of_it in rows.items()
     }
-    return Contest(tuple(scores), populations, rankings, budget, severe)
+    return Contest(tuple(routers), populations, rankings, budget, severe)
 
 
 def doubts(contest: Contest, point: Floats, samples: Floats) -> list[str]:
@@ -102,12 +118,24 @@ def _unscored(contest: Contest) -> list[str]:
                 found.append(
                     f"{router}: {without:,} of {len(ranking.place):,} rows have no score; they come last"
                 )
-            if k > ranking.scored:
+            if ranking.contenders:
+                found.extend(_empty(f"{router}, {name}", ranking, k))
+            elif k > ranking.scored:
                 found.append(
                     f"{router}, {name}: {k - ranking.scored:,} of the {k:,} routed rows have no score; "
                     "they are taken in row order (a job would send them to the small model)"
                 )
     return found
+
+
+def _empty(name: str, ranking: Ranking, k: int) -> list[str]:
+    empty = k - len(measures.routed_gains(ranking, k))
+    if not empty:
+        return []
+    return [
+        f"{name}: {empty:,} of the {k:,} places stay empty and bring 0: the guard has no more candidates "
+        "that have a score and no good small translation"
+    ]
 
 
 def _undefined(contest: Contest, point: Floats) -> list[str]:

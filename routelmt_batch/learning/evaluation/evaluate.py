@@ -7,7 +7,7 @@ are held at once (8 bytes a row each): a label table is no corpus.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -18,18 +18,28 @@ from routelmt_batch import checkpoints
 from routelmt_batch.engines.lanes import Engine
 from routelmt_batch.errors import UsageError
 from routelmt_batch.job import OpenEngine
-from routelmt_batch.kinds import KINDS, SMALL_MODEL
-from routelmt_batch.learning.evaluation import SEVERE_LOSS_GAIN
+from routelmt_batch.kinds import KINDS, SEVERE_LOSS_GAIN, SMALL_MODEL
+from routelmt_batch.learning.evaluation import guards
+from routelmt_batch.learning.evaluation.contest import Routing
 from routelmt_batch.learning.evaluation.evaluation import BUILT_IN, RANDOM, write
 from routelmt_batch.learning.evaluation.evaluation import evaluate as measure
-from routelmt_batch.learning.evaluation.resampling import default_resamples
+from routelmt_batch.learning.evaluation.guards import Guarded, GuardSettings
+from routelmt_batch.learning.evaluation.qualities import (
+    Qualities,
+    find_qualities,
+    measured_name,
+    parse_metrics,
+)
 from routelmt_batch.learning.evaluation.tables import Labels, read_tables
-from routelmt_batch.learning.labels import Signature, find, signatures
+from routelmt_batch.learning.labels import LabelTable, Signature, find, signatures
+from routelmt_batch.learning.measuring import Measured, check_translations, measure_tables
 from routelmt_batch.learning.scoring import Scored, router_spec, score_tables
+from routelmt_batch.measures import Floats
 from routelmt_batch.progress import Bars
+from routelmt_batch.resampling import default_resamples
 from routelmt_batch.routers.card import raw_card, read_card
+from routelmt_batch.spec import Metric, near
 from routelmt_batch.spec import Router as RouterSpec
-from routelmt_batch.spec import near
 from routelmt_batch.workspace import Folder
 
 
@@ -40,6 +50,7 @@ class Settings:
     budget: Decimal
     routers: tuple[str, ...] = ()
     score_columns: tuple[str, ...] = ()
+    guards: GuardSettings = field(default_factory=GuardSettings)
     severe: float = SEVERE_LOSS_GAIN
     resamples: int | None = None
     seed: int = 0
@@ -49,11 +60,55 @@ class Settings:
 def evaluate(
     tables: Sequence[str], settings: Settings, out: Path, bars: Bars, open_engine: OpenEngine
 ) -> dict[str, Any]:
-    """Run the routers over label tables, measure them, write evaluation.json, .md, .png and .svg.
+    """Run routers and guards over label tables, measure them, write evaluation.json, .md, .png and .svg.
 
     Raises:
         UsageError: tables or routers that do not fit; nothing is started then.
     """
+    found = find(tables)
+    asked = _asked(found, settings)
+    labels = read_tables(tables, [*settings.score_columns, *asked.qualities.columns])
+    made = signatures(found)
+    run = Run({}, {})
+    if asked.routers or asked.metrics:
+        folder = Folder(out)
+        folder.logs.mkdir(parents=True, exist_ok=True)
+        with open_engine(folder) as engine:
+            run = _run(tables, asked, folder, made, engine, bars)
+    qualities = run.qualities(labels, asked.qualities)
+    labels.warnings.extend([*_warnings(labels, run, made), *guards.doubts(asked.guarded, qualities)])
+    scores = {name: labels.scores[name] for name in settings.score_columns} | run.scores(labels)
+    routers = {name: Routing(values) for name, values in scores.items()}
+    baselines = [RANDOM, *(name for name, one in asked.routers.items() if not KINDS[one.kind].learned)]
+    resamples = settings.resamples or default_resamples(len(labels.quality_small))
+    with bars.rows("bootstrap", resamples, unit="resamples") as advance:
+        evaluation = measure(
+            labels,
+            guards.routings(asked.guarded, settings.guards, routers, qualities, labels.gain),
+            list(dict.fromkeys(baselines)),
+            settings.budget,
+            settings.severe,
+            resamples,
+            settings.seed,
+            _signature(settings, asked, run, made),
+            lambda: advance(1),
+        )
+    write(evaluation, out)
+    return evaluation
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is to be run: routers, guards and metrics by name, and where the guards' qualities come from."""
+
+    routers: Mapping[str, RouterSpec]
+    guarded: Sequence[Guarded]
+    metrics: Mapping[str, Metric]
+    qualities: Qualities
+
+
+def _asked(tables: Sequence[LabelTable], settings: Settings) -> Asked:
+    """Raises UsageError or InputError if options and tables do not fit each other."""
     routers = parse_routers(settings.routers, settings.seed, settings.dtype)
     clash = {*routers, *BUILT_IN} & set(settings.score_columns)
     if clash:
@@ -61,53 +116,70 @@ def evaluate(
             f"--scores {', '.join(sorted(clash))}: a router has that name ({', '.join(BUILT_IN)} are always "
             "in the table); rename the column"
         )
-    labels = read_tables(tables, settings.score_columns)
-    made = signatures(find(tables))
-    scored: dict[str, Scored] = {}
-    if routers:
-        folder = Folder(out)
-        folder.logs.mkdir(parents=True, exist_ok=True)
-        with open_engine(folder) as engine:
-            scored = _run(tables, routers, folder, made, engine, bars)
-    labels.warnings.extend(_warnings(labels, scored, made))
-    scores = dict(labels.scores)
-    for name, found in scored.items():
-        scores[name] = found.scores[labels.kept].astype(np.float64)
-    baselines = [RANDOM, *(name for name, router in routers.items() if not KINDS[router.kind].learned)]
-    resamples = settings.resamples or default_resamples(len(labels.quality_small))
-    with bars.rows("bootstrap", resamples, unit="resamples") as advance:
-        evaluation = measure(
-            labels,
-            scores,
-            list(dict.fromkeys(baselines)),
-            settings.budget,
-            settings.severe,
-            resamples,
-            settings.seed,
-            {
-                "labels": [one.of_labels() for one in made],
-                "routers": {name: found.router.describe() for name, found in scored.items()},
+    names = [*routers, *settings.score_columns]
+    taken = [*names, *BUILT_IN]
+    guarded = guards.parse(settings.guards, names, taken)
+    metrics = parse_metrics(settings.guards.metrics, taken)
+    qualities = find_qualities(guarded, routers, metrics, tables[0].schema.names)
+    check_translations(tables, [route for routes in qualities.measured.values() for route in routes])
+    return Asked(routers, guarded, metrics, qualities)
+
+
+def _signature(settings: Settings, asked: Asked, run: Run, made: Sequence[Signature]) -> dict[str, Any]:
+    return {
+        "labels": [one.of_labels() for one in made],
+        "routers": {name: one.router.describe() for name, one in run.scored.items()},
+        "guards": {one.name: guards.describe(one, settings.guards) for one in asked.guarded},
+        "metrics": {name: one.metric.signature() for name, one in run.measured.items()},
+    }
+
+
+@dataclass(frozen=True)
+class Run:
+    """What routers and metrics said of every row of the tables, by name."""
+
+    scored: Mapping[str, Scored]
+    measured: Mapping[str, Measured]
+
+    def scores(self, labels: Labels) -> dict[str, Floats]:
+        """Of the rows that are kept."""
+        return {name: found.scores[labels.kept].astype(np.float64) for name, found in self.scored.items()}
+
+    def qualities(self, labels: Labels, asked: Qualities) -> dict[str, Floats]:
+        """Of the rows that are kept: all that guards name."""
+        scores = self.scores(labels)
+        return {
+            **{name: labels.scores[name] for name in asked.columns},
+            # A score is the predicted quality with its sign turned; see Router.scale.
+            **{name: -scores[name] for name in asked.predicted},
+            **{
+                measured_name(name, route): quality[labels.kept]
+                for name, found in self.measured.items()
+                for route, quality in found.quality.items()
             },
-            lambda: advance(1),
-        )
-    write(evaluation, out)
-    return evaluation
+        }
 
 
 def _run(
     tables: Sequence[str],
-    routers: Mapping[str, RouterSpec],
+    asked: Asked,
     folder: Folder,
     made: Sequence[Signature],
     engine: Engine,
     bars: Bars,
-) -> dict[str, Scored]:
+) -> Run:
+    # Metrics first: they find out whether the quality environment works before a router's model starts.
+    measured = {
+        name: measure_tables(tables, asked.metrics[name], routes, folder.work / name, engine, bars, name)
+        for name, routes in asked.qualities.measured.items()
+    }
     small = {one.models.small.weights for one in made}
     weights = small.pop() if len(small) == 1 else None
-    return {
+    scored = {
         name: score_tables(tables, router, folder.work / name, weights, engine, bars, name)
-        for name, router in routers.items()
+        for name, router in asked.routers.items()
     }
+    return Run(scored, measured)
 
 
 def parse_routers(given: Iterable[str], seed: int, dtype: str) -> dict[str, RouterSpec]:
@@ -144,16 +216,21 @@ def parse_routers(given: Iterable[str], seed: int, dtype: str) -> dict[str, Rout
     return routers
 
 
-def _warnings(labels: Labels, scored: Mapping[str, Scored], made: Sequence[Signature]) -> list[str]:
+def _warnings(labels: Labels, run: Run, made: Sequence[Signature]) -> list[str]:
     """What keeps a number from meaning what it seems to."""
     found = []
-    if not made and scored:
+    if not made and run.scored:
         found.append("the tables do not say which models they are of: a router's fit to them is not checked")
     if len(made) > 1:
         found.append(f"the tables hold labels of {len(made)} kinds (other models, prompts or metrics)")
     metrics = {one.metric.signature for one in made}
     small = {one.models.small.weights for one in made}
-    for name, one in scored.items():
+    found.extend(
+        f"{name}: {measured.cut:,} translations are longer than it reads; it measured their beginning"
+        for name, measured in run.measured.items()
+        if measured.cut
+    )
+    for name, one in run.scored.items():
         router, card = one.router, one.router.card
         found.extend(f"{name}: {warning}" for warning in router.warnings)
         found.extend(router.doubts(name, labels.directions))

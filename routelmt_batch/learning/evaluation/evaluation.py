@@ -13,25 +13,24 @@ from typing import Any
 
 import numpy as np
 
-from routelmt_batch import __version__
+from routelmt_batch import __version__, measures, resampling
 from routelmt_batch.atomic import write_json, write_text
 from routelmt_batch.errors import UsageError
-from routelmt_batch.learning.evaluation import SEVERE_LOSS_GAIN, measures, resampling
-from routelmt_batch.learning.evaluation.contest import MACRO, OVERALL, Contest, contest, doubts
-from routelmt_batch.learning.evaluation.measures import METRICS, Floats, Integers
+from routelmt_batch.kinds import SEVERE_LOSS_GAIN
+from routelmt_batch.learning.evaluation.contest import MACRO, OVERALL, Contest, Routing, contest, doubts
+from routelmt_batch.learning.evaluation.curves import area, budget_curve, by_percent
 from routelmt_batch.learning.evaluation.tables import Labels
+from routelmt_batch.measures import METRICS, Floats, Integers
 from routelmt_batch.spec import near
-from routelmt_batch.stages.allocate import places
 
 ORACLE_GAIN, ORACLE_QUALITY, RANDOM = "oracle-gain", "oracle-quality", "random"
 BUILT_IN = (ORACLE_GAIN, ORACLE_QUALITY, RANDOM)  # always in the table
-_CURVE_STEPS = 100
 _DELTA = METRICS.index("mean_delta")
 
 
 def evaluate(
     labels: Labels,
-    scores: Mapping[str, Floats],
+    routers: Mapping[str, Routing],
     baselines: Sequence[str],
     budget: Decimal,
     severe: float = SEVERE_LOSS_GAIN,
@@ -46,8 +45,8 @@ def evaluate(
     mean over directions, as in the paper's tables. Intervals are 95% bootstrap percentiles.
 
     Args:
-        scores: of every router, (rows,), higher is routed first; NaN where a router has none.
-        baselines: names of `scores`, or `random`; every router is compared with the best of them.
+        routers: by name; arrays are of the rows of `labels`.
+        baselines: names of `routers`, or `random`; every router is compared with the best of them.
         severe: a routed row with this gain or less is a severe loss.
         resamples: of the bootstrap; by default 1000, fewer for many rows.
         signature: what labels and scores were made with; kept as it is.
@@ -58,9 +57,8 @@ def evaluate(
     """
     rows = len(labels.quality_small)
     resamples = resampling.default_resamples(rows) if resamples is None else resamples
-    _check(rows, scores, baselines, budget, resamples)
-    scores = _with_references(labels, scores, seed)
-    field = contest(labels, scores, budget, severe)
+    _check(rows, routers, baselines, budget, resamples)
+    field = contest(labels, _with_references(labels, routers, seed), budget, severe)
 
     def measured(weights: Integers) -> Floats:
         values = field.measure(weights)
@@ -90,37 +88,39 @@ def _versions() -> dict[str, str]:
 
 def write(evaluation: Mapping[str, Any], folder: Path) -> None:
     """Write evaluation.json, evaluation.md, evaluation.png and evaluation.svg into a folder."""
-    from routelmt_batch.learning.evaluation.figures import budget_curve
+    from routelmt_batch.learning.evaluation import figures
     from routelmt_batch.learning.evaluation.show import markdown
 
     write_json(folder / "evaluation.json", evaluation, "evaluation")
     write_text(folder / "evaluation.md", markdown(evaluation), "evaluation")
-    budget_curve(evaluation, folder / "evaluation")
+    figures.budget_curve(evaluation, folder / "evaluation")
 
 
 def _check(
-    rows: int, scores: Mapping[str, Floats], baselines: Sequence[str], budget: Decimal, resamples: int
+    rows: int, routers: Mapping[str, Routing], baselines: Sequence[str], budget: Decimal, resamples: int
 ) -> None:
     if not (budget.is_finite() and 0 <= budget <= 1):
         raise UsageError(f"--budget {budget}: a budget is a fraction of the rows, from 0 to 1; give 0.3, say")
     if resamples < 1:
         raise UsageError(f"{resamples} resamples: an interval needs one at least; leave it at the default")
-    for name, values in scores.items():
+    for name, router in routers.items():
         if name in (ORACLE_GAIN, ORACLE_QUALITY):
             raise UsageError(f"router {name!r}: the name is the evaluation's own, always added; give another")
-        if len(values) != rows:
-            raise UsageError(f"router {name!r}: {len(values)} scores for {rows} rows; score the same rows")
+        if len(router.scores) != rows:
+            raise UsageError(
+                f"router {name!r}: {len(router.scores)} scores for {rows} rows; score the same rows"
+            )
     for name in baselines:
-        if name not in scores and name != RANDOM:
-            known = [*scores, RANDOM]
+        if name not in routers and name != RANDOM:
+            known = [*routers, RANDOM]
             raise UsageError(f"baseline {name!r}: no such router{near(name, known)}; it is one of {known}")
 
 
-def _with_references(labels: Labels, scores: Mapping[str, Floats], seed: int) -> dict[str, Floats]:
+def _with_references(labels: Labels, routers: Mapping[str, Routing], seed: int) -> dict[str, Routing]:
     """The routers given, in that order, then a random one if there is none, then the oracles."""
-    routers = {name: np.asarray(values, np.float64) for name, values in scores.items()}
-    routers.setdefault(RANDOM, np.random.default_rng(seed).random(len(labels.quality_small)))
-    return {**routers, ORACLE_QUALITY: -labels.quality_small, ORACLE_GAIN: labels.gain}
+    random = Routing(np.random.default_rng(seed).random(len(labels.quality_small)))
+    oracles = {ORACLE_QUALITY: Routing(-labels.quality_small), ORACLE_GAIN: Routing(labels.gain)}
+    return {**routers, RANDOM: routers.get(RANDOM, random), **oracles}
 
 
 def _settings(labels: Labels, field: Contest) -> dict[str, Any]:
@@ -136,7 +136,7 @@ def _settings(labels: Labels, field: Contest) -> dict[str, Any]:
             name: {"rows": len(field.populations[name].rows), "k": field.places(name)}
             for name in field.directions
         },
-        "buckets_of_all_rows": _buckets(gain, field.severe),
+        "buckets_of_all_rows": _buckets(gain, field.severe, len(gain)),
         "expected_random": {
             "note": "expectation of a random order; the router 'random' is one draw of it",
             "spearman": 0.0,
@@ -151,14 +151,15 @@ def _results(
     labels: Labels, field: Contest, baselines: Sequence[str], point: Floats, samples: Floats
 ) -> dict[str, Any]:
     best = _best(field.names, baselines, point)
-    areas, warnings = _areas(labels, field)
-    routers = {}
+    rankings = dict(zip(field.names, field.rankings[OVERALL], strict=True))
+    curves = {name: budget_curve(labels.quality_small, ranking) for name, ranking in rankings.items()}
+    areas, warnings = _areas(labels, curves)
+    routers, k = {}, field.places(OVERALL)
     for index, name in enumerate(field.names):
-        gain = field.rankings[OVERALL][index].gain
         routers[name] = {
             **_values(field, point[:, index], samples[:, :, index]),
-            "buckets": _buckets(gain[: field.places(OVERALL)], field.severe),
-            "curve": _curve(measures.budget_curve(labels.quality_small, gain)),
+            "buckets": _buckets(measures.routed_gains(rankings[name], k), field.severe, k),
+            "curve": by_percent(curves[name]),
             "area": areas[name],
             "against_best_baseline": _against(field.names, best, index, point, samples),
         }
@@ -219,33 +220,25 @@ def _against(
     }
 
 
-def _buckets(gain: Floats, severe: float) -> list[dict[str, Any]]:
-    """Rows per gain bucket, lowest first: above `over`, up to and with `to` (None: without bound)."""
+def _buckets(gain: Floats, severe: float, of: int) -> list[dict[str, Any]]:
+    """Rows per gain bucket, lowest first: above `over`, up to and with `to` (None: without bound); percent
+    `of` so many."""
     bounds = [None, *measures.edges(severe), None]
     counts = measures.bucket_counts(gain, severe)
     return [
-        {"over": over, "to": to, "rows": rows, "percent": 100 * rows / len(gain) if len(gain) else None}
+        {"over": over, "to": to, "rows": rows, "percent": 100 * rows / of if of else None}
         for over, to, rows in zip(bounds, bounds[1:], counts, strict=False)
     ]
 
 
-def _curve(curve: Floats) -> dict[str, list[float]]:
-    budgets = [Decimal(step) / _CURVE_STEPS for step in range(_CURVE_STEPS + 1)]
-    return {
-        "budget": [float(budget) for budget in budgets],
-        "quality": [float(curve[places(budget, len(curve) - 1)]) for budget in budgets],
-    }
-
-
-def _areas(labels: Labels, field: Contest) -> tuple[dict[str, dict[str, float | None]], list[str]]:
+def _areas(
+    labels: Labels, curves: Mapping[str, Floats]
+) -> tuple[dict[str, dict[str, float | None]], list[str]]:
     """Area under each router's budget curve, and where it lies between random (0) and an oracle (1).
 
     Random is the straight line from the small model's mean quality to the large one's, its expectation.
     """
-    areas = {
-        name: measures.area(measures.budget_curve(labels.quality_small, ranking.gain))
-        for name, ranking in zip(field.names, field.rankings[OVERALL], strict=True)
-    }
+    areas = {name: area(curve) for name, curve in curves.items()}
     random = float(labels.quality_small.mean() + labels.gain.mean() / 2)
     rooms = {oracle: areas[oracle] - random for oracle in (ORACLE_GAIN, ORACLE_QUALITY)}
     # Below this it is rounding: with equal gains every order has random's curve.
@@ -256,15 +249,15 @@ def _areas(labels: Labels, field: Contest) -> tuple[dict[str, dict[str, float | 
         if room <= least
     ]
 
-    def share(area: float, oracle: str) -> float | None:
-        return (area - random) / rooms[oracle] if rooms[oracle] > least else None
+    def share(found: float, oracle: str) -> float | None:
+        return (found - random) / rooms[oracle] if rooms[oracle] > least else None
 
     return {
         name: {
-            "value": area,
+            "value": found,
             RANDOM: random,
-            f"of_{ORACLE_GAIN}": share(area, ORACLE_GAIN),
-            f"of_{ORACLE_QUALITY}": share(area, ORACLE_QUALITY),
+            f"of_{ORACLE_GAIN}": share(found, ORACLE_GAIN),
+            f"of_{ORACLE_QUALITY}": share(found, ORACLE_QUALITY),
         }
-        for name, area in areas.items()
+        for name, found in areas.items()
     }, warnings

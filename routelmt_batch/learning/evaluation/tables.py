@@ -99,7 +99,7 @@ def _check(table: LabelTable, texts: Texts, score_columns: Sequence[str]) -> lis
             raise InputError(
                 f"{file}: no column {name!r}{near(name, schema.names)}; it has "
                 f"{', '.join(schema.names) or 'no columns'}. A label table has {SMALL} and {LARGE}, "
-                "and every score column that is asked for"
+                "and every column that --scores, --guard or --verify names"
             )
     columns = [SMALL, LARGE, *score_columns, *given_gain(schema)]
     language_columns = _language_columns(texts)

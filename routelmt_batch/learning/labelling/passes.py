@@ -7,18 +7,17 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from routelmt_batch.engines.lanes import REQUESTS, Engine, Lane, Receipt
+from routelmt_batch.engines.lanes import Engine, Lane
 from routelmt_batch.learning.labelling.recipe import Labelling
 from routelmt_batch.ledger import QUALITY, TRANSLATIONS, Ledger, PartEntry, read_rows
 from routelmt_batch.progress import Bars
 from routelmt_batch.prompts import Prompter
-from routelmt_batch.rows import LARGE, NOT_A_NUMBER, OK, SMALL, Route
-from routelmt_batch.rows import QUALITY as QUALITY_SCHEMA
+from routelmt_batch.rows import LARGE, SMALL, Route
 from routelmt_batch.rows import TRANSLATIONS as TRANSLATIONS_SCHEMA
 from routelmt_batch.spec import Input
-from routelmt_batch.stages.passes import PartWriter, refuse_failures, requests, run_pass
+from routelmt_batch.stages.measure import lane as measuring
+from routelmt_batch.stages.passes import refuse_failures, requests, run_pass
 from routelmt_batch.stages.translate import lane, order, pool_of
 from routelmt_batch.units import Unit, read_lines
 
@@ -56,17 +55,18 @@ class ToTranslate:
     input: Input
     prompter: Prompter
     limit_tokens: int
+    also: tuple[str, ...]
 
     def __call__(self, work: Work) -> Iterator[pa.Table]:
         unit = work.unit
         todo = np.ones(unit.rows, bool)
         done = committed(unit, work.translations, TRANSLATIONS_SCHEMA)
         todo[done["row"].to_numpy() - unit.first_row] = False
-        for lines in read_lines(unit, self.input, ("reference",)):
+        for lines in read_lines(unit, self.input, self.also):
             keep = todo[np.array(lines.rows) - unit.first_row].tolist()
             if any(keep):
                 yield requests(
-                    lines, unit.shard.name, self.prompter, self.limit_tokens, keep, needs=("reference",)
+                    lines, unit.shard.name, self.prompter, self.limit_tokens, keep, needs=self.also
                 )
 
 
@@ -108,92 +108,20 @@ def _translating(workspace: Labelling, route: Route) -> Lane:
     pool = pool_of(spec, route)
     prompter = Prompter(pool.source, spec.prompt.template, pool.trust_remote_code)
     work = [work_on(workspace.ledger, route, unit) for unit in workspace.units]
-    return lane(workspace, route, work, ToTranslate(spec.input, prompter, pool.prompt_limit_tokens))
+    read = ToTranslate(spec.input, prompter, pool.prompt_limit_tokens, spec.also)
+    return lane(workspace, route, work, read)
 
 
 def translated(ledger: Ledger, route: Route, what: str) -> int:
     return ledger.count(TRANSLATIONS, f"{route}_{what}")
 
 
-@dataclass(frozen=True)
-class ToMeasure:
-    """Emits a model's translations of a unit that have no quality yet, with source and reference."""
-
-    input: Input
-
-    def __call__(self, work: Work) -> Iterator[pa.Table]:
-        unit = work.unit
-        done = set(committed(unit, work.quality, QUALITY_SCHEMA)["row"].to_pylist())
-        table = committed(unit, work.translations, TRANSLATIONS_SCHEMA)
-        good = table.filter(pc.equal(table["status"], OK)).select(["row", "translation"])
-        texts = {
-            row: text
-            for row, text in zip(good["row"].to_pylist(), good["translation"].to_pylist(), strict=True)
-            if row not in done
-        }
-        for lines in read_lines(unit, self.input, ("reference",)):
-            at = [i for i, row in enumerate(lines.rows) if row in texts]
-            if at:
-                yield (
-                    _pairs(unit.shard.name, [lines.rows[i] for i in at], texts)
-                    .append_column("source", pa.array([lines.texts[i] for i in at], pa.string()))
-                    .append_column("reference", pa.array([lines.references[i] for i in at], pa.string()))
-                )
-
-
-def _pairs(shard: str, rows: list[int], texts: dict[int, str]) -> pa.Table:
-    empty = pa.table(
-        {
-            "shard": [shard] * len(rows),
-            "row": rows,
-            "prompt_tokens": pa.nulls(len(rows), pa.int32()),
-            "tokenized_prompt": [[]] * len(rows),
-            "skip": [""] * len(rows),
-        },
-        schema=REQUESTS,
-    )
-    return empty.append_column("hypothesis", pa.array([texts[row] for row in rows], pa.string()))
-
-
-@dataclass(frozen=True)
-class QualityWriter:
-    """Commits a metric's results."""
-
-    part: PartWriter
-    route: Route
-
-    def __call__(self, results: pa.Table) -> Receipt:
-        known = pc.fill_null(pc.is_finite(results["score"]), False)
-        why = pc.if_else(pc.equal(results["error"], ""), NOT_A_NUMBER, results["error"])
-        table = pa.table(
-            {
-                "shard": results["shard"],
-                "row": results["row"],
-                "route": [self.route] * results.num_rows,
-                "quality": pc.if_else(known, results["score"], None),
-                "reason": pc.if_else(known, None, why),
-            },
-            schema=QUALITY_SCHEMA,
-        )
-        return self.part(table, {self.route: table.num_rows}, results["engine_seconds"])
-
-
 def measure(workspace: Labelling, engine: Engine, bars: Bars) -> None:
     """Score every translation that has no quality yet."""
     spec, ledger = workspace.spec, workspace.ledger
-    wanted = {
-        route: ledger.count(TRANSLATIONS, route) - translated(ledger, route, "failed") for route in ROUTES
-    }
     for route in ROUTES:
         # One after the other: each takes the whole of the metric's pool.
-        lane = Lane(
-            label=f"{spec.metric.source} of {route}",
-            pool=spec.metric,
-            task="score",
-            scorer=workspace.recipe.metric,
-            units=[work_on(ledger, route, unit) for unit in workspace.units],
-            read=ToMeasure(spec.input),
-            write=QualityWriter(PartWriter(workspace.folder.work, QUALITY, route), route),
-            part_rows=spec.run.part_rows,
-        )
-        run_pass(workspace, engine, bars, lane.label, [lane], wanted[route], ledger.count(QUALITY, route))
+        work = [work_on(ledger, route, unit) for unit in workspace.units]
+        lane = measuring(workspace, route, spec.metric, workspace.recipe.metric, work)
+        wanted = ledger.count(TRANSLATIONS, route) - translated(ledger, route, "failed")
+        run_pass(workspace, engine, bars, lane.label, [lane], wanted, ledger.count(QUALITY, route))

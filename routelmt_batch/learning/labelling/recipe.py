@@ -60,7 +60,15 @@ Labelling: TypeAlias = Workspace[LabelSpec, LabelRecipe]
 
 
 def check_label_models(spec: LabelSpec) -> LabelRecipe:
-    """Raises ModelError if a model is not there or too short."""
+    """Check both models and the metric before anything runs.
+
+    Raises:
+        ModelError: a model that is not there or too short, a metric that is none.
+        UsageError: the metric needs the quality environment, and it does not work.
+    """
     for key, pool in (("models.small", spec.models.small), ("models.large", spec.models.large)):
         check_pool(key, pool)
-    return LabelRecipe(spec, open_metric(spec.metric.source))
+    metric = open_metric(spec.metric)
+    if not metric.needs_reference:
+        spec = spec.without_references()
+    return LabelRecipe(spec, metric)

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from routelmt_batch.ledger import QUALITY
 from routelmt_batch.manifest import versions
-from routelmt_batch.rows import UNTRANSLATABLE
+from routelmt_batch.rows import LARGE, SMALL, UNTRANSLATABLE
 from routelmt_batch.stages.tally import direction
 from routelmt_batch.workspace import AnyWorkspace
 
@@ -83,6 +84,8 @@ def report(workspace: AnyWorkspace, signature: Mapping[str, Any]) -> dict[str, A
         "unreadable": workspace.unreadable,
         "labelled": total["labelled"],
         "unlabelled": dict(sorted(unlabelled.items())),
+        # Translations of which the metric read the beginning only.
+        "cut": {route: workspace.ledger.count(QUALITY, f"{route}_cut") for route in (SMALL, LARGE)},
         "overall": _means(total),
         "direction": {name: _means(counts) for name, counts in sorted(directions.items())},
         "signature": dict(signature),

@@ -14,7 +14,7 @@ from decimal import Decimal
 import numpy as np
 import numpy.typing as npt
 
-from routelmt_batch.stages.allocate import places
+from routelmt_batch.selection import places
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.integer]
@@ -46,17 +46,42 @@ class Population:
 
 
 @dataclass(frozen=True)
+class Guard:
+    """What is known of the small translations before the large model is called: `quality` (N,), NaN
+    where it is unknown, and so not known to be good.
+
+    Of k places' worth of budget the router's first `candidates` k rows contend: those of at most
+    `keep_small_above`, in the router's order, as a job's guard has it; without that bound those of
+    lowest quality, which are k whenever there are so many candidates.
+    """
+
+    quality: Floats
+    candidates: float
+    keep_small_above: float | None = None
+
+
+@dataclass(frozen=True)
+class Contenders:
+    """A guard's choice, laid out on a router's order: the rows that may have a place, by their index in
+    that order, the first to get one first. Only a router's first `candidates` k rows contend."""
+
+    order: Integers
+    candidates: float
+
+
+@dataclass(frozen=True)
 class Ranking:
     """A router's order over a population: `place` (N,), where its rows stand in the oracle's order.
 
-    The first `scored` rows have a score, and `ties` are among them. `gain` (N,) are the gains in the
-    router's order.
+    The first `scored` rows have a score, and `ties` are among them. `gain` (N,) is what routed rows
+    bring, in the router's order.
     """
 
     place: Integers
     gain: Floats
     scored: int
     ties: Ties
+    contenders: Contenders | None = None
 
 
 @dataclass(frozen=True)
@@ -93,12 +118,30 @@ def population(gain: Floats, rows: Integers) -> Population:
     return Population(rows[best_first], ordered, place, _ties(ordered))
 
 
-def ranking(population: Population, scores: Floats) -> Ranking:
-    """A router's order; `scores` (N,) are of the population's rows in row order."""
+def ranking(
+    population: Population, scores: Floats, guard: Guard | None = None, brings: Floats | None = None
+) -> Ranking:
+    """A router's order; all arrays (N,) are of the population's rows in row order.
+
+    Args:
+        scores: highest first; NaN where the router has none.
+        guard: chooses among the router's first rows.
+        brings: what a routed row brings, if not its gain: 0 where the small translation stands after all.
+    """
     best_first = order(scores)
     scored = len(scores) - int(np.isnan(scores).sum())
     place = population.place[best_first]
-    return Ranking(place, population.gain[place], scored, _ties(scores[best_first][:scored]))
+    gain = population.gain[place] if brings is None else brings[best_first]
+    contenders = _contenders(guard, best_first[:scored]) if guard else None
+    return Ranking(place, gain, scored, _ties(scores[best_first][:scored]), contenders)
+
+
+def _contenders(guard: Guard, best_first: Integers) -> Contenders:
+    quality = guard.quality[best_first]
+    if guard.keep_small_above is not None:
+        return Contenders(np.flatnonzero(~(quality > guard.keep_small_above)), guard.candidates)
+    lowest_first = np.lexsort((quality, ~np.isnan(quality)))  # stable, unknown ones before all
+    return Contenders(lowest_first, guard.candidates)
 
 
 def _ties(ordered: Floats) -> Ties:
@@ -123,25 +166,27 @@ def measure(
     `weights` (all rows,) are whole numbers: how often each row counts. With W their sum over the
     population and k = floor(fraction W):
 
-    - spearman: Pearson's correlation of the average ranks of score and gain, over rows with a score.
-    - hit_rate: percent of the k rows of highest gain that are among the router's first k.
-    - mean_delta: mean gain of the router's first k rows.
+    - spearman: Pearson's correlation of the average ranks of score and gain, over rows with a score; a
+      guard changes no score.
+    - hit_rate: percent of the k rows of highest gain that are routed: the router's first k, or those
+      that its guard lets through.
+    - mean_delta: what the routed rows bring, by k: a place that a guard leaves empty brings 0.
     - oracle_share: percent, mean_delta by the gain oracle's own; undefined unless that is above 0.
-    - severe_loss_rate: percent of the router's first k rows with gain <= severe.
+    - severe_loss_rate: routed rows that bring <= severe, in percent of k.
     """
     values = np.full((len(rankings), len(METRICS)), np.nan)
     weights = weights[population.rows]
     k = places(fraction, int(weights.sum()))
     ranks = _ranks(weights, population.ties)
-    best = _routed(weights, population.gain, np.arange(len(weights)), k)
+    best = _first(weights, k)
     in_best = np.zeros_like(weights)
-    in_best[: len(best.taken)] = best.taken
-    best_sum = _dot(best.taken, best.gain)
+    in_best[: len(best)] = best
+    best_sum = _dot(best, population.gain[: len(best)])
     for row, router in zip(values, rankings, strict=True):
         counts = weights[router.place]
         row[0] = _spearman(population, router, counts, ranks)
         if k:
-            routed = _routed(counts, router.gain, router.place, k)
+            routed = _routed(counts, router, k)
             bought = _dot(routed.taken, routed.gain)
             row[1] = 100 * np.minimum(routed.taken, in_best[routed.place]).sum() / k
             row[2] = bought / k
@@ -150,14 +195,36 @@ def measure(
     return values
 
 
-def _routed(counts: Integers, gain: Floats, place: Integers, k: int) -> Routed:
-    """The first k of rows counted so often, in the order given; the last may be taken in part."""
+def routed_gains(router: Ranking, k: int) -> Floats:
+    """What each routed row brings, of rows that count once each: (k,), or fewer where a guard leaves
+    places empty."""
+    routed = _routed(np.ones(len(router.place), np.uint8), router, k)
+    return routed.gain[routed.taken > 0]
+
+
+def _routed(counts: Integers, router: Ranking, k: int) -> Routed:
+    """Of rows counted so often, in the router's order, those that have a place."""
+    if router.contenders is None:
+        taken = _first(counts, k)
+        return Routed(taken, router.gain[: len(taken)], router.place[: len(taken)])
+    candidates = np.zeros_like(counts)
+    first = _first(counts[: router.scored], int(router.contenders.candidates * k))
+    candidates[: len(first)] = first
+    taken = _first(candidates[router.contenders.order], k)
+    at = router.contenders.order[: len(taken)]
+    return Routed(taken, router.gain[at], router.place[at])
+
+
+def _first(counts: Integers, k: int) -> Integers:
+    """How often each of the first k of rows counted so often is taken; the last may be in part. Rows after
+    it are left away."""
     running = np.cumsum(counts, dtype=np.int32)
+    k = min(k, int(running[-1])) if len(running) else 0
     end = int(np.searchsorted(running, k)) + 1 if k else 0
     taken = counts[:end].copy()
     if end:
         taken[-1] -= running[end - 1] - k
-    return Routed(taken, gain[:end], place[:end])
+    return taken
 
 
 def _ranks(counts: Integers, ties: Ties) -> Ranks:
@@ -201,7 +268,7 @@ def why_undefined(population: Population, router: Ranking, metric: str, k: int) 
         return "the budget is no row" if not k else "the gain oracle's mean_delta is not above 0"
     if router.scored < 2:
         return "fewer than two rows have a score"
-    gains = router.gain[: router.scored]
+    gains = population.gain[router.place[: router.scored]]
     return "all gains are equal" if (gains == gains[0]).all() else "all scores are equal"
 
 
@@ -215,18 +282,3 @@ def bucket_counts(gain: Floats, severe: float) -> list[int]:
     bounds = edges(severe)
     found = np.searchsorted(bounds, gain, side="left")
     return [int(count) for count in np.bincount(found, minlength=len(bounds) + 1)]
-
-
-def budget_curve(base: Floats, gain: Floats) -> Floats:
-    """Mean quality of the corpus with the first k rows of an order routed, k = 0 .. N: (N + 1,).
-
-    `base` (N,) is the small model's quality, `gain` (N,) the gains in the router's order.
-    """
-    return float(base.mean()) + np.append(0.0, np.cumsum(gain)) / len(gain)
-
-
-def area(curve: Floats) -> float:
-    """Area under a budget curve over p = k / N from 0 to 1, by trapezoids over every k."""
-    from scipy.integrate import trapezoid
-
-    return float(trapezoid(curve, dx=1 / (len(curve) - 1)))

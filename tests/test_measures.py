@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from routelmt_batch.learning.evaluation import measures, resampling
-from routelmt_batch.learning.evaluation.measures import METRICS
+from routelmt_batch import measures, resampling
+from routelmt_batch.measures import METRICS
 
 GAINS = st.one_of(st.sampled_from([0.0, -0.0, -5.0, 5.0, 1.0]), st.floats(-100, 100))
 SCORES = st.one_of(GAINS, st.sampled_from([math.nan, math.inf, -math.inf]))
@@ -23,31 +23,53 @@ FRACTIONS = st.sampled_from(["0", "0.01", "0.29", "0.3", "0.5", "0.99", "1"]).ma
 SEVERE = -5.0
 
 
-def by_definition(gain: list[float], score: list[float], fraction: Decimal) -> dict[str, float]:
+def guarded(score: list[float], k: int, guard: measures.Guard) -> list[int]:
+    """The rows that a guard lets through to k places, from sorted lists of rows."""
+    rows = [row for row in range(len(score)) if not math.isnan(score[row])]
+    candidates = sorted(rows, key=lambda row: (-score[row], row))[: int(guard.candidates * k)]
+    quality = guard.quality.tolist()
+    if guard.keep_small_above is not None:
+        return [row for row in candidates if not quality[row] > guard.keep_small_above][:k]
+    unknown = [row for row in candidates if math.isnan(quality[row])]
+    known = [row for row in candidates if not math.isnan(quality[row])]
+    return [*unknown, *sorted(known, key=lambda row: quality[row])][:k]
+
+
+def by_definition(
+    gain: list[float],
+    score: list[float],
+    fraction: Decimal,
+    guard: measures.Guard | None = None,
+    brings: list[float] | None = None,
+) -> dict[str, float]:
     """The metrics, from sorted lists of rows and scipy."""
+    brings = gain if brings is None else brings
     rows = range(len(gain))
     k = math.floor(Fraction(fraction) * len(gain))
     best = sorted(rows, key=lambda row: (-gain[row], row))[:k]
     scored = [row for row in rows if not math.isnan(score[row])]
     without = [row for row in rows if math.isnan(score[row])]
     routed = [*sorted(scored, key=lambda row: (-score[row], row)), *without][:k]
+    if guard:
+        routed = guarded(score, k, guard)
     values = dict.fromkeys(METRICS, math.nan)
     if len({gain[row] for row in scored}) > 1 and len({score[row] for row in scored}) > 1:
         values["spearman"] = stats.spearmanr([gain[r] for r in scored], [score[r] for r in scored]).statistic
     if k:
         values["hit_rate"] = 100 * len({*routed} & {*best}) / k
-        values["mean_delta"] = fmean(gain[row] for row in routed)
+        values["mean_delta"] = math.fsum(brings[row] for row in routed) / k
         oracle = fmean(gain[row] for row in best)
         # The sum of floats that cancel decides by rounding; leave those to nobody.
         if oracle > 1e-9:
             values["oracle_share"] = 100 * values["mean_delta"] / oracle
-        values["severe_loss_rate"] = 100 * sum(gain[row] <= SEVERE for row in routed) / k
+        values["severe_loss_rate"] = 100 * sum(brings[row] <= SEVERE for row in routed) / k
     return values
 
 
-def weighted(gain, score, counts, fraction) -> dict[str, float]:
+def weighted(gain, score, counts, fraction, guard=None, brings=None) -> dict[str, float]:
     population = measures.population(np.array(gain, float), np.arange(len(gain)))
-    ranking = measures.ranking(population, np.array(score, float))
+    brings = None if brings is None else np.array(brings, float)
+    ranking = measures.ranking(population, np.array(score, float), guard, brings)
     values = measures.measure(population, [ranking], np.array(counts, np.uint8), fraction, SEVERE)[0]
     return dict(zip(METRICS, values.tolist(), strict=True))
 
@@ -73,6 +95,27 @@ def test_counting_rows_is_repeating_them(rows, fraction):
 def test_metrics_of_plain_rows_are_those_of_a_full_sort(rows, fraction):
     gain, score, _ = map(list, zip(*rows, strict=True))
     assert_same(weighted(gain, score, [1] * len(rows), fraction), by_definition(gain, score, fraction))
+
+
+@settings(max_examples=400, deadline=None)
+@given(
+    st.lists(st.tuples(GAINS, SCORES, st.integers(0, 4), SCORES, GAINS), min_size=1, max_size=40),
+    FRACTIONS,
+    st.sampled_from([1.0, 1.5, 2.0, 100.0]),
+    st.sampled_from([None, -5.0, 0.0, 50.0]),
+    st.booleans(),
+)
+def test_a_guard_chooses_what_it_would_of_rows_repeated(rows, fraction, candidates, above, verified):
+    gain, score, counts, quality, brings = map(list, zip(*rows, strict=True))
+    brings = brings if verified else gain
+    at = [row for row, count in enumerate(counts) for _ in range(count)]
+    guard, repeated = (
+        measures.Guard(np.array(values, float), candidates, above)
+        for values in (quality, [quality[row] for row in at])
+    )
+    columns = ([values[row] for row in at] for values in (gain, score))
+    expected = by_definition(*columns, fraction, repeated, [brings[row] for row in at])
+    assert_same(weighted(gain, score, counts, fraction, guard, brings), expected)
 
 
 @pytest.mark.parametrize("tied", [1, 7, 1000])
@@ -115,13 +158,6 @@ def test_buckets_are_closed_on_the_right_and_hold_every_row(gains):
     bounds = [-math.inf, -20, -5, 0, 5, 20, math.inf]
     expected = [sum(a < gain <= b for gain in gains) for a, b in itertools.pairwise(bounds)]
     assert counts == expected
-
-
-def test_the_curve_is_mean_quality_with_the_first_k_rows_routed():
-    small, gain = np.array([10.0, 20, 30]), np.array([6.0, 3, -3])
-    curve = measures.budget_curve(small, gain)
-    assert curve.tolist() == pytest.approx([20, 22, 23, 22])
-    assert measures.area(curve) == pytest.approx((20 / 2 + 22 + 23 + 22 / 2) / 3)
 
 
 def test_a_resample_draws_as_many_rows_as_there_are():

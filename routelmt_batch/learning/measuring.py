@@ -1,0 +1,160 @@
+"""A metric over the translations that label tables hold: a pass, resumable, in a folder of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from routelmt_batch.engines.lanes import Engine
+from routelmt_batch.errors import InputError
+from routelmt_batch.learning.labels import LabelTable, find, texts_of
+from routelmt_batch.learning.scoring import open_tables
+from routelmt_batch.ledger import QUALITY
+from routelmt_batch.manifest import of_input
+from routelmt_batch.metrics.metric import Metric, describe, open_metric
+from routelmt_batch.progress import Bars
+from routelmt_batch.rows import NO_REFERENCE, NO_TRANSLATION, Route
+from routelmt_batch.shards import Shard, is_text
+from routelmt_batch.spec import Input, MeasureSpec, Output
+from routelmt_batch.spec import Metric as MetricPool
+from routelmt_batch.stages.measure import lane, quality_by_row, unmeasured
+from routelmt_batch.stages.passes import blank_requests, run_pass
+from routelmt_batch.units import Unit, read_unit
+from routelmt_batch.workspace import Workspace
+
+_REFERENCE = "reference"  # the column of them, where a table does not say
+_TEXT_ROWS = 1024  # rows held as Python objects at a time
+
+
+@dataclass(frozen=True)
+class MeasureRecipe:
+    """See workspace.Recipe."""
+
+    spec: MeasureSpec
+    metric: Metric
+
+    def fingerprints(self, shards: list[Shard], limit: int | None) -> dict[str, dict[str, Any]]:
+        return {QUALITY: of_input(self.spec, shards, limit) | {"metric": describe(self.metric)}}
+
+
+Measuring: TypeAlias = Workspace[MeasureSpec, MeasureRecipe]
+
+
+@dataclass(frozen=True)
+class Work:
+    """A unit, and the parts that may hold qualities of its rows."""
+
+    unit: Unit
+    quality: tuple[str, ...]
+    translations: tuple[str, ...] = ()  # they stand in the unit's own rows
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Emits a table's translations by one model that have no quality yet; a row without one, or without
+    the reference that the metric needs, passes it by."""
+
+    route: Route
+    source: str
+    reference: str | None
+
+    def __call__(self, work: Work) -> Iterator[pa.Table]:
+        unit, todo = work.unit, unmeasured(work, self.route)
+        columns = {"source": self.source, "hypothesis": f"translation_{self.route}"}
+        if self.reference:
+            columns["reference"] = self.reference
+        for first, batch in read_unit(unit, list(columns.values()), _TEXT_ROWS) if todo.any() else ():
+            keep = np.flatnonzero(todo[first - unit.first_row :][: batch.num_rows])
+            texts = {key: batch[name].take(pa.array(keep)) for key, name in columns.items()}
+            skips = np.where(_blank(texts["hypothesis"]), NO_TRANSLATION, "")
+            if self.reference:
+                skips = np.where((skips == "") & _blank(texts["reference"]), NO_REFERENCE, skips)
+            if len(keep):
+                yield blank_requests(unit, (first + keep).tolist(), texts, skips.tolist())
+
+
+def _blank(texts: pa.Array) -> npt.NDArray[np.bool_]:
+    return np.array([not (text or "").strip() for text in texts.to_pylist()], bool)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Qualities of some tables' translations by model, rows in their order; NaN where there is none.
+    `cut` counts those that the metric read the beginning of only."""
+
+    metric: Metric
+    quality: dict[Route, npt.NDArray[np.float64]]
+    cut: int
+
+
+def check_translations(tables: Sequence[LabelTable], routes: Iterable[Route]) -> None:
+    """Raises InputError if a table lacks a column of translations by one of the models."""
+    for route in dict.fromkeys(routes):
+        name = f"translation_{route}"
+        for table in tables:
+            if name not in table.schema.names or not is_text(table.schema.field(name).type):
+                raise InputError(
+                    f"{table.path}: no column {name!r} of texts, which a metric measures; `label` writes it"
+                )
+
+
+def measure_tables(
+    tables: Sequence[str],
+    pool: MetricPool,
+    routes: Sequence[Route],
+    folder: Path,
+    engine: Engine,
+    bars: Bars,
+    name: str,
+) -> Measured:
+    """Measure the translations by some models; what `folder` holds of an earlier try is gone on with,
+    unless that was of other tables or another metric: then it is dropped.
+
+    Raises:
+        InputError: the tables lack the texts that the metric reads.
+    """
+    texts = texts_of(find(tables))
+    columns = texts.columns.model_copy(update={"reference": texts.columns.reference or _REFERENCE})
+    spec = MeasureSpec(
+        name=name,
+        input=Input(uri=tuple(tables), **{**dict(texts), "columns": columns}),
+        output=Output(uri=str(folder)),
+        metric=pool,
+    )
+
+    def check(spec: MeasureSpec) -> MeasureRecipe:
+        metric = open_metric(spec.metric)
+        return MeasureRecipe(spec if metric.needs_reference else spec.without_references(), metric)
+
+    with open_tables(spec, check, bars, "qualities") as workspace:
+        for route in routes:
+            _measure(workspace, route, engine, bars)
+        cut = sum(workspace.ledger.count(QUALITY, f"{route}_cut") for route in routes)
+        quality = {route: _qualities(workspace, route) for route in routes}
+        return Measured(workspace.recipe.metric, quality, cut)
+
+
+def _measure(workspace: Measuring, route: Route, engine: Engine, bars: Bars) -> None:
+    spec, metric = workspace.spec, workspace.recipe.metric
+    columns = spec.input.columns
+    work = [_work(workspace, unit) for unit in workspace.units]
+    read = Reader(route, columns.source, columns.reference)
+    found = replace(lane(workspace, route, spec.metric, metric, work), read=read)
+    label = f"{spec.name} of {route}"
+    run_pass(workspace, engine, bars, label, [found], workspace.rows, workspace.ledger.count(QUALITY, route))
+
+
+def _work(workspace: Measuring, unit: Unit) -> Work:
+    parts = workspace.ledger.overlapping(QUALITY, unit.shard.name, unit.first_row, unit.end_row)
+    return Work(unit, tuple(parts))
+
+
+def _qualities(workspace: Measuring, route: Route) -> npt.NDArray[np.float64]:
+    found = [quality_by_row(_work(workspace, unit), route) for unit in workspace.units]
+    return np.concatenate(found or [np.zeros(0)])

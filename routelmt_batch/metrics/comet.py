@@ -1,0 +1,170 @@
+"""COMET checkpoints as scorers, by unbabel-comet, in the quality environment.
+
+Actors there load this module: it imports nothing that is not there. Higher is better, as COMET has it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+Samples = list[dict[str, str]]
+_COLUMNS = {"src": "source", "mt": "hypothesis", "ref": "reference"}
+SENTINEL = "sentinel_regression_metric"
+# Classes (`class_identifier` of hparams.yaml) that read their texts as one sequence.
+_JOINED = ("unified_metric", "xcomet_metric")
+
+
+def segments_of(hparams: Mapping[str, Any]) -> tuple[str, ...]:
+    """The texts that a checkpoint's class reads, of mt, src and ref; empty: a class not known here."""
+    match hparams.get("class_identifier"):
+        case "regression_metric" | "xcomet_metric":
+            return ("mt", "src", "ref")
+        case "referenceless_regression_metric":
+            return ("mt", "src")
+        case "unified_metric":
+            given = hparams.get("input_segments", ("src", "ref"))
+            return ("mt", *(name for name in ("src", "ref") if name in given))
+        case "sentinel_regression_metric":
+            return (hparams.get("sent_to_use", "mt"),)
+    return ()
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A COMET checkpoint and how to run it; it travels to an actor and is loaded there, once.
+
+    Attributes:
+        source: its .ckpt file, or its hub name.
+        name: the hub name, or its folder's name.
+        kind: its class, as hparams.yaml has it.
+        segments: the texts that it reads.
+        sha256: of the .ckpt file.
+        dtype: of the encoder.
+        batch_tokens, batch_rows: the most of one forward pass, were every text as long as can be.
+    """
+
+    source: str
+    name: str
+    kind: str
+    segments: tuple[str, ...]
+    sha256: str
+    dtype: str = "float32"
+    batch_tokens: int = 16384
+    batch_rows: int = 256
+
+    def signature(self) -> str:
+        return f"class {self.kind}, {self.dtype}, sha256 {self.sha256}"
+
+    def predict(self, samples: Samples) -> npt.NDArray[np.float64]:
+        """The model's scores. The library sorts the samples by length."""
+        import torch
+
+        model = _load(self)
+        rows = max(1, min(self.batch_rows, self.batch_tokens // _limit(model)))
+        found = model.predict(
+            samples,
+            batch_size=rows,
+            gpus=int(torch.cuda.is_available()),
+            num_workers=0,
+            progress_bar=False,
+        )
+        return np.array(found["scores"], np.float64)
+
+    def cuts(self, samples: Samples) -> npt.NDArray[np.bool_]:
+        """Which samples are longer than the model reads: COMET leaves off their end and says nothing.
+
+        Each text is cut at the encoder's limit, and one sequence of several at the encoder's positions
+        (comet/encoders/base.py, prepare_sample and concat_sequences).
+        """
+        model = _load(self)
+        tokenizer = model.encoder.tokenizer
+        lengths = np.array(
+            [
+                [len(ids) for ids in tokenizer([one[name] for one in samples], verbose=False)["input_ids"]]
+                for name in self.segments
+            ]
+        )
+        cut = np.any(lengths > _limit(model), axis=0)
+        if self.kind in _JOINED:
+            # The texts without their own two marks, two around the whole, and what stands between two.
+            between = (len(self.segments) - 1) * model.encoder.size_separator
+            cut |= (lengths - 2).sum(axis=0) + 2 + between > model.encoder.max_positions
+        return np.asarray(cut)
+
+
+@dataclass(frozen=True)
+class Comet:
+    """Quality of a translation, x100. See metric.Metric."""
+
+    checkpoint: Checkpoint
+    version: str
+    python: str
+
+    @property
+    def name(self) -> str:
+        return f"comet:{self.checkpoint.name}"
+
+    @property
+    def needs_reference(self) -> bool:
+        return "ref" in self.checkpoint.segments
+
+    def signature(self) -> str:
+        return f"{self.name}, {self.checkpoint.signature()}, unbabel-comet {self.version}"
+
+    def __call__(self, rows: pa.Table) -> npt.NDArray[np.float64]:
+        return 100 * self.checkpoint.predict(self._samples(rows))
+
+    def cuts(self, rows: pa.Table) -> npt.NDArray[np.bool_]:
+        return self.checkpoint.cuts(self._samples(rows))
+
+    def _samples(self, rows: pa.Table) -> Samples:
+        texts = {name: rows[_COLUMNS[name]].to_pylist() for name in self.checkpoint.segments}
+        return samples_of(texts)
+
+
+def samples_of(texts: Mapping[str, Sequence[str]]) -> Samples:
+    """Rows, as COMET takes them, from texts by segment."""
+    return [dict(zip(texts, values, strict=True)) for values in zip(*texts.values(), strict=True)]
+
+
+@functools.lru_cache(maxsize=1)
+def _load(checkpoint: Checkpoint) -> Any:
+    import torch
+
+    # COMET's fork for sentinel metrics has the same functions.
+    library = importlib.import_module("sentinel_metric" if checkpoint.kind == SENTINEL else "comet")
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # it would greet each block
+    source = checkpoint.source
+    path = Path(source if source.endswith(".ckpt") else library.download_model(source)).absolute()
+    # An encoder's configuration and tokenizer may lie beside the checkpoint, named relative to it.
+    with contextlib.chdir(path.parents[1]):
+        model = library.load_from_checkpoint(str(path))
+    if checkpoint.dtype != "float32":
+        # The encoder alone: in bfloat16 a score near 0.9 has steps of 0.4 points.
+        model.encoder.to(getattr(torch, checkpoint.dtype))
+        model.encoder.register_forward_hook(_in_float32)
+    return model
+
+
+def _in_float32(encoder: Any, inputs: Any, outputs: Any) -> Any:
+    import torch
+    from lightning_utilities.core.apply_func import apply_to_collection
+
+    return apply_to_collection(outputs, torch.Tensor, lambda it: it.float() if it.is_floating_point() else it)
+
+
+def _limit(model: Any) -> int:
+    """The most tokens of one text, its marks included."""
+    longest = getattr(model.encoder, "max_positions", None)
+    return int(model.encoder.tokenizer.model_max_length if longest is None else longest - 2)

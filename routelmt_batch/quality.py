@@ -1,0 +1,151 @@
+"""The quality environment: COMET's own Python, found and checked before anything runs in it.
+
+unbabel-comet cannot be installed beside vLLM. Actors with COMET run in this environment instead, by Ray's
+runtime environment. Ray itself does not look at it: with a broken one it starts workers for ever.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib.metadata
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from routelmt_batch import __version__
+from routelmt_batch.errors import UsageError
+
+VARIABLE = "ROUTELMT_QUALITY_PYTHON"
+_DEFAULT = Path(".venv-quality", "bin", "python")
+# One that stands still is given up within half a minute; on a busy machine with cold disks an import that
+# goes on may take longer.
+_TIMEOUT_S = 25.0
+_LONGEST_S = 150.0
+_LOOK_S = 5.0
+_GOES_ON_CPU_S = 0.05  # of processor time from one look to the next
+_SETUP = "run `make setup-quality` (README, Quality environment)"
+# What actors there import, and which versions they have. Without the working folder on the path (-P):
+# the package must be installed there.
+_PROBE = """
+import importlib.util, json, sys
+from importlib.metadata import version
+import comet, pyarrow, ray.data, routelmt_batch
+import routelmt_batch.engines.scorer_actor, routelmt_batch.metrics.comet
+print(json.dumps({
+    "Python": "%d.%d" % sys.version_info[:2],
+    "ray": ray.__version__,
+    "routelmt-batch": routelmt_batch.__version__,
+    "unbabel-comet": version("unbabel-comet"),
+    "sentinel_metric": importlib.util.find_spec("sentinel_metric") is not None,
+}))
+"""
+
+
+@dataclass(frozen=True)
+class Environment:
+    """A quality environment that works."""
+
+    python: str
+    comet_version: str
+    has_sentinel: bool  # the package sentinel_metric, which is not on PyPI
+
+
+def python() -> Path:
+    """The environment's interpreter: that of ROUTELMT_QUALITY_PYTHON, or `.venv-quality` beside the main
+    environment's folder or in the working folder."""
+    if named := os.environ.get(VARIABLE):
+        return Path(named).expanduser().absolute()
+    beside, here = Path(sys.prefix).parent / _DEFAULT, Path.cwd() / _DEFAULT
+    return here if here.exists() and not beside.exists() else beside
+
+
+def check() -> Environment:
+    """Try the environment on this machine.
+
+    Raises:
+        UsageError: see check_at.
+    """
+    return check_at(python())
+
+
+@functools.cache
+def check_at(path: Path) -> Environment:
+    """Try what actors will need of an environment, in a process of its own: a few seconds, once.
+
+    Raises:
+        UsageError: it is not there, does not answer in time, fails to import, or does not fit this one.
+    """
+    if not path.exists():
+        raise UsageError(f"quality environment {path}: not there, and COMET runs in it: {_SETUP}")
+    found = _probe(path)
+    ours = {
+        "Python": "{}.{}".format(*sys.version_info),
+        "ray": importlib.metadata.version("ray"),
+        "routelmt-batch": __version__,
+    }
+    if wrong := [f"{name} {found[name]}, here {ours[name]}" for name in ours if found[name] != ours[name]]:
+        raise UsageError(
+            f"quality environment {path}: has {', '.join(wrong)}; Ray needs the same in both: {_SETUP}"
+        )
+    return Environment(str(path), found["unbabel-comet"], found["sentinel_metric"])
+
+
+def _probe(path: Path) -> dict[str, Any]:
+    why = ""
+    try:
+        answer, errors, code = _run([str(path), "-P", "-c", _PROBE])
+        if not code:
+            found: dict[str, Any] = json.loads(answer.splitlines()[-1])
+            return found
+        why = (errors.strip().splitlines() or [f"it ended with {code} and no word"])[-1]
+    except subprocess.TimeoutExpired:
+        why = f"it did not import COMET within {_TIMEOUT_S:g} seconds and stands still"
+    except (OSError, ValueError, IndexError) as error:
+        why = f"it gave no answer ({error})"
+    raise UsageError(f"quality environment {path}: does not work: {why}. Mend it, or {_SETUP}")
+
+
+def _run(command: list[str]) -> tuple[str, str, int]:
+    """Output, errors and exit status. Whatever ends the wait, no process of it is left."""
+    with subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        started, before = time.monotonic(), 0.0
+        try:
+            while True:
+                try:
+                    return *process.communicate(timeout=min(_LOOK_S, _TIMEOUT_S)), process.returncode
+                except subprocess.TimeoutExpired:
+                    waited, now = time.monotonic() - started, _cpu_seconds(process.pid)
+                    if waited >= _LONGEST_S or (waited >= _TIMEOUT_S and now - before < _GOES_ON_CPU_S):
+                        raise
+                    before = now
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+
+
+def _cpu_seconds(pid: int) -> float:
+    """Processor time of a process and those it started and that live, as far as it can be seen."""
+    total = 0.0
+    with contextlib.suppress(psutil.Error):
+        process = psutil.Process(pid)
+        for one in (process, *process.children(recursive=True)):
+            with contextlib.suppress(psutil.Error):
+                times = one.cpu_times()
+                total += times.user + times.system
+    return total

@@ -1,0 +1,37 @@
+"""The sentinel router, by a COMET checkpoint that reads the source alone, in the quality environment.
+
+Actors there load this module: it imports nothing that is not there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from routelmt_batch.metrics.comet import Checkpoint, Samples, samples_of
+
+
+@dataclass(frozen=True)
+class Sentinel:
+    """Minus the quality that the checkpoint expects of the source's translation (Perrella et al., ACL 2024).
+
+    See scorers.Scorer; the rows need a `source`.
+    """
+
+    checkpoint: Checkpoint
+    python: str
+
+    def __call__(self, rows: pa.Table) -> npt.NDArray[np.float64]:
+        return -self.checkpoint.predict(self._samples(rows))
+
+    def cuts(self, rows: pa.Table) -> npt.NDArray[np.bool_]:
+        """Which rows it reads the beginning of only."""
+        return self.checkpoint.cuts(self._samples(rows))
+
+    def _samples(self, rows: pa.Table) -> Samples:
+        # Unified COMET calls its only text `mt`; by `src` the library sorts.
+        texts = rows["source"].to_pylist()
+        return samples_of({"src": texts, **dict.fromkeys(self.checkpoint.segments, texts)})

@@ -1,0 +1,252 @@
+"""Audit: a sample of rows that both models translate and the metric scores.
+
+The sample is a function of the seed and of what was routed where: stratified by direction and route, in
+proportion, from each stratum the rows with the lowest hash. Its calls are the audit's cost, apart from
+the budget, and its translations never reach the output.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import math
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from routelmt_batch.engines.lanes import Engine, Lane
+from routelmt_batch.ledger import AUDIT, AUDIT_QUALITY, AUDIT_TRANSLATIONS, TRANSLATIONS, read_rows
+from routelmt_batch.progress import Bars
+from routelmt_batch.prompts import Prompter, load_tokenizer
+from routelmt_batch.routers.scorers import draw
+from routelmt_batch.rows import LARGE, OK, SAMPLE, SMALL, Route
+from routelmt_batch.rows import TRANSLATIONS as SCHEMA
+from routelmt_batch.spec import Input
+from routelmt_batch.stages import measure
+from routelmt_batch.stages.allocate import Plan
+from routelmt_batch.stages.attempts import Mask, attempts
+from routelmt_batch.stages.measure import unmeasured, verified_small
+from routelmt_batch.stages.passes import NO_TIMES, PartWriter, record_time, requests, run_pass
+from routelmt_batch.stages.recipe import Job
+from routelmt_batch.stages.translate import lane, pool_of
+from routelmt_batch.stages.work import planned_rows, work_on
+from routelmt_batch.units import Unit, languages, read_lines, read_unit
+
+ROUTES: tuple[Route, Route] = (LARGE, SMALL)
+Stratum = tuple[str, str]  # direction, route
+Drawn = tuple[float, str, int, float]  # hash, shard, row, gain
+
+
+def audit(workspace: Job, plan: Plan, engine: Engine, bars: Bars) -> None:
+    """Draw the sample once, translate it by the other model each, and measure both."""
+    if not workspace.spec.audit.fraction:
+        return
+    if not any(workspace.ledger.events_of("audit")):
+        _draw_sample(workspace, plan)
+    for route in ROUTES:
+        _pass(workspace, engine, bars, route, to_translate, _translating)
+    for route in ROUTES:
+        _pass(workspace, engine, bars, route, to_measure, _measuring)
+
+
+@dataclass(frozen=True)
+class Work:
+    """A unit with rows of the sample, and the paths of the parts that may hold them."""
+
+    unit: Unit
+    sample: tuple[str, ...]
+    translations: tuple[str, ...]  # of the job and of the audit
+    tried: tuple[str, ...]  # of the audit
+    quality: tuple[str, ...]
+
+
+def sample_work(workspace: Job) -> Iterator[Work]:
+    """The units that hold rows of the sample."""
+    ledger = workspace.ledger
+    for unit in workspace.units:
+        at = (unit.shard.name, unit.first_row, unit.end_row)
+        sample, job, ours, quality = (
+            tuple(ledger.overlapping(stage, *at))
+            for stage in (AUDIT, TRANSLATIONS, AUDIT_TRANSLATIONS, AUDIT_QUALITY)
+        )
+        if sample:
+            yield Work(unit, sample, job + ours, ours, quality)
+
+
+def sampled(work: Work) -> Mask:
+    unit = work.unit
+    found = read_rows(work.sample, unit.shard.name, unit.first_row, unit.end_row, SAMPLE)
+    mask = np.zeros(unit.rows, bool)
+    mask[found["row"].to_numpy() - unit.first_row] = True
+    return mask
+
+
+def to_translate(work: Work, route: Route) -> Mask:
+    """Rows of the sample that a model has neither translated for the job nor tried for the audit."""
+    unit, todo = work.unit, sampled(work)
+    if todo.any():
+        at = (unit.shard.name, unit.first_row, unit.end_row, SCHEMA)
+        done = read_rows(work.translations, *at).filter(pc.field("status") == OK)
+        for table in (done, read_rows(work.tried, *at)):
+            mine = table.filter(pc.field("route") == route)
+            todo[mine["row"].to_numpy() - unit.first_row] = False
+    return todo
+
+
+def to_measure(work: Work, route: Route) -> Mask:
+    todo = sampled(work)
+    return todo & unmeasured(work, route) if todo.any() else todo
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Emits the prompts of the rows of the sample that a model has to translate."""
+
+    input: Input
+    route: Route
+    prompter: Prompter
+    limit_tokens: int
+
+    def __call__(self, work: Work) -> Iterator[pa.Table]:
+        todo = to_translate(work, self.route)
+        for lines in read_lines(work.unit, self.input) if todo.any() else ():
+            keep = todo[np.array(lines.rows) - work.unit.first_row].tolist()
+            if any(keep):
+                yield requests(lines, work.unit.shard.name, self.prompter, self.limit_tokens, keep)
+
+
+def _translating(workspace: Job, route: Route, work: Sequence[Work]) -> Lane:
+    spec, pool = workspace.spec, pool_of(workspace.spec, route)
+    prompter = Prompter(pool.source, spec.prompt.template, pool.trust_remote_code)
+    read = Reader(spec.input, route, prompter, pool.prompt_limit_tokens)
+    return lane(workspace, route, work, read, AUDIT_TRANSLATIONS)
+
+
+def _measuring(workspace: Job, route: Route, work: Sequence[Work]) -> Lane:
+    metric, pool = workspace.recipe.metric, workspace.spec.metric
+    assert metric and pool
+    return measure.lane(workspace, route, pool, metric, work, sampled, AUDIT_QUALITY)
+
+
+def _pass(
+    workspace: Job,
+    engine: Engine,
+    bars: Bars,
+    route: Route,
+    pending: Callable[[Work, Route], Mask],
+    lane: Callable[[Job, Route, Sequence[Work]], Lane],
+) -> None:
+    work, total = [], 0
+    for one in sample_work(workspace):
+        rows = int(pending(one, route).sum())
+        if rows:
+            work.append(one)
+            total += rows
+    if work:
+        built = lane(workspace, route, work)
+        run_pass(workspace, engine, bars, f"audit: {built.label}", [built], total, 0)
+
+
+def _eligible(workspace: Job, plan: Plan, unit: Unit) -> pa.Table:
+    """A unit's rows that have a translation and a gain: row, gain, direction, route."""
+    work, spec = work_on(workspace, unit), workspace.spec
+    planned = planned_rows(work, plan.cut)
+    state = attempts(unit, work.committed, planned.called)
+    margin = spec.guard.margin if spec.guard.verify else None
+    kept_small = verified_small(work, state, planned.called, margin)
+    known = state.translated & ~np.isnan(planned.gains.gain)
+    columns = [
+        codes
+        for codes, constant in (
+            (spec.input.columns.source_lang, spec.input.source_lang),
+            (spec.input.columns.target_lang, spec.input.target_lang),
+        )
+        if constant is None
+    ]
+    read = (batch for _, batch in read_unit(unit, columns))
+    pairs = [pc.binary_join_element_wise(*languages(batch, spec.input), "-") for batch in read]
+    at = pa.array(np.flatnonzero(known))
+    return pa.table(
+        {
+            "row": at.to_numpy() + unit.first_row,
+            "gain": planned.gains.gain[known],
+            "direction": pa.chunked_array(pairs).take(at),
+            "route": state.table["route"].take(pa.array(state.standing(kept_small)[known])),
+        }
+    )
+
+
+def quotas(sizes: Counter[Stratum], wanted: int) -> dict[Stratum, int]:
+    """Rows to draw from each stratum: in proportion, by largest remainders, at least one of each."""
+    total = sum(sizes.values())
+    wanted = min(wanted, total)
+    exact = {stratum: wanted * size / total for stratum, size in sizes.items()}
+    found = {stratum: max(1, math.floor(share)) for stratum, share in exact.items()}
+    order = sorted(exact, key=lambda stratum: (math.floor(exact[stratum]) - exact[stratum], stratum))
+    for stratum in order:
+        if sum(found.values()) >= wanted:
+            break
+        found[stratum] = min(found[stratum] + 1, sizes[stratum])
+    return found
+
+
+def _draw_sample(workspace: Job, plan: Plan) -> None:
+    """Commit the sample: two reads of languages and ledger, in memory for the sample alone."""
+    spec, started = workspace.spec.audit, time.time()
+    sizes: Counter[Stratum] = Counter()
+    for unit in workspace.units:
+        for stratum, rows in _by_stratum(_eligible(workspace, plan, unit)):
+            sizes[stratum] += rows.num_rows
+    wanted = max(spec.min_rows, math.ceil(spec.fraction * sum(sizes.values())))
+    quota = quotas(sizes, min(wanted, spec.max_rows))
+    drawn: dict[Stratum, list[Drawn]] = {stratum: [] for stratum in quota}
+    for unit in workspace.units:
+        name = unit.shard.name
+        for stratum, rows in _by_stratum(_eligible(workspace, plan, unit)):
+            keys = ((draw(spec.seed, name, row), name, row, gain) for row, gain in _pairs(rows))
+            drawn[stratum] = heapq.nsmallest(quota[stratum], itertools.chain(drawn[stratum], keys))
+    table = _sample_table(workspace, drawn)
+    part = PartWriter(workspace.folder.work, AUDIT, "sample")
+    parts = [part(table, {}, NO_TIMES)["entry"]] if table.num_rows else []
+    strata = {" ".join(stratum): size for stratum, size in sorted(sizes.items())}
+    workspace.ledger.record("audit", parts=parts, rows=table.num_rows, strata=strata)
+    record_time(workspace.ledger, "audit: sample", table.num_rows, started)
+
+
+def _by_stratum(rows: pa.Table) -> Iterator[tuple[Stratum, pa.Table]]:
+    for pair in rows.group_by(["direction", "route"]).aggregate([]).to_pylist():
+        mine = (pc.field("direction") == pair["direction"]) & (pc.field("route") == pair["route"])
+        yield (pair["direction"], pair["route"]), rows.filter(mine)
+
+
+def _pairs(rows: pa.Table) -> Iterator[tuple[int, float]]:
+    return zip(rows["row"].to_pylist(), rows["gain"].to_pylist(), strict=True)
+
+
+def _sample_table(workspace: Job, drawn: Mapping[Stratum, Sequence[Drawn]]) -> pa.Table:
+    """The drawn rows, each with the length of its source."""
+    chosen: dict[str, dict[int, tuple[str, str, float]]] = defaultdict(dict)
+    for (pair, route), rows in drawn.items():
+        for _, shard, row, gain in rows:
+            chosen[shard][row] = (route, pair, gain)
+    small = workspace.spec.models.small
+    tokenizer = load_tokenizer(small.source, small.trust_remote_code)
+    lines: list[tuple[Any, ...]] = []
+    for unit in workspace.units:
+        mine = chosen[unit.shard.name]
+        if not any(unit.first_row <= row < unit.end_row for row in mine):
+            continue
+        for read in read_lines(unit, workspace.spec.input):
+            for row, text in zip(read.rows, read.texts, strict=True):
+                if row in mine:
+                    tokens = len(tokenizer(text, add_special_tokens=False)["input_ids"])
+                    lines.append((unit.shard.name, row, *mine[row], tokens))
+    columns = list(zip(*lines, strict=True)) or [()] * len(SAMPLE)
+    arrays = [pa.array(values, field.type) for values, field in zip(columns, SAMPLE, strict=True)]
+    return pa.table(arrays, schema=SAMPLE)

@@ -1,0 +1,237 @@
+"""What a job's report says of its router: predicted against realised gain, drift, when to train anew.
+
+Realised gains are of a sample; it is in proportion to the job, so that its top share by predicted gain
+stands for the job's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from routelmt_batch import measures
+from routelmt_batch.kinds import SEVERE_LOSS_GAIN
+from routelmt_batch.ledger import AUDIT, AUDIT_QUALITY, AUDIT_TRANSLATIONS
+from routelmt_batch.measures import METRICS, Floats, Integers
+from routelmt_batch.resampling import bootstrap, compare, interval
+from routelmt_batch.rows import LARGE, SMALL
+from routelmt_batch.selection import places
+from routelmt_batch.stages.allocate import Plan, gains
+from routelmt_batch.stages.recipe import Job
+
+_RESAMPLES = 1000
+_GROUPS = 5
+# Population stability index: below 0.1 alike, from 0.25 on another population (Siddiqi 2006).
+PSI_WATCH, PSI_SHIFTED = 0.1, 0.25
+
+
+def audited(workspace: Job, plan: Plan) -> dict[str, Any]:
+    """`audit` (None without one), `drift` (None without a calibrated router) and `advice`."""
+    found = _audit(workspace, plan)
+    moved = _drift(workspace)
+    return {
+        "audit": found,
+        "drift": vars(moved) if moved else None,
+        "advice": advice(found, moved),
+    }
+
+
+def _audit(workspace: Job, plan: Plan) -> dict[str, Any] | None:
+    ledger = workspace.ledger
+    event = next(ledger.events_of("audit"), None)
+    if event is None:
+        return None
+    rows = plan.rows_with_gain
+    fraction = plan.fraction if plan.at_least is None else Decimal(plan.large) / max(rows, 1)
+    return {
+        "sampled": event["rows"],
+        "strata": event["strata"],
+        "fraction": str(fraction),
+        # Beside the budget: what the audit itself had translated.
+        "calls": {route: ledger.count(AUDIT_TRANSLATIONS, route) for route in (SMALL, LARGE)},
+        "cut": {route: ledger.count(AUDIT_QUALITY, f"{route}_cut") for route in (SMALL, LARGE)},
+        **summarise(_rows(workspace), fraction, workspace.spec.audit.seed),
+    }
+
+
+def _rows(workspace: Job) -> Audited:
+    """The sample's rows with both qualities, in row order."""
+    sample, quality = (_read(workspace, stage) for stage in (AUDIT, AUDIT_QUALITY))
+    keys = ["shard", "row"]
+    joined = sample
+    for route in (SMALL, LARGE):
+        mine = quality.filter(pc.field("route") == route).select([*keys, "quality"])
+        joined = joined.join(mine.rename_columns([*keys, route]), keys, join_type="inner")
+    joined = joined.filter(pc.field(SMALL).is_valid() & pc.field(LARGE).is_valid())
+    joined = joined.sort_by([(key, "ascending") for key in keys])
+    small, large = (joined[route].to_numpy() for route in (SMALL, LARGE))
+    return Audited(
+        joined["gain"].to_numpy().astype(np.float64),
+        large - small,
+        joined["source_tokens"].to_numpy().astype(np.float64),
+        joined["direction"].to_numpy(zero_copy_only=False),
+    )
+
+
+def _read(workspace: Job, stage: str) -> pa.Table:
+    """A stage's committed rows: of the audit, so that they are few."""
+    ledger = workspace.ledger
+    tables = [pq.read_table(ledger.part_path(entry)) for entry in ledger.parts[stage]]
+    return pa.concat_tables(tables)
+
+
+def _drift(workspace: Job) -> Drift | None:
+    """The job's scores against those of the router's calibration, in one read."""
+    card = workspace.recipe.router.card
+    if not (card and card.calibration):
+        return None
+    quantiles = np.array(card.calibration.quantiles)
+    below, rows = np.zeros(len(quantiles), np.int64), 0
+    for part in gains(workspace):
+        scores = np.sort(part.gain[~np.isnan(part.gain)])
+        below += np.searchsorted(scores, quantiles, side="right")
+        rows += len(scores)
+    return drift(below, rows, quantiles) if rows else None
+
+
+@dataclass(frozen=True)
+class Audited:
+    """Rows of the sample that both models translated and the metric scored, (n,) each."""
+
+    predicted: Floats
+    realised: Floats
+    source_tokens: Floats
+    direction: npt.NDArray[np.object_]
+
+
+def summarise(rows: Audited, fraction: Decimal, seed: int) -> dict[str, Any]:
+    """Agreement of predicted and realised gain, and what the budget buys by router, length and chance.
+
+    Returns:
+        `rows`; `realised`, `predicted` (mean gain, x100 scale); `spearman`, `mean_delta` of router,
+        length and random, `severe_loss_rate` (percent of routed rows), each {value, low, high} with a
+        95% bootstrap interval; paired differences; `groups` (fifths by predicted gain) and `directions`.
+        Without two rows, or a budget of no row, only `rows`.
+    """
+    n = len(rows.realised)
+    if n < 2 or not places(fraction, n):
+        return {"rows": n}
+    population = measures.population(rows.realised, np.arange(n))
+    rankings = [measures.ranking(population, scores) for scores in (rows.predicted, rows.source_tokens)]
+
+    def measured(weights: Integers) -> Floats:
+        """(router, length, chance; METRICS): chance has the mean gain, and nothing else."""
+        chance = np.full(len(METRICS), np.nan)
+        chance[METRICS.index("mean_delta")] = np.average(rows.realised, weights=weights)
+        found = measures.measure(population, rankings, weights, fraction, SEVERE_LOSS_GAIN)
+        return np.vstack([found, chance])
+
+    point = measured(np.ones(n, np.int64))
+    samples = bootstrap(n, measured, _RESAMPLES, seed)
+
+    def value(row: int, metric: str) -> dict[str, float | None]:
+        column = METRICS.index(metric)
+        low, high = interval(samples[:, row, column])
+        here = float(point[row, column])
+        return {"value": None if np.isnan(here) else here, "low": low, "high": high}
+
+    delta = METRICS.index("mean_delta")
+    return {
+        "rows": n,
+        "predicted": float(rows.predicted.mean()),
+        "realised": float(rows.realised.mean()),
+        "spearman": value(0, "spearman"),
+        "mean_delta": {
+            name: value(row, "mean_delta") for row, name in enumerate(("router", "length", "random"))
+        },
+        "router_above": {
+            name: {
+                "value": float(point[0, delta] - point[row, delta]),
+                **vars(compare(samples[:, 0, delta] - samples[:, row, delta])),
+            }
+            for row, name in ((1, "length"), (2, "random"))
+        },
+        "severe_loss_rate": value(0, "severe_loss_rate"),
+        "groups": [
+            _means(rows, part) for part in np.array_split(np.argsort(rows.predicted, kind="stable"), _GROUPS)
+        ],
+        "directions": {
+            name: _means(rows, np.flatnonzero(rows.direction == name)) for name in sorted(set(rows.direction))
+        },
+    }
+
+
+def _means(rows: Audited, part: Integers) -> dict[str, Any]:
+    if not len(part):
+        return {"rows": 0, "predicted": None, "realised": None}
+    return {
+        "rows": len(part),
+        "predicted": float(rows.predicted[part].mean()),
+        "realised": float(rows.realised[part].mean()),
+    }
+
+
+@dataclass(frozen=True)
+class Drift:
+    """How far a job's scores lie from the held-out ones that the router was calibrated on."""
+
+    rows: int
+    psi: float
+    ks: float
+
+
+def drift(below: Integers, rows: int, quantiles: Floats) -> Drift:
+    """Population stability index over tenths, and Kolmogorov-Smirnov distance.
+
+    Args:
+        below: (101,) how many of the job's scores are at most each quantile.
+        rows: the job's scores.
+        quantiles: (101,) of the held-out scores, 0 to 100%.
+    """
+    share = below / rows
+    # Held-out scores at most a quantile, by its last equal: ties have one place.
+    held_out = np.searchsorted(quantiles, quantiles, side="right") - 1
+    ks = float(np.abs(share - held_out / 100).max())
+    edges = np.unique(held_out[10:100:10])  # inner edges of the tenths; equal ones are one
+    expected = np.diff(edges / 100, prepend=0.0, append=1.0)
+    actual = np.diff(share[edges], prepend=0.0, append=1.0)
+    # Half a row in each bin, so that an empty one has a logarithm.
+    actual = (actual * rows + 0.5) / (rows + 0.5 * len(actual))
+    filled = expected > 0
+    psi = float(((actual - expected) * np.log(actual / np.where(filled, expected, 1)))[filled].sum())
+    return Drift(rows, psi, ks)
+
+
+def advice(found: dict[str, Any] | None, drifted: Drift | None) -> list[str]:
+    """In words, what the figures ask for; nothing where they ask for nothing."""
+    told = []
+    if drifted and drifted.psi >= PSI_SHIFTED:
+        told.append(
+            f"scores are distributed otherwise than those the router was calibrated on (population stability "
+            f"index {drifted.psi:.2f}, from {PSI_SHIFTED} on another population): label rows of this corpus, "
+            "train the router anew and calibrate it"
+        )
+    elif drifted and drifted.psi >= PSI_WATCH:
+        told.append(
+            f"scores have moved from those the router was calibrated on (population stability index "
+            f"{drifted.psi:.2f}): calibrate it on rows of this corpus, and watch the next jobs"
+        )
+    for name, above in (found or {}).get("router_above", {}).items():
+        if above["high"] < 0:
+            told.append(
+                f"routing by {name} would have gained {-above['value']:.2f} a row more than the router "
+                f"({-above['high']:.2f} to {-above['low']:.2f}, 95%): retrain it on labels of this corpus"
+            )
+        elif above["low"] <= 0:
+            told.append(
+                f"the audit cannot tell the router from routing by {name} ({above['low']:.2f} to "
+                f"{above['high']:.2f} a row, 95%): if larger audits agree, retrain it on this corpus"
+            )
+    return told

@@ -1,0 +1,185 @@
+"""The audit on a made-up engine, and its statistics against scipy and by hand."""
+
+from collections import Counter
+from decimal import Decimal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from scipy import stats
+
+from routelmt_batch import job
+from routelmt_batch.spec_file import load
+from routelmt_batch.stages.audit import quotas
+from routelmt_batch.stages.audited import Audited, Drift, advice, drift, summarise
+from tests.conftest import COLUMNS, write_shard
+from tests.fake_engine import FakeEngine
+from tests.stages.test_guard import BARS, calls, chrf, output
+
+
+@pytest.fixture
+def engine(tmp_path):
+    return FakeEngine(tmp_path / "sent.log")
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    root = tmp_path / "corpus"
+    for name, target in (("a", "de"), ("b", "zh")):
+        rows = range(40)
+        write_shard(
+            root / f"{name}.parquet",
+            [f"Sentence {i * i}." if i else None for i in rows],
+            row_group_size=7,
+            to=pa.array([target] * 40),
+            reference=pa.array([f"small of {i}" if i % 3 else f"large of {i}" for i in rows]),
+        )
+    return root
+
+
+@pytest.fixture
+def audited_spec(make_spec, corpus):
+    def write(audit, **settings):
+        columns = COLUMNS | {"reference": "reference"}
+        return make_spec(
+            input={"uri": str(corpus), "columns": columns}, audit=audit, metric="chrf", **settings
+        )
+
+    return write
+
+
+def run(spec, engine):
+    return job.run(load(spec), job.Options(), BARS, engine.opened)
+
+
+def sample_of(folder):
+    (path,) = (folder / "_job/audit").glob("*.parquet")
+    return pq.read_table(path).to_pylist()
+
+
+def test_a_sample_is_translated_by_both_models_beside_the_budget(audited_spec, tmp_path, engine):
+    outcome = run(audited_spec({"fraction": 0.25, "min_rows": 1}), engine)
+    rows, sample = output(tmp_path / "out"), sample_of(tmp_path / "out")
+    chosen = {(line["shard"], line["row"]) for line in sample}
+    assert len(chosen) == len(sample) == 20  # a quarter of 78 rows, rounded up
+    sizes = Counter(
+        (f"{row['from']}-{row['to']}", row["route"]) for row in rows.values() if row["status"] == "ok"
+    )
+    drawn = Counter((line["direction"], line["route"]) for line in sample)
+    assert all(abs(drawn[stratum] - 20 * size / 78) < 1 for stratum, size in sizes.items())
+    large = {key for key, row in rows.items() if row["route"] == "large"}
+    assert sorted(calls(engine, "large")) == sorted(large | chosen), "each row once"
+    assert sorted(calls(engine, "small")) == sorted((set(output_rows(rows)) - large) | chosen)
+    audit = outcome.report["audit"]
+    assert audit["calls"] == {"large": len(chosen - large), "small": len(chosen & large)}
+    realised = [chrf("large", key, rows) - chrf("small", key, rows) for key in chosen]
+    assert audit["realised"] == pytest.approx(np.mean(realised))
+    assert outcome.report["budget"]["used"] == len(large)
+
+
+def output_rows(rows):
+    return [key for key, row in rows.items() if row["status"] != "skipped"]
+
+
+def test_the_sample_is_the_seeds_and_resumes(audited_spec, tmp_path, engine):
+    spec = audited_spec({"fraction": 0.25, "min_rows": 1, "seed": 3})
+    run(spec, engine)
+    before = len(calls(engine, "large"))
+    (tmp_path / "out/_SUCCESS").unlink()
+    again = run(spec, engine)
+    assert again.new and len(calls(engine, "large")) == before
+    other = FakeEngine(tmp_path / "other.log")
+    loaded = load(spec, (f"output.uri={tmp_path / 'other'}",))
+    job.run(loaded, job.Options(), BARS, other.opened)
+    assert sample_of(tmp_path / "other") == sample_of(tmp_path / "out")
+    loaded = load(spec, (f"output.uri={tmp_path / 'third'}", "audit.seed=4"))
+    job.run(loaded, job.Options(), BARS, other.opened)
+    assert sample_of(tmp_path / "third") != sample_of(tmp_path / "out")
+
+
+def test_at_least_min_rows_and_at_most_max_rows(audited_spec, tmp_path, engine):
+    report = run(audited_spec({"fraction": 0.001, "min_rows": 30}), engine).report
+    assert report["audit"]["sampled"] == 30
+    spec = audited_spec({"fraction": 1, "min_rows": 1, "max_rows": 9})
+    loaded = load(spec, (f"output.uri={tmp_path / 'other'}",))
+    assert job.run(loaded, job.Options(), BARS, engine.opened).report["audit"]["sampled"] == 9
+
+
+def test_quotas_are_in_proportion_and_leave_no_stratum_out():
+    sizes = Counter({("a", "small"): 700, ("a", "large"): 299, ("b", "small"): 1})
+    assert quotas(sizes, 100) == {("a", "small"): 70, ("a", "large"): 29, ("b", "small"): 1}
+    assert sum(quotas(sizes, 10_000).values()) == 1000
+
+
+def sample(n: int, seed: int = 0, noise: float = 5.0) -> Audited:
+    generator = np.random.default_rng(seed)
+    predicted = generator.normal(10, 8, n)
+    realised = predicted + generator.normal(0, noise, n)
+    return Audited(
+        predicted,
+        realised,
+        generator.integers(1, 60, n).astype(float),
+        np.array(["en-de", "de-en"] * (n // 2)),
+    )
+
+
+def test_the_figures_are_those_of_scipy_and_of_a_sort():
+    rows = sample(400)
+    found = summarise(rows, Decimal("0.3"), seed=1)
+    spearman = stats.spearmanr(rows.predicted, rows.realised).statistic
+    assert found["spearman"]["value"] == pytest.approx(spearman)
+    assert found["spearman"]["low"] < spearman < found["spearman"]["high"]
+    top = np.argsort(-rows.predicted)[:120]
+    assert found["mean_delta"]["router"]["value"] == pytest.approx(rows.realised[top].mean())
+    longest = np.argsort(-rows.source_tokens, kind="stable")[:120]
+    assert found["mean_delta"]["length"]["value"] == pytest.approx(rows.realised[longest].mean())
+    assert found["mean_delta"]["random"]["value"] == pytest.approx(rows.realised.mean())
+    assert found["severe_loss_rate"]["value"] == pytest.approx(100 * (rows.realised[top] <= -5).mean())
+    assert [group["rows"] for group in found["groups"]] == [80] * 5
+    assert found["directions"]["en-de"]["realised"] == pytest.approx(rows.realised[::2].mean())
+    assert advice(found, None) == []
+
+
+def test_drift_is_the_textbooks():
+    generator = np.random.default_rng(0)
+    held_out, new = generator.normal(0, 1, 5000), generator.normal(0.5, 1, 20_000)
+    quantiles = np.quantile(held_out, np.linspace(0, 1, 101))
+    below = np.searchsorted(np.sort(new), quantiles, side="right")
+    found = drift(below, len(new), quantiles)
+    # On a grid of a hundred quantiles the distance is at most a hundredth off.
+    assert found.ks == pytest.approx(stats.ks_2samp(held_out, new).statistic, abs=0.01)
+    actual = np.histogram(new, np.r_[-np.inf, quantiles[10:100:10], np.inf])[0] / len(new)
+    assert found.psi == pytest.approx(((actual - 0.1) * np.log(actual / 0.1)).sum(), rel=0.01)
+    same = np.searchsorted(np.sort(held_out), quantiles, side="right")
+    assert drift(same, len(held_out), quantiles).psi < 0.001
+
+
+def test_scores_with_ties_have_drift_too():
+    held_out = np.repeat([1.0, 2.0, 3.0], [50, 30, 20])
+    quantiles = np.quantile(held_out, np.linspace(0, 1, 101))
+    below = np.searchsorted(held_out, quantiles, side="right")
+    found = drift(below, 100, quantiles)
+    assert found.psi == pytest.approx(0, abs=0.01) and found.ks < 0.02
+
+
+def test_advice_says_when_to_train_anew():
+    chance = Audited(
+        np.random.default_rng(0).normal(size=300),
+        np.random.default_rng(1).normal(size=300),
+        np.arange(300.0),
+        np.array(["en-de"] * 300),
+    )
+    told = advice(summarise(chance, Decimal("0.3"), 0), Drift(1000, 0.4, 0.3))
+    assert any("population stability index 0.40" in line and "train the router anew" in line for line in told)
+    assert any("cannot tell the router from routing by random" in line for line in told)
+    backwards = sample(300)
+    backwards = Audited(
+        -backwards.predicted, backwards.realised, backwards.source_tokens, backwards.direction
+    )
+    told = advice(summarise(backwards, Decimal("0.3"), 0), None)
+    assert any("routing by random would have gained" in line and "retrain" in line for line in told)
+
+
+def test_too_few_rows_have_no_figures():
+    assert summarise(sample(2), Decimal("0.3"), 0) == {"rows": 2}

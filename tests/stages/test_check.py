@@ -1,0 +1,82 @@
+"""Checks in a job, on a made-up engine that says what it is told to."""
+
+import pytest
+
+from routelmt_batch import job
+from routelmt_batch.spec_file import load
+from tests.conftest import write_shard
+from tests.fake_engine import FakeEngine
+from tests.stages.test_guard import BARS, calls, output
+
+GOOD = "Das Haus am Fluss ist alt und sehr schön geworden."
+SOURCE = "the house by the river is old and has become very nice"
+SAYS = {
+    0: GOOD,
+    1: SOURCE,  # copied
+    2: "Das Haus und das Haus und das Haus und das Haus und das Haus und das Haus und",
+    3: "Привет, как у тебя дела сегодня вечером, мой дорогой друг?",
+    4: "Ja.",
+}
+
+
+class Saying(FakeEngine):
+    """The small model says SAYS by row, the large one what is good."""
+
+    def _result(self, lane, line):
+        result = super()._result(lane, line)
+        return result | {"text": SAYS[line["row"]] if lane.label == "small" else GOOD}
+
+
+@pytest.fixture
+def engine(tmp_path):
+    return Saying(tmp_path / "sent.log")
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    write_shard(tmp_path / "corpus/a.parquet", [SOURCE] * 5, row_group_size=2)
+    return tmp_path / "corpus"
+
+
+def run(spec, engine, *settings):
+    return job.run(load(spec, settings), job.Options(), BARS, engine.opened)
+
+
+def test_doubtful_translations_have_a_reason_and_are_counted(make_spec, tmp_path, engine):
+    report = run(make_spec(budget__fraction=0), engine).report
+    rows = output(tmp_path / "out")
+    assert [rows["a.parquet", i]["reason"] for i in range(5)] == [
+        None,
+        "copied_source",
+        "repetition",
+        "wrong_script",
+        "length_ratio",
+    ]
+    assert all(row["status"] == "ok" for row in rows.values())
+    expected = {"copied_source": 1, "repetition": 1, "wrong_script": 1, "length_ratio": 1}
+    assert {slug: report["checks"][slug] for slug in expected} == expected
+
+
+def test_held_back_places_need_no_metric(make_spec, tmp_path, engine):
+    spec = make_spec(budget__fraction=0.6, guard={"escalate_fraction": 0.6})
+    report = run(spec, engine).report
+    rows = output(tmp_path / "out")
+    assert report["planned_route"] == {"small": 5}
+    escalated = {key[1] for key, row in rows.items() if row["reason"] == "escalated"}
+    assert len(escalated) == 3 and 0 not in escalated
+    assert {row for _, row in calls(engine, "large")} == escalated
+    assert sum(report["checks"].values()) < 4, "what is escalated is no longer doubtful"
+
+
+def test_checks_can_be_left_out(make_spec, tmp_path, engine):
+    report = run(make_spec(budget__fraction=0, checks={"enabled": False}), engine).report
+    assert report["checks"] == {} and not report["reason"]
+
+
+def test_a_resumed_job_checks_nothing_twice(make_spec, tmp_path, engine):
+    spec = make_spec(budget__fraction=0)
+    run(spec, engine)
+    (tmp_path / "out/_SUCCESS").unlink()
+    before = len(engine.lanes_together)
+    run(spec, engine)
+    assert len(engine.lanes_together) == before
