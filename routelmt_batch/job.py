@@ -19,8 +19,15 @@ from routelmt_batch.ledger import SCORES, TRANSLATIONS, is_held
 from routelmt_batch.progress import Bars
 from routelmt_batch.rows import LARGE, SMALL
 from routelmt_batch.selection import places
-from routelmt_batch.spec import JobSpec
-from routelmt_batch.stages.allocate import WhatIf, allocate, read_plan, refuse_other_budget, what_if
+from routelmt_batch.spec import Guard, JobSpec, Pool
+from routelmt_batch.stages.allocate import (
+    WhatIf,
+    allocate,
+    guard_words,
+    read_plan,
+    refuse_other_budget,
+    what_if,
+)
 from routelmt_batch.stages.assemble import assemble
 from routelmt_batch.stages.audit import audit
 from routelmt_batch.stages.audited import audited
@@ -73,7 +80,7 @@ def run(spec: JobSpec, options: Options, bars: Bars, open_engine: OpenEngine) ->
             allocate(workspace)  # refuses another budget
             return Outcome(done, new=False)
         if workspace.ledger.rows(SCORES) < workspace.rows:
-            check_fit(spec, engine, bars, {"router": workspace.recipe.router.pool})
+            check_fit(spec, engine, bars, _alone(workspace.recipe))
         score(workspace, engine, bars)
         plan = allocate(workspace)
         if options.retry_failed and not done:
@@ -85,6 +92,16 @@ def run(spec: JobSpec, options: Options, bars: Bars, open_engine: OpenEngine) ->
         assemble(workspace, plan, bars)
         audit(workspace, plan, engine, bars)
         return Outcome(report(workspace, plan, audited(workspace, plan)), new=True)
+
+
+def _alone(recipe: JobRecipe) -> dict[str, Pool]:
+    """Pools that run beside no other, by their key in the spec."""
+    found: dict[str, Pool] = {"router": recipe.router.pool}
+    if recipe.quality_router:
+        found["guard.router"] = recipe.quality_router.pool
+    if recipe.metric and recipe.spec.metric:
+        found["metric"] = recipe.spec.metric
+    return found
 
 
 def _open(spec: JobSpec, options: Options, bars: Bars) -> AbstractContextManager[Job]:
@@ -121,9 +138,22 @@ def check(spec: JobSpec, only: str | None, limit: int | None, bars: Bars) -> dic
         "large": spec.models.large.source,
         "router": recipe.router.describe(),
         "budget": _budget(recipe, rows),
+        **_measured(recipe),
         "longest prompt": f"{spec.prompt_limit_tokens} tokens",
         "output": f"{spec.output.uri} ({_state(folder, begun)})",
     }
+
+
+def _measured(recipe: JobRecipe) -> dict[str, str]:
+    """Guard, audit and metric, where there are any."""
+    spec, found = recipe.spec, {}
+    if spec.guard != Guard():
+        found["guard"] = guard_words(spec.guard).replace("guard.", "")
+    if spec.audit.fraction:
+        found["audit"] = f"{spec.audit.fraction} of the rows, at least {spec.audit.min_rows:,}"
+    if recipe.metric:
+        found["metric"] = recipe.metric.name
+    return found
 
 
 def _budget(recipe: JobRecipe, rows: int) -> str:

@@ -132,7 +132,7 @@ def refuse_other_budget(folder: Folder, ledger: Ledger, budget: Budget, guard: G
             f"asked for now: {_words(asked)}. Give the same budget, or another --output"
         )
     if _frozen_guard(frozen) != guard:
-        old, new = _guard_words(_frozen_guard(frozen)), _guard_words(guard)
+        old, new = guard_words(_frozen_guard(frozen)), guard_words(guard)
         raise OutputError(
             f"{folder.root}: rows are translated under another guard ({old}); asked for now: {new}. "
             "Give the same one, or another --output"
@@ -144,7 +144,8 @@ def _frozen_guard(frozen: dict[str, Any]) -> Guard:
     return Guard.model_validate(frozen.get("guard", {}))
 
 
-def _guard_words(guard: Guard) -> str:
+def guard_words(guard: Guard) -> str:
+    """What is set of a guard."""
     given = guard.model_dump(mode="json", exclude_defaults=True, exclude={"router"})
     return ", ".join(f"guard.{key} {value}" for key, value in given.items()) or "guard.mode off"
 

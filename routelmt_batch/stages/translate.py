@@ -133,15 +133,15 @@ def order(spec: JobSpec | LabelSpec, engine: Engine) -> list[list[Route]]:
     return [[LARGE], [SMALL]]
 
 
-def check_fit(spec: JobSpec | LabelSpec, engine: Engine, bars: Bars, first: Mapping[str, Pool]) -> None:
-    """Before a new job pays for its first pass: could its pools ever run? `first` runs beside neither.
+def check_fit(spec: JobSpec | LabelSpec, engine: Engine, bars: Bars, alone: Mapping[str, Pool]) -> None:
+    """Before a new job pays for its first pass: could its pools ever run? Those `alone` run beside no other.
 
     Raises:
         UsageError: this machine can never hold them; of a cluster, which may grow, it is a warning.
     """
     small, large = {SMALL: spec.models.small}, {LARGE: spec.models.large}
     together = [small | large] if spec.run.pools == "concurrent" else [small, large]
-    for message in engine.check_fit([first, *together]):
+    for message in engine.check_fit([*({label: pool} for label, pool in alone.items()), *together]):
         bars.warn(message)
 
 
