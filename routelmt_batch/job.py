@@ -16,7 +16,7 @@ from typing import Any
 from routelmt_batch.engines.lanes import Engine
 from routelmt_batch.errors import Interrupted
 from routelmt_batch.ledger import SCORES, TRANSLATIONS, is_held
-from routelmt_batch.progress import Bars
+from routelmt_batch.progress import Bars, counted
 from routelmt_batch.rows import LARGE, SMALL
 from routelmt_batch.selection import places
 from routelmt_batch.spec import JobSpec
@@ -115,7 +115,7 @@ def check(spec: JobSpec, only: str | None, limit: int | None, bars: Bars) -> dic
     refuse_other_budget(folder, begun.ledger, recipe.budget, spec.guard)
     rows = sum(unit.rows for unit in units(shards, limit))
     return {
-        "input": f"{rows:,} rows in {len(shards):,} shards of {', '.join(spec.input.uris)}",
+        "input": f"{counted(rows, 'row')} in {counted(len(shards), 'shard')} of {', '.join(spec.input.uris)}",
         **{f"unreadable {name}": reason for name, reason in unreadable.items()},
         "small": spec.models.small.source,
         "large": spec.models.large.source,
@@ -155,15 +155,14 @@ def finished(folder: Folder) -> dict[str, Any] | None:
 
 def standing(folder: Folder) -> dict[str, Any]:
     """How far an unfinished job is, by stage: `[done, of]`, from its ledger."""
-    ledger, manifest = folder.ledger(), folder.read_manifest() or {"shards": [], "limit": None}
-    rows = sum(shard["rows"] for shard in manifest["shards"])
-    stages = {"score": [ledger.rows(SCORES), min(rows, manifest["limit"] or rows)]}
+    ledger, (shards, rows) = folder.ledger(), folder.extent()
+    stages = {"score": [ledger.rows(SCORES), rows]}
     if folder.plan.exists():
         plan = read_plan(folder.plan)
         for route in (LARGE, SMALL):
             stages[f"translate {route}"] = [ledger.count(TRANSLATIONS, route), share(ledger, plan, route)]
-        stages["assemble"] = [len(standing_outputs(ledger)), len(manifest["shards"])]
-    return {"finished": False, "running": is_held(folder.work), "stages": stages}
+        stages["assemble"] = [len(standing_outputs(ledger)), shards]
+    return {"finished": False, "running": is_held(folder.work), "command": "run", "stages": stages}
 
 
 @contextmanager

@@ -1,16 +1,21 @@
 """Commands as a user types them: help, exit codes, messages without tracebacks."""
 
 import json
+import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest.mock import Mock
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 from routelmt_batch import __version__
-from tests.conftest import DEMO, REPOSITORY, write_shard
+from routelmt_batch.errors import RoutelmtError
+from tests.conftest import COLUMNS, DEMO, MODELS, REPOSITORY, write_shard
 
 COMMANDS = ["run", "plan", "report", "label", "train", "evaluate", "calibrate", "doctor", "init"]
 
@@ -135,11 +140,57 @@ def test_report_tells_where_an_unfinished_job_stands(tmp_path, make_spec):
     assert answer.returncode == 0
     assert "score     71   71" in answer.stdout and "not running" in answer.stdout
     answer = routelmt("report", str(tmp_path / "out"), "--json")
-    assert json.loads(answer.stdout) == {"finished": False, "running": False, "stages": {"score": [71, 71]}}
+    assert json.loads(answer.stdout) == {
+        "finished": False,
+        "running": False,
+        "command": "run",
+        "stages": {"score": [71, 71]},
+    }
     job.run(load(spec), job.Options(), Bars(Console(quiet=True), quiet=True), engine.opened)
     answer = routelmt("report", str(tmp_path / "out"), "--json")
     assert json.loads(answer.stdout)["rows"] == 71
     assert "6 skipped" in routelmt("report", str(tmp_path / "out")).stdout
+
+
+def label_spec(tmp_path: Path) -> Path:
+    """Labels of one shard with twelve rows, one without a reference."""
+    references = [f"small of {i}" for i in range(11)] + [None]
+    write_shard(
+        tmp_path / "labelled/a.parquet",
+        [f"Row {i}." for i in range(12)],
+        reference=pa.array(references, pa.string()),
+    )
+    spec = {
+        "name": "labels",
+        "input": {"uri": "labelled", "columns": COLUMNS},
+        "output": {"uri": str(tmp_path / "labels")},
+        "models": {
+            name: {"source": str(MODELS / name), "max_model_len_tokens": 256, "max_output_tokens": 64}
+            for name in ("small", "large")
+        },
+        "run": {"part_rows": 4},
+    }
+    (tmp_path / "label.yaml").write_text(yaml.safe_dump(spec))
+    return tmp_path / "label.yaml"
+
+
+def test_report_tells_of_labels_stopped_and_finished(invoke, tmp_path, monkeypatch):
+    from routelmt_batch.learning.labelling import label
+
+    spec = label_spec(tmp_path)
+    with monkeypatch.context() as stopped:
+        stopped.setattr(label, "measure", Mock(side_effect=RoutelmtError("stopped")))
+        invoke("label", spec)
+    answer = invoke("report", tmp_path / "labels")
+    lines = [line.split() for line in answer.stdout.splitlines()]
+    for line in (["small", "12", "12"], ["large", "12", "12"], ["metric", "0", "22"], ["assemble", "0", "1"]):
+        assert line in lines, answer.output
+    assert "the same `label` command goes on" in answer.stdout
+    assert invoke("label", spec).exit_code == 0
+    answer = invoke("report", tmp_path / "labels")
+    assert answer.exit_code == 0 and "12 in 1 shard, 11 labelled" in answer.stdout
+    assert json.loads(invoke("report", tmp_path / "labels", "--json").stdout)["labelled"] == 11
+    assert "these labels are finished; nothing to do" in invoke("label", spec).output
 
 
 def test_an_address_where_nothing_answers_is_told_at_once(tmp_path, make_spec):
@@ -211,10 +262,6 @@ def test_run_takes_a_threshold_and_a_cap(invoke, make_spec, tmp_path):
 
 
 def test_a_router_is_calibrated_and_then_routes_by_its_threshold(invoke, make_spec, corpus, tmp_path):
-    import shutil
-
-    from tests.conftest import MODELS
-
     router, table = tmp_path / "router", tmp_path / "held-out.parquet"
     shutil.copytree(MODELS / "router", router)
     write_shard(table, [f"Held out {i}." for i in range(40)])
@@ -234,7 +281,9 @@ def test_a_router_is_calibrated_and_then_routes_by_its_threshold(invoke, make_sp
     ("arguments", "message"),
     [
         (["run", "{spec}", "--cap", "0.2"], "cap goes with threshold"),
-        (["run", "{spec}", "--threshold", "high"], "give a score, or `calibrated`"),
+        (["run", "{spec}", "--threshold", "high"], "give a finite score, or `calibrated`"),
+        (["run", "{spec}", "--threshold", "nan"], "  budget.threshold: 'nan': give a finite score, or `calibrated`"),
+        (["run", "{spec}", "--threshold", "calibrated", "--set", "router={{kind: length}}"], "only a router folder"),
         (["run", "{spec}", "--threshold", "1", "--cap", "2"], "less than or equal to 1"),
         (["run", "{spec}", "--threshold", "calibrated", "--budget", "0.77"], "has no threshold for fraction 0.77"),
         (["calibrate", "{router}", "x.parquet", "--dtype", "float8"], "'float8' is not one of"),
@@ -243,8 +292,6 @@ def test_a_router_is_calibrated_and_then_routes_by_its_threshold(invoke, make_sp
     ],
 )  # fmt: skip
 def test_wrong_usage_of_thresholds_is_told(invoke, make_spec, arguments, message):
-    from tests.conftest import MODELS
-
     names = {"spec": str(make_spec()), "router": str(MODELS / "router")}
     answer = invoke(*(argument.format(**names) for argument in arguments))
     assert answer.exit_code != 0

@@ -82,7 +82,7 @@ def label(
     job.stop_on_signals()
     label_spec = load_label(spec, settings or (), output)
     options = job.Options(limit, shards, False, address, verbose)
-    carry_out(run_label, label_spec, options, show.labels, exit_code)
+    carry_out(run_label, label_spec, options, show.labels, exit_code, what="these labels are")
 
 
 def train(
