@@ -288,6 +288,7 @@ def test_a_router_is_calibrated_and_then_routes_by_its_threshold(invoke, make_sp
         (["run", "{spec}", "--threshold", "calibrated", "--budget", "0.77"], "has no threshold for fraction 0.77"),
         (["calibrate", "{router}", "x.parquet", "--dtype", "float8"], "'float8' is not one of"),
         (["calibrate", "{router}", "x.parquet", "--fraction", "2"], "--fraction 2: give a number"),
+        (["calibrate", "{router}", "x.parquet", "--fraction", "0.0"], "--fraction 0: no row goes to the large"),
         (["evaluate", "x.parquet", "--out", "y", "--dtype", "float8"], "'float8' is not one of"),
     ],
 )  # fmt: skip

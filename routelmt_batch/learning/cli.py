@@ -218,6 +218,8 @@ def calibrate(
     from routelmt_batch.learning.calibrate import calibrate as run_calibrate
 
     wanted = [fraction(text, "--fraction") for text in fractions or ("0.1", "0.2", "0.3", "0.4", "0.5")]
+    if not all(wanted):
+        raise UsageError("--fraction 0: no row goes to the large model, so there is no threshold; give more")
     found = run_calibrate(router, tables, wanted, traffic_rows, *_bars_and_engine(address, verbose), dtype)
     show.console().print(show.calibration(found))
 
