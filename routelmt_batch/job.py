@@ -30,6 +30,7 @@ from routelmt_batch.stages.outputs import standing_outputs
 from routelmt_batch.stages.recipe import Job, JobRecipe, check_models
 from routelmt_batch.stages.report import report
 from routelmt_batch.stages.score import score
+from routelmt_batch.stages.tally import directions
 from routelmt_batch.stages.translate import check_fit, reopen_failed, share, translate
 from routelmt_batch.units import units
 from routelmt_batch.workspace import Begun, Folder, check_output, find_input, is_whole, open_workspace
@@ -74,6 +75,7 @@ def run(spec: JobSpec, options: Options, bars: Bars, open_engine: OpenEngine) ->
             return Outcome(done, new=False)
         if workspace.ledger.rows(SCORES) < workspace.rows:
             check_fit(spec, engine, bars, {"router": workspace.recipe.router.pool})
+            _warn_of_directions(workspace, bars)
         score(workspace, engine, bars)
         plan = allocate(workspace)
         if options.retry_failed and not done:
@@ -96,8 +98,17 @@ def plan(spec: JobSpec, options: Options, bars: Bars, open_engine: OpenEngine) -
     with _open(spec, options, bars) as workspace:
         if workspace.ledger.rows(SCORES) < workspace.rows:
             with open_engine(workspace.folder) as engine:
+                _warn_of_directions(workspace, bars)
                 score(workspace, engine, bars)
         return what_if(workspace)
+
+
+def _warn_of_directions(workspace: Job, bars: Bars) -> None:
+    """Before anything is paid for; the report says it again."""
+    for warning in workspace.recipe.router.doubts(
+        "router", directions(workspace.units, workspace.spec.input)
+    ):
+        bars.warn(warning)
 
 
 def check(spec: JobSpec, only: str | None, limit: int | None, bars: Bars) -> dict[str, Any]:
@@ -114,6 +125,9 @@ def check(spec: JobSpec, only: str | None, limit: int | None, bars: Bars) -> dic
     begun.check(shards, unreadable, recipe.fingerprints(shards, limit), bars)
     refuse_other_budget(folder, begun.ledger, recipe.budget, spec.guard)
     rows = sum(unit.rows for unit in units(shards, limit))
+    if spec.input.source_lang and spec.input.target_lang:  # else a dry run would read every row
+        for warning in recipe.router.doubts("router", directions((), spec.input)):
+            bars.warn(warning)
     return {
         "input": f"{counted(rows, 'row')} in {counted(len(shards), 'shard')} of {', '.join(spec.input.uris)}",
         **{f"unreadable {name}": reason for name, reason in unreadable.items()},

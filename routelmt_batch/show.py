@@ -89,7 +89,10 @@ def _budget(report: Mapping[str, Any]) -> dict[str, str]:
         }
     found = {"threshold": f"{budget['threshold']:g}: {budget['reached']:,} of {with_gain} reach it"}
     if budget["realised"] is not None:
-        found["threshold"] += f", {budget['realised']:.4f}"
+        # A report of an earlier version calls that which reached it realised.
+        found["threshold"] += f", {budget.get('reached_fraction', budget['realised']):.4f}"
+        if "reached_fraction" in budget:
+            went += f"; {budget['realised']:.4f} of rows with a gain"
     if expected := budget["calibrated"]:
         found["calibrated"] = (
             f"for {budget['fraction']} on {expected['rows']:,} held-out rows: {expected['low']:.4f} to "

@@ -16,6 +16,7 @@ import yaml
 from routelmt_batch import __version__
 from routelmt_batch.errors import RoutelmtError
 from tests.conftest import COLUMNS, DEMO, MODELS, REPOSITORY, write_shard
+from tests.fake_engine import FakeEngine
 
 COMMANDS = ["run", "plan", "report", "label", "train", "evaluate", "calibrate", "doctor", "init"]
 
@@ -115,7 +116,6 @@ def test_a_dry_run_checks_the_job_that_is_there(tmp_path, make_spec):
     from routelmt_batch import job
     from routelmt_batch.progress import Bars
     from routelmt_batch.spec_file import load
-    from tests.fake_engine import FakeEngine
 
     spec = make_spec()
     engine = FakeEngine(tmp_path / "log")
@@ -131,7 +131,6 @@ def test_report_tells_where_an_unfinished_job_stands(tmp_path, make_spec):
     from routelmt_batch import job
     from routelmt_batch.progress import Bars
     from routelmt_batch.spec_file import load
-    from tests.fake_engine import FakeEngine
 
     spec = make_spec()
     engine = FakeEngine(tmp_path / "log")
@@ -236,12 +235,11 @@ def invoke(tmp_path, monkeypatch):
 
     from routelmt_batch import job
     from routelmt_batch.cli import app
-    from tests.fake_engine import FakeEngine
 
     engine = FakeEngine(tmp_path / "sent.log")
     monkeypatch.setattr(job, "vllm_engine", lambda folder, options: engine.opened(folder))
     monkeypatch.setattr(job, "stop_on_signals", lambda: None)
-    for module in ("routelmt_batch.options", "routelmt_batch.learning.cli"):
+    for module in ("routelmt_batch.cli", "routelmt_batch.options", "routelmt_batch.learning.cli"):
         monkeypatch.setattr(f"{module}.stderr_console", lambda: Console(stderr=True))
     runner = CliRunner(env={"COLUMNS": "200"})
     return lambda *arguments: runner.invoke(app, [str(argument) for argument in arguments])
@@ -257,7 +255,12 @@ def test_run_takes_a_threshold_and_a_cap(invoke, make_spec, tmp_path):
     budget = planned(tmp_path)
     assert (budget["threshold"], budget["cap"], budget["planned"]) == (-1, "0.2", 13)
     assert budget["reached"] > 13
-    assert f"-1: {budget['reached']} of 65 rows with a gain reach it" in answer.stdout
+    assert (budget["reached_fraction"], budget["realised"]) == (budget["reached"] / 65, 13 / 65)
+    assert (
+        f"-1: {budget['reached']} of 65 rows with a gain reach it, {budget['reached'] / 65:.4f}"
+        in answer.stdout
+    )
+    assert "13 planned, 13 used; 0.2000 of rows with a gain" in answer.stdout
     assert "the cap of 13 rows was reached" in answer.stdout
 
 
@@ -275,6 +278,24 @@ def test_a_router_is_calibrated_and_then_routes_by_its_threshold(invoke, make_sp
     assert answer.exit_code == 0, answer.output
     assert planned(tmp_path)["calibrated"]["rows"] == 40
     assert "for 0.25 on 40 held-out rows" in answer.stdout
+
+
+@pytest.mark.parametrize("command", ["run", "plan"])
+def test_directions_without_training_are_told_before_the_first_row_is_scored(
+    invoke, make_spec, tmp_path, monkeypatch, corpus, command
+):
+    write_shard(corpus / "z.parquet", ["Un."], to=pa.array(["fr"]))
+    with monkeypatch.context() as stopped:
+        stopped.setattr(FakeEngine, "run", Mock(side_effect=RoutelmtError("stopped")))
+        answer = invoke(command, make_spec())
+    assert "warning: router: not trained on en-fr; its scores there are a guess" in answer.stderr
+    assert not (tmp_path / "sent.log").exists()
+
+
+def test_a_dry_run_tells_of_a_direction_without_training(invoke, make_spec):
+    answer = invoke("run", make_spec(input__target_lang="fr", input__source_lang="en"), "--dry-run")
+    assert answer.exit_code == 0, answer.output
+    assert "router: not trained on en-fr" in answer.output
 
 
 @pytest.mark.parametrize(
