@@ -54,8 +54,10 @@ demo-models: setup
 	$(RUN) label jobs/demo/label.yaml
 	$(RUN) label jobs/demo/label.yaml --set input.uri=../../$(TRAINED)/text/test --output $(TRAINED)/labels-test
 	$(RUN) train jobs/demo/train.yaml
-	$(RUN) train jobs/demo/train.yaml --set target=quality --output $(TRAINED)/router-q
-	$(RUN) train jobs/demo/train.yaml --set method=head_only --output $(TRAINED)/router-head
+	$(RUN) train jobs/demo/train.yaml --set target=quality --set training.learning_rate=0.002 \
+	  --output $(TRAINED)/router-q
+	$(RUN) train jobs/demo/train.yaml --set method=head_only --set training.learning_rate=0.002 \
+	  --output $(TRAINED)/router-head
 	$(RUN) train jobs/demo/train.yaml --set method=full --set training.learning_rate=0.0005 \
 	  --output $(TRAINED)/router-full
 	$(BIN)/python jobs/demo/make_encoder.py --tokenizer $(TRAINED)/tokenizer --out $(TRAINED)/encoder-base

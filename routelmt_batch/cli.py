@@ -154,19 +154,24 @@ def report(
     output: Annotated[str, typer.Argument(metavar="OUTPUT", help="A job's output folder.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
 ) -> None:
-    """Show a job's report; of one that runs or was stopped, how far it is."""
+    """Show the report of a job or of labels; of one that runs or was stopped, how far it is."""
     from routelmt_batch import job, show
+    from routelmt_batch.learning.labelling import label
+    from routelmt_batch.manifest import command
     from routelmt_batch.workspace import Folder
 
     folder = Folder(Path(output))
-    if not folder.manifest.exists():
+    manifest = folder.read_manifest()
+    if manifest is None:
         raise OutputError(f"{output}: no job there (no {folder.manifest.relative_to(folder.root)})")
+    labels = command(manifest["fingerprints"]) == "label"
     found = job.finished(folder)
-    state = found or job.standing(folder)
+    state = found or (label if labels else job).standing(folder)
     if as_json:
         typer.echo(json.dumps(state, ensure_ascii=False, indent=1))
     else:
-        show.console().print(show.job(found) if found else show.standing(state))
+        table = (show.labels if labels else show.job) if found else show.standing
+        show.console().print(table(state))
 
 
 @app.command(epilog="Example: routelmt-batch doctor")

@@ -16,7 +16,7 @@ from typing import Any
 from routelmt_batch.engines.lanes import Engine
 from routelmt_batch.errors import Interrupted
 from routelmt_batch.ledger import SCORES, TRANSLATIONS, is_held
-from routelmt_batch.progress import Bars
+from routelmt_batch.progress import Bars, counted
 from routelmt_batch.rows import LARGE, SMALL
 from routelmt_batch.selection import places
 from routelmt_batch.spec import Guard, JobSpec, Pool
@@ -37,6 +37,7 @@ from routelmt_batch.stages.outputs import standing_outputs
 from routelmt_batch.stages.recipe import Job, JobRecipe, check_models
 from routelmt_batch.stages.report import report
 from routelmt_batch.stages.score import score
+from routelmt_batch.stages.tally import directions
 from routelmt_batch.stages.translate import check_fit, reopen_failed, share, translate
 from routelmt_batch.units import units
 from routelmt_batch.workspace import Begun, Folder, check_output, find_input, is_whole, open_workspace
@@ -81,6 +82,7 @@ def run(spec: JobSpec, options: Options, bars: Bars, open_engine: OpenEngine) ->
             return Outcome(done, new=False)
         if workspace.ledger.rows(SCORES) < workspace.rows:
             check_fit(spec, engine, bars, _alone(workspace.recipe))
+            _warn_of_directions(workspace, bars)
         score(workspace, engine, bars)
         plan = allocate(workspace)
         if options.retry_failed and not done:
@@ -113,8 +115,17 @@ def plan(spec: JobSpec, options: Options, bars: Bars, open_engine: OpenEngine) -
     with _open(spec, options, bars) as workspace:
         if workspace.ledger.rows(SCORES) < workspace.rows:
             with open_engine(workspace.folder) as engine:
+                _warn_of_directions(workspace, bars)
                 score(workspace, engine, bars)
         return what_if(workspace)
+
+
+def _warn_of_directions(workspace: Job, bars: Bars) -> None:
+    """Before anything is paid for; the report says it again."""
+    for warning in workspace.recipe.router.doubts(
+        "router", directions(workspace.units, workspace.spec.input)
+    ):
+        bars.warn(warning)
 
 
 def check(spec: JobSpec, only: str | None, limit: int | None, bars: Bars) -> dict[str, Any]:
@@ -131,8 +142,11 @@ def check(spec: JobSpec, only: str | None, limit: int | None, bars: Bars) -> dic
     begun.check(shards, unreadable, recipe.fingerprints(shards, limit), bars)
     refuse_other_budget(folder, begun.ledger, recipe.budget, spec.guard)
     rows = sum(unit.rows for unit in units(shards, limit))
+    if spec.input.source_lang and spec.input.target_lang:  # else a dry run would read every row
+        for warning in recipe.router.doubts("router", directions((), spec.input)):
+            bars.warn(warning)
     return {
-        "input": f"{rows:,} rows in {len(shards):,} shards of {', '.join(spec.input.uris)}",
+        "input": f"{counted(rows, 'row')} in {counted(len(shards), 'shard')} of {', '.join(spec.input.uris)}",
         **{f"unreadable {name}": reason for name, reason in unreadable.items()},
         "small": spec.models.small.source,
         "large": spec.models.large.source,
@@ -185,15 +199,14 @@ def finished(folder: Folder) -> dict[str, Any] | None:
 
 def standing(folder: Folder) -> dict[str, Any]:
     """How far an unfinished job is, by stage: `[done, of]`, from its ledger."""
-    ledger, manifest = folder.ledger(), folder.read_manifest() or {"shards": [], "limit": None}
-    rows = sum(shard["rows"] for shard in manifest["shards"])
-    stages = {"score": [ledger.rows(SCORES), min(rows, manifest["limit"] or rows)]}
+    ledger, (shards, rows) = folder.ledger(), folder.extent()
+    stages = {"score": [ledger.rows(SCORES), rows]}
     if folder.plan.exists():
         plan = read_plan(folder.plan)
         for route in (LARGE, SMALL):
             stages[f"translate {route}"] = [ledger.count(TRANSLATIONS, route), share(ledger, plan, route)]
-        stages["assemble"] = [len(standing_outputs(ledger)), len(manifest["shards"])]
-    return {"finished": False, "running": is_held(folder.work), "stages": stages}
+        stages["assemble"] = [len(standing_outputs(ledger)), shards]
+    return {"finished": False, "running": is_held(folder.work), "command": "run", "stages": stages}
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import hashlib
 import importlib.metadata
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Literal
 
 from routelmt_batch import __version__, checkpoints
 from routelmt_batch.errors import InputChanged, OutputError, WorkChanged
@@ -91,10 +91,15 @@ def known_shards(before: Mapping[str, Any]) -> dict[str, Shard]:
     }
 
 
+def command(fingerprints: Mapping[str, object]) -> Literal["run", "label"]:
+    """Which command's work has these fingerprints."""
+    # A job scores, labels do not; a job of an earlier version had fewer stages.
+    return "run" if "scores" in fingerprints else "label"
+
+
 def check_kind(root: object, before: Mapping[str, Any], now: Mapping[str, object]) -> None:
     """Raises OutputError if the folder holds another command's work."""
-    # A job scores, labels do not; a job of an earlier version had fewer stages.
-    if ("scores" in before["fingerprints"]) != ("scores" in now):
+    if command(before["fingerprints"]) != command(now):
         raise OutputError(f"{root}: holds the work of another command (label or run). Give another --output")
 
 

@@ -62,8 +62,10 @@ def carry_out(
     options: Options,
     table: Callable[[Mapping[str, Any]], RenderableType],
     exit_code: Callable[[dict[str, Any]], int],
+    what: str = "this job is",
 ) -> NoReturn:
-    """Run a job to its end, show its report as a table, and exit as the report has it.
+    """Run a job to its end, show its report as a table, and exit as the report has it. `what` it is stands
+    before "finished".
 
     Raises:
         RoutelmtError: see `run`, which is called as job.run is.
@@ -75,7 +77,7 @@ def carry_out(
     console.print(f"{spec.name}: {output} (logs: {Folder(Path(output)).logs})")
     outcome = run(spec, options, Bars(console), partial(job.vllm_engine, options=options))
     if not outcome.new:
-        console.print("this job is finished; nothing to do. Its report:")
+        console.print(f"{what} finished; nothing to do. The report:")
     show.console().print(table(outcome.report))
     show.console().print(f"{output}/data")
     raise typer.Exit(exit_code(outcome.report))

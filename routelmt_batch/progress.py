@@ -29,6 +29,10 @@ Tell = Callable[[int, str], None]  # how far, and what to say beside it
 _LINE_EVERY_S = 30.0
 
 
+def counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def stderr_console() -> Console:
     """Standard error by a descriptor of its own: the real one goes to a log file while engines run."""
     return Console(file=os.fdopen(os.dup(2), "w", encoding="utf8"), highlight=False, markup=False)

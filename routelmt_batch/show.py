@@ -10,6 +10,7 @@ from rich.console import Console, Group
 from rich.table import Table
 
 from routelmt_batch.doctor import Finding
+from routelmt_batch.progress import counted
 from routelmt_batch.routers.card import Calibration
 from routelmt_batch.rows import LARGE, SMALL
 from routelmt_batch.stages.allocate import WhatIf
@@ -33,7 +34,7 @@ def job(report: Mapping[str, Any]) -> Group:
     """The job as compact tables: rows, budget, routes, passes."""
     gain = report["gain"]
     rows = _table(report["name"], "")
-    rows.add_row("rows", f"{report['rows']:,} in {report['shards']:,} shards")
+    rows.add_row("rows", _extent(report))
     rows.add_row("status", _counts(report["status"]))
     rows.add_row("reasons", _counts(report["reason"]) or "none")
     for name, told in _budget(report).items():
@@ -88,7 +89,10 @@ def _budget(report: Mapping[str, Any]) -> dict[str, str]:
         }
     found = {"threshold": f"{budget['threshold']:g}: {budget['reached']:,} of {with_gain} reach it"}
     if budget["realised"] is not None:
-        found["threshold"] += f", {budget['realised']:.4f}"
+        # A report of an earlier version calls that which reached it realised.
+        found["threshold"] += f", {budget.get('reached_fraction', budget['realised']):.4f}"
+        if "reached_fraction" in budget:
+            went += f"; {budget['realised']:.4f} of rows with a gain"
     if expected := budget["calibrated"]:
         found["calibrated"] = (
             f"for {budget['fraction']} on {expected['rows']:,} held-out rows: {expected['low']:.4f} to "
@@ -102,9 +106,7 @@ def _budget(report: Mapping[str, Any]) -> dict[str, str]:
 def labels(report: Mapping[str, Any]) -> Group:
     """A label job: how many rows have a gain, why others have none, means by direction."""
     rows = _table(report["name"], "")
-    rows.add_row(
-        "rows", f"{report['rows']:,} in {report['shards']:,} shards, {report['labelled']:,} labelled"
-    )
+    rows.add_row("rows", f"{_extent(report)}, {report['labelled']:,} labelled")
     rows.add_row("unlabelled", _counts(report["unlabelled"]) or "none")
     rows.add_row("metric", report["signature"]["metric"]["signature"])
     cut = report.get("cut", {})  # reports of before COMET have none
@@ -149,7 +151,9 @@ def standing(state: Mapping[str, Any]) -> Group:
         table.add_row(name, f"{done:,}", f"{total:,}")
     return Group(
         table,
-        "running" if state["running"] else "not running; the same `run` command goes on from here",
+        "running"
+        if state["running"]
+        else f"not running; the same `{state['command']}` command goes on from here",
     )
 
 
@@ -181,6 +185,10 @@ def _table(*columns: str) -> Table:
         numeric = index > 0 and len(columns) > 2
         table.add_column(name, justify="right" if numeric else "left", overflow="fold")
     return table
+
+
+def _extent(report: Mapping[str, Any]) -> str:
+    return f"{report['rows']:,} in {counted(report['shards'], 'shard')}"
 
 
 def _counts(counts: Mapping[str, int]) -> str:

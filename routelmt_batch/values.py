@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from decimal import Decimal, InvalidOperation
 from typing import Annotated, Literal
 
@@ -36,13 +37,16 @@ def _exact(value: object) -> object:
         raise ValueError("give a number between 0 and 1, such as 0.3") from error
 
 
-def _calibrated_or_number(value: object) -> object:
-    if isinstance(value, str) and value != "calibrated":
-        try:
-            return float(value)
-        except ValueError as error:
-            raise ValueError("give a score, or `calibrated` for the router's own threshold") from error
-    return value
+def _calibrated_or_finite(value: object) -> object:
+    if value is None or value == "calibrated":
+        return value
+    try:
+        score = float(str(value))
+    except ValueError:
+        score = math.nan
+    if not math.isfinite(score):
+        raise ValueError("give a finite score, or `calibrated` for the router's own threshold")
+    return score
 
 
 Uri = Annotated[str, AfterValidator(_is_a_path)]
@@ -50,6 +54,6 @@ Language = Annotated[str, BeforeValidator(_no_is_a_word)]
 Fraction = Annotated[Decimal, BeforeValidator(_exact), Field(ge=0, le=1, allow_inf_nan=False)]
 GuardMode = Annotated[Literal["off", "predicted", "hypothesis"], BeforeValidator(_off_is_a_word)]
 Threshold = Annotated[
-    Annotated[float, Field(allow_inf_nan=False)] | Literal["calibrated"] | None,
-    BeforeValidator(_calibrated_or_number),
+    float | Literal["calibrated"] | None,
+    BeforeValidator(_calibrated_or_finite),
 ]

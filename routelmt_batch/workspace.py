@@ -73,6 +73,12 @@ class Folder:
         value: dict[str, Any] = json.loads(self.manifest.read_text(encoding="utf8"))
         return value
 
+    def extent(self) -> tuple[int, int]:
+        """Shards, and rows of them, that the job covers; none before it has a manifest."""
+        found = self.read_manifest() or {"shards": [], "limit": None}
+        rows = sum(shard["rows"] for shard in found["shards"])
+        return len(found["shards"]), min(rows, found["limit"] or rows)
+
     def ledger(self) -> Ledger:
         return Ledger(self.work / "ledger.jsonl")
 

@@ -1,16 +1,22 @@
 """Commands as a user types them: help, exit codes, messages without tracebacks."""
 
 import json
+import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest.mock import Mock
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 from routelmt_batch import __version__
-from tests.conftest import DEMO, REPOSITORY, write_shard
+from routelmt_batch.errors import RoutelmtError
+from tests.conftest import COLUMNS, DEMO, MODELS, REPOSITORY, write_shard
+from tests.fake_engine import FakeEngine
 
 COMMANDS = ["run", "plan", "report", "label", "train", "evaluate", "calibrate", "doctor", "init"]
 
@@ -110,7 +116,6 @@ def test_a_dry_run_checks_the_job_that_is_there(tmp_path, make_spec):
     from routelmt_batch import job
     from routelmt_batch.progress import Bars
     from routelmt_batch.spec_file import load
-    from tests.fake_engine import FakeEngine
 
     spec = make_spec()
     engine = FakeEngine(tmp_path / "log")
@@ -126,7 +131,6 @@ def test_report_tells_where_an_unfinished_job_stands(tmp_path, make_spec):
     from routelmt_batch import job
     from routelmt_batch.progress import Bars
     from routelmt_batch.spec_file import load
-    from tests.fake_engine import FakeEngine
 
     spec = make_spec()
     engine = FakeEngine(tmp_path / "log")
@@ -135,11 +139,57 @@ def test_report_tells_where_an_unfinished_job_stands(tmp_path, make_spec):
     assert answer.returncode == 0
     assert "score     71   71" in answer.stdout and "not running" in answer.stdout
     answer = routelmt("report", str(tmp_path / "out"), "--json")
-    assert json.loads(answer.stdout) == {"finished": False, "running": False, "stages": {"score": [71, 71]}}
+    assert json.loads(answer.stdout) == {
+        "finished": False,
+        "running": False,
+        "command": "run",
+        "stages": {"score": [71, 71]},
+    }
     job.run(load(spec), job.Options(), Bars(Console(quiet=True), quiet=True), engine.opened)
     answer = routelmt("report", str(tmp_path / "out"), "--json")
     assert json.loads(answer.stdout)["rows"] == 71
     assert "6 skipped" in routelmt("report", str(tmp_path / "out")).stdout
+
+
+def label_spec(tmp_path: Path) -> Path:
+    """Labels of one shard with twelve rows, one without a reference."""
+    references = [f"small of {i}" for i in range(11)] + [None]
+    write_shard(
+        tmp_path / "labelled/a.parquet",
+        [f"Row {i}." for i in range(12)],
+        reference=pa.array(references, pa.string()),
+    )
+    spec = {
+        "name": "labels",
+        "input": {"uri": "labelled", "columns": COLUMNS},
+        "output": {"uri": str(tmp_path / "labels")},
+        "models": {
+            name: {"source": str(MODELS / name), "max_model_len_tokens": 256, "max_output_tokens": 64}
+            for name in ("small", "large")
+        },
+        "run": {"part_rows": 4},
+    }
+    (tmp_path / "label.yaml").write_text(yaml.safe_dump(spec))
+    return tmp_path / "label.yaml"
+
+
+def test_report_tells_of_labels_stopped_and_finished(invoke, tmp_path, monkeypatch):
+    from routelmt_batch.learning.labelling import label
+
+    spec = label_spec(tmp_path)
+    with monkeypatch.context() as stopped:
+        stopped.setattr(label, "measure", Mock(side_effect=RoutelmtError("stopped")))
+        invoke("label", spec)
+    answer = invoke("report", tmp_path / "labels")
+    lines = [line.split() for line in answer.stdout.splitlines()]
+    for line in (["small", "12", "12"], ["large", "12", "12"], ["metric", "0", "22"], ["assemble", "0", "1"]):
+        assert line in lines, answer.output
+    assert "the same `label` command goes on" in answer.stdout
+    assert invoke("label", spec).exit_code == 0
+    answer = invoke("report", tmp_path / "labels")
+    assert answer.exit_code == 0 and "12 in 1 shard, 11 labelled" in answer.stdout
+    assert json.loads(invoke("report", tmp_path / "labels", "--json").stdout)["labelled"] == 11
+    assert "these labels are finished; nothing to do" in invoke("label", spec).output
 
 
 def test_an_address_where_nothing_answers_is_told_at_once(tmp_path, make_spec):
@@ -185,12 +235,11 @@ def invoke(tmp_path, monkeypatch):
 
     from routelmt_batch import job
     from routelmt_batch.cli import app
-    from tests.fake_engine import FakeEngine
 
     engine = FakeEngine(tmp_path / "sent.log")
     monkeypatch.setattr(job, "vllm_engine", lambda folder, options: engine.opened(folder))
     monkeypatch.setattr(job, "stop_on_signals", lambda: None)
-    for module in ("routelmt_batch.options", "routelmt_batch.learning.cli"):
+    for module in ("routelmt_batch.cli", "routelmt_batch.options", "routelmt_batch.learning.cli"):
         monkeypatch.setattr(f"{module}.stderr_console", lambda: Console(stderr=True))
     runner = CliRunner(env={"COLUMNS": "200"})
     return lambda *arguments: runner.invoke(app, [str(argument) for argument in arguments])
@@ -206,15 +255,16 @@ def test_run_takes_a_threshold_and_a_cap(invoke, make_spec, tmp_path):
     budget = planned(tmp_path)
     assert (budget["threshold"], budget["cap"], budget["planned"]) == (-1, "0.2", 13)
     assert budget["reached"] > 13
-    assert f"-1: {budget['reached']} of 65 rows with a gain reach it" in answer.stdout
+    assert (budget["reached_fraction"], budget["realised"]) == (budget["reached"] / 65, 13 / 65)
+    assert (
+        f"-1: {budget['reached']} of 65 rows with a gain reach it, {budget['reached'] / 65:.4f}"
+        in answer.stdout
+    )
+    assert "13 planned, 13 used; 0.2000 of rows with a gain" in answer.stdout
     assert "the cap of 13 rows was reached" in answer.stdout
 
 
 def test_a_router_is_calibrated_and_then_routes_by_its_threshold(invoke, make_spec, corpus, tmp_path):
-    import shutil
-
-    from tests.conftest import MODELS
-
     router, table = tmp_path / "router", tmp_path / "held-out.parquet"
     shutil.copytree(MODELS / "router", router)
     write_shard(table, [f"Held out {i}." for i in range(40)])
@@ -230,21 +280,40 @@ def test_a_router_is_calibrated_and_then_routes_by_its_threshold(invoke, make_sp
     assert "for 0.25 on 40 held-out rows" in answer.stdout
 
 
+@pytest.mark.parametrize("command", ["run", "plan"])
+def test_directions_without_training_are_told_before_the_first_row_is_scored(
+    invoke, make_spec, tmp_path, monkeypatch, corpus, command
+):
+    write_shard(corpus / "z.parquet", ["Un."], to=pa.array(["fr"]))
+    with monkeypatch.context() as stopped:
+        stopped.setattr(FakeEngine, "run", Mock(side_effect=RoutelmtError("stopped")))
+        answer = invoke(command, make_spec())
+    assert "warning: router: not trained on en-fr; its scores there are a guess" in answer.stderr
+    assert not (tmp_path / "sent.log").exists()
+
+
+def test_a_dry_run_tells_of_a_direction_without_training(invoke, make_spec):
+    answer = invoke("run", make_spec(input__target_lang="fr", input__source_lang="en"), "--dry-run")
+    assert answer.exit_code == 0, answer.output
+    assert "router: not trained on en-fr" in answer.output
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["run", "{spec}", "--cap", "0.2"], "cap goes with threshold"),
-        (["run", "{spec}", "--threshold", "high"], "give a score, or `calibrated`"),
+        (["run", "{spec}", "--threshold", "high"], "give a finite score, or `calibrated`"),
+        (["run", "{spec}", "--threshold", "nan"], "  budget.threshold: 'nan': give a finite score, or `calibrated`"),
+        (["run", "{spec}", "--threshold", "calibrated", "--set", "router={{kind: length}}"], "only a router folder"),
         (["run", "{spec}", "--threshold", "1", "--cap", "2"], "less than or equal to 1"),
         (["run", "{spec}", "--threshold", "calibrated", "--budget", "0.77"], "has no threshold for fraction 0.77"),
         (["calibrate", "{router}", "x.parquet", "--dtype", "float8"], "'float8' is not one of"),
         (["calibrate", "{router}", "x.parquet", "--fraction", "2"], "--fraction 2: give a number"),
+        (["calibrate", "{router}", "x.parquet", "--fraction", "0.0"], "--fraction 0: no row goes to the large"),
         (["evaluate", "x.parquet", "--out", "y", "--dtype", "float8"], "'float8' is not one of"),
     ],
 )  # fmt: skip
 def test_wrong_usage_of_thresholds_is_told(invoke, make_spec, arguments, message):
-    from tests.conftest import MODELS
-
     names = {"spec": str(make_spec()), "router": str(MODELS / "router")}
     answer = invoke(*(argument.format(**names) for argument in arguments))
     assert answer.exit_code != 0

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from routelmt_batch.learning.training import model_card
 from tests.conftest import DEMO
 
 
@@ -99,3 +101,23 @@ def test_translators_go_on_with_the_same_text_seed_and_recipe_only(script, tmp_p
     refused("out/small: made from something else: most_steps: was None, is 1", "--most-steps", 1)
     write(("cat", "dog"))
     refused("out/tokenizer: made from something else: text: was [0-9a-f]{64}, is [0-9a-f]{64}")
+
+
+def test_the_shipped_routers_card_shows_every_plot_that_training_draws():
+    card = (DEMO / "models/router/README.md").read_text(encoding="utf8")
+    shown = re.findall(r"!\[.*?\]\((.*?)\)", card)
+    assert shown == [f"{model_card.PLOT}.png", f"{model_card.PLOT_BY_DIRECTION}.png"]
+    for name in shown:
+        for path in (DEMO / "models/router" / name, (DEMO / "models/router" / name).with_suffix(".svg")):
+            assert 0 < path.stat().st_size < 200_000, path
+
+
+@pytest.mark.parametrize(
+    ("output", "row"),
+    [("router-q", "RouteLMT-Q"), ("router-head", "head only"), ("router-full", "all weights")],
+)
+def test_the_makefile_trains_with_the_learning_rates_that_are_told(output, row):
+    makefile = (DEMO.parent.parent / "Makefile").read_text(encoding="utf8").replace("\\\n", " ")
+    (line,) = [one for one in makefile.splitlines() if one.endswith(f"--output $(TRAINED)/{output}")]
+    (told,) = re.findall(rf"^\| {row}.*?\| learning rate (\S+)", DEMO.joinpath("README.md").read_text(), re.M)
+    assert float(line.partition("learning_rate=")[2].split()[0]) == float(told)

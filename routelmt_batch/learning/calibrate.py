@@ -17,7 +17,9 @@ import numpy.typing as npt
 from routelmt_batch.atomic import write_json
 from routelmt_batch.errors import InputError, UsageError
 from routelmt_batch.job import OpenEngine
+from routelmt_batch.learning.labels import find
 from routelmt_batch.learning.scoring import router_spec, score_tables
+from routelmt_batch.ledger import is_held
 from routelmt_batch.progress import Bars
 from routelmt_batch.routers.calibration import HeldOut
 from routelmt_batch.routers.card import CARD, Calibration, Threshold, raw_card, read_card
@@ -39,7 +41,7 @@ def calibrate(
 ) -> Calibration:
     """Score held-out tables and store thresholds in the router folder's card.
 
-    The same command goes on with what a stopped one scored.
+    The same command goes on with what a stopped one scored; a refused one leaves nothing behind.
 
     Args:
         router: a router folder. The tables need no labels, only text and languages.
@@ -52,12 +54,19 @@ def calibrate(
     if not folder.is_dir():
         raise UsageError(f"{router}: not a folder; thresholds are stored beside a router's weights")
     pool = router_spec(read_card(router).kind, router, dtype=dtype)
+    _check_rows(sum(table.rows() for table in find(tables)), fractions)
     work = Folder(folder / "_calibrate")
+    scores = work.work / "scores"
     work.logs.mkdir(parents=True, exist_ok=True)
-    with open_engine(work) as engine:
-        found = score_tables(tables, pool, work.work / "scores", None, engine, bars, "held out")
-    unscored = np.isnan(found.scores)
-    calibration = thresholds(found.scores[~unscored], fractions, traffic_rows)
+    try:
+        with open_engine(work) as engine:
+            found = score_tables(tables, pool, scores, None, engine, bars, "held out")
+        unscored = np.isnan(found.scores)
+        calibration = thresholds(found.scores[~unscored], fractions, traffic_rows)
+    except UsageError:
+        if not is_held(Folder(scores).work):  # another calibration's scores
+            shutil.rmtree(work.root)
+        raise
     for warning in found.router.doubts(router, found.directions):
         bars.warn(warning)
     if missing := int(unscored.sum()):
@@ -76,8 +85,7 @@ def thresholds(
         InputError: fewer than 20 scores.
         UsageError: a fraction whose floor(p n) is no row.
     """
-    if len(scores) < _FEWEST_ROWS:
-        raise InputError(f"{len(scores)} rows with a score: a threshold needs {_FEWEST_ROWS} at least")
+    _check_rows(len(scores), fractions, " with a score")
     highest = np.sort(scores)[::-1]
     found = {str(fraction): _threshold(highest, fraction, traffic_rows) for fraction in fractions}
     quantiles = np.quantile(scores.astype(np.float64), QUANTILES)
@@ -89,12 +97,18 @@ def thresholds(
     )
 
 
+def _check_rows(rows: int, fractions: Sequence[Decimal], which: str = "") -> None:
+    """As thresholds raises."""
+    if rows < _FEWEST_ROWS:
+        raise InputError(f"{rows} rows{which}: a threshold needs {_FEWEST_ROWS} at least; give more rows")
+    for fraction in fractions:
+        if not places(fraction, rows):
+            raise UsageError(f"--fraction {fraction}: less than one row of {rows}{which}; give more rows")
+
+
 def _threshold(highest: npt.NDArray[np.float32], fraction: Decimal, traffic_rows: int) -> Threshold:
-    k = places(fraction, len(highest))
-    if not k:
-        raise UsageError(f"--fraction {fraction}: less than one row of {len(highest)}; give more rows")
-    value = float(highest[k - 1])
+    lowest = highest[places(fraction, len(highest)) - 1]
     # Ties at the threshold all go: the fraction is that of every row that reaches it.
-    reached = int((highest >= highest[k - 1]).sum())
+    reached = int((highest >= lowest).sum())
     low, high = HeldOut(len(highest), reached).interval(traffic_rows)
-    return Threshold(value=value, reached=reached, low=low, high=high)
+    return Threshold(value=float(lowest), reached=reached, low=low, high=high)

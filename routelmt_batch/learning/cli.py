@@ -82,7 +82,7 @@ def label(
     job.stop_on_signals()
     label_spec = load_label(spec, settings or (), output)
     options = job.Options(limit, shards, False, address, verbose)
-    carry_out(run_label, label_spec, options, show.labels, exit_code)
+    carry_out(run_label, label_spec, options, show.labels, exit_code, what="these labels are")
 
 
 def train(
@@ -218,6 +218,8 @@ def calibrate(
     from routelmt_batch.learning.calibrate import calibrate as run_calibrate
 
     wanted = [fraction(text, "--fraction") for text in fractions or ("0.1", "0.2", "0.3", "0.4", "0.5")]
+    if not all(wanted):
+        raise UsageError("--fraction 0: no row goes to the large model, so there is no threshold; give more")
     found = run_calibrate(router, tables, wanted, traffic_rows, *_bars_and_engine(address, verbose), dtype)
     show.console().print(show.calibration(found))
 

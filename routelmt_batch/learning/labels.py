@@ -74,6 +74,10 @@ class LabelTable:
     schema: pa.Schema
     signature: Signature | None
 
+    def rows(self) -> int:
+        """As the footer has it."""
+        return int(pq.read_metadata(self.path).num_rows)
+
     @property
     def texts(self) -> Texts:
         return self.signature.input if self.signature else Texts()

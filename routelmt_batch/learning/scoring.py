@@ -26,8 +26,7 @@ from routelmt_batch.spec import Input, Output, Prompt, Run, ScoreSpec
 from routelmt_batch.spec import Router as RouterSpec
 from routelmt_batch.stages.allocate import gains
 from routelmt_batch.stages.score import score
-from routelmt_batch.stages.tally import direction
-from routelmt_batch.units import read_lines
+from routelmt_batch.stages.tally import directions
 from routelmt_batch.workspace import R, Spec, Workspace, open_workspace
 
 _LONGEST_PROMPT_TOKENS = 2048
@@ -106,7 +105,7 @@ def score_tables(
         scores = np.full(workspace.rows, np.nan, np.float32)
         for part in gains(workspace):
             scores[first[part.rank] + part.row] = part.gain
-        return Scored(workspace.recipe.router, scores, _directions(workspace))
+        return Scored(workspace.recipe.router, scores, directions(workspace.units, spec.input))
 
 
 @contextlib.contextmanager
@@ -130,16 +129,3 @@ def open_tables(
             told = "; ".join(f"{shard}: {why}" for shard, why in workspace.unreadable.items())
             raise InputError(f"{told}: cannot be read, and its rows have no {what}; mend or remove it")
         yield workspace
-
-
-def _directions(workspace: Workspace[ScoreSpec, ScoreRecipe]) -> tuple[str, ...]:
-    return tuple(
-        sorted(
-            {
-                direction(*codes)
-                for unit in workspace.units
-                for lines in read_lines(unit, workspace.spec.input)
-                for codes in zip(lines.source_langs, lines.target_langs, strict=True)
-            }
-        )
-    )

@@ -126,16 +126,21 @@ def _threshold(spec: JobSpec, router: Router) -> tuple[float | None, HeldOut | N
     """The budget's threshold, if it is one, and what it was calibrated on.
 
     Raises:
-        UsageError: `calibrated`, and the router has no calibration for this fraction.
+        UsageError: `calibrated`, and the router is no folder, or has no calibration for this fraction.
     """
     budget = spec.budget
     if budget.threshold != "calibrated":
         return budget.threshold, None
-    known = router.card.calibration.known() if router.card and router.card.calibration else {}
+    if router.card is None:
+        raise UsageError(
+            f"budget.threshold calibrated: router.kind {spec.router.kind} has no thresholds of its own; "
+            "only a router folder, as `train` writes it, can be calibrated. Give the threshold as a number"
+        )
+    known = router.card.calibration.known() if router.card.calibration else {}
     if budget.fraction in known:
         return known[budget.fraction]
     raise UsageError(
-        f"budget.threshold calibrated: {spec.router.source or spec.router.kind} has no threshold for "
+        f"budget.threshold calibrated: {spec.router.source} has no threshold for "
         f"fraction {budget.fraction} (it has: {', '.join(map(str, known)) or 'none'}). Run "
         "`routelmt-batch calibrate` with this fraction, or give the threshold as a number"
     )

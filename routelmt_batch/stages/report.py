@@ -111,7 +111,8 @@ def _guard(workspace: Job, plan: Plan, routes: Mapping[str, int]) -> dict[str, A
 
 def _budget(plan: Plan, used: int) -> dict[str, Any]:
     """The rule, and what came of it. With a threshold there are no places to fill, but rows that reach
-    it, `realised` as a fraction; with a calibrated one, between which fractions that should lie (95%)."""
+    it and, up to the cap, are routed: `reached_fraction`, `realised`. With a calibrated one, between which
+    fractions the first should lie (95%)."""
     found: dict[str, Any] = {
         "fraction": str(plan.fraction),
         "min_gain": plan.min_gain,
@@ -125,7 +126,12 @@ def _budget(plan: Plan, used: int) -> dict[str, Any]:
     if plan.at_least is None:
         return found | {"unfilled": plan.places - plan.large}
     rows = plan.rows_with_gain
-    found |= {"reached": plan.reached, "realised": plan.reached / rows if rows else None, "calibrated": None}
+    found |= {
+        "reached": plan.reached,
+        "reached_fraction": plan.reached / rows if rows else None,
+        "realised": plan.large / rows if rows else None,
+        "calibrated": None,
+    }
     if plan.held_out and rows:
         low, high = plan.held_out.interval(rows)
         found["calibrated"] = {**asdict(plan.held_out), "low": low, "high": high}
@@ -205,10 +211,10 @@ def _warnings(workspace: Job, budget: dict[str, Any], directions: dict[str, Any]
         )
     if budget["threshold"] is None:
         return found
-    expected, realised = budget["calibrated"], budget["realised"]
-    if expected and not expected["low"] <= realised <= expected["high"]:
+    expected, reached = budget["calibrated"], budget["reached_fraction"]
+    if expected and not expected["low"] <= reached <= expected["high"]:
         found.append(
-            f"{realised:.4f} of the rows reach the threshold that was calibrated for {budget['fraction']}, "
+            f"{reached:.4f} of the rows reach the threshold that was calibrated for {budget['fraction']}, "
             f"outside of {expected['low']:.4f} to {expected['high']:.4f} (95%): they are not like the "
             "held-out rows; calibrate the router on rows like these"
         )

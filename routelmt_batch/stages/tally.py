@@ -15,6 +15,9 @@ import pyarrow.compute as pc
 from routelmt_batch.prompts import LANGUAGES
 from routelmt_batch.rows import LARGE, SMALL
 from routelmt_batch.selection import Cut
+from routelmt_batch.shards import text_columns
+from routelmt_batch.spec import Texts
+from routelmt_batch.units import Unit, languages, read_unit
 
 # Fixed bins, so that histograms of shards and of jobs add up: 2 wide on the x100 scale, open ends.
 EDGES = np.arange(-100.0, 101.0, 2.0)
@@ -104,6 +107,23 @@ class Tally:
 def direction(source_lang: str | None, target_lang: str | None) -> str:
     """`en-de`; codes that are none of LMT's count as `unknown`, so that rubbish makes one entry."""
     return "-".join(code if code in LANGUAGES and code else "unknown" for code in (source_lang, target_lang))
+
+
+def directions(units: Iterable[Unit], texts: Texts) -> tuple[str, ...]:
+    """Of all rows of some units, in name order. Rows are read only if one language is in a column.
+
+    Raises:
+        InputChanged, RoutelmtError: see units.read_unit.
+    """
+    if texts.source_lang is not None and texts.target_lang is not None:
+        return (direction(texts.source_lang, texts.target_lang),)
+    columns = [name for key, name in text_columns(texts).items() if key != "source"]
+    found: set[str] = set()
+    for unit in units:
+        for _, batch in read_unit(unit, columns):
+            codes = pa.table(languages(batch, texts), ["source", "target"]).group_by(["source", "target"])
+            found.update(direction(*pair.values()) for pair in codes.aggregate([]).to_pylist())
+    return tuple(sorted(found))
 
 
 def fractions(counts: Mapping[str, Mapping[str, int]], with_gain: int) -> dict[str, float | None]:

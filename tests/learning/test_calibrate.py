@@ -5,6 +5,7 @@ import json
 import shutil
 from decimal import Decimal
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +14,7 @@ import pytest
 from rich.console import Console
 
 from routelmt_batch.errors import InputError, UsageError
+from routelmt_batch.learning import calibrate as calibration
 from routelmt_batch.learning.calibrate import calibrate, thresholds
 from routelmt_batch.progress import Bars
 from routelmt_batch.routers.card import read_card
@@ -68,35 +70,68 @@ def test_thresholds_are_stored_in_the_routers_card_and_nothing_else_is_left(rout
     assert "warning" not in said
 
 
-def test_a_second_try_with_other_tables_is_no_dead_end(router, tmp_path):
-    with pytest.raises(InputError, match="19 rows with a score"):
-        run(router, texts(tmp_path / "few.parquet", rows=19))
+@pytest.fixture
+def stopped(router, monkeypatch):
+    """Runs a calibration that is killed when all is scored."""
+
+    def run_and_stop(*tables):
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(calibration, "thresholds", Mock(side_effect=KeyboardInterrupt))
+            run(router, *tables)
+
+    return run_and_stop
+
+
+@pytest.mark.parametrize(
+    ("rows", "fraction", "told"), [(19, "0.3", "19 rows: "), (60, "0.01", "one row of 60")]
+)
+def test_too_few_rows_are_refused_before_an_engine_starts(
+    router, tmp_path, monkeypatch, rows, fraction, told
+):
+    monkeypatch.setattr(FakeEngine, "opened", Mock(side_effect=AssertionError("an engine started")))
+    with pytest.raises(UsageError, match=told):
+        run(router, texts(tmp_path / "few.parquet", rows=rows), fraction=fraction)
+    assert not (router / "_calibrate").exists()
+
+
+def test_too_few_rows_with_a_score_are_refused_and_leave_nothing(router, tmp_path):
+    with pytest.raises(InputError, match="2 rows with a score"):
+        run(router, texts(tmp_path / "a.parquet"), fails=lambda label, row: "engine_error" * (row["row"] > 1))
+    assert not (router / "_calibrate").exists()
+
+
+def test_tables_without_text_are_refused_and_leave_nothing(router, tmp_path):
+    pq.write_table(pa.table({"sauce": ["x"] * 60}), tmp_path / "a.parquet")
+    with pytest.raises(InputError, match="source"):
+        run(router, tmp_path / "a.parquet")
+    assert not (router / "_calibrate").exists()
+
+
+def test_a_second_try_with_other_tables_is_no_dead_end(router, stopped, tmp_path):
+    stopped(texts(tmp_path / "few.parquet", rows=30))
     assert (router / "_calibrate").exists()
     found, _, sent = run(router, texts(tmp_path / "enough.parquet"))
     assert found.rows == len(sent) == 60
     assert not (router / "_calibrate").exists()
 
 
-def test_a_second_try_with_another_dtype_scores_anew(router, tmp_path):
+def test_a_second_try_with_another_dtype_scores_anew(router, stopped, tmp_path):
     table = texts(tmp_path / "a.parquet")
-    with pytest.raises(UsageError, match="less than one row"):
-        run(router, table, fraction="0.01")
+    stopped(table)
     _, _, sent = run(router, table, dtype="float32")
     assert len(sent) == 60
 
 
-def test_a_second_try_with_the_same_tables_scores_nothing_anew(router, tmp_path):
+def test_a_second_try_with_the_same_tables_scores_nothing_anew(router, stopped, tmp_path):
     table = texts(tmp_path / "a.parquet")
-    with pytest.raises(UsageError, match="less than one row"):
-        run(router, table, fraction="0.01")
+    stopped(table)
     found, _, sent = run(router, table)
     assert found.rows == 60 and not sent
 
 
-def test_a_damaged_try_is_made_anew(router, tmp_path):
+def test_a_damaged_try_is_made_anew(router, stopped, tmp_path):
     table = texts(tmp_path / "a.parquet")
-    with pytest.raises(UsageError, match="less than one row"):
-        run(router, table, fraction="0.01")
+    stopped(table)
     (part,) = (router / "_calibrate").rglob("part-*.parquet")
     part.write_bytes(b"rubbish")
     found, said, sent = run(router, table)

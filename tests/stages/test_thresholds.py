@@ -118,7 +118,8 @@ def test_the_report_sets_what_reached_a_calibrated_threshold_against_what_should
     gains = [line["gain"] for line in oracle.scores(tmp_path / "out").values() if line["gain"] is not None]
     budget = outcome.report["budget"]
     assert budget["reached"] == budget["planned"] == sum(gain >= -1 for gain in gains)
-    assert budget["realised"] == budget["reached"] / 65 and "unfilled" not in budget
+    assert budget["realised"] == budget["reached_fraction"] == budget["reached"] / 65
+    assert "unfilled" not in budget
     low, high = (bound / 65 for bound in betabinom(65, 300, 701).interval(0.95))
     assert budget["calibrated"] == {"rows": 1000, "reached": 300, "low": low, "high": high}
     assert budget["realised"] > high, "the made-up scores reach -1 far more often"

@@ -13,19 +13,26 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from routelmt_batch.job import OpenEngine, Options, Outcome, finished
-from routelmt_batch.learning.labelling.passes import ROUTES, committed, measure, parts_of, translate
+from routelmt_batch.learning.labelling.passes import (
+    ROUTES,
+    committed,
+    measure,
+    parts_of,
+    translate,
+    translated,
+)
 from routelmt_batch.learning.labelling.recipe import Labelling, check_label_models
 from routelmt_batch.learning.labelling.report import Counts, report
-from routelmt_batch.ledger import QUALITY, TRANSLATIONS
+from routelmt_batch.ledger import QUALITY, TRANSLATIONS, is_held
 from routelmt_batch.progress import Bars
 from routelmt_batch.rows import LABEL_FIELDS, LABEL_METADATA, UNTRANSLATABLE
 from routelmt_batch.rows import QUALITY as QUALITY_SCHEMA
 from routelmt_batch.rows import TRANSLATIONS as TRANSLATIONS_SCHEMA
 from routelmt_batch.spec import LabelSpec
-from routelmt_batch.stages.outputs import Addition, finish, write_shards
+from routelmt_batch.stages.outputs import Addition, finish, standing_outputs, write_shards
 from routelmt_batch.stages.translate import check_fit
 from routelmt_batch.units import Unit, languages
-from routelmt_batch.workspace import open_workspace
+from routelmt_batch.workspace import Folder, open_workspace
 
 
 def label(spec: LabelSpec, options: Options, bars: Bars, open_engine: OpenEngine) -> Outcome:
@@ -49,6 +56,16 @@ def label(spec: LabelSpec, options: Options, bars: Bars, open_engine: OpenEngine
         job = report(workspace, workspace.recipe.signature().model_dump(mode="json"))
         finish(workspace, job)
         return Outcome(job, new=True)
+
+
+def standing(folder: Folder) -> dict[str, Any]:
+    """How far an unfinished label job is; as job.standing. What failed is not measured."""
+    ledger, (shards, rows) = folder.ledger(), folder.extent()
+    stages = {route: [ledger.count(TRANSLATIONS, route), rows] for route in ROUTES}
+    failed = sum(translated(ledger, route, "failed") for route in ROUTES)
+    stages["metric"] = [ledger.rows(QUALITY), len(ROUTES) * rows - failed]
+    stages["assemble"] = [len(standing_outputs(ledger)), shards]
+    return {"finished": False, "running": is_held(folder.work), "command": "label", "stages": stages}
 
 
 def exit_code(report: dict[str, Any]) -> int:
