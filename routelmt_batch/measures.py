@@ -20,6 +20,12 @@ Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.integer]
 
 METRICS = ("spearman", "hit_rate", "mean_delta", "oracle_share", "severe_loss_rate")
+_SAME = 1e-6  # points: nobody measures quality so finely, and float arithmetic makes up less
+
+
+def is_constant(gain: Floats) -> bool:
+    """Whether gains (N,) differ by no more than rounding: then nothing ranks them."""
+    return not len(gain) or bool(np.ptp(gain) <= _SAME)
 
 
 @dataclass(frozen=True)
@@ -83,6 +89,11 @@ class Ranking:
     ties: Ties
     contenders: Contenders | None = None
 
+    @property
+    def ranks(self) -> bool:
+        """Whether two rows with a score, if there are two, differ in it."""
+        return len(self.ties.rows) < self.scored or bool(self.ties.first.any())
+
 
 @dataclass(frozen=True)
 class Ranks:
@@ -115,7 +126,8 @@ def population(gain: Floats, rows: Integers) -> Population:
     place = np.empty(len(rows), np.intp)
     place[best_first] = np.arange(len(rows))
     ordered = gain[rows][best_first]
-    return Population(rows[best_first], ordered, place, _ties(ordered))
+    ties = _ties(np.zeros_like(ordered) if is_constant(ordered) else ordered)
+    return Population(rows[best_first], ordered, place, ties)
 
 
 def ranking(
@@ -262,14 +274,15 @@ def _dot(counts: Integers, values: Floats) -> float:
     return float(np.einsum("i,i", counts, values))
 
 
-def why_undefined(population: Population, router: Ranking, metric: str, k: int) -> str:
-    """The rule that leaves a metric without a value, of rows that count once each."""
+def why_undefined(population: Population, router: Ranking, metric: str) -> str:
+    """The rule that leaves a metric without a value, of rows that count once each and a budget of one or
+    more."""
     if metric != "spearman":
-        return "the budget is no row" if not k else "the gain oracle's mean_delta is not above 0"
+        return "the gain oracle's mean_delta is not above 0"
     if router.scored < 2:
         return "fewer than two rows have a score"
     gains = population.gain[router.place[: router.scored]]
-    return "all gains are equal" if (gains == gains[0]).all() else "all scores are equal"
+    return "all gains are equal" if is_constant(gains) else "all scores are equal"
 
 
 def edges(severe: float) -> list[float]:

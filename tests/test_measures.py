@@ -16,7 +16,9 @@ from scipy import stats
 from routelmt_batch import measures, resampling
 from routelmt_batch.measures import METRICS
 
-GAINS = st.one_of(st.sampled_from([0.0, -0.0, -5.0, 5.0, 1.0]), st.floats(-100, 100))
+GAINS = st.one_of(
+    st.sampled_from([0.0, -0.0, -5.0, 5.0, 1.0]), st.floats(-100, 100).map(lambda gain: round(gain, 3))
+)
 SCORES = st.one_of(GAINS, st.sampled_from([math.nan, math.inf, -math.inf]))
 ROWS = st.lists(st.tuples(GAINS, SCORES, st.integers(0, 4)), min_size=1, max_size=40)
 FRACTIONS = st.sampled_from(["0", "0.01", "0.29", "0.3", "0.5", "0.99", "1"]).map(Decimal)
@@ -146,6 +148,30 @@ def test_k_is_a_floor_in_decimal_arithmetic():
 def test_equal_gains_or_scores_leave_spearman_undefined():
     assert math.isnan(weighted([1, 1, 1], [1, 2, 3], [1] * 3, Decimal(1))["spearman"])
     assert math.isnan(weighted([1, 2, 3], [1, 1, 1], [1] * 3, Decimal(1))["spearman"])
+
+
+def test_gains_that_differ_by_rounding_alone_are_equal():
+    small = np.random.default_rng(0).uniform(20, 80, 300)
+    gain = (small + 3) - small
+    assert len(set(gain)) > 1  # what floats make of it
+    assert math.isnan(weighted(gain, gain, [1] * 300, Decimal("0.3"))["spearman"])
+    assert measures.is_constant(gain) and not measures.is_constant(np.array([1.0, 1.00001]))
+
+
+@pytest.mark.parametrize(
+    ("scores", "ranks"),
+    [
+        ([1, 1, 1], False),
+        ([1, 1, math.nan], False),
+        ([math.nan] * 3, False),
+        ([1, 1, 2], True),
+        ([1, 1, 2, 2], True),
+        ([1, math.nan], True),
+    ],
+)
+def test_equal_scores_rank_nothing(scores, ranks):
+    population = measures.population(np.arange(float(len(scores))), np.arange(len(scores)))
+    assert measures.ranking(population, np.array(scores, float)).ranks == ranks
 
 
 def test_the_oracles_share_is_undefined_if_the_oracle_loses():

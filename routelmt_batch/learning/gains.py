@@ -17,6 +17,16 @@ Floats = npt.NDArray[np.float64]
 
 QUALITY_SMALL, QUALITY_LARGE, GAIN = "quality_small", "quality_large", "gain"
 TOLERANCE: Final = 1e-3  # of the x100 scale: what rounding may do
+_GAIN_PLACES: Final = 9
+
+
+def gain_of(large: Floats, small: Floats) -> Floats:
+    """large - small, (rows,) each, of the x100 scale; NaN where one is.
+
+    Rounded, as 53.1 - 50.1 and 63.1 - 60.1 are two numbers to a float and one gain to everybody else.
+    """
+    with np.errstate(invalid="ignore"):  # of two infinite ones
+        return np.round(large - small, _GAIN_PLACES)
 
 
 def gain_columns(names: Sequence[str]) -> tuple[str, ...]:

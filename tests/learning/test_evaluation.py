@@ -149,9 +149,16 @@ def small_one(gain, score, budget="0.5", **options):
 
 def test_a_budget_of_no_row_leaves_nulls_and_says_so():
     found = small_one([1, 2, 3], [1, 2, 3], budget="0.1")
+    of_directions = labels([1, 2, 3, 4], [2, 4, 6, 8], np.array([0, 0, 1, 1]), ("en-de", "en-zh"))
+    thin = evaluate(of_directions, plain({"r": [1, 2, 3, 4]}), ["random"], Decimal("0.1"), resamples=20)
     assert found["k"] == 0 and found["best_baseline"] is None
     assert values(found["routers"]["r"]["overall"])["mean_delta"] is None
-    assert "overall: hit_rate is undefined for every router: the budget is no row" in found["warnings"]
+    for one, where in ((found, "overall"), (thin, "overall, en-de, en-zh")):
+        told = [warning for warning in one["warnings"] if "no row" in warning or "hit_rate" in warning]
+        assert told == [
+            f"{where}: --budget 0.1 is no row there: nothing is routed, and of the metrics Spearman alone is "
+            "defined"
+        ]
 
 
 def test_constant_gains_leave_nulls_and_say_so():
@@ -161,6 +168,37 @@ def test_constant_gains_leave_nulls_and_say_so():
     assert router["area"]["of_oracle-gain"] is None
     assert any("every gain is 2: routing cannot matter here" in warning for warning in found["warnings"])
     assert "overall: spearman is undefined for every router: all gains are equal" in found["warnings"]
+
+
+def test_gains_that_differ_by_rounding_alone_are_constant():
+    small = np.random.default_rng(0).uniform(20, 80, 300)
+    of_rows = labels(small, small + 3)
+    found = evaluate(of_rows, plain({"r": small}), ["random"], Decimal("0.3"), resamples=20)
+    assert found["routers"]["oracle-gain"]["overall"]["spearman"]["value"] is None
+    assert any("every gain is 3: routing cannot matter here" in warning for warning in found["warnings"])
+
+
+def test_a_router_of_equal_scores_is_told_and_no_best_baseline():
+    """The first rows gain most, so that taking them looks like the best of baselines."""
+    generator = np.random.default_rng(0)
+    small, gain = generator.uniform(20, 80, 300), np.arange(300.0, 0, -1)
+    direction = np.arange(300) % 2
+    part = np.where(direction == 0, 1.0, generator.random(300))
+    found = evaluate(
+        labels(small, small + gain, direction, ("en-de", "en-zh")),
+        plain({"level": np.ones(300), "part": part}),
+        ["random", "level"],
+        Decimal("0.3"),
+        resamples=20,
+    )
+    assert found["best_baseline"] == "random"
+    assert [warning for warning in found["warnings"] if "simply" in warning] == [
+        "overall: all scores of level are equal: the routed rows are simply the first 90",
+        "en-de: all scores of part are equal: the routed rows are simply the first 45",
+    ]
+    assert (
+        "macro: spearman of part has no mean over directions: it is undefined in en-de" in found["warnings"]
+    )
 
 
 def test_constant_and_missing_scores_leave_spearman_null_and_say_so():

@@ -33,7 +33,10 @@ def test_each_side_holds_its_rows_prompts_and_targets(tmp_path):
             seen[tuple(ids)] = (target, direction)
     row = labels[17]
     ids = Prompter(str(SMALL)).token_ids([row["source"]], ["en"], [row["target_lang"]])[0]
-    assert seen[tuple(ids)] == (row["quality_large"] - row["quality_small"], f"en-{row['target_lang']}")
+    assert seen[tuple(ids)] == (
+        pytest.approx(row["quality_large"] - row["quality_small"]),
+        f"en-{row['target_lang']}",
+    )
     train = examples.read(folder, "train").targets
     assert found["scale"] == {"mean": pytest.approx(train.mean()), "std": pytest.approx(train.std())}
 

@@ -3,6 +3,7 @@
 import json
 import math
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -74,6 +75,14 @@ def test_unusable_rows_are_left_out_and_counted(tmp_path, heard):
         "2 of 97 label rows left out: no text",
         "2 of 95 label rows left out: a language that is not one of LMT's 60 codes",
     ]
+
+
+def test_gains_that_differ_by_rounding_alone_teach_nothing(tmp_path, heard):
+    small = np.random.default_rng(0).uniform(20, 80, 300)
+    write_labels(tmp_path / "labels.parquet", quality_small=small, quality_large=small + 3)
+    spec = make_spec(tmp_path)
+    with pytest.raises(InputError, match="every gain on the train side is 3: there is nothing to learn"):
+        check_sides(rows_of(spec, heard), spec)
 
 
 def test_no_sentence_is_on_two_sides(tmp_path, heard):
@@ -163,7 +172,7 @@ def test_a_gain_is_that_of_the_qualities_and_another_one_is_told(tmp_path, heard
     table["gain"][4] += 0.0005
     table["gain"][5] = None
     pq.write_table(pa.table(table), path)
-    assert rows_of(make_spec(tmp_path), heard)["target"].to_pylist() == gains
+    assert rows_of(make_spec(tmp_path), heard)["target"].to_pylist() == pytest.approx(gains, abs=1e-8)
     assert heard.warnings == [
         "the column 'gain' is not quality_large - quality_small in 1 rows (by 0.500 at most); it is not used"
     ]

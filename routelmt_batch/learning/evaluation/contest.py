@@ -90,6 +90,8 @@ def doubts(contest: Contest, point: Floats, samples: Floats) -> list[str]:
     return [
         *_thin(contest),
         *_unscored(contest),
+        *_level(contest),
+        *_no_places(contest),
         *_undefined(contest, point),
         *_undefined_in_resamples(contest, point, samples),
     ]
@@ -101,7 +103,7 @@ def _thin(contest: Contest) -> list[str]:
         rows = len(population.rows)
         if rows < FEW_ROWS:
             found.append(f"{name}: {rows} rows are few (below {FEW_ROWS}): intervals are wide and unsure")
-        if population.gain[0] == population.gain[-1]:
+        if measures.is_constant(population.gain):
             found.append(
                 f"{name}: every gain is {population.gain[0]:g}: routing cannot matter here, and "
                 "which rows a router takes says nothing about it"
@@ -138,25 +140,63 @@ def _empty(name: str, ranking: Ranking, k: int) -> list[str]:
     ]
 
 
-def _undefined(contest: Contest, point: Floats) -> list[str]:
-    causes: dict[tuple[str, str, str], list[str]] = {}
-    for at, (name, population) in enumerate(contest.populations.items()):
-        for router, ranking, values in zip(contest.names, contest.rankings[name], point[at], strict=True):
-            for metric, value in zip(METRICS, values, strict=True):
-                if np.isnan(value):
-                    why = measures.why_undefined(population, ranking, metric, contest.places(name))
-                    causes.setdefault((name, metric, why), []).append(router)
-    found = [
-        f"{name}: {metric} is undefined for {_listed(routers, contest)}: {why}"
-        for (name, metric, why), routers in causes.items()
-    ]
-    for metric, missing in zip(METRICS, np.isnan(point[-1]).T, strict=True):
-        if contest.directions and missing.any():
-            routers = [router for router, gone in zip(contest.names, missing, strict=True) if gone]
+def _level(contest: Contest) -> list[str]:
+    """Routers whose scores say nothing; in a direction only what is not told of all rows."""
+    found, told = [], set[str]()
+    for name in contest.populations:
+        routers = [
+            router
+            for router, ranking in zip(contest.names, contest.rankings[name], strict=True)
+            if ranking.scored and not ranking.ranks and not ranking.contenders and router not in told
+        ]
+        if name == OVERALL:
+            told.update(routers)
+        if routers and (k := contest.places(name)):
             found.append(
-                f"{MACRO}: {metric} is undefined for {_listed(routers, contest)}: it is in a direction"
+                f"{name}: all scores of {', '.join(routers)} are equal: the routed rows are simply the "
+                f"first {k:,}"
             )
     return found
+
+
+def _no_places(contest: Contest) -> list[str]:
+    without = [name for name in contest.populations if not contest.places(name)]
+    if not without:
+        return []
+    return [
+        f"{', '.join(without)}: --budget {contest.budget} is no row there: nothing is routed, and of "
+        "the metrics Spearman alone is defined"
+    ]
+
+
+def _undefined(contest: Contest, point: Floats) -> list[str]:
+    """Values without one that the budget does not explain; see _no_places."""
+    causes: dict[tuple[str, str, str], list[str]] = {}
+    where: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for column, metric in enumerate(METRICS):
+        for index, router in enumerate(contest.names):
+            gone = [
+                name
+                for name, value in zip(contest.populations, point[:, index, column], strict=False)
+                if np.isnan(value) and (metric == "spearman" or contest.places(name))
+            ]
+            for name in gone:
+                population, ranking = contest.populations[name], contest.rankings[name][index]
+                why = measures.why_undefined(population, ranking, metric)
+                causes.setdefault((name, metric, why), []).append(router)
+            if directions := tuple(name for name in gone if name != OVERALL):
+                where.setdefault((metric, directions), []).append(router)
+    return [
+        *(
+            f"{name}: {metric} is undefined for {_listed(routers, contest)}: {why}"
+            for (name, metric, why), routers in causes.items()
+        ),
+        *(
+            f"{MACRO}: {metric} of {_listed(routers, contest)} has no mean over directions: it is undefined "
+            f"in {', '.join(directions)}"
+            for (metric, directions), routers in where.items()
+        ),
+    ]
 
 
 def _undefined_in_resamples(contest: Contest, point: Floats, samples: Floats) -> list[str]:

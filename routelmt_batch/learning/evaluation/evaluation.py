@@ -150,8 +150,8 @@ def _settings(labels: Labels, field: Contest) -> dict[str, Any]:
 def _results(
     labels: Labels, field: Contest, baselines: Sequence[str], point: Floats, samples: Floats
 ) -> dict[str, Any]:
-    best = _best(field.names, baselines, point)
     rankings = dict(zip(field.names, field.rankings[OVERALL], strict=True))
+    best = _best(field.names, [name for name in baselines if rankings[name].ranks], point)
     curves = {name: budget_curve(labels.quality_small, ranking) for name, ranking in rankings.items()}
     areas, warnings = _areas(labels, curves)
     routers, k = {}, field.places(OVERALL)

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from routelmt_batch.errors import InputError, UsageError
-from routelmt_batch.learning.gains import GAIN, Floats, OtherGains, given_gain, is_number
+from routelmt_batch.learning.gains import GAIN, Floats, OtherGains, gain_of, given_gain, is_number
 from routelmt_batch.learning.gains import QUALITY_LARGE as LARGE
 from routelmt_batch.learning.gains import QUALITY_SMALL as SMALL
 from routelmt_batch.learning.labels import LabelTable, find, texts_of, unreadable
@@ -47,7 +47,7 @@ class Labels:
 
     @property
     def gain(self) -> Floats:
-        return self.quality_large - self.quality_small
+        return gain_of(self.quality_large, self.quality_small)
 
 
 def read_tables(paths: Sequence[Path | str], score_columns: Sequence[str] = ()) -> Labels:

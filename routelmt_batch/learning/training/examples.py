@@ -19,6 +19,7 @@ from routelmt_batch.errors import InputError
 from routelmt_batch.learning.training.folder import TrainingFolder
 from routelmt_batch.learning.training.spec import TrainSpec
 from routelmt_batch.learning.training.split import SIDES, TEST, TRAIN
+from routelmt_batch.measures import is_constant
 from routelmt_batch.progress import Bars
 from routelmt_batch.prompts import Prompter, cut_off
 
@@ -51,7 +52,7 @@ def check_sides(rows: pa.Table, spec: TrainSpec) -> None:
                 f"the {side} side has {len(targets)} rows of {rows.num_rows}: give more labels, more "
                 f"distinct values of {spec.split.by!r}, larger fractions in split, or another split.seed"
             )
-        if side != TEST and np.ptp(targets) == 0:
+        if side != TEST and is_constant(targets):
             raise InputError(
                 f"every {spec.target} on the {side} side is {targets[0]:g}: there is nothing to learn. Are "
                 "the two models the same, or the metric's references missing?"

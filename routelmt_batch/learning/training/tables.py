@@ -19,7 +19,14 @@ import pyarrow.parquet as pq
 from routelmt_batch import checkpoints
 from routelmt_batch.atomic import sha256
 from routelmt_batch.errors import InputError, ModelError
-from routelmt_batch.learning.gains import QUALITY_SMALL, OtherGains, gain_columns, given_gain, is_number
+from routelmt_batch.learning.gains import (
+    QUALITY_SMALL,
+    OtherGains,
+    gain_columns,
+    gain_of,
+    given_gain,
+    is_number,
+)
 from routelmt_batch.learning.labels import LabelTable, Model, Signature, find, texts_of
 from routelmt_batch.learning.training.spec import TrainSpec
 from routelmt_batch.learning.training.split import TEST, sides
@@ -167,9 +174,9 @@ def _read(spec: TrainSpec, texts: Texts, file: TableFile, other_gains: OtherGain
     columns = dict.fromkeys((*text_columns(texts).values(), *targets, *given, by))
     table = pq.read_table(file.path, columns=list(columns), partitioning=None)
     first, *second = (table[name].cast(pa.float64()) for name in targets)
-    target = pc.subtract(first, *second) if second else first
+    target = gain_of(first.to_numpy(), second[0].to_numpy()) if second else first.to_numpy()
     for name in given:
-        other_gains.add(table[name].cast(pa.float64()).to_numpy(), target.to_numpy())
+        other_gains.add(table[name].cast(pa.float64()).to_numpy(), target)
     source_lang, target_lang = languages(table, texts)
     return pa.table(
         {
