@@ -135,4 +135,5 @@ def test_the_starter_spec_is_valid_and_names_every_default(tmp_path):
     path = tmp_path / "whole.yaml"
     path.write_text(text)
     assert load(path).models.small.replicas == spec.models.small.replicas == 1
-    assert load(path).run == spec.run, "the commented defaults are the defaults"
+    for part in ("run", "guard", "checks", "audit"):
+        assert getattr(load(path), part) == getattr(spec, part), "the commented defaults are the defaults"
