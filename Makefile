@@ -1,5 +1,5 @@
 # Two commands for a fresh machine: `make demo` and `make test`. The rest is development.
-.PHONY: setup setup-quality demo demo-quality demo-models test check lock clean
+.PHONY: setup setup-quality demo demo-guarded demo-quality demo-models test check lock clean
 
 PYTHON ?= python3.11
 # Where pip finds the CPU build of torch, if not in its ordinary sources: see README, Set-up.
@@ -38,6 +38,10 @@ $(QUALITY_READY): cluster/requirements-quality.txt pyproject.toml
 demo: setup
 	$(RUN) run jobs/demo/job.yaml
 
+# The same with guard, escalation and audit by the demo's COMET.
+demo-guarded: setup setup-quality
+	$(RUN) run jobs/demo/guarded.yaml
+
 # What routing is worth on the demo's own rows: both models translate all of them.
 demo-quality: setup
 	$(RUN) label jobs/demo/label.yaml --set input.uri=input --output runs/demo-quality/labels \
@@ -48,7 +52,7 @@ demo-quality: setup
 # The demo's models from parallel text, by the project's own commands; jobs/demo/README.md says how long.
 TEXT ?= ../shared/data/*.parquet
 TRAINED := runs/demo-models
-demo-models: setup
+demo-models: setup setup-quality
 	$(BIN)/python jobs/demo/split_text.py $(TEXT) --out $(TRAINED)/text
 	$(BIN)/python jobs/demo/train_translators.py $(TRAINED)/text/train --out $(TRAINED)
 	$(RUN) label jobs/demo/label.yaml
@@ -68,6 +72,7 @@ demo-models: setup
 	  --router encoder=$(TRAINED)/encoder --router length=$(TRAINED)/small \
 	  --router rarity=$(TRAINED)/text/train --router entropy=$(TRAINED)/small
 	$(RUN) calibrate $(TRAINED)/router $(TRAINED)/labels-test/data
+	$(QUALITY)/bin/python jobs/demo/make_comet.py $(TRAINED) --out $(TRAINED)/comet
 	$(BIN)/python jobs/demo/publish_models.py $(TRAINED) --to jobs/demo/models
 
 test: setup setup-quality

@@ -31,12 +31,17 @@ def what_if(lines: Iterable[WhatIf]) -> Table:
 
 
 def job(report: Mapping[str, Any]) -> Group:
-    """The job as compact tables: rows, budget, routes, passes."""
+    """The job as compact tables: rows with budget, guard and audit, then routes, directions, passes."""
+    return Group(_summary(report), _routes(report), _directions(report), _passes(report))
+
+
+def _summary(report: Mapping[str, Any]) -> Table:
     gain = report["gain"]
     rows = _table(report["name"], "")
     rows.add_row("rows", _extent(report))
     rows.add_row("status", _counts(report["status"]))
     rows.add_row("reasons", _counts(report["reason"]) or "none")
+    rows.add_row("doubtful", _counts(report["checks"]) or "none")
     for name, told in _budget(report).items():
         rows.add_row(name, told)
     rows.add_row(
@@ -44,11 +49,18 @@ def job(report: Mapping[str, Any]) -> Group:
         f"{report['predicted_gain_bought']:,.1f} bought; mean {_number(gain['all']['mean'])} of all, "
         f"{_number(gain['routed']['mean'])} of routed rows",
     )
+    for name, told in (_guard(report["guard"]) | _audit(report["audit"]) | _drift(report["drift"])).items():
+        rows.add_row(name, told)
+    for advice in report["advice"]:
+        rows.add_row("advice", advice)
     for name, reason in report["unreadable"].items():
         rows.add_row("unreadable", f"{name}: {reason}")
     for warning in report["warnings"]:
         rows.add_row("warning", warning)
+    return rows
 
+
+def _routes(report: Mapping[str, Any]) -> Table:
     routes = _table("model", "planned", "translated", "tokens in", "tokens out")
     for route in (SMALL, LARGE):
         tokens = report["tokens"].get(route, {"in": 0, "out": 0})
@@ -59,12 +71,20 @@ def job(report: Mapping[str, Any]) -> Group:
             f"{tokens['in']:,}",
             f"{tokens['out']:,}",
         )
+    return routes
+
+
+def _directions(report: Mapping[str, Any]) -> Table:
     directions = _table("direction", "rows", "to large", "ok", "not ok")
     for name, counts in report["direction"].items():
         ok = counts.get("ok", 0)
         directions.add_row(
             name, f"{counts['rows']:,}", f"{counts['large']:,}", f"{ok:,}", f"{counts['rows'] - ok:,}"
         )
+    return directions
+
+
+def _passes(report: Mapping[str, Any]) -> Table:
     passes = _table("pass", "rows", "seconds", "engine start", "rows/s after start")
     for line in report["passes"]:
         passes.add_row(
@@ -74,7 +94,55 @@ def job(report: Mapping[str, Any]) -> Group:
             f"{line['engine_start_seconds']:.1f}",
             f"{line['rows_per_second']:,.0f}",
         )
-    return Group(rows, routes, directions, passes)
+    return passes
+
+
+def _guard(guard: Mapping[str, Any] | None) -> dict[str, str]:
+    """What the guard did with calls to the large model, and what that cost."""
+    if guard is None:
+        return {}
+    found = {}
+    if guard["mode"] != "off":
+        found["guard"] = (
+            f"{guard['mode']}, above {guard['keep_small_above']:g}: {guard['kept_small']:,} planned rows "
+            f"kept small, {guard['freed_places_taken']:,} freed places taken, {guard['unfilled']:,} unfilled"
+        )
+    if guard["held_back"]:
+        found["escalated"] = f"{guard['escalated']:,} of {guard['held_back']:,} places held back"
+    if guard["verify"]:
+        found["verified"] = f"{guard['verified_small']:,} rows, the small model's text stands"
+    measured = _counts({f"of {name}": count for name, count in guard["measured"].items()})
+    found["guard's cost"] = (
+        f"{guard['extra_small_translations']:,} extra small translations; measured: {measured or 'none'}"
+    )
+    return found
+
+
+def _audit(audit: Mapping[str, Any] | None) -> dict[str, str]:
+    """Predicted against realised gain on the sample; without enough rows of it, only its size."""
+    if audit is None:
+        return {}
+    calls = audit["calls"]
+    found = {
+        "audit": f"{audit['sampled']:,} rows, {audit['rows']:,} measured; {calls[LARGE]:,} large and "
+        f"{calls[SMALL]:,} small calls beside the budget"
+    }
+    if "realised" in audit:
+        found["audited gain"] = (
+            f"mean {_number(audit['predicted'])} predicted, {_number(audit['realised'])} realised; "
+            f"Spearman {_interval(audit['spearman'])}"
+        )
+        found[f"MeanDelta@{audit['fraction']}"] = "; ".join(
+            f"{name} {_interval(value)}" for name, value in audit["mean_delta"].items()
+        )
+        found["severe losses"] = f"{_interval(audit['severe_loss_rate'])}% of the sample's routed rows"
+    return found
+
+
+def _drift(drift: Mapping[str, Any] | None) -> dict[str, str]:
+    if drift is None:
+        return {}
+    return {"drift": f"PSI {drift['psi']:.3f}, KS {drift['ks']:.3f} from the router's calibration"}
 
 
 def _budget(report: Mapping[str, Any]) -> dict[str, str]:
@@ -197,3 +265,7 @@ def _counts(counts: Mapping[str, int]) -> str:
 
 def _number(value: float | None) -> str:
     return "-" if value is None else f"{value:,.2f}"
+
+
+def _interval(value: Mapping[str, float | None]) -> str:
+    return f"{_number(value['value'])} ({_number(value['low'])} to {_number(value['high'])})"

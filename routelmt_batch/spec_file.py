@@ -143,11 +143,13 @@ def resolve(spec: PassSpecs, path: Path) -> PassSpecs:
         "output": spec.output.model_copy(update={"uri": from_here(spec.output.uri)}),
         "models": Models(small=with_source(spec.models.small), large=with_source(spec.models.large)),
     }
-    if isinstance(spec, JobSpec):
-        found["router"] = with_source(spec.router)
-    elif spec.metric.source.startswith(COMET):
+    if spec.metric and spec.metric.source.startswith(COMET):
         source = COMET + beside(spec.metric.checkpoint, folder)
         found["metric"] = spec.metric.model_copy(update={"source": source})
+    if isinstance(spec, JobSpec):
+        found["router"] = with_source(spec.router)
+        if spec.guard.router:
+            found["guard"] = spec.guard.model_copy(update={"router": with_source(spec.guard.router)})
     return spec.model_copy(update=found)
 
 

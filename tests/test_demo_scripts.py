@@ -1,8 +1,11 @@
 """The demo's own scripts: a split that keeps groups whole, translators that go on with the same work only."""
 
+import hashlib
 import importlib
 import json
+import random
 import re
+import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,9 +13,12 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from sacrebleu.metrics import CHRF
+from scipy import stats
 
+from routelmt_batch import quality
 from routelmt_batch.learning.training import model_card
-from tests.conftest import DEMO
+from tests.conftest import DEMO, MODELS, comets
 
 
 @pytest.fixture
@@ -121,3 +127,88 @@ def test_the_makefile_trains_with_the_learning_rates_that_are_told(output, row):
     (line,) = [one for one in makefile.splitlines() if one.endswith(f"--output $(TRAINED)/{output}")]
     (told,) = re.findall(rf"^\| {row}.*?\| learning rate (\S+)", DEMO.joinpath("README.md").read_text(), re.M)
     assert float(line.partition("learning_rate=")[2].split()[0]) == float(told)
+
+
+WORDS = [
+    "I",
+    "saw",
+    "a",
+    "cat",
+    "near",
+    "the",
+    "river",
+    "and",
+    "dog",
+    "in",
+    "house",
+    "Ich",
+    "sah",
+    "eine",
+    "Katze",
+    "am",
+    "Fluss",
+    "Haus",
+    "Hund",
+    "und",
+]
+
+
+def labels(folder: Path, rows: int, seed: int) -> list[dict]:
+    """A label table of random words; the second model's translations are nearer to the reference."""
+    draw, found = random.Random(seed), []
+    for group in range(rows):
+        source, reference, small = (" ".join(draw.choices(WORDS, k=5)) for _ in range(3))
+        row = {"source": source, "reference": reference, "source_lang": "en", "target_lang": "de"}
+        texts = {"small": small, "large": f"{reference[: draw.randrange(1, 30)]} {small}"}
+        for model, text in texts.items():
+            row[f"translation_{model}"] = text
+            row[f"quality_{model}"] = CHRF().sentence_score(text, [reference]).score
+        row["gain"] = row["quality_large"] - row["quality_small"]
+        found.append(row | {"group": f"{seed} {group}"})
+    (folder / "data").mkdir(parents=True)
+    pq.write_table(pa.Table.from_pylist(found), folder / "data" / "a.parquet")
+    return found
+
+
+def examples(card: str) -> list[tuple[str, str, float]]:
+    """The scores that a COMET card gives for a few pairs."""
+    lines = card.split("| source | translation | score |")[1].split("## Data")[0].strip().splitlines()[1:]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return [(source, translation, float(score)) for source, translation, score in cells]
+
+
+def check_examples(folder: Path) -> None:
+    given = examples((folder / "README.md").read_text(encoding="utf8"))
+    scores = comets(folder, [{"src": source, "mt": text} for source, text, _ in given])["scores"]
+    assert len(given) == 3
+    assert [score for *_, score in given] == pytest.approx([100 * score for score in scores], abs=0.006)
+
+
+def test_a_comet_is_trained_and_its_card_says_what_it_scores(tmp_path):
+    labels(tmp_path / "labels", 90, seed=0)
+    held_out = labels(tmp_path / "labels-test", 40, seed=1)
+    labels(tmp_path / "text" / "train", 90, seed=2)
+    command = [quality.check().python, "-W", "ignore", str(DEMO / "make_comet.py"), str(tmp_path)]
+    out = tmp_path / "comet"
+    answer = subprocess.run(
+        [*command, "--out", str(out), "--epochs", "1"], capture_output=True, text=True, timeout=200
+    )
+    assert answer.returncode == 0, answer.stderr[-2000:]
+    check_examples(out)
+    card = (out / "README.md").read_text(encoding="utf8")
+    for name, models in (("both, all directions", ("small", "large")), ("the large model", ("large",))):
+        samples = [{"src": row["source"], "mt": row[f"translation_{m}"]} for m in models for row in held_out]
+        chrf = [row[f"quality_{m}"] for m in models for row in held_out]
+        scores = comets(out, samples)["scores"]
+        found = [test(scores, chrf).statistic for test in (stats.pearsonr, stats.spearmanr, stats.kendalltau)]
+        assert f"| {name} | {len(chrf)} | " + " | ".join(f"{one:.3f}" for one in found) in card
+    published = [path.relative_to(out).as_posix() for path in sorted(out.rglob("*")) if path.is_file()]
+    assert str(tmp_path) not in (out / "hparams.yaml").read_text()
+    assert "checkpoints/model.ckpt" in published and "encoder/model.safetensors" not in published
+
+
+def test_the_shipped_comet_is_the_one_that_its_card_measured():
+    folder = MODELS / "comet"
+    digest = hashlib.sha256((folder / "checkpoints" / "model.ckpt").read_bytes()).hexdigest()
+    assert f"`{digest}`" in (folder / "README.md").read_text(encoding="utf8")
+    check_examples(folder)

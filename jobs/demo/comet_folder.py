@@ -21,6 +21,7 @@ from tokenizers import SentencePieceUnigramTokenizer, processors
 from transformers import XLMRobertaConfig, XLMRobertaModel, XLMRobertaTokenizerFast
 
 ENCODER = "encoder"
+CHECKPOINT = Path("checkpoints", "model.ckpt")
 _MARKS = ["<s>", "<pad>", "</s>", "<unk>"]  # with XLM-R's ids
 
 
@@ -54,7 +55,7 @@ def save(model: CometModel, folder: Path) -> None:
     """Write a model as unbabel-comet's load_from_checkpoint reads it."""
     trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
     trainer.strategy.connect(model)
-    trainer.save_checkpoint(folder / "checkpoints" / "model.ckpt", weights_only=True)
+    trainer.save_checkpoint(folder / CHECKPOINT, weights_only=True)
     save_hparams_to_yaml(folder / "hparams.yaml", model.hparams)
     for weights in (folder / ENCODER).glob("*.safetensors"):
         weights.unlink()  # the checkpoint has them

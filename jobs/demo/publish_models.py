@@ -1,4 +1,4 @@
-"""Put the models that `make demo-models` trained into jobs/demo/models, each translator with its card.
+"""Put the models that `make demo-models` trained into jobs/demo/models, each with its card.
 
     python jobs/demo/publish_models.py runs/demo-models --to jobs/demo/models
 
@@ -83,11 +83,12 @@ def main() -> None:
         shutil.copytree(source, target, ignore=shutil.ignore_patterns("training.json"))
         card = CARD.format(name=name, rows=len(rows), figures=figures(rows, name), **facts) + LICENCE
         (target / "README.md").write_text(card, encoding="utf8")
-    shutil.rmtree(arguments.to / "router", ignore_errors=True)
     work = shutil.ignore_patterns("_train", "_calibrate")
-    shutil.copytree(arguments.trained / "router", arguments.to / "router", ignore=work)
-    with open(arguments.to / "router" / "README.md", "a", encoding="utf8") as card:
-        card.write("\n" + LICENCE)
+    for name in ("router", "comet"):
+        shutil.rmtree(arguments.to / name, ignore_errors=True)
+        shutil.copytree(arguments.trained / name, arguments.to / name, ignore=work)
+        with open(arguments.to / name / "README.md", "a", encoding="utf8") as card:
+            card.write("\n" + LICENCE)
 
 
 if __name__ == "__main__":
