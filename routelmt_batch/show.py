@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -10,14 +11,17 @@ from rich.console import Console, Group
 from rich.table import Table
 
 from routelmt_batch.doctor import Finding
+from routelmt_batch.rates import Estimate
 from routelmt_batch.routers.card import Calibration
 from routelmt_batch.rows import LARGE, SMALL
 from routelmt_batch.stages.allocate import WhatIf
 
 
-def what_if(lines: Iterable[WhatIf]) -> Table:
-    table = _table("budget", "rows to large", "prompt tokens", "predicted gain", "gain/row", "threshold")
-    for line in lines:
+def what_if(lines: Sequence[WhatIf], estimates: Sequence[Estimate] = ()) -> Table:
+    """What each budget buys; with estimates, in how many hours and for how much."""
+    names = ("budget", "rows to large", "prompt tokens", "predicted gain", "gain/row", "threshold")
+    table = _table(*names, *(("hours", "cost") if estimates else ()))
+    for line, estimate in itertools.zip_longest(lines, estimates):
         table.add_row(
             f"{line.fraction:.2f}",
             f"{line.rows:,}",
@@ -25,6 +29,7 @@ def what_if(lines: Iterable[WhatIf]) -> Table:
             f"{line.predicted_gain:,.1f}",
             _number(line.predicted_gain / line.rows if line.rows else None),
             _number(line.threshold),
+            *((_number(estimate.hours), _number(estimate.cost)) if estimate else ()),
         )
     return table
 
