@@ -184,7 +184,10 @@ def _table(*columns: str) -> Table:
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for index, name in enumerate(columns):
         numeric = index > 0 and len(columns) > 2
-        table.add_column(name, justify="right" if numeric else "left", overflow="fold")
+        longest_word = max(map(len, name.split()), default=None)
+        table.add_column(
+            name, justify="right" if numeric else "left", overflow="fold", min_width=longest_word
+        )
     return table
 
 

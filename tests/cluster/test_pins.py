@@ -29,6 +29,11 @@ def test_ray_is_the_same_everywhere(path):
 def test_the_gpu_build_of_torch_is_whole():
     """What the CUDA build of torch 2.13.0 names as its own requirements (its metadata on PyPI)."""
     gpu = pins(REPOSITORY / "cluster" / "requirements-gpu.txt")
-    wanted = {"torch": "2.13.0", "triton": "3.7.1", "nvidia-nccl-cu13": "2.29.7", "nvidia-cudnn-cu13": "9.20.0.48"}
+    wanted = {
+        "torch": "2.13.0",
+        "triton": "3.7.1",
+        "nvidia-nccl-cu13": "2.29.7",
+        "nvidia-cudnn-cu13": "9.20.0.48",
+    }
     assert wanted.items() <= gpu.items()
     assert gpu["cuda-toolkit"].startswith("13.0.3")
