@@ -6,6 +6,7 @@ import json
 import shlex
 import signal
 import sys
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -125,7 +126,7 @@ def run(
     carry_out(job.run, job_spec, options, show.job, exit_code)
 
 
-@app.command(epilog="Example: routelmt-batch plan jobs/demo/job.yaml")
+@app.command(epilog="Example: routelmt-batch plan jobs/demo/job.yaml --rates rates.yaml")
 def plan(
     spec: SpecPath,
     budget: BudgetOption = None,
@@ -133,31 +134,52 @@ def plan(
     settings: SetOption = None,
     limit: LimitOption = None,
     shards: ShardsOption = None,
+    rates_file: Annotated[
+        str | None,
+        typer.Option("--rates", metavar="FILE", help="Show hours and cost, too, from measured rates."),
+    ] = None,
     address: AddressOption = None,
     verbose: VerboseOption = False,
 ) -> None:
     """Score only, and show what each budget would buy. `run` goes on from there at any budget."""
-    from routelmt_batch import job, show
+    from routelmt_batch import job, rates, show
     from routelmt_batch.spec_file import load
 
     job.stop_on_signals()
     job_spec = load(spec, settings or (), budget_fraction=budget, output_uri=output)
+    measured = rates.load(rates_file, job_spec) if rates_file else None
     options = job.Options(limit, shards, False, address, verbose)
     lines = job.plan(job_spec, options, Bars(stderr_console()), partial(job.vllm_engine, options=options))
-    show.console().print(show.what_if(lines))
-    again = shlex.join(["routelmt-batch", "run", *sys.argv[2:]])
+    estimates = [rates.estimate(measured, job_spec, line) for line in lines] if measured else []
+    show.console().print(show.what_if(lines, estimates))
+    again = shlex.join(["routelmt-batch", "run", *_without("--rates", sys.argv[2:])])
     show.console().print(f"Go on with: {again} --budget P", soft_wrap=True)
+
+
+def _without(option: str, arguments: Sequence[str]) -> Iterator[str]:
+    """A command's arguments without an option and its value."""
+    rest = iter(arguments)
+    for argument in rest:
+        if argument == option:
+            next(rest, None)
+        elif not argument.startswith(f"{option}="):
+            yield argument
 
 
 @app.command(epilog="Example: routelmt-batch report runs/demo")
 def report(
     output: Annotated[str, typer.Argument(metavar="OUTPUT", help="A job's output folder.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+    as_rates: Annotated[
+        bool, typer.Option("--rates", help="Print what its pools did as a rates file for `plan --rates`.")
+    ] = False,
 ) -> None:
     """Show the report of a job or of labels; of one that runs or was stopped, how far it is."""
-    from routelmt_batch import job, show
+    from routelmt_batch import job, rates, show
     from routelmt_batch.learning.labelling import label
     from routelmt_batch.manifest import command
+    from routelmt_batch.spec import JobSpec
+    from routelmt_batch.spec_file import read
     from routelmt_batch.workspace import Folder
 
     folder = Folder(Path(output))
@@ -167,7 +189,11 @@ def report(
     labels = command(manifest["fingerprints"]) == "label"
     found = job.finished(folder)
     state = found or (label if labels else job).standing(folder)
-    if as_json:
+    if as_rates:
+        if not found or labels:
+            raise OutputError(f"{output}: rates are of a finished job that translated")
+        typer.echo(rates.measured(found, read(folder.spec, (), JobSpec)), nl=False)
+    elif as_json:
         typer.echo(json.dumps(state, ensure_ascii=False, indent=1))
     else:
         table = (show.labels if labels else show.job) if found else show.standing

@@ -63,6 +63,11 @@ class PartEntry:
     def rows(self) -> int:
         return sum(span.rows for span in self.spans.values())
 
+    @property
+    def lane(self) -> str:
+        """What the part's file is named for: the model of a translation."""
+        return self.part.rpartition("-")[0]
+
 
 class Ledger:
     """The commits of one job, in order. One process writes; any may read."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -11,14 +12,17 @@ from rich.table import Table
 
 from routelmt_batch.doctor import Finding
 from routelmt_batch.progress import counted
+from routelmt_batch.rates import Estimate
 from routelmt_batch.routers.card import Calibration
 from routelmt_batch.rows import LARGE, SMALL
 from routelmt_batch.stages.allocate import WhatIf
 
 
-def what_if(lines: Iterable[WhatIf]) -> Table:
-    table = _table("budget", "rows to large", "prompt tokens", "predicted gain", "gain/row", "threshold")
-    for line in lines:
+def what_if(lines: Sequence[WhatIf], estimates: Sequence[Estimate] = ()) -> Table:
+    """What each budget buys; with estimates, in how many hours and for how much."""
+    names = ("budget", "rows to large", "prompt tokens", "predicted gain", "gain/row", "threshold")
+    table = _table(*names, *(("hours", "cost") if estimates else ()))
+    for line, estimate in itertools.zip_longest(lines, estimates):
         table.add_row(
             f"{line.fraction:.2f}",
             f"{line.rows:,}",
@@ -26,6 +30,7 @@ def what_if(lines: Iterable[WhatIf]) -> Table:
             f"{line.predicted_gain:,.1f}",
             _number(line.predicted_gain / line.rows if line.rows else None),
             _number(line.threshold),
+            *((_number(estimate.hours), _number(estimate.cost)) if estimate else ()),
         )
     return table
 
@@ -251,7 +256,10 @@ def _table(*columns: str) -> Table:
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for index, name in enumerate(columns):
         numeric = index > 0 and len(columns) > 2
-        table.add_column(name, justify="right" if numeric else "left", overflow="fold")
+        longest_word = max(map(len, name.split()), default=None)
+        table.add_column(
+            name, justify="right" if numeric else "left", overflow="fold", min_width=longest_word
+        )
     return table
 
 

@@ -15,7 +15,7 @@ LAYERS = (
     {"show", "options"},
     {"learning.evaluation", "learning.labelling", "learning.training", "learning.calibrate"},
     {"learning"},
-    {"job"},
+    {"job", "rates"},
     {"stages"},
     {"routers", "metrics"},
     {"engines"},

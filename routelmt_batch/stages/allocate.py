@@ -78,13 +78,16 @@ class Plan:
 
 @dataclass(frozen=True)
 class WhatIf:
-    """What a budget would buy: rows and prompt tokens to the large model, summed gain, threshold."""
+    """What a budget would buy: rows and prompt tokens to the large model, summed gain, threshold; and
+    those of all translatable rows, which do not depend on it."""
 
     fraction: Decimal
     rows: int
     prompt_tokens: int
     predicted_gain: float
     threshold: float | None
+    all_rows: int
+    all_prompt_tokens: int
 
 
 def allocate(workspace: Job) -> Plan:
@@ -226,15 +229,19 @@ def what_if(workspace: Job, fractions: Iterable[Decimal] = WHAT_IF) -> list[What
     wanted = [min(places(fraction, rows_with_gain), worth) for fraction in fractions]
     found = cuts(lambda: gains(workspace), wanted, len(workspace.shards))
     tokens, bought = [0] * len(wanted), [0.0] * len(wanted)
+    all_rows = all_tokens = 0
     for table in _tables(workspace):
         part = as_gains(table, workspace.ranks)
         prompt_tokens = pc.fill_null(table["prompt_tokens"], 0).to_numpy()
+        translatable = ~is_skipped(table)
+        all_rows += int(translatable.sum())
+        all_tokens += int(prompt_tokens[translatable].sum(dtype=np.int64))
         for index, cut in enumerate(found):
             routed = admitted(cut, part)
             tokens[index] += int(prompt_tokens[routed].sum(dtype=np.int64))
             bought[index] += summed(part.gain[routed])
     return [
-        WhatIf(fraction, rows, token, gain, cut.gain if cut else None)
+        WhatIf(fraction, rows, token, gain, cut.gain if cut else None, all_rows, all_tokens)
         for fraction, rows, token, gain, cut in zip(fractions, wanted, tokens, bought, found, strict=True)
     ]
 

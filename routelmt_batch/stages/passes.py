@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,6 +61,20 @@ def spans(table: pa.Table) -> dict[str, Span]:
     }
 
 
+@dataclass
+class LaneTime:
+    """What one lane of a pass committed: rows, when its engine was ready, when its last part was there."""
+
+    rows: int = 0
+    ready_at: float = float("inf")
+    done_at: float = 0.0
+
+    def take(self, receipt: Receipt) -> None:
+        self.rows += receipt["entry"].rows
+        self.ready_at = min(self.ready_at, receipt["engine_ready_at"])
+        self.done_at = time.time()
+
+
 def run_pass(
     workspace: AnyWorkspace,
     engine: Engine,
@@ -77,19 +92,21 @@ def run_pass(
     """
     if done >= total:
         return
-    started, ready, rows = time.time(), float("inf"), 0
+    started = time.time()
+    lane_times: defaultdict[str, LaneTime] = defaultdict(LaneTime)
     try:
         with bars.rows(name, total, done) as advance:
             for receipt in engine.run(lanes):
                 entry: PartEntry = receipt["entry"]
                 before_commit(entry)
                 workspace.ledger.commit(entry)
-                ready = min(ready, receipt["engine_ready_at"])
-                rows += entry.rows
+                lane_times[entry.lane].take(receipt)
                 advance(entry.rows)
                 after_commit()
     finally:
-        record_time(workspace.ledger, name, rows, started, min(ready, time.time()) - started)
+        ready = min((lane.ready_at for lane in lane_times.values()), default=time.time())
+        rows = sum(lane.rows for lane in lane_times.values())
+        record_time(workspace.ledger, name, rows, started, ready - started, lane_times)
 
 
 def refuse_failures(workspace: AnyWorkspace, failed: int, told: str) -> None:
@@ -107,15 +124,24 @@ def refuse_failures(workspace: AnyWorkspace, failed: int, told: str) -> None:
 
 
 def record_time(
-    ledger: Ledger, name: str, rows: int, started: float, engine_start_seconds: float = 0.0
+    ledger: Ledger,
+    name: str,
+    rows: int,
+    started: float,
+    engine_start_seconds: float = 0.0,
+    lanes: Mapping[str, LaneTime] | None = None,
 ) -> None:
-    """Put a pass's time into the ledger; a resumed pass has a line for each run."""
+    """Put a pass's time into the ledger, and each lane's own; a resumed pass has a line for each run."""
     ledger.record(
         "pass",
         name=name,
         rows=rows,
         seconds=round(time.time() - started, 3),
         engine_start_seconds=round(engine_start_seconds, 3),
+        lanes={
+            name: {"rows": lane.rows, "seconds": round(lane.done_at - lane.ready_at, 3)}
+            for name, lane in (lanes or {}).items()
+        },
     )
 
 

@@ -1,0 +1,166 @@
+"""Hours and cost of a budget, from what one GPU was measured to do. It opens no corpus and no engine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+from pydantic import Field, model_validator
+
+from routelmt_batch.errors import SpecError
+from routelmt_batch.rows import LARGE, SMALL
+from routelmt_batch.spec import JobSpec, Part, Pool
+from routelmt_batch.spec_file import read
+from routelmt_batch.stages.allocate import WhatIf
+
+ROUTER, METRIC = "router", "metric"
+_HOUR_S = 3600.0
+_HEADER = """\
+# Measured by {name}: what one GPU does of each pool once it runs, and how long the pool takes to start.
+# Set gpus to what a night will have, price_per_gpu_hour to what one costs, and give the file to
+# `routelmt-batch plan SPEC --rates FILE`. Without GPUs an engine counts as one.
+"""
+
+
+class Work(NamedTuple):
+    rows: int
+    prompt_tokens: int
+
+
+class Rate(Part):
+    """What one GPU of a pool was measured to do, in rows or in prompt tokens, output included in the
+    time; how many GPUs the pool has, and what one of them costs an hour."""
+
+    rows_per_second_per_gpu: float | None = Field(None, gt=0, allow_inf_nan=False)
+    prompt_tokens_per_second_per_gpu: float | None = Field(None, gt=0, allow_inf_nan=False)
+    start_seconds: float = Field(0, ge=0, allow_inf_nan=False)  # until its engines take the first row
+    gpus: int = Field(ge=1)
+    price_per_gpu_hour: float | None = Field(None, ge=0, allow_inf_nan=False)
+
+    @model_validator(mode="after")
+    def _one_measure(self) -> Rate:
+        if (self.rows_per_second_per_gpu is None) == (self.prompt_tokens_per_second_per_gpu is None):
+            raise ValueError("give rows_per_second_per_gpu or prompt_tokens_per_second_per_gpu, one of them")
+        return self
+
+    def hours(self, work: Work) -> float:
+        """From the start of the pool's engines to its last row; none if there is no row."""
+        if not work.rows:
+            return 0.0
+        if self.rows_per_second_per_gpu is not None:
+            seconds = work.rows / self.rows_per_second_per_gpu
+        else:
+            assert self.prompt_tokens_per_second_per_gpu is not None
+            seconds = work.prompt_tokens / self.prompt_tokens_per_second_per_gpu
+        return (self.start_seconds + seconds / self.gpus) / _HOUR_S
+
+
+class Rates(Part):
+    router: Rate
+    small: Rate
+    large: Rate
+    metric: Rate | None = None  # of a guard that measures
+
+    @model_validator(mode="after")
+    def _metric_by_rows(self) -> Rates:
+        if self.metric and self.metric.rows_per_second_per_gpu is None:
+            raise ValueError("metric: give rows_per_second_per_gpu: it reads no prompt")
+        return self
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A whole job at one budget. `hours` are from end to end, `cost` is of the hours that each pool's
+    GPUs are held; None without prices."""
+
+    hours: float
+    cost: float | None
+
+
+def load(path: str | Path, spec: JobSpec) -> Rates:
+    """Read a rates file for a job.
+
+    Raises:
+        SpecError: it cannot be read, a key or value is wrong, or the job's guard needs the metric's rate.
+    """
+    rates = read(Path(path), (), Rates)
+    if spec.guard.measures and not rates.metric:
+        raise SpecError(f"{path}: the job's guard measures translations: give metric, too")
+    return rates
+
+
+def estimate(rates: Rates, spec: JobSpec, line: WhatIf) -> Estimate:
+    """Hours and cost of a job at a budget, scoring included. The small and the large pool run side by
+    side, each on its own GPUs, unless `run.pools` is sequential. What is left out: assembly, an audit's
+    sample, the prefill of a guard that predicts."""
+    work = workload(spec, line)
+    pools: dict[str, Rate] = {ROUTER: rates.router, SMALL: rates.small, LARGE: rates.large}
+    if rates.metric:
+        pools[METRIC] = rates.metric
+    hours = {name: rate.hours(work[name]) for name, rate in pools.items()}
+    both = hours[SMALL], hours[LARGE]
+    translation = sum(both) if spec.run.pools == "sequential" else max(both)
+    costs = [
+        hours[name] * rate.gpus * rate.price_per_gpu_hour
+        for name, rate in pools.items()
+        if rate.price_per_gpu_hour is not None
+    ]
+    return Estimate(
+        hours[ROUTER] + translation + hours.get(METRIC, 0.0),
+        sum(costs) if len(costs) == len(pools) else None,
+    )
+
+
+def workload(spec: JobSpec, line: WhatIf) -> dict[str, Work]:
+    """What each pool has to do at a budget. Of a guard the most that it can take is counted."""
+    guard, everything = spec.guard, Work(line.all_rows, line.all_prompt_tokens)
+    large = Work(line.rows, line.prompt_tokens)
+    small = Work(everything.rows - large.rows, everything.prompt_tokens - large.prompt_tokens)
+    verified = large.rows if guard.verify else 0
+    if guard.escalate_below is not None:
+        small_measured = everything.rows
+    elif guard.mode == "hypothesis":
+        small_measured = min(int(guard.candidates * large.rows), everything.rows)
+    else:
+        small_measured = verified
+    return {
+        ROUTER: everything,
+        SMALL: everything if guard.hypotheses else small,
+        LARGE: large,
+        METRIC: Work(small_measured + verified, 0),
+    }
+
+
+def measured(report: Mapping[str, Any], spec: JobSpec) -> str:
+    """A rates file from a finished job's report: rows/s of each pool that ran, its start, its GPUs."""
+    pools: dict[str, Pool] = {
+        ROUTER: spec.router,
+        SMALL: spec.models.small,
+        LARGE: spec.models.large,
+        **({METRIC: spec.metric} if spec.metric else {}),
+    }
+    found: dict[str, dict[str, Any]] = {}
+    for name, pool in pools.items():
+        passes = [(line, lane) for line in report["passes"] for lane in _lanes(line, name)]
+        seconds = sum(lane["seconds"] for _, lane in passes)
+        if seconds > 0:
+            gpus = pool.replicas * (pool.gpus or pool.tensor_parallel_size)
+            found[name] = {
+                "rows_per_second_per_gpu": round(sum(lane["rows"] for _, lane in passes) / seconds / gpus, 3),
+                "start_seconds": max(line["engine_start_seconds"] for line, _ in passes),
+                "gpus": gpus,
+                "price_per_gpu_hour": None,
+            }
+    return _HEADER.format(name=report["name"]) + yaml.safe_dump(found, sort_keys=False)
+
+
+def _lanes(line: Mapping[str, Any], pool: str) -> Iterable[Mapping[str, Any]]:
+    """What a pass did with a pool's engines. Of passes, translations are named for their models, side
+    by side as `large+small`, measurements `<metric> of <model>`."""
+    if pool in (SMALL, LARGE):
+        return [line["lanes"][pool]] if pool in line["name"].split("+") and pool in line["lanes"] else []
+    named = line["name"] == "score" if pool == ROUTER else " of " in line["name"]
+    return line["lanes"].values() if named else []
