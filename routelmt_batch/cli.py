@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -211,19 +211,29 @@ def doctor() -> None:
     raise typer.Exit(0 if all(line.fine for line in lines) else 1)
 
 
-@app.command(epilog="Example: routelmt-batch init nightly.yaml")
+@app.command(epilog="Example: routelmt-batch init --kind label labels.yaml")
 def init(
-    path: Annotated[str, typer.Argument(metavar="FILE", help="Where to write the spec.")] = "job.yaml",
+    path: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="FILE", help="Where to write the spec; default: job.yaml, label.yaml, train.yaml."
+        ),
+    ] = None,
+    kind: Annotated[
+        Literal["run", "label", "train"], typer.Option("--kind", help="The command that the spec is for.")
+    ] = "run",
 ) -> None:
-    """Write a commented spec to start from."""
+    """Write a commented spec to start from: of a job, of labels, or of a router's training."""
     from routelmt_batch.errors import UsageError
 
+    path = path or ("job.yaml" if kind == "run" else f"{kind}.yaml")
     target = Path(path)
     if target.exists():
         raise UsageError(f"{path}: exists already; give another name")
-    starter = Path(__file__).with_name("starter.yaml").read_text(encoding="utf8")
-    target.write_text(starter, encoding="utf8")
-    typer.echo(f"wrote {path}; edit it, then: routelmt-batch run {path} --dry-run")
+    starter = Path(__file__).parent / "starters" / f"{kind}.yaml"
+    target.write_text(starter.read_text(encoding="utf8"), encoding="utf8")
+    check = " --dry-run" if kind == "run" else ""
+    typer.echo(f"wrote {path}; edit it, then: routelmt-batch {kind} {path}{check}")
 
 
 learning.add_to(app)

@@ -33,6 +33,12 @@ class Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
 
+class SpecFile(Part):
+    """What a file holds, whole."""
+
+    command: ClassVar[str]  # that reads it; `init --kind` writes one
+
+
 class Columns(Part):
     source: str = "source"
     source_lang: str = "source_lang"
@@ -314,7 +320,7 @@ class Run(Part):
     max_failed_fraction: Fraction = Decimal("0.01")
 
 
-class PassSpec(Part):
+class PassSpec(SpecFile):
     """What every pass over a corpus needs."""
 
     # Names that shards' columns must not have.
@@ -348,6 +354,7 @@ class PassSpec(Part):
 
 
 class JobSpec(PassSpec):
+    command = "run"
     added: ClassVar[tuple[str, ...]] = OUTPUT_NAMES
 
     models: Models
@@ -422,6 +429,7 @@ class MeasureSpec(PassSpec):
 
 
 class LabelSpec(PassSpec):
+    command = "label"
     added: ClassVar[tuple[str, ...]] = LABEL_NAMES
 
     models: Models

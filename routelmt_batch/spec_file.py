@@ -11,9 +11,9 @@ from pydantic import BaseModel, ValidationError
 
 from routelmt_batch.errors import SpecError
 from routelmt_batch.kinds import KINDS, SMALL_MODEL
-from routelmt_batch.spec import COMET, Input, JobSpec, LabelSpec, Models, Pool, near
+from routelmt_batch.spec import COMET, Input, JobSpec, LabelSpec, Models, Pool, SpecFile, near
 
-Spec = TypeVar("Spec", bound=BaseModel)
+Spec = TypeVar("Spec", bound=SpecFile)
 
 
 def load(path: str | Path, settings: Iterable[str] = (), **overrides: str | None) -> JobSpec:
@@ -54,18 +54,17 @@ def read(
     Raises:
         SpecError: the file cannot be read, or a key or value is wrong; one line for each fault.
     """
+    starter = f"`routelmt-batch init --kind {kind.command}` writes one"
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf8"))
     except FileNotFoundError:
-        raise SpecError(
-            f"{path}: no such spec file; `routelmt-batch init` writes one to start from"
-        ) from None
+        raise SpecError(f"{path}: no such spec file; {starter} to start from") from None
     except (OSError, UnicodeDecodeError) as error:
         raise SpecError(f"{path}: cannot be read: {error}") from None
     except yaml.YAMLError as error:
         raise SpecError(f"{path}: not valid YAML: {error}") from None
     if not isinstance(raw, dict):
-        raise SpecError(f"{path}: a spec is a mapping of keys; `routelmt-batch init` writes one")
+        raise SpecError(f"{path}: a spec is a mapping of keys; {starter}")
     raw = {key: value for key, value in raw.items() if value is not None}  # `run:` with nothing below
     for setting in settings:
         _set(raw, setting)

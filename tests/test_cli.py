@@ -1,6 +1,7 @@
 """Commands as a user types them: help, exit codes, messages without tracebacks."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,8 @@ import yaml
 
 from routelmt_batch import __version__
 from routelmt_batch.errors import RoutelmtError
+from routelmt_batch.learning.training.spec import load_train_spec
+from routelmt_batch.spec_file import load, load_label
 from tests.conftest import COLUMNS, DEMO, MODELS, REPOSITORY, write_shard
 from tests.fake_engine import FakeEngine
 
@@ -66,6 +69,20 @@ def test_init_writes_a_spec_once(tmp_path):
     assert again.returncode == 2 and "exists already" in again.stderr
 
 
+@pytest.mark.parametrize(("kind", "read"), [("run", load), ("label", load_label), ("train", load_train_spec)])
+def test_init_writes_a_valid_spec_of_each_kind_and_a_missing_one_names_it(invoke, tmp_path, kind, read):
+    path = tmp_path / "spec.yaml"
+    answer = invoke(kind, path)
+    assert f"no such spec file; `routelmt-batch init --kind {kind}` writes one" in str(answer.exception)
+    assert f"then: routelmt-batch {kind} {path}" in invoke("init", "--kind", kind, path).stdout
+    read(path)
+    # Every key that is commented out is known, and its value is valid.
+    keys = re.sub(r"(?m)^( *)# (?=[ a-z_]+:( |$))", r"\1", path.read_text())
+    assert keys != path.read_text()
+    path.write_text(keys)
+    read(path)
+
+
 def test_a_dry_run_checks_all_and_writes_nothing(tmp_path):
     answer = routelmt("run", str(DEMO / "job.yaml"), "--dry-run", "--output", str(tmp_path / "out"))
     assert answer.returncode == 0
@@ -115,7 +132,6 @@ def test_a_dry_run_checks_the_job_that_is_there(tmp_path, make_spec):
 
     from routelmt_batch import job
     from routelmt_batch.progress import Bars
-    from routelmt_batch.spec_file import load
 
     spec = make_spec()
     engine = FakeEngine(tmp_path / "log")
@@ -130,7 +146,6 @@ def test_report_tells_where_an_unfinished_job_stands(tmp_path, make_spec):
 
     from routelmt_batch import job
     from routelmt_batch.progress import Bars
-    from routelmt_batch.spec_file import load
 
     spec = make_spec()
     engine = FakeEngine(tmp_path / "log")

@@ -11,7 +11,7 @@ import yaml
 from pydantic import Field, model_validator
 
 from routelmt_batch import spec_file
-from routelmt_batch.spec import Part, Prompt
+from routelmt_batch.spec import Part, Prompt, SpecFile
 from routelmt_batch.values import Fraction, Uri
 
 
@@ -82,7 +82,9 @@ class Workers(Part):
     gpus: int = Field(0, ge=0, le=1)  # of each; more GPUs are more workers
 
 
-class TrainSpec(Part):
+class TrainSpec(SpecFile):
+    command = "train"
+
     name: str = Field(min_length=1)
     tables: list[Uri] = Field(min_length=1)
     test_tables: list[Uri] = Field(default=[])  # held out whole; else `split.test_fraction` of `tables`
