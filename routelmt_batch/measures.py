@@ -20,6 +20,7 @@ Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.integer]
 
 METRICS = ("spearman", "hit_rate", "mean_delta", "oracle_share", "severe_loss_rate")
+FEW_ROWS = 30  # figures of fewer are unsure
 _SAME = 1e-6  # points: nobody measures quality so finely, and float arithmetic makes up less
 
 

@@ -44,8 +44,15 @@ class _RowsPerSecond(ProgressColumn):
     def render(self, task: Task) -> Text:
         if task.finished and task.finished_time:
             rows = task.completed - task.fields["before"]
-            return Text(f"{rows / task.finished_time:,.0f} {task.fields['unit']}/s")
-        return Text(f"{task.speed:,.0f} {task.fields['unit']}/s" if task.speed else "starting")
+            return Text(speed(rows / task.finished_time, task.fields["unit"]))
+        return Text(speed(task.speed, task.fields["unit"]) if task.speed else "starting")
+
+
+def speed(per_second: float, unit: str) -> str:
+    """Units per second, or seconds per unit where that is more than one."""
+    if 0 < per_second < 1:
+        return f"{1 / per_second:,.1f} s/{unit.removesuffix('s')}"
+    return f"{per_second:,.0f} {unit}/s"
 
 
 class Bars:
@@ -111,11 +118,11 @@ class Bars:
             now = time.monotonic()
             if now - state["told"] >= _LINE_EVERY_S:
                 state["told"] = now
-                speed = (state["done"] - done) / (now - started)
-                left = (total - state["done"]) / speed if speed else float("nan")
+                per_second = (state["done"] - done) / (now - started)
+                left = (total - state["done"]) / per_second if per_second else float("nan")
                 self.console.print(
-                    f"{name}: {state['done']:,}/{total:,} {unit}, {speed:,.0f} {unit}/s, {left:,.0f} s left"
-                    + (f"; {note}" if note else ""),
+                    f"{name}: {state['done']:,}/{total:,} {unit}, {speed(per_second, unit)}, "
+                    f"{left:,.0f} s left" + (f"; {note}" if note else ""),
                     highlight=False,
                 )
 

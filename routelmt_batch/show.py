@@ -198,7 +198,7 @@ def labels(report: Mapping[str, Any]) -> Group:
 
 
 def training(report: Mapping[str, Any]) -> Table:
-    """A trained router on its held-out rows."""
+    """A trained router on its held-out rows, and whether its training stopped early."""
     table = _table("held out", "rows", "R2", "MAE", "Pearson", "Spearman", "calibration error")
     held_out = report["held_out"]
     for name, part in [("overall", held_out["overall"]), *held_out["directions"].items()]:
@@ -206,6 +206,13 @@ def training(report: Mapping[str, Any]) -> Table:
         table.add_row(
             name, f"{part['rows']:,}", *("-" if v is None or v != v else f"{v:.3f}" for v in values)
         )
+    trained = report["trained"]
+    if trained["stopped_early"]:
+        table.caption = (
+            f"stopped early, after step {trained['steps']:,} of {trained['steps_planned']:,}; best at step "
+            f"{trained['best_step']:,}"
+        )
+        table.caption_justify = "left"
     return table
 
 

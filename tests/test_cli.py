@@ -105,6 +105,7 @@ def test_a_dry_run_checks_all_and_writes_nothing(tmp_path):
         (["report", "{full}"], "no job there"),
         (["run"], "Missing argument"),
         (["run", "{spec}", "--limit", "0"], "Invalid value for '--limit'"),
+        (["evaluate", "x.parquet", "--out", "o", "--seed=-3"], "Invalid value for '--seed'"),
         (["frobnicate"], "No such command"),
     ],
 )

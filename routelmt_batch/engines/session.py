@@ -144,11 +144,10 @@ class Session:
         """Turn what Ray raises into what an operator can read."""
         try:
             yield
-        except RoutelmtError:
-            raise
         except Exception as error:
             for cause in _chain(error):
-                if isinstance(cause, RoutelmtError):
+                # Ray's error of a task is of its cause's type, too, with a traceback for words.
+                if isinstance(cause, RoutelmtError) and not hasattr(cause, "cause"):
                     raise cause from None
             self.keep_logs()
             raise EngineError(self._engine_message(label, error)) from error

@@ -168,7 +168,7 @@ def evaluate(
     resamples: Annotated[
         int | None, typer.Option("--resamples", min=10, help="Of the bootstrap; default by rows.")
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", help="Of the bootstrap and of random routing.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the bootstrap and of random routing.")] = 0,
     dtype: DtypeOption = "bfloat16",
     address: AddressOption = None,
     verbose: VerboseOption = False,

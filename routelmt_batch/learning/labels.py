@@ -5,7 +5,7 @@ It knows footers, not rows.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from routelmt_batch.errors import InputError
 from routelmt_batch.rows import LABEL_METADATA
-from routelmt_batch.shards import discover, text_columns
-from routelmt_batch.spec import Texts
+from routelmt_batch.shards import discover, is_text, text_columns
+from routelmt_batch.spec import Texts, near
 
 
 class _Part(BaseModel):
@@ -124,6 +124,18 @@ def texts_of(tables: Sequence[LabelTable]) -> Texts:
                 "them one at a time"
             )
     return first.texts
+
+
+def check_texts(tables: Sequence[LabelTable], columns: Iterable[str]) -> None:
+    """Raises InputError if a table lacks one of the columns, or has no texts in it."""
+    for table in tables:
+        for name in dict.fromkeys(columns):
+            if name not in table.schema.names or not is_text(table.schema.field(name).type):
+                raise InputError(
+                    f"{table.path}: no column {name!r} of texts{near(name, table.schema.names)}; it has "
+                    f"{', '.join(table.schema.names) or 'no columns'}. Add or rename the column, or give a "
+                    "table as `label` writes it"
+                )
 
 
 def _places(texts: Texts) -> dict[str, str]:

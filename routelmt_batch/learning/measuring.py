@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -12,15 +12,14 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from routelmt_batch.engines.lanes import Engine
-from routelmt_batch.errors import InputError
-from routelmt_batch.learning.labels import LabelTable, find, texts_of
+from routelmt_batch.learning.labels import check_texts, find, texts_of
 from routelmt_batch.learning.scoring import open_tables
 from routelmt_batch.ledger import QUALITY
 from routelmt_batch.manifest import of_input
 from routelmt_batch.metrics.metric import Metric, describe, open_metric
 from routelmt_batch.progress import Bars
 from routelmt_batch.rows import NO_REFERENCE, NO_TRANSLATION, Route
-from routelmt_batch.shards import Shard, is_text
+from routelmt_batch.shards import Shard, text_columns
 from routelmt_batch.spec import Input, MeasureSpec, Output
 from routelmt_batch.spec import Metric as MetricPool
 from routelmt_batch.stages.measure import lane, quality_by_row, unmeasured
@@ -93,17 +92,6 @@ class Measured:
     cut: int
 
 
-def check_translations(tables: Sequence[LabelTable], routes: Iterable[Route]) -> None:
-    """Raises InputError if a table lacks a column of translations by one of the models."""
-    for route in dict.fromkeys(routes):
-        name = f"translation_{route}"
-        for table in tables:
-            if name not in table.schema.names or not is_text(table.schema.field(name).type):
-                raise InputError(
-                    f"{table.path}: no column {name!r} of texts, which a metric measures; `label` writes it"
-                )
-
-
 def measure_tables(
     tables: Sequence[str],
     pool: MetricPool,
@@ -119,7 +107,8 @@ def measure_tables(
     Raises:
         InputError: the tables lack the texts that the metric reads.
     """
-    texts = texts_of(find(tables))
+    found = find(tables)
+    texts = texts_of(found)
     columns = texts.columns.model_copy(update={"reference": texts.columns.reference or _REFERENCE})
     spec = MeasureSpec(
         name=name,
@@ -130,7 +119,10 @@ def measure_tables(
 
     def check(spec: MeasureSpec) -> MeasureRecipe:
         metric = open_metric(spec.metric)
-        return MeasureRecipe(spec if metric.needs_reference else spec.without_references(), metric)
+        if not metric.needs_reference:
+            spec = spec.without_references()
+        check_texts(found, text_columns(spec.input, spec.also).values())
+        return MeasureRecipe(spec, metric)
 
     with open_tables(spec, check, bars, "qualities") as workspace:
         for route in routes:

@@ -16,12 +16,12 @@ from routelmt_batch import checkpoints
 from routelmt_batch.engines.lanes import Engine
 from routelmt_batch.errors import InputChanged, InputError, WorkChanged
 from routelmt_batch.kinds import KINDS, ROUTER_FOLDER, SMALL_MODEL
-from routelmt_batch.learning.labels import find, texts_of
+from routelmt_batch.learning.labels import check_texts, find, texts_of
 from routelmt_batch.manifest import of_input
 from routelmt_batch.progress import Bars
 from routelmt_batch.routers.card import read_card
 from routelmt_batch.routers.router import Router, open_router
-from routelmt_batch.shards import Shard
+from routelmt_batch.shards import Shard, text_columns
 from routelmt_batch.spec import Input, Output, Prompt, Run, ScoreSpec
 from routelmt_batch.spec import Router as RouterSpec
 from routelmt_batch.stages.allocate import gains
@@ -83,12 +83,15 @@ def score_tables(
     Raises:
         UsageError: the router does not fit, or the tables lack the text that it reads.
     """
+    found = find(tables)
+    texts = texts_of(found)
+    check_texts(found, text_columns(texts).values())
     prompt = Prompt()
     if KINDS[router.kind].source == ROUTER_FOLDER:
         prompt = Prompt(template=read_card(router.source).prompt_template)
     spec = ScoreSpec(
         name=name,
-        input=Input(uri=tuple(tables), **dict(texts_of(find(tables)))),
+        input=Input(uri=tuple(tables), **dict(texts)),
         output=Output(uri=str(folder)),
         prompt=prompt,
         run=Run.model_validate({"max_failed_fraction": _ANY_SHARE}),

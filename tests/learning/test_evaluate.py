@@ -14,7 +14,7 @@ from rich.console import Console
 from transformers import AutoTokenizer
 
 from routelmt_batch import checkpoints
-from routelmt_batch.errors import InputError, ModelError, UsageError
+from routelmt_batch.errors import InputError, ModelError, OutputError, UsageError
 from routelmt_batch.learning.evaluation.evaluate import Settings, evaluate, parse_routers
 from routelmt_batch.progress import Bars
 from routelmt_batch.rows import LABEL_METADATA
@@ -189,6 +189,7 @@ def test_a_router_may_be_a_hub_name(tmp_path, monkeypatch):
     [
         (["ours=nowhere"], "'ours' is no kind"),
         (["lenght=x"], "did you mean 'length'?"),
+        (["foo"], "--router foo: give NAME=PATH, PATH a router folder, and 'foo' is no kind"),
         (["length"], "needs a path, length=PATH: the small model"),
         (["oracle-gain"], "always in the table"),
         (["random", "random"], "each name once"),
@@ -200,6 +201,29 @@ def test_a_router_may_be_a_hub_name(tmp_path, monkeypatch):
 def test_a_router_that_means_nothing_is_told(given, message):
     with pytest.raises((UsageError, ModelError), match=message.replace("?", r"\?")):
         parse_routers(given, 0, "bfloat16")
+
+
+@pytest.mark.parametrize("severe", ["nan", "inf", "-inf"])
+def test_a_severe_loss_is_a_number_of_points(tmp_path, severe):
+    with pytest.raises(UsageError, match=f"--severe {severe}: give points of gain, such as -5"):
+        run(tmp_path, [table(tmp_path / "a.parquet")], severe=float(severe))
+
+
+def test_where_no_folder_can_be_is_told_before_anything_is_scored(tmp_path, monkeypatch):
+    (tmp_path / "out").write_text("mine")
+    monkeypatch.setattr("routelmt_batch.learning.evaluation.evaluate.measure", None)
+    with pytest.raises(OutputError, match=f"--out {tmp_path}/out: no folder can be made there .File exists"):
+        run(tmp_path, [table(tmp_path / "a.parquet")], scores=["quality_small"])
+    assert (tmp_path / "out").read_text() == "mine"
+
+
+def test_a_text_that_is_lacking_is_told_in_words_that_the_command_knows(tmp_path):
+    path = table(tmp_path / "a.parquet")
+    pq.write_table(pq.read_table(path).rename_columns({"target_lang": "target_language"}), path)
+    with pytest.raises(
+        InputError, match="no column 'target_lang' of texts.*Add or rename the column, or give"
+    ):
+        run(tmp_path, [path], [f"length={SMALL}"])
 
 
 def test_tables_that_cannot_be_evaluated(tmp_path):

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from routelmt_batch import checkpoints, failpoints
+from routelmt_batch import checkpoints, failpoints, show
 from routelmt_batch.errors import ModelError, OutputError
 from routelmt_batch.job import Options
 from routelmt_batch.learning.training import regressor
@@ -77,6 +77,17 @@ def test_training_stops_when_validation_no_longer_improves_and_keeps_the_best(ru
     )
     trained = report["trained"]
     assert trained["stopped_early"]
+    told = (
+        f"stopped early, after step {trained['steps']} of {trained['steps_planned']}; best at step "
+        f"{trained['best_step']}"
+    )
+    assert show.training(report).caption == told
+    few = {name: part["rows"] for name, part in report["held_out"]["directions"].items() if part["rows"] < 30}
+    assert few and any(
+        all(f"{name} {rows}" in warning for name, rows in few.items())
+        for warning in report["warnings"]
+        if warning.startswith("few rows are held out (below 30): ")
+    )
     assert trained["steps"] < trained["steps_planned"] == 200
     lines = [json.loads(line) for line in folder.log.read_text().splitlines()]
     told = {line["step"]: line["validation_spearman"] for line in lines if "validation_spearman" in line}

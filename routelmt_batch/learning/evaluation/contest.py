@@ -13,11 +13,10 @@ import numpy as np
 
 from routelmt_batch import measures
 from routelmt_batch.learning.evaluation.tables import Labels
-from routelmt_batch.measures import METRICS, Floats, Guard, Integers, Population, Ranking
+from routelmt_batch.measures import FEW_ROWS, METRICS, Floats, Guard, Integers, Population, Ranking
 from routelmt_batch.selection import places
 
 OVERALL, MACRO = "overall", "macro"
-FEW_ROWS = 30
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import numpy as np
 
 from routelmt_batch import checkpoints
 from routelmt_batch.engines.lanes import Engine
-from routelmt_batch.errors import UsageError
+from routelmt_batch.errors import OutputError, UsageError
 from routelmt_batch.job import OpenEngine
 from routelmt_batch.kinds import KINDS, SEVERE_LOSS_GAIN, SMALL_MODEL
 from routelmt_batch.learning.evaluation import guards
@@ -31,8 +31,8 @@ from routelmt_batch.learning.evaluation.qualities import (
     parse_metrics,
 )
 from routelmt_batch.learning.evaluation.tables import Labels, read_tables
-from routelmt_batch.learning.labels import LabelTable, Signature, find, signatures
-from routelmt_batch.learning.measuring import Measured, check_translations, measure_tables
+from routelmt_batch.learning.labels import LabelTable, Signature, check_texts, find, signatures
+from routelmt_batch.learning.measuring import Measured, measure_tables
 from routelmt_batch.learning.scoring import Scored, router_spec, score_tables
 from routelmt_batch.measures import Floats
 from routelmt_batch.progress import Bars
@@ -68,6 +68,7 @@ def evaluate(
     found = find(tables)
     asked = _asked(found, settings)
     labels = read_tables(tables, [*settings.score_columns, *asked.qualities.columns])
+    _make_folder(out)
     made = signatures(found)
     run = Run({}, {})
     if asked.routers or asked.metrics:
@@ -97,6 +98,15 @@ def evaluate(
     return evaluation
 
 
+def _make_folder(out: Path) -> None:
+    """Before anything is computed that could not be written. Raises OutputError if that fails."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = error.strerror or error
+        raise OutputError(f"--out {out}: no folder can be made there ({reason}); give another") from None
+
+
 @dataclass(frozen=True)
 class Asked:
     """What is to be run: routers, guards and metrics by name, and where the guards' qualities come from."""
@@ -109,6 +119,8 @@ class Asked:
 
 def _asked(tables: Sequence[LabelTable], settings: Settings) -> Asked:
     """Raises UsageError or InputError if options and tables do not fit each other."""
+    if not np.isfinite(settings.severe):
+        raise UsageError(f"--severe {settings.severe}: give points of gain, such as {SEVERE_LOSS_GAIN:g}")
     routers = parse_routers(settings.routers, settings.seed, settings.dtype)
     clash = {*routers, *BUILT_IN} & set(settings.score_columns)
     if clash:
@@ -121,7 +133,8 @@ def _asked(tables: Sequence[LabelTable], settings: Settings) -> Asked:
     guarded = guards.parse(settings.guards, names, taken)
     metrics = parse_metrics(settings.guards.metrics, taken)
     qualities = find_qualities(guarded, routers, metrics, tables[0].schema.names)
-    check_translations(tables, [route for routes in qualities.measured.values() for route in routes])
+    routes = {route for routes in qualities.measured.values() for route in routes}
+    check_texts(tables, [f"translation_{route}" for route in sorted(routes)])
     return Asked(routers, guarded, metrics, qualities)
 
 
@@ -206,9 +219,10 @@ def parse_routers(given: Iterable[str], seed: int, dtype: str) -> dict[str, Rout
             raise UsageError(f"--router {name}: always in the table; leave it out")
         else:
             known = [kind for kind, value in KINDS.items() if not value.needs_reference]
+            folder = f"{source} has no routelmt.json" if source else "give NAME=PATH, PATH a router folder"
             raise UsageError(
-                f"--router {text}: {source or 'no path'} has no routelmt.json, and {name!r} is no kind"
-                f"{near(name, known)} (kinds: {', '.join(known)})"
+                f"--router {text}: {folder}, and {name!r} is no kind{near(name, known)} (kinds: "
+                f"{', '.join(known)})"
             )
         if not source and KINDS[kind].source:
             raise UsageError(f"--router {name}: needs a path, {name}=PATH: {KINDS[kind].source}")

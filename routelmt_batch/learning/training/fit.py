@@ -61,8 +61,9 @@ def _check_fit(spec: TrainSpec, threads: int, session: Session, bars: Bars) -> N
         if needs <= has:
             continue
         if session.local:
+            has = session.cores if name == "CPU" else round(has)  # Ray is told of more; see Session
             raise UsageError(
-                f"{name}s needed: {needs} for {spec.workers.count} workers; this machine has {has:g}. Set "
+                f"{name}s needed: {needs} for {spec.workers.count} workers; this machine has {has}. Set "
                 f"workers.count or workers.{name.lower()}s lower, or give a cluster with --address"
             )
         bars.warn(f"{name}s needed: {needs}; the cluster has {has:g} now, and the training waits for more")

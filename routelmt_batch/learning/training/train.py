@@ -29,6 +29,7 @@ from routelmt_batch.learning.training.spec import TrainSpec
 from routelmt_batch.learning.training.split import TRAIN
 from routelmt_batch.learning.training.tables import check_makers, find_tables, read_rows
 from routelmt_batch.ledger import hold
+from routelmt_batch.measures import FEW_ROWS
 from routelmt_batch.progress import Bars
 
 
@@ -107,6 +108,9 @@ def _publish(
     unseen = sorted(set(held_out["directions"]) - set(prepared["directions"]))
     if unseen:
         bars.warn(f"tested on directions that it did not learn: {', '.join(unseen)}")
+    parts = {"overall": held_out["overall"], **held_out["directions"]}
+    if few := [f"{name} {part['rows']}" for name, part in parts.items() if part["rows"] < FEW_ROWS]:
+        bars.warn(f"few rows are held out (below {FEW_ROWS}): {', '.join(few)}; their figures are unsure")
     title = f"{spec.name}: predicted and realised {spec.target}"
     plot, plots = folder.root / model_card.PLOT, folder.root / model_card.PLOT_BY_DIRECTION
     figures.predicted_against_realised(predicted, realised, plot, title, spec.target)
