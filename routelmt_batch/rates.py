@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import yaml
 from pydantic import Field, model_validator
 
 from routelmt_batch.errors import SpecError
 from routelmt_batch.rows import LARGE, SMALL
-from routelmt_batch.spec import JobSpec, Part, Pool
+from routelmt_batch.spec import JobSpec, Part, Pool, SpecFile
 from routelmt_batch.spec_file import read
 from routelmt_batch.stages.allocate import WhatIf
 
@@ -58,11 +58,19 @@ class Rate(Part):
         return (self.start_seconds + seconds / self.gpus) / _HOUR_S
 
 
-class Rates(Part):
+class Rates(SpecFile):
+    """What `plan --rates` reads."""
+
+    command: ClassVar[str] = "plan"
+
     router: Rate
     small: Rate
     large: Rate
     metric: Rate | None = None  # of a guard that measures
+
+    @classmethod
+    def starter(cls) -> str:
+        return "`routelmt-batch report OUTPUT --rates` writes one"
 
     @model_validator(mode="after")
     def _metric_by_rows(self) -> Rates:

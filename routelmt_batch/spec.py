@@ -38,6 +38,11 @@ class SpecFile(Part):
 
     command: ClassVar[str]  # that reads it; `init --kind` writes one
 
+    @classmethod
+    def starter(cls) -> str:
+        """What writes one to start from."""
+        return f"`routelmt-batch init --kind {cls.command}` writes one"
+
 
 class Columns(Part):
     source: str = "source"

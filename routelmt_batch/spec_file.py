@@ -54,7 +54,7 @@ def read(
     Raises:
         SpecError: the file cannot be read, or a key or value is wrong; one line for each fault.
     """
-    starter = f"`routelmt-batch init --kind {kind.command}` writes one"
+    starter = kind.starter()
     try:
         raw = yaml.safe_load(path.read_text(encoding="utf8"))
     except FileNotFoundError:
