@@ -183,16 +183,17 @@ def _eligible(workspace: Job, plan: Plan, unit: Unit) -> pa.Table:
 
 
 def quotas(sizes: Counter[Stratum], wanted: int) -> dict[Stratum, int]:
-    """Rows to draw from each stratum: in proportion, by largest remainders, at least one of each."""
+    """Rows to draw from each stratum: in proportion, by largest remainders, and one of each at least as
+    far as the wanted rows reach."""
     total = sum(sizes.values())
     wanted = min(wanted, total)
     exact = {stratum: wanted * size / total for stratum, size in sizes.items()}
     found = {stratum: max(1, math.floor(share)) for stratum, share in exact.items()}
-    order = sorted(exact, key=lambda stratum: (math.floor(exact[stratum]) - exact[stratum], stratum))
-    for stratum in order:
-        if sum(found.values()) >= wanted:
-            break
-        found[stratum] = min(found[stratum] + 1, sizes[stratum])
+    for stratum in sorted(exact, key=lambda stratum: (math.floor(exact[stratum]) - exact[stratum], stratum)):
+        if sum(found.values()) < wanted and found[stratum] < exact[stratum]:
+            found[stratum] += 1
+    while sum(found.values()) > wanted:  # small strata got their one row from the large ones' shares
+        found[max(found, key=lambda stratum: (found[stratum], -sizes[stratum], stratum))] -= 1
     return found
 
 

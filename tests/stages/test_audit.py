@@ -110,6 +110,12 @@ def test_quotas_are_in_proportion_and_leave_no_stratum_out():
     sizes = Counter({("a", "small"): 700, ("a", "large"): 299, ("b", "small"): 1})
     assert quotas(sizes, 100) == {("a", "small"): 70, ("a", "large"): 29, ("b", "small"): 1}
     assert sum(quotas(sizes, 10_000).values()) == 1000
+    many = Counter({(f"{i}", "small"): 10 + i for i in range(50)})
+    found, share = quotas(many, 60), 60 / sum(many.values())
+    assert sum(found.values()) == 60
+    assert all(found[one] == 1 or abs(found[one] - share * size) < 1 for one, size in many.items())
+    few = quotas(many, 20)
+    assert sum(few.values()) == 20 and all(few[f"{i}", "small"] for i in range(30, 50)), "the largest"
 
 
 def sample(n: int, seed: int = 0, noise: float = 5.0) -> Audited:
