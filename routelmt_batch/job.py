@@ -1,4 +1,4 @@
-"""The main job, in order: score, allocate, translate, assemble, report."""
+"""The main job, in order: score, allocate, guard, translate, check, assemble, audit, report."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ from routelmt_batch.stages.assemble import assemble
 from routelmt_batch.stages.audit import audit
 from routelmt_batch.stages.audited import audited
 from routelmt_batch.stages.check import check as check_texts
+from routelmt_batch.stages.check import checks_pool
 from routelmt_batch.stages.guard import guard, verify
 from routelmt_batch.stages.outputs import standing_outputs
 from routelmt_batch.stages.recipe import Job, JobRecipe, check_models
@@ -103,6 +104,8 @@ def _alone(recipe: JobRecipe) -> dict[str, Pool]:
         found["guard.router"] = recipe.quality_router.pool
     if recipe.metric and recipe.spec.metric:
         found["metric"] = recipe.spec.metric
+    if recipe.spec.checks.enabled:
+        found["checks"] = checks_pool(recipe.spec.checks)
     return found
 
 

@@ -33,14 +33,18 @@ NO_REFERENCE: Final = "no_reference"  # of a row to be labelled
 UNTRANSLATABLE: Final = (*SKIP_REASONS, NO_REFERENCE)
 NO_GAIN: Final = "no_gain"  # the router failed on the row; the small model translates it
 
+# What a guard decides.
+ROUTE: Final = "route"
+ESCALATE: Final = "escalate"
+
 # Why a row's route is another than its planned one, or its small translation stands.
 PREDICTED_GOOD: Final = "predicted_good"  # the small model's quality, predicted from the prompt
 HYPOTHESIS_GOOD: Final = "hypothesis_good"  # the quality of the small model's translation
 FREED_PLACE: Final = "freed_place"  # the row has the place of one that stays small
 ESCALATED: Final = "escalated"  # the small model's translation failed a check or scored low
+NO_TRANSLATION: Final = "no_translation"  # of a table's row that is to be measured
 VERIFIED_SMALL: Final = "verified_small"  # the large model's translation scored lower
 PREDICTED: Final = "predicted"  # whose quality: what the router predicts of the small model's
-NO_TRANSLATION: Final = "no_translation"  # of a quality: there is nothing to measure
 
 SCORES: Final = pa.schema(
     [

@@ -104,7 +104,7 @@ def allocate(workspace: Job) -> Plan:
         plan = read_plan(path)
         rule = (budget.fraction, budget.min_gain, recipe.at_least, budget.cap)
         same = (plan.fraction, plan.min_gain, plan.at_least, plan.cap) == rule
-        if same and _frozen_guard(frozen) == guard:
+        if same and _same(_frozen_guard(frozen), guard):
             return plan
     started = time.time()
     plan = make_plan(workspace)
@@ -124,7 +124,8 @@ def last_plan(ledger: Ledger) -> dict[str, Any] | None:
 def refuse_other_budget(folder: Folder, ledger: Ledger, budget: Budget, guard: Guard) -> None:
     """Raises OutputError if rows were translated, or the job was finished, under another budget or guard."""
     frozen = last_plan(ledger)
-    if not frozen or not (ledger.rows(TRANSLATIONS) or folder.success.exists()):
+    begun = ledger.rows(TRANSLATIONS) or any(ledger.events_of("guard")) or folder.success.exists()
+    if not frozen or not begun:
         return
     asked = budget.model_dump(mode="json")
     # A job begun by an earlier version has fewer keys on record.
@@ -134,12 +135,18 @@ def refuse_other_budget(folder: Folder, ledger: Ledger, budget: Budget, guard: G
             f"{folder.root}: its plan is frozen at {_words(before)}, and rows are translated under it; "
             f"asked for now: {_words(asked)}. Give the same budget, or another --output"
         )
-    if _frozen_guard(frozen) != guard:
+    if not _same(_frozen_guard(frozen), guard):
         old, new = guard_words(_frozen_guard(frozen)), guard_words(guard)
         raise OutputError(
-            f"{folder.root}: rows are translated under another guard ({old}); asked for now: {new}. "
+            f"{folder.root}: rows are routed under another guard ({old}); asked for now: {new}. "
             "Give the same one, or another --output"
         )
+
+
+def _same(one: Guard, other: Guard) -> bool:
+    """Whether guards decide alike; what their router is made from is the quality stage's to compare."""
+    alike = {"router": None}
+    return one.model_copy(update=alike) == other.model_copy(update=alike)
 
 
 def _frozen_guard(frozen: dict[str, Any]) -> Guard:

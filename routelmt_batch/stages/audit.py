@@ -31,7 +31,7 @@ from routelmt_batch.spec import Input
 from routelmt_batch.stages import measure
 from routelmt_batch.stages.allocate import Plan
 from routelmt_batch.stages.attempts import Mask, attempts
-from routelmt_batch.stages.measure import unmeasured, verified_small
+from routelmt_batch.stages.measure import measurable, verified_small
 from routelmt_batch.stages.passes import NO_TIMES, PartWriter, record_time, requests, run_pass
 from routelmt_batch.stages.recipe import Job
 from routelmt_batch.stages.translate import lane, pool_of
@@ -101,7 +101,7 @@ def to_translate(work: Work, route: Route) -> Mask:
 
 def to_measure(work: Work, route: Route) -> Mask:
     todo = sampled(work)
-    return todo & unmeasured(work, route) if todo.any() else todo
+    return todo & measurable(work, route) if todo.any() else todo
 
 
 @dataclass(frozen=True)

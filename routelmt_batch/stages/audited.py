@@ -7,7 +7,7 @@ stands for the job's.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from decimal import Decimal
+from decimal import ROUND_UP, Decimal
 from typing import Any
 
 import numpy as np
@@ -15,19 +15,21 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from scipy.stats import chi2
 
 from routelmt_batch import measures
 from routelmt_batch.kinds import SEVERE_LOSS_GAIN
 from routelmt_batch.ledger import AUDIT, AUDIT_QUALITY, AUDIT_TRANSLATIONS
 from routelmt_batch.measures import METRICS, Floats, Integers
 from routelmt_batch.resampling import bootstrap, compare, interval
-from routelmt_batch.rows import LARGE, SMALL
+from routelmt_batch.rows import LARGE, QUALITY, SAMPLE, SMALL
 from routelmt_batch.selection import places
 from routelmt_batch.stages.allocate import Plan, gains
 from routelmt_batch.stages.recipe import Job
 
 _RESAMPLES = 1000
 _GROUPS = 5
+_ALIKE = 1e-9  # of mean gains, summed in another order
 # Population stability index: below 0.1 alike, from 0.25 on another population (Siddiqi 2006).
 PSI_WATCH, PSI_SHIFTED = 0.1, 0.25
 
@@ -39,17 +41,18 @@ def audited(workspace: Job, plan: Plan) -> dict[str, Any]:
     return {
         "audit": found,
         "drift": vars(moved) if moved else None,
-        "advice": advice(found, moved),
+        "advice": advice(found if workspace.recipe.router.card else None, moved),
     }
 
 
 def _audit(workspace: Job, plan: Plan) -> dict[str, Any] | None:
     ledger = workspace.ledger
     event = next(ledger.events_of("audit"), None)
-    if event is None:
+    if event is None or not workspace.spec.audit.fraction:
         return None
     rows = plan.rows_with_gain
-    fraction = plan.fraction if plan.at_least is None else Decimal(plan.large) / max(rows, 1)
+    # The planned share, rounded up, so that of the job's own number of rows it is the planned one.
+    fraction = (Decimal(plan.large) / max(rows, 1)).quantize(Decimal("1e-12"), ROUND_UP)
     return {
         "sampled": event["rows"],
         "strata": event["strata"],
@@ -84,7 +87,7 @@ def _read(workspace: Job, stage: str) -> pa.Table:
     """A stage's committed rows: of the audit, so that they are few."""
     ledger = workspace.ledger
     tables = [pq.read_table(ledger.part_path(entry)) for entry in ledger.parts[stage]]
-    return pa.concat_tables(tables)
+    return pa.concat_tables([(SAMPLE if stage == AUDIT else QUALITY).empty_table(), *tables])
 
 
 def _drift(workspace: Job) -> Drift | None:
@@ -98,7 +101,7 @@ def _drift(workspace: Job) -> Drift | None:
         scores = np.sort(part.gain[~np.isnan(part.gain)])
         below += np.searchsorted(scores, quantiles, side="right")
         rows += len(scores)
-    return drift(below, rows, quantiles) if rows else None
+    return drift(below, rows, quantiles, card.calibration.rows) if rows else None
 
 
 @dataclass(frozen=True)
@@ -185,15 +188,17 @@ class Drift:
     rows: int
     psi: float
     ks: float
+    psi_by_chance: float  # what 95% of jobs like the held-out rows stay below
 
 
-def drift(below: Integers, rows: int, quantiles: Floats) -> Drift:
+def drift(below: Integers, rows: int, quantiles: Floats, held_out_rows: int) -> Drift:
     """Population stability index over tenths, and Kolmogorov-Smirnov distance.
 
     Args:
         below: (101,) how many of the job's scores are at most each quantile.
         rows: the job's scores.
         quantiles: (101,) of the held-out scores, 0 to 100%.
+        held_out_rows: how many those were.
     """
     share = below / rows
     # Held-out scores at most a quantile, by its last equal: ties have one place.
@@ -206,12 +211,16 @@ def drift(below: Integers, rows: int, quantiles: Floats) -> Drift:
     actual = (actual * rows + 0.5) / (rows + 0.5 * len(actual))
     filled = expected > 0
     psi = float(((actual - expected) * np.log(actual / np.where(filled, expected, 1)))[filled].sum())
-    return Drift(rows, psi, ks)
+    # Without drift PSI is chi-squared, scaled by both sizes (Yurdakul and Naranjo 2020).
+    by_chance = float(chi2.ppf(0.95, max(1, len(actual) - 1))) * (1 / rows + 1 / held_out_rows)
+    return Drift(rows, psi, ks, by_chance)
 
 
 def advice(found: dict[str, Any] | None, drifted: Drift | None) -> list[str]:
     """In words, what the figures ask for; nothing where they ask for nothing."""
     told = []
+    if drifted and drifted.psi <= drifted.psi_by_chance:
+        drifted = None  # too few rows to tell
     if drifted and drifted.psi >= PSI_SHIFTED:
         told.append(
             f"scores are distributed otherwise than those the router was calibrated on (population stability "
@@ -224,6 +233,8 @@ def advice(found: dict[str, Any] | None, drifted: Drift | None) -> list[str]:
             f"{drifted.psi:.2f}): calibrate it on rows of this corpus, and watch the next jobs"
         )
     for name, above in (found or {}).get("router_above", {}).items():
+        if max(abs(above["low"]), abs(above["high"])) < _ALIKE:
+            continue  # both route the same rows
         if above["high"] < 0:
             told.append(
                 f"routing by {name} would have gained {-above['value']:.2f} a row more than the router "

@@ -44,7 +44,7 @@ def _lane(workspace: Job, route: Route) -> Lane:
     spec = workspace.spec
     return Lane(
         label=f"check {route}",
-        pool=Pool(source="checks", gpus=0, replicas=spec.checks.replicas),
+        pool=checks_pool(spec.checks),
         task="score",
         scorer=TextChecks(spec.checks),
         units=[work_on(workspace, unit) for unit in workspace.units],
@@ -52,6 +52,11 @@ def _lane(workspace: Job, route: Route) -> Lane:
         write=Writer(PartWriter(workspace.folder.work, CHECKS, route), route),
         part_rows=spec.run.part_rows,
     )
+
+
+def checks_pool(checks: Checks) -> Pool:
+    """The actors that check."""
+    return Pool(source="checks", gpus=0, replicas=checks.replicas)
 
 
 @dataclass(frozen=True)

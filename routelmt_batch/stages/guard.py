@@ -28,12 +28,14 @@ from routelmt_batch.prompts import Prompter
 from routelmt_batch.routers.card import Scale
 from routelmt_batch.rows import (
     DECISIONS,
+    ESCALATE,
     ESCALATED,
     FREED_PLACE,
     HYPOTHESIS_GOOD,
     LARGE,
     PREDICTED,
     PREDICTED_GOOD,
+    ROUTE,
     SMALL,
     Route,
 )
@@ -43,14 +45,13 @@ from routelmt_batch.stages import measure
 from routelmt_batch.stages.allocate import Plan, admitted, gains
 from routelmt_batch.stages.attempts import Mask, attempts
 from routelmt_batch.stages.check import check, reasons
-from routelmt_batch.stages.measure import quality_by_row, unmeasured
+from routelmt_batch.stages.measure import measurable, quality_by_row, unmeasured
 from routelmt_batch.stages.passes import NO_TIMES, PartWriter, record_time, requests, run_pass
 from routelmt_batch.stages.recipe import Job
 from routelmt_batch.stages.translate import translate
 from routelmt_batch.stages.work import Work, planned_rows, work_on
 from routelmt_batch.units import read_lines
 
-ROUTE, ESCALATE = "route", "escalate"
 _DECISION_ROWS = 65_536
 _STEP = 1000.0
 
@@ -66,7 +67,7 @@ def guard(workspace: Job, plan: Plan, engine: Engine, bars: Bars) -> None:
             translate(workspace, plan, engine, bars, small_first=True)
             measured(workspace, SMALL, Candidates(candidates), engine, bars)
         _decide_routes(workspace, plan, candidates)
-    if spec.escalate_fraction and not decided(workspace, ESCALATE):
+    if plan.held_back and not decided(workspace, ESCALATE):
         translate(workspace, plan, engine, bars, small_first=True)
         check(workspace, [SMALL], engine, bars)
         if spec.escalate_below is not None:
@@ -122,22 +123,23 @@ def measured(
     """Measure one model's translations of the wanted rows that have no quality yet."""
     metric, pool = workspace.recipe.metric, workspace.spec.metric
     assert metric and pool
-    _run(workspace, engine, bars, route, wanted, partial(measure.lane, workspace, route, pool, metric))
+    lane = partial(measure.lane, workspace, route, pool, metric)
+    _run(workspace, engine, bars, lambda work: measurable(work, route), wanted, lane)
 
 
 def _run(
     workspace: Job,
     engine: Engine,
     bars: Bars,
-    of: str,
+    pending: Callable[[Work], Mask],
     wanted: Callable[[Work], Mask],
     lane: Callable[[Sequence[Work], Callable[[Work], Mask]], Lane],
 ) -> None:
-    """A pass over the wanted rows that have no quality `of` that yet, if there are any."""
+    """A pass over the wanted rows that are pending, if there are any."""
     work, total = [], 0
     for unit in workspace.units:
         one = work_on(workspace, unit)
-        rows = int((wanted(one) & unmeasured(one, of)).sum())
+        rows = int((wanted(one) & pending(one)).sum())
         if rows:
             work.append(one)
             total += rows
@@ -178,13 +180,18 @@ def _predict(workspace: Job, plan: Plan, candidates: Cut | None, engine: Engine,
             pool=router.pool,
             task="score",
             units=work,
-            read=PromptReader(spec.input, wanted, prompter, workspace.recipe.prompt_limit_tokens),
+            read=PromptReader(
+                spec.input,
+                wanted,
+                prompter,
+                min(workspace.recipe.prompt_limit_tokens, router.pool.max_model_len_tokens),
+            ),
             write=measure.Writer(PartWriter(workspace.folder.work, QUALITY, PREDICTED), PREDICTED, scale),
             part_rows=spec.run.part_rows,
             retries=spec.run.retries,
         )
 
-    _run(workspace, engine, bars, PREDICTED, Candidates(candidates), lane)
+    _run(workspace, engine, bars, lambda work: unmeasured(work, PREDICTED), Candidates(candidates), lane)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,6 @@ from routelmt_batch.routers.card import Scale
 from routelmt_batch.rows import (
     LARGE,
     NO_REFERENCE,
-    NO_TRANSLATION,
     NOT_A_NUMBER,
     OK,
     SMALL,
@@ -60,16 +59,29 @@ def quality_by_row(work: Measurable, of: str) -> npt.NDArray[np.float64]:
 
 
 def unmeasured(work: Measurable, of: str) -> Mask:
+    """Rows of a unit whose quality is not committed."""
     todo = np.ones(work.unit.rows, bool)
     todo[qualities(work, of)["row"].to_numpy() - work.unit.first_row] = False
     return todo
 
 
+def measurable(work: Measurable, route: Route) -> Mask:
+    """Rows of a unit that one model translated, and that have no quality yet."""
+    translated = np.zeros(work.unit.rows, bool)
+    translated[_good(work, route)["row"].to_numpy() - work.unit.first_row] = True
+    return np.asarray(translated & unmeasured(work, route))
+
+
+def _good(work: Measurable, route: Route) -> pa.Table:
+    unit = work.unit
+    table = read_rows(work.translations, unit.shard.name, unit.first_row, unit.end_row, TRANSLATIONS)
+    return table.filter((pc.field("route") == route) & (pc.field("status") == OK))
+
+
 @dataclass(frozen=True)
 class Reader:
-    """Emits one model's translations that have no quality yet, with source and, where the metric reads it,
-    reference: of the wanted rows, and one without a translation passes the metric by; or of all that have
-    one."""
+    """Emits one model's translations that have no quality yet, the wanted ones or all, with source and,
+    where the metric reads it, reference."""
 
     input: Input
     route: Route
@@ -77,30 +89,24 @@ class Reader:
     wanted: Callable[[Any], Mask] | None
 
     def __call__(self, work: Measurable) -> Iterator[pa.Table]:
-        unit = work.unit
-        todo = unmeasured(work, self.route)
+        unit, todo = work.unit, measurable(work, self.route)
         if self.wanted:
             todo &= self.wanted(work)
         if not todo.any():
             return
-        table = read_rows(work.translations, unit.shard.name, unit.first_row, unit.end_row, TRANSLATIONS)
-        mine = pc.and_(pc.equal(table["route"], self.route), pc.equal(table["status"], OK))
-        good = table.filter(mine).select(["row", "translation"])
+        good = _good(work, self.route)
         texts = dict(zip(good["row"].to_pylist(), good["translation"].to_pylist(), strict=True))
-        if not self.wanted:
-            todo &= np.isin(np.arange(unit.first_row, unit.end_row), good["row"].to_numpy())
         also = ("reference",) if self.needs_reference else ()
         for lines in read_lines(unit, self.input, also):
             at = [i for i, row in enumerate(lines.rows) if todo[row - unit.first_row]]
             if not at:
                 continue
             rows = [lines.rows[i] for i in at]
-            columns = {"hypothesis": [texts.get(row) for row in rows], "source": [lines.texts[i] for i in at]}
-            skips = ["" if row in texts else NO_TRANSLATION for row in rows]
+            columns = {"hypothesis": [texts[row] for row in rows], "source": [lines.texts[i] for i in at]}
+            skips = None
             if self.needs_reference:
                 columns["reference"] = references = [lines.references[i] for i in at]
-                blank = [not (text or "").strip() for text in references]
-                skips = [skip or NO_REFERENCE * none for skip, none in zip(skips, blank, strict=True)]
+                skips = ["" if (text or "").strip() else NO_REFERENCE for text in references]
             texts_of = {name: pa.array(values, pa.string()) for name, values in columns.items()}
             yield blank_requests(unit, rows, texts_of, skips)
 

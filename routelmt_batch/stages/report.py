@@ -13,11 +13,10 @@ from routelmt_batch.ledger import QUALITY, TRANSLATIONS
 from routelmt_batch.manifest import versions
 from routelmt_batch.metrics.metric import describe
 from routelmt_batch.routers.router import Router
-from routelmt_batch.rows import FAILED, LARGE, PREDICTED, QUARANTINED, SMALL, STATUSES
+from routelmt_batch.rows import ESCALATE, FAILED, LARGE, PREDICTED, QUARANTINED, ROUTE, SMALL, STATUSES
 from routelmt_batch.selection import cuts
 from routelmt_batch.spec import Guard
 from routelmt_batch.stages.allocate import Plan, gains
-from routelmt_batch.stages.guard import ESCALATE, ROUTE
 from routelmt_batch.stages.outputs import finish
 from routelmt_batch.stages.recipe import Job
 from routelmt_batch.stages.tally import DECILES, EDGES, fractions, merge

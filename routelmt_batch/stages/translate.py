@@ -18,16 +18,16 @@ from routelmt_batch.errors import RoutelmtError
 from routelmt_batch.ledger import TRANSLATIONS, Ledger
 from routelmt_batch.progress import Bars
 from routelmt_batch.prompts import Prompter
-from routelmt_batch.rows import FAILED, LARGE, OK, SMALL, TRUNCATED, UNTRANSLATABLE, Route
+from routelmt_batch.rows import ESCALATE, FAILED, LARGE, OK, SMALL, TRUNCATED, UNTRANSLATABLE, Route
 from routelmt_batch.rows import TRANSLATIONS as SCHEMA
 from routelmt_batch.selection import Cut
 from routelmt_batch.spec import Input, JobSpec, LabelSpec, Pool, Translator
 from routelmt_batch.stages.allocate import Plan
-from routelmt_batch.stages.attempts import attempts
+from routelmt_batch.stages.attempts import Mask, attempts
 from routelmt_batch.stages.passes import PartWriter, requests, run_pass
 from routelmt_batch.stages.recipe import Job
 from routelmt_batch.stages.work import Work, planned_rows, work_on
-from routelmt_batch.units import read_lines
+from routelmt_batch.units import Unit, read_lines
 from routelmt_batch.workspace import AnyWorkspace
 
 
@@ -106,7 +106,7 @@ def translate(workspace: Job, plan: Plan, engine: Engine, bars: Bars, small_firs
     Raises:
         RoutelmtError: more than `run.max_failed_fraction` of the rows failed.
     """
-    check_failures(workspace, plan)
+    check_failures(workspace, plan, exactly=True)
     passes: list[list[Route]] = [[SMALL]] if small_first else order(workspace.spec, engine)
     anything = any(_pending(workspace, plan, route) for routes in passes for route in routes)
     for routes in passes if anything else ():
@@ -123,6 +123,7 @@ def translate(workspace: Job, plan: Plan, engine: Engine, bars: Bars, small_firs
             total - sum(pending.values()),
             after_commit=lambda: check_failures(workspace, plan),
         )
+    check_failures(workspace, plan, exactly=True)
 
 
 def order(spec: JobSpec | LabelSpec, engine: Engine) -> list[list[Route]]:
@@ -212,17 +213,39 @@ def lane(
     )
 
 
-def check_failures(workspace: Job, plan: Plan) -> None:
-    """End the job when too many rows have no translation from any model."""
+def check_failures(workspace: Job, plan: Plan, exactly: bool = False) -> None:
+    """End the job when too many rows have no translation from any model.
+
+    Under a guard the small model also tries rows of the large one, and what it fails on may be
+    escalated: counts alone say only what nobody can mend. `exactly` looks at the rows.
+    """
     ledger = workspace.ledger
     failed = ledger.count(TRANSLATIONS, "small_failed") - _sum(ledger, "retry_failed", "dead")
-    allowed = workspace.spec.run.max_failed_fraction
     rows = plan.large + plan.small
-    if failed > allowed * rows:
+    allowed = workspace.spec.run.max_failed_fraction * rows
+    guarded = plan.hypotheses or plan.held_back
+    if failed <= allowed or (guarded and not exactly and failed - plan.large - plan.held_back <= allowed):
+        return
+    if guarded:
+        escalating = plan.held_back and not any(e["step"] == ESCALATE for e in ledger.events_of("guard"))
+        failed = sum(int(dead.sum()) for *_, dead in _dead(workspace, plan))
+        failed -= plan.held_back if escalating else 0
+    if failed > allowed:
         raise RoutelmtError(
-            f"{failed} of {rows} rows failed, more than run.max_failed_fraction {allowed} allows. "
-            f"Look into {workspace.folder.logs}; after mending, `run --retry-failed` tries them again"
+            f"{failed} of {rows} rows failed, more than run.max_failed_fraction "
+            f"{workspace.spec.run.max_failed_fraction} allows. Look into {workspace.folder.logs}; after "
+            "mending, `run --retry-failed` tries them again"
         )
+
+
+def _dead(workspace: Job, plan: Plan) -> Iterator[tuple[Unit, Mask, Mask]]:
+    """Units with rows that were tried: those that the large model is called for, those that no model is
+    left for."""
+    for unit in workspace.units:
+        work = work_on(workspace, unit)
+        if any(work.committed):
+            called = planned_rows(work, plan.cut).called
+            yield unit, called, attempts(unit, work.committed, called).dead(called)
 
 
 def reopen_failed(workspace: Job, plan: Plan) -> int:
@@ -233,14 +256,9 @@ def reopen_failed(workspace: Job, plan: Plan) -> int:
     """
     large = small = 0
     shards = set()
-    for unit in workspace.units:
-        work = work_on(workspace, unit)
-        if not any(work.committed):
-            continue
-        planned = planned_rows(work, plan.cut)
-        dead = attempts(unit, work.committed, planned.called).dead(planned.called)
-        large += int((dead & planned.called).sum())
-        small += int((dead & ~planned.called).sum())
+    for unit, called, dead in _dead(workspace, plan):
+        large += int((dead & called).sum())
+        small += int((dead & ~called).sum())
         if dead.any():
             shards.add(unit.shard.name)
     if shards:

@@ -152,20 +152,20 @@ def test_drift_is_the_textbooks():
     held_out, new = generator.normal(0, 1, 5000), generator.normal(0.5, 1, 20_000)
     quantiles = np.quantile(held_out, np.linspace(0, 1, 101))
     below = np.searchsorted(np.sort(new), quantiles, side="right")
-    found = drift(below, len(new), quantiles)
+    found = drift(below, len(new), quantiles, 5000)
     # On a grid of a hundred quantiles the distance is at most a hundredth off.
     assert found.ks == pytest.approx(stats.ks_2samp(held_out, new).statistic, abs=0.01)
     actual = np.histogram(new, np.r_[-np.inf, quantiles[10:100:10], np.inf])[0] / len(new)
     assert found.psi == pytest.approx(((actual - 0.1) * np.log(actual / 0.1)).sum(), rel=0.01)
     same = np.searchsorted(np.sort(held_out), quantiles, side="right")
-    assert drift(same, len(held_out), quantiles).psi < 0.001
+    assert drift(same, len(held_out), quantiles, 5000).psi < 0.001
 
 
 def test_scores_with_ties_have_drift_too():
     held_out = np.repeat([1.0, 2.0, 3.0], [50, 30, 20])
     quantiles = np.quantile(held_out, np.linspace(0, 1, 101))
     below = np.searchsorted(held_out, quantiles, side="right")
-    found = drift(below, 100, quantiles)
+    found = drift(below, 100, quantiles, 100)
     assert found.psi == pytest.approx(0, abs=0.01) and found.ks < 0.02
 
 
@@ -176,7 +176,7 @@ def test_advice_says_when_to_train_anew():
         np.arange(300.0),
         np.array(["en-de"] * 300),
     )
-    told = advice(summarise(chance, Decimal("0.3"), 0), Drift(1000, 0.4, 0.3))
+    told = advice(summarise(chance, Decimal("0.3"), 0), Drift(1000, 0.4, 0.3, 0.02))
     assert any("population stability index 0.40" in line and "train the router anew" in line for line in told)
     assert any("cannot tell the router from routing by random" in line for line in told)
     backwards = sample(300)
@@ -189,3 +189,42 @@ def test_advice_says_when_to_train_anew():
 
 def test_too_few_rows_have_no_figures():
     assert summarise(sample(2), Decimal("0.3"), 0) == {"rows": 2}
+
+
+@pytest.mark.parametrize("fraction", ["0", "0.3", "1"])
+def test_a_corpus_with_nothing_to_sample_is_a_whole_job(audited_spec, corpus, tmp_path, engine, fraction):
+    for path in corpus.rglob("*.parquet"):
+        write_shard(path, ["", None], reference=pa.array(["x", "y"]))
+    report = run(audited_spec({"fraction": 0.5}, budget={"fraction": fraction}), engine).report
+    assert report["audit"]["rows"] == 0 and report["rows"] == 4
+
+
+def test_an_audit_that_is_given_up_leaves_a_whole_job(audited_spec, tmp_path, engine):
+    spec = audited_spec({"fraction": 0.5, "min_rows": 1})
+    large = []
+
+    def stop(label, row):
+        large.append(label == "large")
+        if sum(large) > 23:
+            raise OSError("stopped on the way")
+        return ""
+
+    engine.fails = stop
+    with pytest.raises(OSError, match="stopped"):
+        run(spec, engine)
+    engine.fails = lambda label, row: ""
+    loaded = load(spec, ("audit.fraction=0",))
+    assert job.run(loaded, job.Options(), BARS, engine.opened).report["audit"] is None
+
+
+def test_routing_alike_asks_for_nothing():
+    rows = sample(100)
+    assert advice(summarise(rows, Decimal(1), 0), None) == [], "every routing takes all rows"
+
+
+def test_few_rows_tell_nothing_of_drift():
+    generator = np.random.default_rng(0)
+    held_out, new = generator.normal(0, 1, 5000), generator.normal(0, 1, 25)
+    quantiles = np.quantile(held_out, np.linspace(0, 1, 101))
+    below = np.searchsorted(np.sort(new), quantiles, side="right")
+    assert advice(None, drift(below, 25, quantiles, 5000)) == []

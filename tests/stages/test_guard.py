@@ -15,7 +15,7 @@ from rich.console import Console
 from sacrebleu.metrics import CHRF
 
 from routelmt_batch import job
-from routelmt_batch.errors import ModelError, OutputError, SpecError, UsageError
+from routelmt_batch.errors import ModelError, OutputError, RoutelmtError, SpecError, UsageError
 from routelmt_batch.progress import Bars
 from routelmt_batch.prompts import load_tokenizer
 from routelmt_batch.spec_file import load
@@ -285,13 +285,17 @@ def make_audited(guarded, audit) -> Path:
     return path
 
 
-def test_predicted_quality_decides_without_a_translation(guarded, tmp_path, engine):
+def quality_router(tmp_path: Path) -> Path:
     folder = tmp_path / "router-q"
     shutil.copytree(MODELS / "router", folder)
     card = json.loads((folder / "routelmt.json").read_text())
     card |= {"kind": "routelmt-q", "target": "quality", "scale": {"mean": 50.0, "std": 10.0}}
     (folder / "routelmt.json").write_text(json.dumps(card))
-    pool = {"source": str(folder), "max_model_len_tokens": 256}
+    return folder
+
+
+def test_predicted_quality_decides_without_a_translation(guarded, tmp_path, engine):
+    pool = {"source": str(quality_router(tmp_path)), "max_model_len_tokens": 256}
     outcome = run(guarded(metric=None, mode="predicted", keep_small_above=60, router=pool), engine)
     rows, order = output(tmp_path / "out"), by_gain(tmp_path / "out")
     asked = calls(engine, "quality-router")
@@ -308,6 +312,55 @@ def test_predicted_quality_decides_without_a_translation(guarded, tmp_path, engi
     assert {rows[key]["reason"] for key in order[:18] if key not in called} == {"predicted_good"}
     assert sorted(calls(engine, "small")) == sorted(set(rows) - set(called)), "no hypothesis is decoded"
     assert outcome.report["guard"]["extra_small_translations"] == 0
+
+
+def test_another_budget_after_a_guards_decision_is_refused(guarded, tmp_path, engine):
+    """Or the places of an old plan would add to those of the new one."""
+    pool = {"source": str(quality_router(tmp_path)), "max_model_len_tokens": 256}
+    spec = guarded(metric=None, mode="predicted", keep_small_above=60, router=pool)
+
+    def stop(label, row):
+        if label in ("small", "large"):
+            raise OSError("stopped on the way")
+        return ""
+
+    engine.fails = stop
+    with pytest.raises(OSError, match="stopped"):
+        run(spec, engine)
+    engine.fails = lambda label, row: ""
+    with pytest.raises(OutputError, match=r"frozen at budget.fraction 0\.3"):
+        job.run(load(spec, ("budget.fraction=0.1",)), job.Options(), BARS, engine.opened)
+    other = ("guard.router.threads=1",)
+    job.run(load(spec, other), job.Options(), BARS, engine.opened)
+    assert len(set(calls(engine, "large"))) <= 18
+
+
+def test_small_failures_that_the_large_model_mends_end_no_job(guarded, tmp_path, engine):
+    engine.fails = lambda label, row: "engine_error" if label == "small" and row["row"] % 7 == 0 else ""
+    spec = guarded(escalate_fraction=0.25)
+    assert run(spec, engine).report["status"]["failed"] == 0
+    rows = output(tmp_path / "out")
+    failed = {key for key, row in rows.items() if key[1] % 7 == 0 and row["planned_route"] == "small"}
+    assert failed and {key for key, row in rows.items() if row["reason"] == "escalated"} >= failed
+    assert all(rows[key]["route"] == "large" for key in failed)
+
+
+def test_too_many_failures_under_a_guard_end_the_job_and_a_retry_mends_it(guarded, tmp_path, engine):
+    spec = guarded(mode="hypothesis", keep_small_above=60, verify=True)
+    engine.fails = lambda label, row: "engine_error" if label != "router" and row["row"] % 2 else ""
+    for _ in range(2):
+        with pytest.raises(RoutelmtError, match="max_failed_fraction"):
+            run(spec, engine)
+    engine.fails = lambda label, row: ""
+    before = len(calls(engine, "small"))
+    assert run(spec, engine, retry_failed=True).report["status"]["failed"] == 0
+    rows = output(tmp_path / "out")
+    assert len(set(calls(engine, "large"))) <= 18
+    again = calls(engine, "small")[before:]
+    large = [key for key in again if rows[key]["route"] == "large"]
+    assert again and len(set(again)) == len(again)
+    worse = [key for key in large if chrf("large", key, rows) < chrf("small", key, rows)]
+    assert not worse, "what was retried is verified, too"
 
 
 def test_a_router_of_another_small_model_is_no_guard(guarded, tmp_path, engine):
