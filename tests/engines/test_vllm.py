@@ -117,7 +117,7 @@ def test_translations_are_transformers_greedy_ones(rows, route):
 def test_the_report_times_each_pass_and_names_what_ran(demo):
     report = json.loads((demo / "reports/job.json").read_text())
     passes = {line["name"]: line for line in report["passes"]}
-    assert list(passes) == ["score", "allocate", "large+small", "assemble"]
+    assert list(passes) == ["score", "allocate", "large+small", "check small+large", "assemble"]
     for name in ("score", "large+small"):
         assert 0 < passes[name]["engine_start_seconds"] <= passes[name]["seconds"]
     assert report["versions"]["ray"].startswith("2.60")
