@@ -67,12 +67,17 @@ def unmeasured(work: Measurable, of: str) -> Mask:
 
 def measurable(work: Measurable, route: Route) -> Mask:
     """Rows of a unit that one model translated, and that have no quality yet."""
+    return _unmeasured_of(work, route, _good(work, route))
+
+
+def _unmeasured_of(work: Measurable, route: Route, good: pa.Table) -> Mask:
     translated = np.zeros(work.unit.rows, bool)
-    translated[_good(work, route)["row"].to_numpy() - work.unit.first_row] = True
+    translated[good["row"].to_numpy() - work.unit.first_row] = True
     return np.asarray(translated & unmeasured(work, route))
 
 
 def _good(work: Measurable, route: Route) -> pa.Table:
+    """One model's translations of a unit."""
     unit = work.unit
     table = read_rows(work.translations, unit.shard.name, unit.first_row, unit.end_row, TRANSLATIONS)
     return table.filter((pc.field("route") == route) & (pc.field("status") == OK))
@@ -89,12 +94,12 @@ class Reader:
     wanted: Callable[[Any], Mask] | None
 
     def __call__(self, work: Measurable) -> Iterator[pa.Table]:
-        unit, todo = work.unit, measurable(work, self.route)
+        unit, good = work.unit, _good(work, self.route)
+        todo = _unmeasured_of(work, self.route, good)
         if self.wanted:
             todo &= self.wanted(work)
         if not todo.any():
             return
-        good = _good(work, self.route)
         texts = dict(zip(good["row"].to_pylist(), good["translation"].to_pylist(), strict=True))
         also = ("reference",) if self.needs_reference else ()
         for lines in read_lines(unit, self.input, also):
