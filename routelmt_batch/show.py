@@ -129,15 +129,15 @@ def _audit(audit: Mapping[str, Any] | None) -> dict[str, str]:
         return {}
     calls = audit["calls"]
     found = {
-        "audit": f"{audit['sampled']:,} rows, {audit['rows']:,} measured; {calls[LARGE]:,} large and "
-        f"{calls[SMALL]:,} small calls beside the budget"
+        "audit": f"{counted(audit['sampled'], 'row')}, {audit['rows']:,} measured; {calls[LARGE]:,} large "
+        f"and {calls[SMALL]:,} small calls beside the budget"
     }
     if "realised" in audit:
         found["audited gain"] = (
             f"mean {_number(audit['predicted'])} predicted, {_number(audit['realised'])} realised; "
             f"Spearman {_interval(audit['spearman'])}"
         )
-        found[f"MeanDelta@{audit['fraction']}"] = "; ".join(
+        found[f"MeanDelta@{float(audit['fraction']):.3g}"] = "; ".join(
             f"{name} {_interval(value)}" for name, value in audit["mean_delta"].items()
         )
         found["severe losses"] = f"{_interval(audit['severe_loss_rate'])}% of the sample's routed rows"

@@ -62,7 +62,7 @@ def test_a_guarded_and_audited_job_says_what_it_saved_and_cost(printed):
     assert lines["audited gain"].endswith(
         f"Spearman {spearman['value']:.2f} ({spearman['low']:.2f} to {spearman['high']:.2f})"
     )
-    assert lines["MeanDelta@0.3"].startswith(f"router {audit['mean_delta']['router']['value']:.2f} (")
+    assert lines["MeanDelta@0.2"].startswith(f"router {audit['mean_delta']['router']['value']:.2f} (")
     assert lines["severe losses"].startswith(f"{audit['severe_loss_rate']['value']:.2f} (")
     assert lines["drift"].startswith(f"PSI {report['drift']['psi']:.3f}, KS {report['drift']['ks']:.3f}")
     assert lines["advice"] == report["advice"][-1]  # the last of several lines
@@ -77,4 +77,4 @@ def test_a_job_without_them_says_nothing_of_them(printed):
 
 def test_an_audit_of_too_few_rows_has_no_figures(printed):
     _, lines = printed(metric="chrf", audit={"fraction": 0.01, "min_rows": 1, "max_rows": 1})
-    assert lines["audit"].startswith("2 rows, 2 measured") and "audited gain" not in lines
+    assert lines["audit"].startswith("1 row, 1 measured") and "audited gain" not in lines
