@@ -6,6 +6,7 @@ stands for the job's.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -22,7 +23,7 @@ from routelmt_batch.ledger import AUDIT, AUDIT_QUALITY, AUDIT_TRANSLATIONS
 from routelmt_batch.measures import METRICS, Floats, Integers
 from routelmt_batch.resampling import bootstrap, compare, interval
 from routelmt_batch.rows import LARGE, SMALL
-from routelmt_batch.selection import places
+from routelmt_batch.selection import Gains, places
 from routelmt_batch.stages.allocate import Plan, gains
 from routelmt_batch.stages.recipe import Job
 
@@ -93,11 +94,7 @@ def _drift(workspace: Job) -> Drift | None:
     if not (card and card.calibration):
         return None
     quantiles = np.array(card.calibration.quantiles)
-    below, rows = np.zeros(len(quantiles), np.int64), 0
-    for part in gains(workspace):
-        scores = np.sort(part.gain[~np.isnan(part.gain)])
-        below += np.searchsorted(scores, quantiles, side="right")
-        rows += len(scores)
+    below, rows = at_most(gains(workspace), quantiles)
     return drift(below, rows, quantiles) if rows else None
 
 
@@ -180,11 +177,21 @@ def _means(rows: Audited, part: Integers) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Drift:
-    """How far a job's scores lie from the held-out ones that the router was calibrated on."""
+    """How far a job's scores lie from others: those the router was calibrated on, or another job's."""
 
     rows: int
     psi: float
     ks: float
+
+
+def at_most(parts: Iterable[Gains], quantiles: Floats) -> tuple[Integers, int]:
+    """How many scores of a stream are at most each of `quantiles` (ascending), and how many there are."""
+    below, rows = np.zeros(len(quantiles), np.int64), 0
+    for part in parts:
+        scores = np.sort(part.gain[~np.isnan(part.gain)])
+        below += np.searchsorted(scores, quantiles, side="right")
+        rows += len(scores)
+    return below, rows
 
 
 def drift(below: Integers, rows: int, quantiles: Floats) -> Drift:
@@ -195,13 +202,18 @@ def drift(below: Integers, rows: int, quantiles: Floats) -> Drift:
         rows: the job's scores.
         quantiles: (101,) of the held-out scores, 0 to 100%.
     """
-    share = below / rows
     # Held-out scores at most a quantile, by its last equal: ties have one place.
     held_out = np.searchsorted(quantiles, quantiles, side="right") - 1
-    ks = float(np.abs(share - held_out / 100).max())
-    edges = np.unique(held_out[10:100:10])  # inner edges of the tenths; equal ones are one
-    expected = np.diff(edges / 100, prepend=0.0, append=1.0)
-    actual = np.diff(share[edges], prepend=0.0, append=1.0)
+    return apart(below / rows, held_out / 100, rows)
+
+
+def apart(share: Floats, others: Floats, rows: int) -> Drift:
+    """Drift of `rows` scores from others, by the shares of both that are at most each quantile of the
+    others', 0 to 100%: (101,) each."""
+    ks = float(np.abs(share - others).max())
+    edges, at = np.unique(others[10:100:10], return_index=True)  # of the tenths; equal ones are one
+    expected = np.diff(edges, prepend=0.0, append=1.0)
+    actual = np.diff(share[10:100:10][at], prepend=0.0, append=1.0)
     # Half a row in each bin, so that an empty one has a logarithm.
     actual = (actual * rows + 0.5) / (rows + 0.5 * len(actual))
     filled = expected > 0
