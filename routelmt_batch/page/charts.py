@@ -95,4 +95,6 @@ def _axes(figure: Figure, x: str, y: str) -> Axes:
 
 
 def _legend(axes: Axes) -> None:
-    axes.legend(frameon=False, labelcolor=_INK, handlelength=1.6)
+    axes.legend(
+        frameon=False, labelcolor=_INK, handlelength=1.6, ncols=4, loc="lower left", bbox_to_anchor=(0, 1)
+    )

@@ -129,8 +129,8 @@
     if (!numbers.length) return element("p", { class: "note" }, `${caption}: none.`);
     const lines = numbers.map((at) => {
       const row = rows[at];
-      const went = row.route === row.planned_route ? row.route ?? "" : `${row.planned_route ?? "none"} planned, ${row.route ?? "none"}`;
-      return [number(at), [went, row.status, row.reason].filter(Boolean).join(", "), number(row.gain, 2),
+      const planned = row.route === row.planned_route ? null : `${row.planned_route} planned`;
+      return [number(at), [planned, row.route, row.status, row.reason].filter(Boolean).join(", "), number(row.gain, 2),
         text(row.source, row.source_lang), text(row.small, row.target_lang, row.route === "small"),
         text(row.large, row.target_lang, row.route === "large")];
     });

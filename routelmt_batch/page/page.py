@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any
 
@@ -42,7 +43,7 @@ def render(job: FinishedJob, settings: Page, comparison: dict[str, Any] | None =
         undefined=StrictUndefined,
     )
     environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "separators": (",", ":")}
-    environment.filters |= {"number": _number, "percent": _percent, "duration": _duration}
+    environment.filters |= {"number": _number, "change": _change, "percent": _percent, "duration": _duration}
     return environment.get_template("page.html").render(
         version=__version__,
         report=job.report,
@@ -82,6 +83,14 @@ def _reasons(report: dict[str, Any], most: dict[str, tuple[str, int]]) -> list[d
 
 def _number(value: float | None, digits: int = 0) -> str:
     return "–" if value is None else f"{value:,.{digits}f}"
+
+
+def _change(pair: Sequence[float | None], digits: int = 0) -> str:
+    now, before = pair
+    if now is None or before is None:
+        return "–"
+    told = f"{now - before:+,.{digits}f}"
+    return told if told.strip("+-0.") else "0"
 
 
 def _percent(value: float | None, digits: int = 1) -> str:

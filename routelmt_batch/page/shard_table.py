@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -79,8 +80,6 @@ def stand_out(tried: Counts, failures: Counts, gains: Counts, large: Counts) -> 
 
 
 def _far_shares(gains: Counts, large: Counts) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-    from scipy.stats import norm
-
     some = gains > 0
     job = large.sum() / max(gains.sum(), 1)
     if not 0 < job < 1:
@@ -88,17 +87,17 @@ def _far_shares(gains: Counts, large: Counts) -> tuple[npt.NDArray[np.bool_], np
     apart = np.where(some, large / np.maximum(gains, 1) - job, 0.0)
     errors = apart * np.sqrt(gains / (job * (1 - job)))
     spread = max(1.0, _MAD_TO_SD * float(np.median(np.abs(errors[some]))))
-    limit = spread * norm.isf(_FALSE_ALARMS / 2 / some.sum())
+    limit = spread * NormalDist().inv_cdf(1 - _FALSE_ALARMS / 2 / int(some.sum()))
     far = (np.abs(errors) > limit) & (np.abs(apart) >= _SHARE_APART)
     return far & (apart > 0), far & (apart < 0)
 
 
 def _many_failures(tried: Counts, failures: Counts) -> npt.NDArray[np.bool_]:
-    from scipy.stats import binom
+    from scipy.special import bdtrc
 
     some = tried > 0
     job = failures.sum() / max(tried.sum(), 1)
-    by_chance = binom.sf(failures - 1, tried, job)
+    by_chance = bdtrc(failures - 1, tried, job)  # of as many failures or more
     limit = _FALSE_ALARMS / max(some.sum(), 1)
     return np.asarray(some & (by_chance < limit) & (failures >= _FAILURES_TIMES * job * tried))
 
