@@ -190,7 +190,7 @@
   // The address after # says what is shown, so that the browser's back and a bookmark work.
   let opened = null;
   function route() {
-    const asked = location.hash.startsWith("#shard=") ? decodeURIComponent(location.hash.slice(7)) : null;
+    const asked = new URLSearchParams(location.hash.slice(1)).get("shard");
     const at = asked === null ? -1 : shards.name.indexOf(asked);
     $("overview").hidden = at >= 0;
     $("shard").hidden = at < 0;
