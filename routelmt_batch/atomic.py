@@ -87,15 +87,16 @@ def write_parquet(path: Path, table: pa.Table, place: str) -> None:
 
 def write_json(path: Path, value: Any, place: str) -> None:
     """Write a value as JSON; numbers that JSON does not know (NaN, infinities) become null."""
-    text = json.dumps(_plain(value), ensure_ascii=False, indent=1, allow_nan=False)
+    text = json.dumps(plain(value), ensure_ascii=False, indent=1, allow_nan=False)
     write_text(path, text + "\n", place)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """A value as JSON can hold it: NaN and infinities become null."""
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

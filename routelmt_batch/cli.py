@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -30,6 +30,9 @@ from routelmt_batch.options import (
     carry_out,
 )
 from routelmt_batch.progress import Bars, stderr_console
+
+if TYPE_CHECKING:
+    from routelmt_batch.page.finished import FinishedJob
 
 app = typer.Typer(
     name="routelmt-batch",
@@ -173,8 +176,19 @@ def report(
     as_rates: Annotated[
         bool, typer.Option("--rates", help="Print what its pools did as a rates file for `plan --rates`.")
     ] = False,
+    against: Annotated[
+        str | None, typer.Option("--against", metavar="OTHER", help="Compare with another finished job.")
+    ] = None,
+    html: Annotated[
+        bool, typer.Option("--html", help="Write the audit page, reports/index.html, and print nothing else.")
+    ] = False,
+    rows: Annotated[
+        int | None,
+        typer.Option("--rows", metavar="N", min=0, help="Rows of each kind on the page; page.rows."),
+    ] = None,
 ) -> None:
-    """Show the report of a job or of labels; of one that runs or was stopped, how far it is."""
+    """Show the report of a job or of labels; of one that runs or was stopped, how far it is. Or compare
+    two jobs."""
     from routelmt_batch import job, rates, show
     from routelmt_batch.learning.labelling import label
     from routelmt_batch.manifest import command
@@ -182,6 +196,9 @@ def report(
     from routelmt_batch.spec_file import read
     from routelmt_batch.workspace import Folder
 
+    if html or against:
+        _audit(output, against, html, rows, as_json)
+        return
     folder = Folder(Path(output))
     manifest = folder.read_manifest()
     if manifest is None:
@@ -198,6 +215,39 @@ def report(
     else:
         table = (show.labels if labels else show.job) if found else show.standing
         show.console().print(table(state))
+
+
+def _audit(output: str, against: str | None, html: bool, rows: int | None, as_json: bool) -> None:
+    """Write the audit page, or print a comparison, which then has no corpus text.
+
+    Raises:
+        OutputError: a folder holds no finished job.
+    """
+    from routelmt_batch import show
+    from routelmt_batch.page.comparison import compare
+    from routelmt_batch.page.page import write_page
+
+    this, other = _finished(output), _finished(against) if against else None
+    settings = this.spec.page if rows is None else this.spec.page.model_copy(update={"rows": rows})
+    comparison = compare(this, other, settings.rows if html else 0) if other else None
+    if html:
+        write_page(this, settings, comparison)
+        typer.echo(this.folder.page)
+    elif as_json:
+        typer.echo(json.dumps(comparison, ensure_ascii=False, indent=1))
+    elif comparison:
+        show.console().print(show.comparison(comparison))
+
+
+def _finished(output: str) -> FinishedJob:
+    from routelmt_batch import job
+    from routelmt_batch.page.finished import FinishedJob
+    from routelmt_batch.workspace import Folder
+
+    folder = Folder(Path(output))
+    if not job.finished(folder):
+        raise OutputError(f"{output}: no finished job there; `run` it to its end first")
+    return FinishedJob.read(folder)
 
 
 @app.command(epilog="Example: routelmt-batch doctor")

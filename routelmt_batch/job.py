@@ -16,6 +16,8 @@ from typing import Any
 from routelmt_batch.engines.lanes import Engine
 from routelmt_batch.errors import Interrupted
 from routelmt_batch.ledger import SCORES, TRANSLATIONS, is_held
+from routelmt_batch.page.finished import FinishedJob
+from routelmt_batch.page.page import write_page
 from routelmt_batch.progress import Bars, counted
 from routelmt_batch.rows import LARGE, SMALL
 from routelmt_batch.selection import places
@@ -34,7 +36,7 @@ from routelmt_batch.stages.audited import audited
 from routelmt_batch.stages.check import check as check_texts
 from routelmt_batch.stages.check import checks_pool
 from routelmt_batch.stages.guard import guard, verify
-from routelmt_batch.stages.outputs import standing_outputs
+from routelmt_batch.stages.outputs import standing_outputs, succeed
 from routelmt_batch.stages.recipe import Job, JobRecipe, check_models
 from routelmt_batch.stages.report import report
 from routelmt_batch.stages.score import score
@@ -94,7 +96,21 @@ def run(spec: JobSpec, options: Options, bars: Bars, open_engine: OpenEngine) ->
         verify(workspace, plan, engine, bars)
         assemble(workspace, plan, bars)
         audit(workspace, plan, engine, bars)
-        return Outcome(report(workspace, plan, audited(workspace, plan)), new=True)
+        reported = report(workspace, plan, audited(workspace, plan))
+        _draw_page(workspace, bars)
+        succeed(workspace, reported)
+        return Outcome(reported, new=True)
+
+
+def _draw_page(workspace: Job, bars: Bars) -> None:
+    """Write the audit page. The job is done, with it or without."""
+    try:
+        write_page(FinishedJob.read(workspace.folder), workspace.spec.page)
+    except Exception as error:  # whatever it is, and without its words, which may be the corpus's
+        bars.warn(
+            f"the audit page was not drawn ({type(error).__name__}); the job is whole without it. "
+            f"`routelmt-batch report {workspace.folder.root} --html` draws it, or says why not"
+        )
 
 
 def _alone(recipe: JobRecipe) -> dict[str, Pool]:

@@ -80,4 +80,7 @@ def carry_out(
         console.print(f"{what} finished; nothing to do. The report:")
     show.console().print(table(outcome.report))
     show.console().print(f"{output}/data")
+    page = Folder(Path(output)).page
+    if page.exists():
+        show.console().print(str(page), soft_wrap=True)
     raise typer.Exit(exit_code(outcome.report))

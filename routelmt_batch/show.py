@@ -176,6 +176,31 @@ def _budget(report: Mapping[str, Any]) -> dict[str, str]:
     return found | {"to large": went}
 
 
+def comparison(compared: Mapping[str, Any]) -> Group:
+    """Two jobs side by side: figures, directions, score drift, rows routed differently."""
+    figures = _table("", *compared["names"])
+    for name, pair in compared["figures"].items():
+        digits = 4 if "share" in name else 2 if isinstance(pair[0], float) else 0
+        figures.add_row(name, *("-" if value is None else f"{value:,.{digits}f}" for value in pair))
+    for group in ("status", "reason"):
+        for name, pair in compared[group].items():
+            figures.add_row(f"{group} {name}", *(f"{count:,}" for count in pair))
+    for name, pair in compared["direction"].items():
+        figures.add_row(f"{name} to large", *("-" if share is None else f"{share:.4f}" for share in pair))
+    told = _table("compared", "")
+    if drift := compared["drift"]:
+        told.add_row(
+            "score drift",
+            f"population stability index {drift['psi']:.3f}, Kolmogorov-Smirnov distance {drift['ks']:.3f}",
+        )
+    routed = compared["routed"]
+    ways = f": {_counts(routed['ways'])}" if routed["ways"] else ""
+    told.add_row("routed differently", f"{routed['different']:,} of {routed['common']:,} rows of both{ways}")
+    for name, (ours, theirs) in compared["settings"].items():
+        told.add_row("differs", f"{name}: {ours}, was {theirs}")
+    return Group(figures, told)
+
+
 def labels(report: Mapping[str, Any]) -> Group:
     """A label job: how many rows have a gain, why others have none, means by direction."""
     rows = _table(report["name"], "")

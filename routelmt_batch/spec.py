@@ -300,6 +300,14 @@ class Checks(Part):
         return self
 
 
+class Page(Part):
+    """How much corpus text the audit page shows: `rows` of each kind (most gained, nearest to the cut,
+    failed) of at most `shards` shards; 0 keeps text out of the page."""
+
+    rows: int = Field(10, ge=0, le=1000)
+    shards: int = Field(50, ge=0, le=1000)
+
+
 class Prompt(Part):
     template: str = LMT_TEMPLATE
 
@@ -369,6 +377,7 @@ class JobSpec(PassSpec):
     guard: Guard = Guard()
     audit: Audit = Audit()
     metric: Metric | None = None  # of guard and audit
+    page: Page = Page()
 
     @property
     def measures(self) -> bool:

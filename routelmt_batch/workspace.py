@@ -67,6 +67,10 @@ class Folder:
     def job_report(self) -> Path:
         return self.root / "reports" / "job.json"
 
+    @property
+    def page(self) -> Path:
+        return self.root / "reports" / "index.html"
+
     def read_manifest(self) -> dict[str, Any] | None:
         if not self.manifest.exists():
             return None

@@ -208,6 +208,34 @@ def test_report_tells_of_labels_stopped_and_finished(invoke, tmp_path, monkeypat
     assert "these labels are finished; nothing to do" in invoke("label", spec).output
 
 
+def test_report_writes_the_page_and_compares(tmp_path, make_spec):
+    from rich.console import Console
+
+    from routelmt_batch import job
+    from routelmt_batch.progress import Bars
+    from routelmt_batch.spec_file import load
+    from tests.fake_engine import FakeEngine
+
+    out, other = tmp_path / "out", tmp_path / "other"
+    answer = routelmt("report", str(out), "--html")
+    assert answer.returncode == 2 and f"{out}: no finished job there" in answer.stderr
+    for folder, budget in ((out, "0.5"), (other, "0.3")):
+        spec = load(make_spec(output__uri=str(folder), budget__fraction=budget))
+        engine = FakeEngine(tmp_path / f"{folder.name}.log")
+        job.run(spec, job.Options(), Bars(Console(quiet=True), quiet=True), engine.opened)
+    page = out / "reports/index.html"
+    page.unlink()
+    answer = routelmt("report", str(out), "--html", "--rows", "0")
+    assert answer.stdout.strip() == str(page) and "I saw a" not in page.read_text()
+    answer = routelmt("report", str(out), "--against", str(other), "--html")
+    assert answer.returncode == 0 and "I saw a" in page.read_text() and "went another way" in page.read_text()
+    answer = routelmt("report", str(out), "--against", str(other))
+    assert "routed differently   13 of 71 rows of both: 13 small to large" in answer.stdout
+    compared = json.loads(routelmt("report", str(out), "--against", str(other), "--json").stdout)
+    assert compared["settings"]["budget.fraction"] == ["0.5", "0.3"] and compared["routed"]["different"] == 13
+    assert "I saw a" not in json.dumps(compared)
+
+
 def test_an_address_where_nothing_answers_is_told_at_once(tmp_path, make_spec):
     import socket
 

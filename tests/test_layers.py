@@ -1,4 +1,4 @@
-"""Imports point down: cli, learning, job, stages, routers and metrics, engines, then the modules below all."""
+"""Imports point down: cli, learning, job, page, stages, routers and metrics, engines, then the modules below all."""
 
 import ast
 from pathlib import Path
@@ -16,6 +16,7 @@ LAYERS = (
     {"learning.evaluation", "learning.labelling", "learning.training", "learning.calibrate"},
     {"learning"},
     {"job", "rates"},
+    {"page"},
     {"stages"},
     {"routers", "metrics"},
     {"engines"},

@@ -279,8 +279,8 @@ def as_gains(table: pa.Table, ranks: dict[str, int]) -> Gains:
     )
 
 
-def gain_of(table: pa.Table) -> npt.NDArray[np.float32]:
-    return np.asarray(table["gain"].to_numpy(zero_copy_only=False), np.float32)
+def gain_of(table: pa.Table | pa.RecordBatch, column: str = "gain") -> npt.NDArray[np.float32]:
+    return np.asarray(table[column].to_numpy(zero_copy_only=False), np.float32)
 
 
 def admitted(cut: Cut | None, part: Gains) -> npt.NDArray[np.bool_]:

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from routelmt_batch import measures
+from routelmt_batch.drift import PSI_SHIFTED, PSI_WATCH, Drift, at_most, from_quantiles
 from routelmt_batch.kinds import SEVERE_LOSS_GAIN
 from routelmt_batch.ledger import AUDIT, AUDIT_QUALITY, AUDIT_TRANSLATIONS
 from routelmt_batch.measures import METRICS, Floats, Integers
@@ -29,8 +30,6 @@ from routelmt_batch.stages.recipe import Job
 _RESAMPLES = 1000
 _GROUPS = 5
 _ALIKE = 1e-9  # of mean gains, summed in another order
-# Population stability index: below 0.1 alike, from 0.25 on another population (Siddiqi 2006).
-PSI_WATCH, PSI_SHIFTED = 0.1, 0.25
 
 
 def audited(workspace: Job, plan: Plan) -> dict[str, Any]:
@@ -95,12 +94,8 @@ def _drift(workspace: Job) -> Drift | None:
     if not (card and card.calibration):
         return None
     quantiles = np.array(card.calibration.quantiles)
-    below, rows = np.zeros(len(quantiles), np.int64), 0
-    for part in gains(workspace):
-        scores = np.sort(part.gain[~np.isnan(part.gain)])
-        below += np.searchsorted(scores, quantiles, side="right")
-        rows += len(scores)
-    return drift(below, rows, quantiles, card.calibration.rows) if rows else None
+    below, rows = at_most(gains(workspace), quantiles)
+    return from_quantiles(below, rows, quantiles, card.calibration.rows) if rows else None
 
 
 @dataclass(frozen=True)
@@ -178,43 +173,6 @@ def _means(rows: Audited, part: Integers) -> dict[str, Any]:
         "predicted": float(rows.predicted[part].mean()),
         "realised": float(rows.realised[part].mean()),
     }
-
-
-@dataclass(frozen=True)
-class Drift:
-    """How far a job's scores lie from the held-out ones that the router was calibrated on."""
-
-    rows: int
-    psi: float
-    ks: float
-    psi_by_chance: float  # what 95% of jobs like the held-out rows stay below
-
-
-def drift(below: Integers, rows: int, quantiles: Floats, held_out_rows: int) -> Drift:
-    """Population stability index over tenths, and Kolmogorov-Smirnov distance.
-
-    Args:
-        below: (101,) how many of the job's scores are at most each quantile.
-        rows: the job's scores.
-        quantiles: (101,) of the held-out scores, 0 to 100%.
-        held_out_rows: how many those were.
-    """
-    share = below / rows
-    # Held-out scores at most a quantile, by its last equal: ties have one place.
-    held_out = np.searchsorted(quantiles, quantiles, side="right") - 1
-    ks = float(np.abs(share - held_out / 100).max())
-    edges = np.unique(held_out[10:100:10])  # inner edges of the tenths; equal ones are one
-    expected = np.diff(edges / 100, prepend=0.0, append=1.0)
-    actual = np.diff(share[edges], prepend=0.0, append=1.0)
-    # Half a row in each bin, so that an empty one has a logarithm.
-    actual = (actual * rows + 0.5) / (rows + 0.5 * len(actual))
-    filled = expected > 0
-    psi = float(((actual - expected) * np.log(actual / np.where(filled, expected, 1)))[filled].sum())
-    # Without drift PSI is chi-squared, scaled by both sizes (Yurdakul and Naranjo 2020).
-    from scipy.stats import chi2  # half a second to import: only where an audit is read
-
-    by_chance = float(chi2.ppf(0.95, max(1, len(actual) - 1))) * (1 / rows + 1 / held_out_rows)
-    return Drift(rows, psi, ks, by_chance)
 
 
 def advice(found: dict[str, Any] | None, drifted: Drift | None) -> list[str]:

@@ -101,14 +101,13 @@ def standing_outputs(ledger: Ledger) -> list[dict[str, Any]]:
     return list(standing.values())
 
 
-def finish(workspace: AnyWorkspace, job: dict[str, Any]) -> None:
-    """Re-verify every output shard, write `reports/job.json` and, last, `_SUCCESS`.
+def write_report(workspace: AnyWorkspace, job: dict[str, Any]) -> None:
+    """Re-verify every output shard and write `reports/job.json`.
 
     Raises:
         RoutelmtError: an output shard is not what was committed, by name.
     """
-    outputs = sorted(committed_outputs(workspace), key=lambda event: event["shard"].encode())
-    for output in outputs:
+    for output in committed_outputs(workspace):
         path = workspace.folder.data(output["shard"])
         if not path.exists() or sha256(path) != output["sha256"]:
             raise RoutelmtError(
@@ -116,6 +115,11 @@ def finish(workspace: AnyWorkspace, job: dict[str, Any]) -> None:
                 "written anew from the committed translations"
             )
     write_json(workspace.folder.job_report, job, "report")
+
+
+def succeed(workspace: AnyWorkspace, job: dict[str, Any]) -> None:
+    """Write `_SUCCESS`, last of all: every output shard with its rows, bytes and sha256."""
+    outputs = sorted(committed_outputs(workspace), key=lambda event: event["shard"].encode())
     success = {
         "shards": [{key: output[key] for key in ("shard", "rows", "bytes", "sha256")} for output in outputs],
         "rows": job["rows"],

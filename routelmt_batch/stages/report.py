@@ -1,4 +1,4 @@
-"""Report: the job in one JSON file, re-verified, and `_SUCCESS` last."""
+"""Report: the job in one JSON file, its outputs re-verified."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from routelmt_batch.routers.router import Router
 from routelmt_batch.rows import ESCALATE, FAILED, LARGE, PREDICTED, QUARANTINED, ROUTE, SMALL, STATUSES
 from routelmt_batch.selection import cuts
 from routelmt_batch.spec import Guard
-from routelmt_batch.stages.allocate import Plan, gains
-from routelmt_batch.stages.outputs import finish
+from routelmt_batch.stages.allocate import Plan, gains, what_if
+from routelmt_batch.stages.outputs import write_report
 from routelmt_batch.stages.recipe import Job
 from routelmt_batch.stages.tally import DECILES, EDGES, fractions, merge
 
@@ -25,13 +25,13 @@ DONE, DONE_WITH_FAILURES = 0, 3
 
 
 def report(workspace: Job, plan: Plan, audited: dict[str, Any]) -> dict[str, Any]:
-    """Re-verify every output shard, write `reports/job.json` and `_SUCCESS`.
+    """Re-verify every output shard and write `reports/job.json`.
 
     Raises:
         RoutelmtError: an output shard is not what was committed, by name.
     """
     job = job_report(workspace, plan) | audited
-    finish(workspace, job)
+    write_report(workspace, job)
     return job
 
 
@@ -61,6 +61,8 @@ def job_report(workspace: Job, plan: Plan) -> dict[str, Any]:
         "fraction": fractions(counts, plan.rows_with_gain),
         "predicted_gain_planned": plan.predicted_gain,
         "predicted_gain_bought": total.get("predicted_gain_bought", 0.0),
+        # What each budget would have bought, by the rows' gains alone.
+        "budgets": [asdict(line) | {"fraction": str(line.fraction)} for line in what_if(workspace)],
         "gain": _distributions(workspace, plan, total.get("gain", {})),
         "tokens": total.get("tokens", {}),
         "passes": passes,

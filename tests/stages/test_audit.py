@@ -10,9 +10,10 @@ import pytest
 from scipy import stats
 
 from routelmt_batch import job
+from routelmt_batch.drift import Drift, from_quantiles
 from routelmt_batch.spec_file import load
 from routelmt_batch.stages.audit import quotas
-from routelmt_batch.stages.audited import Audited, Drift, advice, drift, summarise
+from routelmt_batch.stages.audited import Audited, advice, summarise
 from tests.conftest import COLUMNS, write_shard
 from tests.fake_engine import FakeEngine
 from tests.stages.test_guard import BARS, calls, chrf, output
@@ -152,20 +153,20 @@ def test_drift_is_the_textbooks():
     held_out, new = generator.normal(0, 1, 5000), generator.normal(0.5, 1, 20_000)
     quantiles = np.quantile(held_out, np.linspace(0, 1, 101))
     below = np.searchsorted(np.sort(new), quantiles, side="right")
-    found = drift(below, len(new), quantiles, 5000)
+    found = from_quantiles(below, len(new), quantiles, 5000)
     # On a grid of a hundred quantiles the distance is at most a hundredth off.
     assert found.ks == pytest.approx(stats.ks_2samp(held_out, new).statistic, abs=0.01)
     actual = np.histogram(new, np.r_[-np.inf, quantiles[10:100:10], np.inf])[0] / len(new)
     assert found.psi == pytest.approx(((actual - 0.1) * np.log(actual / 0.1)).sum(), rel=0.01)
     same = np.searchsorted(np.sort(held_out), quantiles, side="right")
-    assert drift(same, len(held_out), quantiles, 5000).psi < 0.001
+    assert from_quantiles(same, len(held_out), quantiles, 5000).psi < 0.001
 
 
 def test_scores_with_ties_have_drift_too():
     held_out = np.repeat([1.0, 2.0, 3.0], [50, 30, 20])
     quantiles = np.quantile(held_out, np.linspace(0, 1, 101))
     below = np.searchsorted(held_out, quantiles, side="right")
-    found = drift(below, 100, quantiles, 100)
+    found = from_quantiles(below, 100, quantiles, 100)
     assert found.psi == pytest.approx(0, abs=0.01) and found.ks < 0.02
 
 
@@ -227,4 +228,4 @@ def test_few_rows_tell_nothing_of_drift():
     held_out, new = generator.normal(0, 1, 5000), generator.normal(0, 1, 25)
     quantiles = np.quantile(held_out, np.linspace(0, 1, 101))
     below = np.searchsorted(np.sort(new), quantiles, side="right")
-    assert advice(None, drift(below, 25, quantiles, 5000)) == []
+    assert advice(None, from_quantiles(below, 25, quantiles, 5000)) == []

@@ -29,7 +29,7 @@ from routelmt_batch.rows import LABEL_FIELDS, LABEL_METADATA, UNTRANSLATABLE
 from routelmt_batch.rows import QUALITY as QUALITY_SCHEMA
 from routelmt_batch.rows import TRANSLATIONS as TRANSLATIONS_SCHEMA
 from routelmt_batch.spec import LabelSpec
-from routelmt_batch.stages.outputs import Addition, finish, standing_outputs, write_shards
+from routelmt_batch.stages.outputs import Addition, standing_outputs, succeed, write_report, write_shards
 from routelmt_batch.stages.translate import check_fit
 from routelmt_batch.units import Unit, languages
 from routelmt_batch.workspace import Folder, open_workspace
@@ -54,7 +54,8 @@ def label(spec: LabelSpec, options: Options, bars: Bars, open_engine: OpenEngine
         measure(workspace, engine, bars)
         assemble(workspace, bars)
         job = report(workspace, workspace.recipe.signature().model_dump(mode="json"))
-        finish(workspace, job)
+        write_report(workspace, job)
+        succeed(workspace, job)
         return Outcome(job, new=True)
 
 

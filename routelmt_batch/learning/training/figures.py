@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from routelmt_batch.learning.figures import COLOURS, drawing
+from routelmt_batch.figures import COLOURS, drawing
 from routelmt_batch.learning.training.regression import BINS, Floats
 
 if TYPE_CHECKING:

@@ -1,0 +1,66 @@
+"""Drift of one job's scores from another population's: population stability index, Kolmogorov-Smirnov."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from routelmt_batch.measures import Floats, Integers
+from routelmt_batch.selection import Gains
+
+# Population stability index: below 0.1 alike, from 0.25 on another population (Siddiqi 2006).
+PSI_WATCH, PSI_SHIFTED = 0.1, 0.25
+
+
+@dataclass(frozen=True)
+class Drift:
+    """How far a job's scores lie from others: those the router was calibrated on, or another job's."""
+
+    rows: int
+    psi: float
+    ks: float
+    psi_by_chance: float  # what 95% of jobs like the held-out rows stay below
+
+
+def at_most(parts: Iterable[Gains], quantiles: Floats) -> tuple[Integers, int]:
+    """How many scores of a stream are at most each of `quantiles` (ascending), and how many there are."""
+    below, rows = np.zeros(len(quantiles), np.int64), 0
+    for part in parts:
+        scores = np.sort(part.gain[~np.isnan(part.gain)])
+        below += np.searchsorted(scores, quantiles, side="right")
+        rows += len(scores)
+    return below, rows
+
+
+def from_quantiles(below: Integers, rows: int, quantiles: Floats, held_out_rows: int) -> Drift:
+    """Population stability index over tenths, and Kolmogorov-Smirnov distance.
+
+    Args:
+        below: (101,) how many of the job's scores are at most each quantile.
+        rows: the job's scores.
+        quantiles: (101,) of the held-out scores, 0 to 100%.
+        held_out_rows: how many those were.
+    """
+    # Held-out scores at most a quantile, by its last equal: ties have one place.
+    held_out = np.searchsorted(quantiles, quantiles, side="right") - 1
+    return apart(below / rows, held_out / 100, rows, held_out_rows)
+
+
+def apart(share: Floats, others: Floats, rows: int, other_rows: int) -> Drift:
+    """Drift of `rows` scores from `other_rows` others, by the shares of both that are at most each quantile
+    of the others', 0 to 100%: (101,) each."""
+    from scipy.stats import chi2
+
+    ks = float(np.abs(share - others).max())
+    edges, at = np.unique(others[10:100:10], return_index=True)  # of the tenths; equal ones are one
+    expected = np.diff(edges, prepend=0.0, append=1.0)
+    actual = np.diff(share[10:100:10][at], prepend=0.0, append=1.0)
+    # Half a row in each bin, so that an empty one has a logarithm.
+    actual = (actual * rows + 0.5) / (rows + 0.5 * len(actual))
+    filled = expected > 0
+    psi = float(((actual - expected) * np.log(actual / np.where(filled, expected, 1)))[filled].sum())
+    # Without drift PSI is chi-squared, scaled by both sizes (Yurdakul and Naranjo 2020).
+    by_chance = float(chi2.ppf(0.95, max(1, len(actual) - 1))) * (1 / rows + 1 / other_rows)
+    return Drift(rows, psi, ks, by_chance)

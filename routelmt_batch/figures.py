@@ -1,0 +1,79 @@
+"""How figures are drawn: one style, the same bytes for the same numbers. It knows no data."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from routelmt_batch.atomic import write_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's, which colour-blind readers can tell apart (jfly.uni-koeln.de/color), and two dark ones.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#8A6D3B", "#4D4D4D")
+_STYLE = {
+    "svg.hashsalt": "routelmt-batch",  # else the ids in an SVG are random
+    "svg.fonttype": "path",  # looks the same where the font is not installed
+    "font.size": 9,
+    "font.family": "DejaVu Sans",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 10,
+    "axes.titlelocation": "left",
+}
+
+
+_NO_METADATA = {"png": {"Software": None}, "svg": {"Date": None, "Creator": None}}
+
+
+@contextlib.contextmanager
+def drawing(stem: Path, width: float, height: float) -> Iterator[Figure]:
+    """A figure (inches) to draw on; left without an error, it is written as `stem`.png and `stem`.svg."""
+    with _styled_figure(width, height) as figure:
+        yield figure
+        for kind in ("png", "svg"):
+
+            def write(file: Path, kind: str = kind) -> None:
+                _save(figure, file, kind)
+
+            write_atomically(stem.with_name(f"{stem.name}.{kind}"), write, lambda file: None, "figure")
+
+
+def inline_svg(
+    name: str, width: float, height: float, variables: Mapping[str, str], draw: Callable[[Figure], None]
+) -> str:
+    """What `draw` draws (inches), as an `<svg>` element for a web page.
+
+    Its text is text, in the page's font; `name` keeps its ids apart from another figure's. `variables`
+    gives the CSS variable that stands for each colour drawn in (#rrggbb), so that the page's style, light
+    or dark, says what it looks like.
+    """
+    file = io.StringIO()
+    with _styled_figure(width, height, {"svg.fonttype": "none"}) as figure:
+        draw(figure)
+        _save(figure, file, "svg")
+    svg = file.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg)
+    for colour, variable in variables.items():
+        svg = svg.replace(colour, f"var(--{variable})")
+    return svg
+
+
+@contextlib.contextmanager
+def _styled_figure(width: float, height: float, style: Mapping[str, Any] | None = None) -> Iterator[Figure]:
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    with rc_context({**_STYLE, **(style or {})}):
+        yield Figure(figsize=(width, height), layout="constrained")
+
+
+def _save(figure: Figure, file: Path | io.StringIO, kind: str) -> None:
+    """No date and no library version in the file: the same numbers give the same bytes."""
+    figure.savefig(file, format=kind, dpi=160, metadata=_NO_METADATA[kind])

@@ -1,0 +1,202 @@
+"""Two finished jobs, one against another: shares, score drift, failures, and rows routed differently.
+
+Both are streamed shard by shard; memory is that of a batch of each and of the rows shown.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections import ChainMap, Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from routelmt_batch.atomic import plain
+from routelmt_batch.drift import apart, at_most
+from routelmt_batch.page.excerpts import clip
+from routelmt_batch.page.finished import FinishedJob
+from routelmt_batch.page.shard_table import FAILURES
+from routelmt_batch.rows import LARGE, SMALL
+from routelmt_batch.selection import cuts
+from routelmt_batch.stages.allocate import gain_of
+from routelmt_batch.units import languages
+
+_QUANTILES = 100
+_MOST_SHARDS = 20
+
+
+def compare(job: FinishedJob, other: FinishedJob, rows: int) -> dict[str, Any]:
+    """What differs between two jobs.
+
+    A row is in both if it stands in the same place of the same shard with the same text and languages.
+
+    Returns:
+        `figures`, `status`, `reason` and `direction` (share to large), each by name as [job, other];
+        `drift` of the scores from the other's, None without any; `settings` that differ; and `routed`: see
+        Routed, with at most `rows` examples.
+    """
+    pair = (job.report, other.report)
+    found = _routed(job, other, rows)
+    compared: dict[str, Any] = plain(
+        {
+            "names": [job.report["name"], other.report["name"]],
+            "folders": [str(job.folder.root), str(other.folder.root)],
+            "figures": _paired([_figures(report) for report in pair]),
+            **{key: _paired([report[key] for report in pair]) for key in ("status", "reason")},
+            "direction": _paired([_shares(report) for report in pair], None),
+            "drift": _drift(job, other),
+            "settings": dict(_settings(*pair)),
+            "routed": vars(found),
+        }
+    )
+    return compared
+
+
+def _figures(report: Mapping[str, Any]) -> dict[str, float | None]:
+    rows, failed = report["rows"], sum(report["status"][name] for name in FAILURES)
+    return {
+        "rows": rows,
+        "share planned for large": report["fraction"]["planned"],
+        "share translated by large": report["fraction"]["actual"],
+        "threshold": report["threshold"],
+        "mean predicted gain": report["gain"]["all"]["mean"],
+        "predicted gain bought": report["predicted_gain_bought"],
+        "rows that a model failed on": failed,
+        "share that a model failed on": failed / rows if rows else None,
+        "tokens of small": sum(report["tokens"].get(SMALL, {}).values()),
+        "tokens of large": sum(report["tokens"].get(LARGE, {}).values()),
+        "seconds": report["seconds"],
+    }
+
+
+def _shares(report: Mapping[str, Any]) -> dict[str, float | None]:
+    """By direction, the share of its rows that the large model translated."""
+    return {name: part["large"] / part["rows"] for name, part in report["direction"].items()}
+
+
+def _paired(sides: Sequence[Mapping[str, Any]], missing: int | None = 0) -> dict[str, list[Any]]:
+    """Both values of every key, in the first one's order."""
+    return {key: [side.get(key, missing) for side in sides] for side in sides for key in side}
+
+
+def _drift(job: FinishedJob, other: FinishedJob) -> dict[str, Any] | None:
+    size = other.report["budget"]["rows_with_gain"]
+    if not size:
+        return None
+    ranks = [max(1, math.ceil(size * step / _QUANTILES)) for step in range(_QUANTILES + 1)]
+    found = cuts(other.gains, [size - rank + 1 for rank in ranks], len(other.shards))
+    quantiles = np.array([cut.gain for cut in found if cut])
+    (below, rows), (below_other, rows_other) = (at_most(side.gains(), quantiles) for side in (job, other))
+    return vars(apart(below / rows, below_other / rows_other, rows, rows_other)) if rows else None
+
+
+def _settings(a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[tuple[str, list[Any]]]:
+    """What the jobs were made from, where it differs."""
+    sides = [_made_from(report) for report in (a, b)]
+    for key, values in _paired(sides, None).items():
+        if values[0] != values[1]:
+            yield key, values
+
+
+def _made_from(report: Mapping[str, Any]) -> dict[str, Any]:
+    """Fingerprints by name (stages share some, and agree on them), the budget's rule, versions."""
+    rule = {
+        f"budget.{key}": report["budget"].get(key) for key in ("fraction", "min_gain", "threshold", "cap")
+    }
+    return dict(ChainMap(rule, *report["fingerprints"].values(), report["versions"]))
+
+
+@dataclass
+class Routed:
+    """The rows that two jobs have in `common`: how many they routed differently, `ways` by route in the other
+    and in the job (`small to large`), the `shards` with the most of them, and `examples`."""
+
+    common: int = 0
+    different: int = 0
+    ways: Counter[str] = field(default_factory=Counter)
+    shards: Counter[str] = field(default_factory=Counter)
+    examples: list[dict[str, Any]] = field(default_factory=list)
+
+
+def _routed(job: FinishedJob, other: FinishedJob, rows: int) -> Routed:
+    found, theirs = Routed(), set(other.shards)
+    for shard in job.shards:
+        if shard in theirs:
+            for first, now, before in _side_by_side(job, other, shard):
+                _count(found, shard, first, now, before, rows)
+    found.different = found.shards.total()
+    found.shards = Counter(dict(found.shards.most_common(_MOST_SHARDS)))
+    return found
+
+
+def _count(found: Routed, shard: str, first: int, now: pa.Table, before: pa.Table, rows: int) -> None:
+    same = _equal(now, before, "source", "source_lang", "target_lang")
+    at = np.flatnonzero(same & ~_equal(now, before, "route"))
+    found.common += int(same.sum())
+    if not len(at):
+        return
+    found.shards[shard] += len(at)
+    now, before, numbers = now.take(at), before.take(at), first + at
+    ways = pc.binary_join_element_wise(before["route"], now["route"], " to ")
+    found.ways.update(ways.to_pylist())
+    gains = [gain_of(side, "predicted_gain").astype(np.float64) for side in (now, before)]
+    moved = np.nan_to_num(np.abs(gains[0] - gains[1]))
+    most = np.argsort(-moved, kind="stable")[:rows]
+    pairs = zip(
+        numbers[most].tolist(), now.take(most).to_pylist(), before.take(most).to_pylist(), strict=True
+    )
+    new = [
+        {"shard": shard, "row": number, "moved": float(size), "now": _clipped(ours), "before": _clipped(old)}
+        for size, (number, ours, old) in zip(moved[most], pairs, strict=True)
+    ]
+    found.examples = heapq.nlargest(rows, found.examples + new, key=lambda example: example["moved"])
+
+
+def _clipped(row: dict[str, Any]) -> dict[str, Any]:
+    return {**row, "source": clip(row["source"]), "translation": clip(row["translation"])}
+
+
+def _equal(a: pa.Table, b: pa.Table, *columns: str) -> npt.NDArray[np.bool_]:
+    """Where all of the columns are the same."""
+    equal = [pc.equal(a[name], b[name]).to_numpy().astype(bool) for name in columns]
+    return np.asarray(np.logical_and.reduce(equal))
+
+
+def _side_by_side(
+    job: FinishedJob, other: FinishedJob, shard: str
+) -> Iterator[tuple[int, pa.Table, pa.Table]]:
+    """A shard's rows in both jobs, as far as both have them, whatever their row groups: the number of the
+    first, and as many of each."""
+    streams = [_texts(job, shard), _texts(other, shard)]
+    first, now, before = 0, *(next(stream, None) for stream in streams)
+    while now and before:
+        size = min(now.num_rows, before.num_rows)
+        yield first, now.slice(0, size), before.slice(0, size)
+        first += size
+        now, before = (
+            part.slice(size) if size < part.num_rows else next(stream, None)
+            for part, stream in zip((now, before), streams, strict=True)
+        )
+
+
+def _texts(job: FinishedJob, shard: str) -> Iterator[pa.Table]:
+    """Text, languages and ours of a shard, under the same names in every job; no text is an empty one."""
+    input, ours = job.spec.input, ("translation", "route", "predicted_gain")
+    for _, batch in job.batches(shard, [input.columns.source, *job.languages().values(), *ours]):
+        source_lang, target_lang = languages(batch, input)
+        yield pa.table(
+            {
+                "source": pc.fill_null(batch[input.columns.source].cast(pa.string()), ""),
+                "source_lang": pc.fill_null(source_lang, ""),
+                "target_lang": pc.fill_null(target_lang, ""),
+                "translation": batch["translation"],
+                "route": pc.fill_null(batch["route"], "none"),
+                "predicted_gain": batch["predicted_gain"],
+            }
+        )

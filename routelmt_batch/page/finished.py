@@ -1,0 +1,83 @@
+"""A finished job as its folder tells of it: reports, spec, output shards. It opens no model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+
+from routelmt_batch.errors import OutputError
+from routelmt_batch.selection import Gains
+from routelmt_batch.spec import JobSpec
+from routelmt_batch.stages.allocate import gain_of
+from routelmt_batch.workspace import Folder
+
+_BATCH_ROWS = 16_384
+# What the report of a job by an earlier version has not.
+_LATER_KEYS: dict[str, Any] = {"guard": None, "audit": None, "drift": None, "advice": [], "budgets": []}
+_LATER_BUDGET_KEYS = {"threshold": None, "cap": None}
+
+
+@dataclass(frozen=True)
+class FinishedJob:
+    """`report` is `reports/job.json`; `shards` are the output shards' names, in name order."""
+
+    folder: Folder
+    report: dict[str, Any]
+    spec: JobSpec
+    shards: tuple[str, ...]
+
+    @classmethod
+    def read(cls, folder: Folder) -> FinishedJob:
+        """Raises OutputError if the folder holds labels."""
+        manifest = folder.read_manifest()
+        assert manifest
+        report = _LATER_KEYS | json.loads(folder.job_report.read_text(encoding="utf8"))
+        if "budget" not in report:
+            raise OutputError(f"{folder.root}: holds labels, not a job; only a job has an audit page")
+        report["budget"] = _LATER_BUDGET_KEYS | report["budget"]
+        spec = JobSpec.model_validate(yaml.safe_load(folder.spec.read_text(encoding="utf8")))
+        return cls(folder, report, spec, tuple(shard["name"] for shard in manifest["shards"]))
+
+    def shard_report(self, name: str) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self.folder.report(name).read_text(encoding="utf8"))
+        return found
+
+    def languages(self) -> dict[str, str]:
+        """The columns of languages that are not constants, by spec key."""
+        return {
+            key: getattr(self.spec.input.columns, key)
+            for key in ("source_lang", "target_lang")
+            if getattr(self.spec.input, key) is None
+        }
+
+    def batches(
+        self, shard: str, columns: list[str], wanted: npt.NDArray[np.int64] | None = None
+    ) -> Iterator[tuple[int, pa.RecordBatch]]:
+        """Stream columns of an output shard: each batch with the row number of its first row.
+
+        Row groups that hold none of the `wanted` rows are passed over.
+        """
+        with pq.ParquetFile(self.folder.data(shard)) as file:
+            end = 0
+            for group in range(file.num_row_groups):
+                first, end = end, end + file.metadata.row_group(group).num_rows
+                if wanted is not None and not ((wanted >= first) & (wanted < end)).any():
+                    continue
+                for batch in file.iter_batches(_BATCH_ROWS, row_groups=[group], columns=columns):
+                    yield first, batch
+                    first += batch.num_rows
+
+    def gains(self) -> Iterator[Gains]:
+        """Stream the predicted gains of every output row."""
+        for rank, shard in enumerate(self.shards):
+            for first, batch in self.batches(shard, ["predicted_gain"]):
+                rows = np.arange(first, first + batch.num_rows)
+                yield Gains(gain_of(batch, "predicted_gain"), np.full(len(rows), rank, np.int64), rows)

@@ -1,0 +1,56 @@
+"""What reasons and marks mean, in words for the reader of the page."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from routelmt_batch import checks
+from routelmt_batch.rows import (
+    EMPTY,
+    EMPTY_OUTPUT,
+    ENGINE_ERROR,
+    ESCALATED,
+    FREED_PLACE,
+    HYPOTHESIS_GOOD,
+    LARGE_FAILED,
+    NO_GAIN,
+    NULL,
+    PREDICTED_GOOD,
+    SKIP_REASONS,
+    TOO_LONG,
+    TRUNCATED,
+    UNKNOWN_LANGUAGE,
+    VERIFIED_SMALL,
+)
+
+REASONS: Final = {
+    EMPTY: "the source is empty",
+    NULL: "the source is null",
+    UNKNOWN_LANGUAGE: "a language code is none of LMT's 60",
+    TOO_LONG: "the prompt is longer than the router reads, or leaves a model no room to answer",
+    ENGINE_ERROR: "the engine gave an error on every try",
+    EMPTY_OUTPUT: "the model said nothing on every try",
+    LARGE_FAILED: "the large model failed; the small one's text stands",
+    TRUNCATED: "cut off before the model's end token",
+    NO_GAIN: "the router failed on the row; the small model translated it",
+    checks.COPIED_SOURCE: "the translation is its source",
+    checks.REPETITION: "the translation repeats itself",
+    checks.LENGTH_RATIO: "far too long or too short for its source",
+    checks.WRONG_SCRIPT: "not in the target language's script",
+    checks.WRONG_LANGUAGE: "not in the target language",
+    PREDICTED_GOOD: "kept small: its quality was predicted to be good",
+    HYPOTHESIS_GOOD: "kept small: its translation scored well",
+    FREED_PLACE: "sent to large in place of a row that was kept small",
+    ESCALATED: "sent to large: the small model's translation failed a check or scored low",
+    VERIFIED_SMALL: "the large model's translation scored lower; the small one's stands",
+}
+_NOTES: Final = REASONS.keys() - {*SKIP_REASONS, ENGINE_ERROR, EMPTY_OUTPUT, LARGE_FAILED}
+
+
+def kind(reason: str) -> str:
+    """What became of a row with this reason: skipped, fallback, translated, or failed, as every other."""
+    if reason in SKIP_REASONS:
+        return "skipped"
+    if reason == LARGE_FAILED:
+        return "fallback"
+    return "translated" if reason in _NOTES else "failed"
