@@ -13,18 +13,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from routelmt_batch import measures
 from routelmt_batch.drift import PSI_SHIFTED, PSI_WATCH, Drift, at_most, from_quantiles
 from routelmt_batch.kinds import SEVERE_LOSS_GAIN
-from routelmt_batch.ledger import AUDIT, AUDIT_QUALITY, AUDIT_TRANSLATIONS
+from routelmt_batch.ledger import AUDIT_QUALITY, AUDIT_TRANSLATIONS
 from routelmt_batch.measures import METRICS, Floats, Integers
 from routelmt_batch.resampling import bootstrap, compare, interval
-from routelmt_batch.rows import LARGE, QUALITY, SAMPLE, SMALL
+from routelmt_batch.rows import LARGE, SAMPLE, SMALL, Route
 from routelmt_batch.selection import places
 from routelmt_batch.stages.allocate import Plan, gains
+from routelmt_batch.stages.audit import sample_rows, sample_work
+from routelmt_batch.stages.measure import quality_by_row
 from routelmt_batch.stages.recipe import Job
 
 _RESAMPLES = 1000
@@ -64,28 +64,22 @@ def _audit(workspace: Job, plan: Plan) -> dict[str, Any] | None:
 
 def _rows(workspace: Job) -> Audited:
     """The sample's rows with both qualities, in row order."""
-    sample, quality = (_read(workspace, stage) for stage in (AUDIT, AUDIT_QUALITY))
-    keys = ["shard", "row"]
-    joined = sample
-    for route in (SMALL, LARGE):
-        mine = quality.filter(pc.field("route") == route).select([*keys, "quality"])
-        joined = joined.join(mine.rename_columns([*keys, route]), keys, join_type="inner")
-    joined = joined.filter(pc.field(SMALL).is_valid() & pc.field(LARGE).is_valid())
-    joined = joined.sort_by([(key, "ascending") for key in keys])
-    small, large = (joined[route].to_numpy() for route in (SMALL, LARGE))
+    found = [SAMPLE.empty_table()]
+    qualities: dict[Route, list[Floats]] = {SMALL: [np.zeros(0)], LARGE: [np.zeros(0)]}
+    for work in sample_work(workspace):
+        rows = sample_rows(work)
+        found.append(rows)
+        for route, parts in qualities.items():
+            parts.append(quality_by_row(work, route)[rows["row"].to_numpy() - work.unit.first_row])
+    realised = np.concatenate(qualities[LARGE]) - np.concatenate(qualities[SMALL])
+    known = ~np.isnan(realised)
+    sample = pa.concat_tables(found).filter(pa.array(known))
     return Audited(
-        joined["gain"].to_numpy().astype(np.float64),
-        large - small,
-        joined["source_tokens"].to_numpy().astype(np.float64),
-        joined["direction"].to_numpy(zero_copy_only=False),
+        sample["gain"].to_numpy().astype(np.float64),
+        realised[known],
+        sample["source_tokens"].to_numpy().astype(np.float64),
+        sample["direction"].to_numpy(zero_copy_only=False),
     )
-
-
-def _read(workspace: Job, stage: str) -> pa.Table:
-    """A stage's committed rows: of the audit, so that they are few."""
-    ledger = workspace.ledger
-    tables = [pq.read_table(ledger.part_path(entry)) for entry in ledger.parts[stage]]
-    return pa.concat_tables([(SAMPLE if stage == AUDIT else QUALITY).empty_table(), *tables])
 
 
 def _drift(workspace: Job) -> Drift | None:
