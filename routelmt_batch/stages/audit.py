@@ -47,7 +47,7 @@ def audit(workspace: Job, plan: Plan, engine: Engine, bars: Bars) -> None:
     """Draw the sample once, translate it by the other model each, and measure both."""
     if not workspace.spec.audit.fraction:
         return
-    if not any(workspace.ledger.events_of("audit")):
+    if audit_is_due(workspace):
         _draw_sample(workspace, plan)
     for pending, built in ((to_translate, _translating), (to_measure, _measuring)):
         for route in ROUTES:
@@ -60,6 +60,11 @@ def audit(workspace: Job, plan: Plan, engine: Engine, bars: Bars) -> None:
                 partial(built, workspace, route),
                 "audit: {}",
             )
+
+
+def audit_is_due(workspace: Job) -> bool:
+    """Whether the spec asks for an audit, and no sample is drawn; so it may be of a job that is finished."""
+    return workspace.spec.audit.fraction > 0 and not any(workspace.ledger.events_of("audit"))
 
 
 @dataclass(frozen=True)

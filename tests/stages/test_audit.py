@@ -11,6 +11,7 @@ from scipy import stats
 
 from routelmt_batch import job
 from routelmt_batch.drift import Drift, from_quantiles
+from routelmt_batch.errors import WorkChanged
 from routelmt_batch.spec_file import load
 from routelmt_batch.stages.audit import quotas
 from routelmt_batch.stages.audited import Audited, advice, summarise
@@ -229,3 +230,51 @@ def test_few_rows_tell_nothing_of_drift():
     quantiles = np.quantile(held_out, np.linspace(0, 1, 101))
     below = np.searchsorted(np.sort(new), quantiles, side="right")
     assert advice(None, from_quantiles(below, 25, quantiles, 5000)) == []
+
+
+def measured(engine):
+    return [label for lanes in engine.lanes_together for label in lanes if label.startswith("chrf")]
+
+
+def test_what_the_guard_measured_is_not_measured_again(audited_spec, tmp_path, engine):
+    guard = {"mode": "hypothesis", "keep_small_above": 101, "candidates": 1, "verify": True}
+    spec = audited_spec({"fraction": 1, "min_rows": 1}, guard=guard)
+    outcome = run(spec, engine)
+    rows = output(tmp_path / "out")
+    stages = {
+        stage: [
+            (line["shard"], line["row"], line["route"])
+            for path in (tmp_path / "out/_job" / stage).glob("*.parquet")
+            for line in pq.read_table(path).to_pylist()
+        ]
+        for stage in ("quality", "audit_quality")
+    }
+    assert stages["quality"] and not set(stages["quality"]) & set(stages["audit_quality"])
+    both = stages["quality"] + stages["audit_quality"]
+    assert sorted(both) == sorted((*key, route) for key in output_rows(rows) for route in ("small", "large"))
+    realised = [chrf("large", key, rows) - chrf("small", key, rows) for key in output_rows(rows)]
+    assert outcome.report["audit"]["realised"] == pytest.approx(np.mean(realised))
+
+
+def test_a_finished_job_can_be_audited_and_its_sample_stays_as_it_was_drawn(audited_spec, tmp_path, engine):
+    plain = audited_spec({"fraction": 0})
+    before = run(plain, engine)
+    whole = output(tmp_path / "out")
+    assert before.report["audit"] is None and not run(plain, engine).new
+    spec = audited_spec({"fraction": 0.25, "min_rows": 1})
+    after = run(spec, engine)
+    assert after.new and after.report["audit"]["sampled"] == after.report["audit"]["rows"] == 20
+    assert output(tmp_path / "out") == whole and not run(spec, engine).new
+    assert not run(plain, engine).new, "without an audit there is nothing more to do"
+    with pytest.raises(WorkChanged, match=r"audit: was .*'0\.25'.*, is .*'0\.5'"):
+        run(audited_spec({"fraction": 0.5, "min_rows": 1}), engine)
+
+
+def test_rows_of_the_sample_without_a_quality_are_told(audited_spec, corpus, engine):
+    path = corpus / "a.parquet"
+    table = pq.read_table(path)
+    at = table.schema.get_field_index("reference")
+    pq.write_table(table.set_column(at, "reference", pa.nulls(40, pa.string())), path)
+    report = run(audited_spec({"fraction": 1, "min_rows": 1}), engine).report
+    assert (report["audit"]["sampled"], report["audit"]["rows"]) == (78, 39)
+    assert any("39 of 78 rows of the audit could not be measured" in told for told in report["warnings"])
