@@ -1,11 +1,13 @@
 """What a job's report says of its router: predicted against realised gain, drift, when to train anew.
 
-Realised gains are of a sample; it is in proportion to the job, so that its top share by predicted gain
-stands for the job's.
+Realised gains are of a sample. Each of its rows counts for the rows of its stratum that it stands for, so
+that the sample's top share by predicted gain stands for the job's, however few rows a stratum has.
 """
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import ROUND_UP, Decimal
 from typing import Any
@@ -29,6 +31,7 @@ from routelmt_batch.stages.recipe import Job
 
 _RESAMPLES = 1000
 _GROUPS = 5
+_WEIGHT = 1_000_000_000  # of a whole sample: row weights are whole numbers, and their sum fits 32 bits
 _ALIKE = 1e-9  # of mean gains, summed in another order
 
 
@@ -58,12 +61,12 @@ def _audit(workspace: Job, plan: Plan) -> dict[str, Any] | None:
         # Beside the budget: what the audit itself had translated.
         "calls": {route: ledger.count(AUDIT_TRANSLATIONS, route) for route in (SMALL, LARGE)},
         "cut": {route: ledger.count(AUDIT_QUALITY, f"{route}_cut") for route in (SMALL, LARGE)},
-        **summarise(_rows(workspace), fraction, workspace.spec.audit.seed),
+        **summarise(_rows(workspace, event["strata"]), fraction, workspace.spec.audit.seed),
     }
 
 
-def _rows(workspace: Job) -> Audited:
-    """The sample's rows with both qualities, in row order."""
+def _rows(workspace: Job, strata: Mapping[str, int]) -> Audited:
+    """The sample's rows with both qualities, in row order; `strata` are the job's rows of each stratum."""
     found = [SAMPLE.empty_table()]
     qualities: dict[Route, list[Floats]] = {SMALL: [np.zeros(0)], LARGE: [np.zeros(0)]}
     for work in sample_work(workspace):
@@ -79,7 +82,17 @@ def _rows(workspace: Job) -> Audited:
         realised[known],
         sample["source_tokens"].to_numpy().astype(np.float64),
         sample["direction"].to_numpy(zero_copy_only=False),
+        _weights(sample, strata),
     )
+
+
+def _weights(sample: pa.Table, strata: Mapping[str, int]) -> Integers:
+    """(n,) whole numbers in proportion to the rows of the job that each row of the sample stands for."""
+    names = np.array([f"{row['direction']} {row['route']}" for row in sample.to_pylist()], object)
+    drawn = Counter(names)
+    rows = np.array([strata[name] / drawn[name] for name in names])
+    weights: Integers = np.maximum(1, np.round(rows * (_WEIGHT / max(rows.sum(), 1)))).astype(np.int64)
+    return weights
 
 
 def _drift(workspace: Job) -> Drift | None:
@@ -100,6 +113,7 @@ class Audited:
     realised: Floats
     source_tokens: Floats
     direction: npt.NDArray[np.object_]
+    weights: Integers  # whole numbers, in proportion to the rows that each stands for
 
 
 def summarise(rows: Audited, fraction: Decimal, seed: int) -> dict[str, Any]:
@@ -109,7 +123,7 @@ def summarise(rows: Audited, fraction: Decimal, seed: int) -> dict[str, Any]:
         `rows`; `realised`, `predicted` (mean gain, x100 scale); `spearman`, `mean_delta` of router,
         length and random, `severe_loss_rate` (percent of routed rows), each {value, low, high} with a
         95% bootstrap interval; paired differences; `groups` (fifths by predicted gain) and `directions`.
-        Without two rows, or a budget of no row, only `rows`.
+        Without two rows, or a budget of no row of them, only `rows`.
     """
     n = len(rows.realised)
     if n < 2 or not places(fraction, n):
@@ -117,8 +131,9 @@ def summarise(rows: Audited, fraction: Decimal, seed: int) -> dict[str, Any]:
     population = measures.population(rows.realised, np.arange(n))
     rankings = [measures.ranking(population, scores) for scores in (rows.predicted, rows.source_tokens)]
 
-    def measured(weights: Integers) -> Floats:
+    def measured(counts: Integers) -> Floats:
         """(router, length, chance; METRICS): chance has the mean gain, and nothing else."""
+        weights = counts * rows.weights
         chance = np.full(len(METRICS), np.nan)
         chance[METRICS.index("mean_delta")] = np.average(rows.realised, weights=weights)
         found = measures.measure(population, rankings, weights, fraction, SEVERE_LOSS_GAIN)
@@ -136,8 +151,8 @@ def summarise(rows: Audited, fraction: Decimal, seed: int) -> dict[str, Any]:
     delta = METRICS.index("mean_delta")
     return {
         "rows": n,
-        "predicted": float(rows.predicted.mean()),
-        "realised": float(rows.realised.mean()),
+        "predicted": float(np.average(rows.predicted, weights=rows.weights)),
+        "realised": float(np.average(rows.realised, weights=rows.weights)),
         "spearman": value(0, "spearman"),
         "mean_delta": {
             name: value(row, "mean_delta") for row, name in enumerate(("router", "length", "random"))
@@ -162,10 +177,11 @@ def summarise(rows: Audited, fraction: Decimal, seed: int) -> dict[str, Any]:
 def _means(rows: Audited, part: Integers) -> dict[str, Any]:
     if not len(part):
         return {"rows": 0, "predicted": None, "realised": None}
+    weights = rows.weights[part]
     return {
         "rows": len(part),
-        "predicted": float(rows.predicted[part].mean()),
-        "realised": float(rows.realised[part].mean()),
+        "predicted": float(np.average(rows.predicted[part], weights=weights)),
+        "realised": float(np.average(rows.realised[part], weights=weights)),
     }
 
 
