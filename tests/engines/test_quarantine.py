@@ -1,14 +1,17 @@
 """Rows that really kill their engine: its process dies by SIGKILL whenever such a row reaches it."""
 
+import contextlib
 import json
 
+import psutil
 import pytest
 from transformers import AutoTokenizer
 
 from tests import oracle
 from tests.conftest import MODELS, write_shard
-from tests.engines import poison
+from tests.engines import plugin
 from tests.engines.test_kill import Command
+from tests.engines.test_nodes import wait_for
 
 pytestmark = pytest.mark.engine
 
@@ -19,7 +22,19 @@ def prompt(text: str) -> list[int]:
     return tokenizer(words)["input_ids"]
 
 
-def test_rows_that_kill_their_engine_are_found_and_the_job_goes_on(make_spec, tmp_path):
+def engines(command: Command) -> set[psutil.Process]:
+    """The living ones, which are children of their actors."""
+    found = set()
+    for process in list(command.family):
+        with contextlib.suppress(psutil.Error):
+            if process.status() != psutil.STATUS_ZOMBIE and "EngineCore" in " ".join(process.cmdline()):
+                found.add(process)
+    return found
+
+
+def test_rows_that_kill_their_engine_are_found_though_the_actor_that_looks_for_them_is_killed(
+    make_spec, tmp_path
+):
     corpus = tmp_path / "deadly"
     texts = [f"There are {number} trees." for number in range(6)]
     write_shard(corpus / "a.parquet", texts)
@@ -28,10 +43,17 @@ def test_rows_that_kill_their_engine_are_found_and_the_job_goes_on(make_spec, tm
         run__part_rows=3,
         run__max_failed_fraction=0.5,
         budget__fraction=0.1,  # of five gains: no place, no large engine to start
-        router__env=poison.environment(tmp_path / "plugin", [prompt(texts[5])]),
-        models__small__env=poison.environment(tmp_path / "plugin", [prompt(texts[4])]),
+        router__env=plugin.environment(tmp_path / "plugin", [prompt(texts[5])]),
+        models__small__env=plugin.environment(tmp_path / "plugin", [prompt(texts[4])]),
     )
     command = Command(spec)
+    wait_for(lambda: any((tmp_path / "out/_job/plan").glob("*")), "plan")
+    scored = engines(command)
+    wait_for(lambda: engines(command) - scored, "engine that translates")
+    (engine,) = engines(command) - scored
+    actor = engine.parent()
+    wait_for(lambda: engine not in engines(command), "row that kills it")
+    actor.kill()  # in the middle of the search, which another one begins anew
     code, errors = command.finish()
     assert code == 3, errors
     assert "score: 1 row killed the engine" in errors and "small: 1 row killed the engine" in errors
