@@ -91,6 +91,8 @@ class VllmEngine:
                     label: pool.replicas * sum(bundle.get(name, 0) for bundle in self.bundles(pool))
                     for label, pool in pools.items()
                 }
+                if name == "CPU" and not self.session.local:
+                    needs["reading and writing"] = Session.task_cpus
                 has = self.session.resource(name)
                 if sum(needs.values()) <= has:
                     continue

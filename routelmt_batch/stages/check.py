@@ -57,7 +57,9 @@ def _lane(workspace: Job, route: Route) -> Lane:
 
 def checks_pool(checks: Checks) -> Pool:
     """The actors that check."""
-    return Pool(source="checks", gpus=0, replicas=checks.replicas)
+    # A fraction of a CPU: both models' checks run at once, and where they took the last CPU of a small
+    # cluster nothing could be read.
+    return Pool(source="checks", gpus=0, replicas=checks.replicas, cpus=0.25)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""A vLLM plugin for tests: an engine that is slow, and is killed when it is sent certain prompts.
+"""A vLLM plugin for tests: a brake on an engine, and prompts that kill it.
 
 vLLM loads it in each of its processes, as any plugin, from a folder on PYTHONPATH.
 """
@@ -10,7 +10,10 @@ import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-VARIABLE = "TEST_ENGINE"  # JSON: `deadly`, a list of prompts as token ids; `seconds` for each row
+VARIABLE = "TEST_ENGINE"  # JSON: `deadly`, a list of prompts as token ids; `brake`, a file
+
+
+_BRAKE_S = 0.5  # for each row
 
 
 def hold() -> None:
@@ -25,21 +28,23 @@ def hold() -> None:
     def add(self, request, *args, **kwargs):
         if tuple(request.prompt_token_ids) in deadly:
             os.kill(os.getpid(), signal.SIGKILL)
-        time.sleep(settings["seconds"])
+        if Path(settings["brake"]).exists():
+            time.sleep(_BRAKE_S)
         return add_request(self, request, *args, **kwargs)
 
     EngineCore.add_request = add
 
 
-def environment(folder: Path, deadly: Iterable[Sequence[int]] = (), seconds: float = 0) -> dict[str, str]:
-    """Install the plugin into a folder: what a pool's `env` then has to hold."""
-    metadata = folder / "slow_or_deadly-1.dist-info"
+def environment(folder: Path, deadly: Iterable[Sequence[int]] = ()) -> dict[str, str]:
+    """Install the plugin into a folder: what a pool's `env` then has to hold. Its brake is on while there
+    is a file `brake` in the folder."""
+    metadata = folder / "routelmt_test_engine-1.dist-info"
     metadata.mkdir(parents=True, exist_ok=True)
-    (folder / "slow_or_deadly.py").write_text(Path(__file__).read_text())
-    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: slow-or-deadly\nVersion: 1\n")
+    (folder / "routelmt_test_engine.py").write_text(Path(__file__).read_text())
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: routelmt-test-engine\nVersion: 1\n")
     (metadata / "entry_points.txt").write_text(
-        "[vllm.general_plugins]\nslow_or_deadly = slow_or_deadly:hold\n"
+        "[vllm.general_plugins]\nroutelmt_test_engine = routelmt_test_engine:hold\n"
     )
     path = os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
-    settings = {"deadly": [list(map(int, prompt)) for prompt in deadly], "seconds": seconds}
+    settings = {"deadly": [list(map(int, prompt)) for prompt in deadly], "brake": str(folder / "brake")}
     return {"PYTHONPATH": path, VARIABLE: json.dumps(settings)}

@@ -22,7 +22,7 @@ from tests.engines.test_kill import Command
 
 pytestmark = pytest.mark.engine
 POOLS = ("router", "models__small", "models__large")
-CPUS = 2  # of a node: one engine, and room for the tasks beside it
+CPUS = 3  # of a node: one engine of two, and room for the tasks beside it
 
 
 class Node:
@@ -157,27 +157,32 @@ def test_a_job_spreads_over_nodes_and_outlives_those_that_are_killed(make_spec, 
         write_shard(
             corpus / f"{shard}.parquet", [f"I saw {number} trees in {shard}." for number in range(100)]
         )
-    # Few rows in an engine, and those slowly: there is something left for another.
-    pace = {"env": plugin.environment(tmp_path / "plugin", seconds=0.08), "max_num_seqs": 4}
-    slow = {f"{pool}__{key}": value for pool in POOLS for key, value in pace.items()}
+    # Few rows in an engine, and slow while the brake is on: so there is something left for another.
+    slow = {"env": plugin.environment(tmp_path / "plugin"), "max_num_seqs": 4, "cpus": 2}
+    brake = tmp_path / "plugin/brake"
+    brake.touch()
     spec = make_spec(
         input__uri=str(corpus),
         run__part_rows=4,
         budget__fraction=0.5,
         router__replicas=2,
-        router__cpus=1.5,  # one on each node: a second one has no place on the other
-        **slow,
+        **{f"{pool}__{key}": value for pool in POOLS for key, value in slow.items()},
     )
     first = cluster.join()
     command = Command(spec, "", "--address", cluster.address, RAY_AUTH_TOKEN=cluster.token)
     scored = kill_at_work(cluster, first, output, "scores")
+    brake.unlink()
     second = cluster.join()
+    wait_for((output / "_job/plan/plan.json").exists, "plan")
+    brake.touch()
     translated = kill_at_work(cluster, second, output, "translations")
+    brake.unlink()
     code, errors = command.finish()
     assert code == 0, errors
     assert scored < parts(output, "scores") and translated < parts(output, "translations"), "in the middle"
     assert errors.count("is lost: the rows that it had are done again elsewhere") == 2, errors
-    assert "CPUs needed: router 3; the cluster has 2 now, and the job waits for more" in errors
+    for needs in ("router 4", "large 2, small 2"):
+        assert f"CPUs needed: {needs}, reading and writing 0.25; the cluster has 3 now" in errors
     rows = oracle.check(output, corpus, "0.5")
     assert len(rows) == 200 and {row["status"] for row in rows.values()} == {"ok"}
     lines = [json.loads(line) for line in (output / "_job/ledger.jsonl").read_text().splitlines()]
