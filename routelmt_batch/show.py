@@ -7,15 +7,28 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
+from rich.filesize import decimal
 from rich.table import Table
 
+from routelmt_batch.clean import Removed
 from routelmt_batch.doctor import Finding
 from routelmt_batch.progress import counted
 from routelmt_batch.rates import Estimate
 from routelmt_batch.routers.card import Calibration
 from routelmt_batch.rows import LARGE, SMALL
 from routelmt_batch.stages.allocate import WhatIf
+
+
+def removed(stages: Sequence[Removed], would: bool) -> RenderableType:
+    """What was cleaned away, or would be."""
+    if not stages:
+        return "nothing to clean"
+    table = _table("work files of", "files", "size")
+    for stage in stages:
+        table.add_row(stage.stage, f"{stage.files:,}", decimal(stage.bytes))
+    freed = decimal(sum(stage.bytes for stage in stages))
+    return Group(table, f"{freed} would be freed" if would else f"freed {freed}")
 
 
 def what_if(lines: Sequence[WhatIf], estimates: Sequence[Estimate] = ()) -> Table:

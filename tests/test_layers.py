@@ -12,10 +12,10 @@ PACKAGE = Path(routelmt_batch.__file__).parent
 LAYERS = (
     {"__main__", "cli"},
     {"learning.cli"},
-    {"show", "options"},
+    {"show", "options", "scheduled"},
     {"learning.evaluation", "learning.labelling", "learning.training", "learning.calibrate"},
     {"learning"},
-    {"job", "rates"},
+    {"job", "rates", "clean", "conditions", "exposition"},
     {"page"},
     {"stages"},
     {"routers", "metrics"},

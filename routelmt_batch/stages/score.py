@@ -21,7 +21,14 @@ from routelmt_batch.routers.sentinel import Sentinel
 from routelmt_batch.rows import NOT_A_NUMBER
 from routelmt_batch.rows import SCORES as SCHEMA
 from routelmt_batch.spec import Input
-from routelmt_batch.stages.passes import PartWriter, refuse_failures, requests, run_pass, with_texts
+from routelmt_batch.stages.passes import (
+    PartWriter,
+    refuse_failures,
+    requests,
+    run_pass,
+    tokens_of,
+    with_texts,
+)
 from routelmt_batch.units import Unit, read_lines
 from routelmt_batch.workspace import AnyWorkspace, Recipe
 
@@ -83,7 +90,11 @@ class Writer:
             schema=SCHEMA,
         )
         unscored = sum(not skip and math.isnan(value) for skip, value in zip(skips, gain, strict=True))
-        counts = {"unscored": int(unscored), "cut": pc.sum(results["cut"]).as_py() or 0}
+        counts = {
+            "unscored": int(unscored),
+            "cut": pc.sum(results["cut"]).as_py() or 0,
+            "prompt_tokens": tokens_of(results, "prompt_tokens"),
+        }
         return self.part(table, counts, results["engine_seconds"])
 
 
