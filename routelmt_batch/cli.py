@@ -119,6 +119,7 @@ def run(
             budget_cap=cap,
             output_uri=output,
         )
+        ending.begin(job_spec.name, job_spec.output.uri)
         conditions = Conditions.parse(fail_if or (), _finished(against) if against else None)
         if dry_run:
             checked = job.check(job_spec, shards, limit, ending.bars, conditions)
@@ -153,9 +154,9 @@ def plan(
         from routelmt_batch.spec_file import load
 
         job_spec = load(spec, settings or (), budget_fraction=budget, output_uri=output)
+        ending.begin(job_spec.name, job_spec.output.uri)
         measured = rates.load(rates_file, job_spec) if rates_file else None
         options = job.Options(limit, shards, False, address, verbose)
-        ending.begin(job_spec.name, job_spec.output.uri)
         lines = job.plan(job_spec, options, ending.bars, partial(job.vllm_engine, options=options))
         estimates = [rates.estimate(measured, job_spec, line) for line in lines] if measured else []
         again = shlex.join(["routelmt-batch", "run", *_without("--rates", sys.argv[2:])])

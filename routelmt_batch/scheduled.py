@@ -47,12 +47,11 @@ class Ending:
             "exit_code": 0,
         }
 
-    def begin(self, name: str, output: str, logs: Path | None = None) -> None:
+    def begin(self, name: str, output: str) -> None:
         """Say which job it is, now that its spec is read."""
         self.line |= {"job": name, "output": output}
         if self.collector:
             self.collector.begin(name, output)
-        self.bars.say(f"{name}: {output}" + (f" (logs: {logs})" if logs else ""), job=name, output=output)
 
     def show(self, *what: RenderableType) -> None:
         """Print for people; with JSON logs the last line is all of standard output."""
@@ -149,7 +148,7 @@ def carry_out(
     from routelmt_batch.workspace import Folder
 
     folder = Folder(Path(spec.output.uri))
-    ending.begin(spec.name, spec.output.uri, folder.logs)
+    ending.bars.say(f"{spec.name}: {folder.root} (logs: {folder.logs})")
     outcome = run(spec, options, ending.bars, partial(job.vllm_engine, options=options))
     if not outcome.new:
         ending.bars.say(f"{what} finished; nothing to do" + ("" if ending.bars.as_json else ". The report:"))

@@ -12,6 +12,7 @@ from rich.filesize import decimal
 from rich.table import Table
 
 from routelmt_batch.clean import Removed
+from routelmt_batch.conditions import held
 from routelmt_batch.doctor import Finding
 from routelmt_batch.progress import counted
 from routelmt_batch.rates import Estimate
@@ -71,6 +72,8 @@ def _summary(report: Mapping[str, Any]) -> Table:
         rows.add_row(name, told)
     for advice in report["advice"]:
         rows.add_row("advice", advice)
+    for told in held(report):
+        rows.add_row("fail if", told)
     for name, reason in report["unreadable"].items():
         rows.add_row("unreadable", f"{name}: {reason}")
     for warning in report["warnings"]:

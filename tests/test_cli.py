@@ -271,24 +271,6 @@ def test_doctor_says_what_is_fine():
         assert word in answer.stdout
 
 
-@pytest.fixture
-def invoke(tmp_path, monkeypatch):
-    """A command in this process, on a made-up engine."""
-    from rich.console import Console
-    from typer.testing import CliRunner
-
-    from routelmt_batch import interrupts, job
-    from routelmt_batch.cli import app
-
-    engine = FakeEngine(tmp_path / "sent.log")
-    monkeypatch.setattr(job, "vllm_engine", lambda folder, options: engine.opened(folder))
-    monkeypatch.setattr(interrupts, "stop_on_signals", lambda: None)
-    for module in ("routelmt_batch.cli", "routelmt_batch.scheduled", "routelmt_batch.learning.cli"):
-        monkeypatch.setattr(f"{module}.stderr_console", lambda: Console(stderr=True))
-    runner = CliRunner(env={"COLUMNS": "200"})
-    return lambda *arguments: runner.invoke(app, [str(argument) for argument in arguments])
-
-
 def planned(tmp_path: Path) -> dict:
     return json.loads((tmp_path / "out/reports/job.json").read_text())["budget"]
 

@@ -87,6 +87,7 @@ def label(
         from routelmt_batch.spec_file import load_label
 
         label_spec = load_label(spec, settings or (), output)
+        ending.begin(label_spec.name, label_spec.output.uri)
         options = job.Options(limit, shards, False, address, verbose)
         carry_out(ending, run_label, label_spec, options, show.labels, summary, what="these labels are")
 
@@ -113,6 +114,7 @@ def train(
 
         train_spec = load_train_spec(spec, settings or (), output)
         ending.begin(train_spec.name, train_spec.output.uri)
+        ending.bars.say(f"{train_spec.name}: {train_spec.output.uri}")
         outcome = run_train(train_spec, job.Options(address=address, verbose=verbose), ending.bars)
         if not outcome.new:
             ending.bars.say("this router is trained; nothing to do. Its held-out figures:")
