@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from routelmt_batch.job import Options, Outcome
     from routelmt_batch.spec import PassSpec
 
+_TRACEBACK = "Traceback (most recent call last):"
 _STATUS = {0: "done", 3: "done_with_failures", 4: "failed_if"}
 
 
@@ -66,10 +67,11 @@ class Ending:
 
     def fail(self, error: BaseException) -> None:
         exit_code, level, message = in_words(error)
-        self.bars.say(message, level, error=type(error).__name__)
-        status = "stopped" if level == "warning" else "failed"
-        self.line |= {"status": status, "exit_code": exit_code, "error": type(error).__name__}
-        self.line["message"] = message.splitlines()[-1] if message.startswith("Traceback") else message
+        kind, status = type(error).__name__, "stopped" if level == "warning" else "failed"
+        self.bars.say(message, level, error=kind)
+        if message.startswith(_TRACEBACK):
+            message = "a defect: please report it, with what stands before this line"
+        self.line |= {"status": status, "exit_code": exit_code, "error": kind, "message": message}
 
     def print_line(self) -> None:
         """Where a program reads it: standard output is no terminal, or logs are JSON."""

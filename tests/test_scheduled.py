@@ -56,7 +56,6 @@ def test_failed_rows_end_with_three(invoke, make_spec, fake_engine):
         (RoutelmtError("an engine died"), 1, "failed", "an engine died"),
         (DiskFull("no space"), 1, "failed", "no space"),
         (PermissionError(13, "Permission denied"), 1, "failed", "[Errno 13] Permission denied"),
-        (KeyError("no row"), 1, "failed", "KeyError: 'no row'"),
         (
             Interrupted("stopped by SIGTERM", 143),
             143,
@@ -81,6 +80,15 @@ def test_what_ended_a_job_is_told(invoke, make_spec, monkeypatch, command, error
     assert (line["status"], line["error"], line["message"]) == (status, type(error).__name__, message)
     assert (line["job"], line["command"]) == ("test", command)
     assert message in answer.stderr
+
+
+def test_a_defect_has_its_traceback_before_the_line_and_no_words_in_it(invoke, make_spec, monkeypatch):
+    monkeypatch.setattr(FakeEngine, "run", Mock(side_effect=KeyError("SECRETWORD")))
+    answer = invoke("run", make_spec())
+    line = last_line(answer)
+    assert answer.exit_code == line["exit_code"] == 1
+    assert (line["status"], line["error"]) == ("failed", "KeyError") and "SECRETWORD" not in str(line)
+    assert "Traceback (most recent call last)" in answer.stderr
 
 
 @pytest.mark.parametrize("command", ["run", "plan", "label", "train"])
