@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -18,7 +18,7 @@ from routelmt_batch.ledger import SCORES, TRANSLATIONS, is_held
 from routelmt_batch.page.finished import FinishedJob
 from routelmt_batch.page.page import write_page
 from routelmt_batch.progress import Bars, counted
-from routelmt_batch.rows import LARGE, SMALL
+from routelmt_batch.rows import FAILED, LARGE, QUARANTINED, SMALL
 from routelmt_batch.selection import places
 from routelmt_batch.spec import Guard, JobSpec, Pool
 from routelmt_batch.stages.allocate import (
@@ -30,7 +30,7 @@ from routelmt_batch.stages.allocate import (
     what_if,
 )
 from routelmt_batch.stages.assemble import assemble
-from routelmt_batch.stages.audit import audit
+from routelmt_batch.stages.audit import audit, audit_is_due
 from routelmt_batch.stages.audited import audited
 from routelmt_batch.stages.check import check as check_texts
 from routelmt_batch.stages.check import checks_pool
@@ -89,11 +89,12 @@ def run(spec: JobSpec, options: Options, bars: Bars, open_engine: OpenEngine) ->
     ):
         options.conditions.check(workspace.recipe, workspace.folder)
         done = finished(workspace.folder)
-        refuse_cleaned(workspace, done, options.retry_failed)
-        retry = done and options.retry_failed and not workspace.ledger.cleaned
-        if done and not (retry and reopen_failed(workspace, allocate(workspace))):
-            allocate(workspace)  # refuses another budget
-            return Outcome(options.conditions.judge(workspace.folder, done), new=False)
+        refuse_cleaned(workspace, done, _asks_more(workspace, done, options))
+        if done:
+            plan = allocate(workspace)  # refuses another budget
+            retry = options.retry_failed and not workspace.ledger.cleaned
+            if not (retry and reopen_failed(workspace, plan)) and not audit_is_due(workspace):
+                return Outcome(options.conditions.judge(workspace.folder, done), new=False)
         if workspace.ledger.rows(SCORES) < workspace.rows:
             check_fit(spec, engine, bars, _alone(workspace.recipe))
             _warn_of_directions(workspace, bars)
@@ -111,6 +112,13 @@ def run(spec: JobSpec, options: Options, bars: Bars, open_engine: OpenEngine) ->
         _draw_page(workspace, bars)
         succeed(workspace, reported)
         return Outcome(options.conditions.judge(workspace.folder, reported), new=True)
+
+
+def _asks_more(workspace: Job, done: Mapping[str, Any] | None, options: Options) -> str | None:
+    """What this run asks of a finished job that takes its work files."""
+    if done and options.retry_failed and (done["status"][FAILED] or done["status"][QUARANTINED]):
+        return "--retry-failed"
+    return "an audit (audit.fraction)" if done and audit_is_due(workspace) else None
 
 
 def _draw_page(workspace: Job, bars: Bars) -> None:

@@ -133,8 +133,10 @@ def _guard(guard: Mapping[str, Any] | None) -> dict[str, str]:
     if guard["verify"]:
         found["verified"] = f"{guard['verified_small']:,} rows, the small model's text stands"
     measured = _counts({f"of {name}": count for name, count in guard["measured"].items()})
+    unknown = sum(guard["unknown"].values())
     found["guard's cost"] = (
         f"{guard['extra_small_translations']:,} extra small translations; measured: {measured or 'none'}"
+        + (f"; {unknown:,} without a quality" if unknown else "")
     )
     return found
 

@@ -26,7 +26,6 @@ from routelmt_batch.manifest import (
     manifest,
 )
 from routelmt_batch.progress import Bars
-from routelmt_batch.rows import FAILED, QUARANTINED
 from routelmt_batch.shards import Shard, discover_all, first_shards, inspect, is_passed_over
 from routelmt_batch.spec import PassSpec, Pool
 from routelmt_batch.units import Unit, units
@@ -318,19 +317,17 @@ def is_whole(folder: Folder, output: Mapping[str, Any]) -> bool:
     )
 
 
-def refuse_cleaned(workspace: AnyWorkspace, done: Mapping[str, Any] | None, again: bool = False) -> None:
-    """Raises OutputError if what is asked for needs work files that `clean` removed: a job that is not
-    `done` any more, or failed rows `again`."""
-    if not workspace.ledger.cleaned:
-        return
+def refuse_cleaned(workspace: AnyWorkspace, done: Mapping[str, Any] | None, asked: str | None = None) -> None:
+    """Raises OutputError if what is wanted needs work files that `clean` removed: a job that is not `done`
+    any more, or what is `asked` of one that is."""
     root = workspace.folder.root
-    if not done:
+    if workspace.ledger.cleaned and not done:
         raise OutputError(
             f"{root}: its work files were cleaned away when it was finished, and now files of its data/ or "
             "reports/ are missing or changed. Restore them, or start a new job with another --output"
         )
-    if again and any(done["status"].get(status) for status in (FAILED, QUARANTINED)):
+    if workspace.ledger.cleaned and asked:
         raise OutputError(
-            f"{root}: its work files were cleaned away, so --retry-failed cannot join rows to it. Translate "
-            "the failed rows in a job of their own, with another --output"
+            f"{root}: its work files were cleaned away, and {asked} needs them. Leave it out, or start a new "
+            "job with another --output"
         )

@@ -70,6 +70,9 @@ def test_a_cleaned_job_is_a_finished_job(invoke, make_spec, out, tmp_path):
     assert invoke("run", spec, "--fail-if", "ks>0.9", "--against", other).exit_code == 0
     refused = invoke("run", spec, "--budget", "0.9")
     assert refused.exit_code == 2 and "frozen at budget.fraction 0.3" in refused.stderr
+    settings = ("audit.fraction=0.1", "metric=chrf", "input.columns.reference=text")
+    refused = invoke("run", spec, *(f"--set={setting}" for setting in settings))
+    assert refused.exit_code == 2 and "an audit (audit.fraction) needs them" in refused.stderr
     refused = invoke("plan", spec)
     assert refused.exit_code == 2 and "its scores were cleaned away" in refused.stderr
 
@@ -82,7 +85,7 @@ def test_failed_rows_of_a_cleaned_job_cannot_be_tried_again(invoke, make_spec, f
     before = files(out)
     answer = invoke("run", spec, "--retry-failed")
     assert answer.exit_code == 2
-    assert "its work files were cleaned away, so --retry-failed cannot join rows" in answer.stderr
+    assert "its work files were cleaned away, and --retry-failed needs them" in answer.stderr
     assert files(out) == before and (out / "_SUCCESS").exists()
     assert invoke("run", spec).exit_code == 3
 

@@ -70,6 +70,11 @@ class Guard(Part):
         return self.mode == "hypothesis" or self.verify
 
     @property
+    def verify_margin(self) -> float | None:
+        """By how much the large translation may score lower and still stand; None: however much."""
+        return self.margin if self.verify else None
+
+    @property
     def measures(self) -> bool:
         """Whether it needs a metric."""
         return self.hypotheses or self.escalate_below is not None
