@@ -44,18 +44,30 @@ class Removed:
     bytes: int
 
 
-def to_remove(folder: Folder) -> list[Removed]:
-    """What `clean` would remove of a finished job, by stage.
+@dataclass(frozen=True)
+class Cleaned:
+    """What was removed, by stage, and the bytes of the translations that were written anew to be kept."""
+
+    removed: list[Removed]
+    kept_bytes: int = 0
+
+    @property
+    def freed_bytes(self) -> int:
+        return sum(stage.bytes for stage in self.removed) - self.kept_bytes
+
+
+def to_remove(folder: Folder) -> Cleaned:
+    """What `clean` would remove of a finished job; what it would keep of that is not known before.
 
     Raises:
         OutputError: no job is there, or it is not finished.
     """
     _check(folder)
     ledger = folder.ledger()
-    return _sizes(ledger.unnamed(leaving_out=() if ledger.cleaned else CLEARED))
+    return Cleaned(_sizes(ledger.unnamed(leaving_out=() if ledger.cleaned else CLEARED)))
 
 
-def clean(folder: Folder, bars: Bars) -> list[Removed]:
+def clean(folder: Folder, bars: Bars) -> Cleaned:
     """Remove the work files of a finished job, and say which; none the second time.
 
     The ledger's one line makes them nobody's: killed before it, nothing has happened; killed after it, the
@@ -71,14 +83,15 @@ def clean(folder: Folder, bars: Bars) -> list[Removed]:
         ledger = folder.ledger()
         ledger.drop_torn_line()
         remove_temporary(folder.root)
-        if ledger.cleaned:
-            removed = _sizes(ledger.unnamed())
-        else:
+        cleaned = Cleaned(_sizes(ledger.unnamed()))
+        if not ledger.cleaned:
             _verify(folder, bars)
             removed = _sizes(ledger.unnamed(leaving_out=CLEARED))
-            ledger.record("cleaned", _keep(folder, ledger, bars), cleared=CLEARED)
+            kept = list(_keep(folder, ledger, bars))
+            ledger.record("cleaned", kept, cleared=CLEARED)
+            cleaned = Cleaned(removed, sum(entry.bytes for entry in kept))
         ledger.sweep()
-        return removed
+        return cleaned
 
 
 def _sizes(files: dict[str, list[Path]]) -> list[Removed]:

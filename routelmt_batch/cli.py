@@ -268,8 +268,8 @@ def clean(
 
     interrupts.stop_on_signals()
     folder = Folder(Path(output))
-    removed = cleaning.to_remove(folder) if dry_run else cleaning.clean(folder, Bars(stderr_console()))
-    show.console().print(show.removed(removed, dry_run))
+    found = cleaning.to_remove(folder) if dry_run else cleaning.clean(folder, Bars(stderr_console()))
+    show.console().print(show.cleaned(found, dry_run))
 
 
 @app.command(epilog="Example: routelmt-batch doctor")

@@ -11,7 +11,7 @@ from rich.console import Console, Group, RenderableType
 from rich.filesize import decimal
 from rich.table import Table
 
-from routelmt_batch.clean import Removed
+from routelmt_batch.clean import Cleaned
 from routelmt_batch.conditions import held
 from routelmt_batch.doctor import Finding
 from routelmt_batch.progress import counted
@@ -21,15 +21,18 @@ from routelmt_batch.rows import LARGE, SMALL
 from routelmt_batch.stages.allocate import WhatIf
 
 
-def removed(stages: Sequence[Removed], would: bool) -> RenderableType:
+def cleaned(found: Cleaned, would: bool) -> RenderableType:
     """What was cleaned away, or would be."""
-    if not stages:
+    if not found.removed:
         return "nothing to clean"
     table = _table("work files of", "files", "size")
-    for stage in stages:
+    for stage in found.removed:
         table.add_row(stage.stage, f"{stage.files:,}", decimal(stage.bytes))
-    freed = decimal(sum(stage.bytes for stage in stages))
-    return Group(table, f"{freed} would be freed" if would else f"freed {freed}")
+    freed = decimal(found.freed_bytes)
+    if would:
+        return Group(table, f"at most {freed} would be freed")
+    kept = f", kept {decimal(found.kept_bytes)} of translations" if found.kept_bytes else ""
+    return Group(table, f"freed {freed}{kept}")
 
 
 def what_if(lines: Sequence[WhatIf], estimates: Sequence[Estimate] = ()) -> Table:

@@ -19,8 +19,11 @@ def test_page_and_comparison_are_the_same(finished):
 
     before = read()
     assert "large of" in before[0] and "small of" in before[0]
-    removed = clean(finished.folder, Bars.none())
-    assert {line.stage for line in removed} >= {"scores", "translations", "quality"}
+    size = sum(path.stat().st_size for path in finished.folder.work.rglob("*.parquet"))
+    cleaned = clean(finished.folder, Bars.none())
+    assert {line.stage for line in cleaned.removed} >= {"scores", "translations", "quality"}
+    left = sum(path.stat().st_size for path in finished.folder.work.rglob("*.parquet"))
+    assert cleaned.freed_bytes == size - left and cleaned.kept_bytes > 0
     assert read() == before
 
 
