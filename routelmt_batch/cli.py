@@ -161,7 +161,10 @@ def plan(
         estimates = [rates.estimate(measured, job_spec, line) for line in lines] if measured else []
         again = shlex.join(["routelmt-batch", "run", *_without("--rates", sys.argv[2:])])
         ending.show(show.what_if(lines, estimates), f"Go on with: {again} --budget P")
-        ending.end(budgets=[vars(line) | {"fraction": str(line.fraction)} for line in lines])
+        budgets = [vars(line) | {"fraction": str(line.fraction)} for line in lines]
+        for told, estimate in zip(budgets, estimates, strict=bool(estimates)):
+            told |= vars(estimate)
+        ending.end(budgets=budgets)
 
 
 def _without(option: str, arguments: Sequence[str]) -> Iterator[str]:

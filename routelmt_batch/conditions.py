@@ -21,6 +21,7 @@ from routelmt_batch.page.comparison import drift
 from routelmt_batch.page.finished import FinishedJob
 from routelmt_batch.rows import FAILED, QUARANTINED
 from routelmt_batch.stages.recipe import JobRecipe
+from routelmt_batch.stages.report import all_places
 from routelmt_batch.workspace import Folder
 
 CONDITION_HELD = 4  # the exit code
@@ -131,7 +132,7 @@ class Conditions:
         if name == "failed":
             return _share(sum(report["status"][status] for status in (FAILED, QUARANTINED)), report["rows"])
         if name == "unused_budget":
-            places = report["budget"]["places"]
+            places = all_places(report)
             return _share(places - report["budget"]["used"], places)
         moved = self._drift(folder, report)[name]
         if moved is None or not math.isfinite(moved):

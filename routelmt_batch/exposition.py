@@ -115,9 +115,9 @@ def _of(ledger: Ledger, model: Route) -> Counter[str]:
         counts = ledger.counts(stage)
         found["rows"] += counts.get(model, 0)
         for name, count in counts.items():
-            for prefix, known in ((f"{model}_failed_", True), (f"{model}_", name.endswith("_tokens"))):
-                if name.startswith(prefix) and known:
-                    found[name.removeprefix(prefix)] += count
+            own = name.removeprefix(f"{model}_")
+            if own != name and (own.startswith("failed_") or own.endswith("_tokens")):
+                found[own.removeprefix("failed_")] += count
     return found
 
 
@@ -128,7 +128,7 @@ def _budget(folder: Folder, ledger: Ledger) -> Iterator[Metric]:
     plan = json.loads(folder.plan.read_text(encoding="utf8"))
     used = ledger.count(TRANSLATIONS, LARGE) - ledger.count(TRANSLATIONS, f"{LARGE}_failed")
     for name, told, count in (
-        ("places", "Rows that the budget lets the large model have.", plan["places"]),
+        ("places", "Rows that the budget lets the large model have.", plan["places"] + plan["held_back"]),
         ("places_planned", "Of those, planned for it.", plan["large"]),
         ("places_used", "Rows that it translated.", used),
     ):

@@ -89,6 +89,21 @@ def test_unused_budget_is_of_the_places(invoke, make_spec, tmp_path):
     assert 0 < large < 58 and value == pytest.approx((58 - large) / 58)  # floor(0.9 x 65) places
 
 
+def test_places_that_are_held_back_for_escalation_are_of_the_budget(invoke, make_spec, tmp_path):
+    """Of 19 places six (0.1 of 65 rows) are for the small translations that score lowest."""
+    spec = make_spec(
+        guard={"escalate_fraction": 0.1, "escalate_below": 101},
+        metric="chrf",
+        input__columns__reference="text",
+        budget__fraction=0.3,
+    )
+    answer = invoke("run", spec, "--fail-if", "unused_budget>0")
+    large = column(tmp_path / "out", "route").count("large")
+    line = last_line(answer)
+    assert (answer.exit_code, line["places"], line["large"], large) == (0, 19, 19, 19), answer.output
+    assert column(tmp_path / "out", "reason").count("escalated") == 6
+
+
 def test_drift_is_from_an_earlier_job(invoke, make_spec, tmp_path):
     other = tmp_path / "other"
     # The earlier one has every gain that there is, and so has the distance among its quantiles.

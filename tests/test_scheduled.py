@@ -98,10 +98,18 @@ def test_without_a_spec_there_is_a_line(invoke, command):
     assert line["error"] == "SpecError" and "no such spec file" in line["message"]
 
 
-def test_plan_and_dry_run_have_theirs(invoke, make_spec):
+def test_plan_and_dry_run_have_theirs(invoke, make_spec, tmp_path):
     line = last_line(invoke("plan", make_spec()))
     assert line["status"] == "done" and len(line["budgets"]) == 20
     assert (line["budgets"][5]["fraction"], line["budgets"][5]["rows"]) == ("0.3", 19)
+    rates = tmp_path / "rates.yaml"
+    pool = "{rows_per_second_per_gpu: 2, gpus: 1, price_per_gpu_hour: 3600}"
+    rates.write_text("".join(f"{name}: {pool}\n" for name in ("router", "small", "large")))
+    spec = make_spec(run__pools="sequential")
+    line = last_line(invoke("plan", spec, "--rates", rates))
+    # Two rows a second: all 65 rows by the router, then each by small or large.
+    assert line["budgets"][5]["cost"] == pytest.approx(65)
+    assert line["budgets"][5]["hours"] == pytest.approx(65 / 3600)
     line = last_line(invoke("run", make_spec(), "--dry-run"))
     assert line["status"] == "checked" and "71 rows in 4 shards" in line["checked"]["input"]
 
