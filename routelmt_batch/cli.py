@@ -22,6 +22,7 @@ from routelmt_batch.options import (
     CapOption,
     LimitOption,
     OutputOption,
+    RetryFailedOption,
     SetOption,
     ShardsOption,
     SpecPath,
@@ -30,6 +31,7 @@ from routelmt_batch.options import (
     carry_out,
 )
 from routelmt_batch.progress import Bars, stderr_console
+from routelmt_batch.submission import cli as submission
 
 if TYPE_CHECKING:
     from routelmt_batch.page.finished import FinishedJob
@@ -96,9 +98,7 @@ def run(
     settings: SetOption = None,
     limit: LimitOption = None,
     shards: ShardsOption = None,
-    retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Try failed and quarantined rows again, no others.")
-    ] = False,
+    retry_failed: RetryFailedOption = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check spec, models and input; start nothing.")
     ] = False,
@@ -287,3 +287,4 @@ def init(
 
 
 learning.add_to(app)
+submission.add_to(app)

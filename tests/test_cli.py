@@ -21,7 +21,22 @@ from routelmt_batch.spec_file import load, load_label
 from tests.conftest import COLUMNS, DEMO, MODELS, REPOSITORY, write_shard
 from tests.fake_engine import FakeEngine
 
-COMMANDS = ["run", "plan", "report", "label", "train", "evaluate", "calibrate", "doctor", "init"]
+COMMANDS = [
+    "run",
+    "plan",
+    "report",
+    "label",
+    "train",
+    "evaluate",
+    "calibrate",
+    "doctor",
+    "init",
+    "submit",
+    "status",
+    "logs",
+    "stop",
+    "list",
+]
 
 
 def routelmt(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:

@@ -81,7 +81,7 @@ class Session:
         os.environ.update(NO_TELEMETRY)
         if not self.local:
             _check_answers(self.address or "")
-            _use_token()
+            use_token()
         os.environ.setdefault("RAY_process_group_cleanup_enabled", "1")
         if not self.verbose:
             self._open.enter_context(_to_file(self.log_folder / "driver.log"))
@@ -218,9 +218,9 @@ def _check_answers(address: str) -> None:
         raise UsageError(f"--address {address}: nothing answers there ({error})") from None
 
 
-def _use_token() -> None:
-    """Join with the token that is there. Ray 2.60 starts clusters with tokens on, but a driver that
-    joins one sends its token only when told to."""
+def use_token() -> None:
+    """Use the token that is there. Ray 2.60 starts clusters with tokens on, but who joins one, or submits
+    to it, sends its token only when told to. Before Ray is imported."""
     places = (os.environ.get("RAY_AUTH_TOKEN_PATH"), str(Path.home() / ".ray" / "auth_token"))
     if os.environ.get("RAY_AUTH_TOKEN") or any(place and Path(place).is_file() for place in places):
         os.environ.setdefault("RAY_AUTH_MODE", "token")

@@ -1,0 +1,165 @@
+"""A Ray cluster's job server, over HTTP: what goes wrong there in words. It knows no spec."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import time
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from routelmt_batch.engines.session import NO_TELEMETRY, use_token
+from routelmt_batch.errors import RoutelmtError, UsageError
+from routelmt_batch.submission.submissions import Submission
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobSubmissionClient
+
+# Where Ray's own client looks, in its order.
+VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
+_ANSWER_S = 10.0
+_POLL_S = 0.5
+_RETRY_S = 5.0
+_PATIENCE_S = 300.0  # a connection that is lost for longer is given up
+
+
+class Cluster:
+    """The submissions of this tool on the cluster whose dashboard is at a URL.
+
+    Every method raises UsageError if nothing answers there or the token is missing or wrong, and
+    RoutelmtError for whatever else the job server answers.
+    """
+
+    def __init__(self, url: str) -> None:
+        """Sets Ray's environment variables, which count from its first import on.
+
+        Raises:
+            UsageError: the text is no URL.
+        """
+        self.url = url.rstrip("/")
+        if not self.url.startswith(("http://", "https://")):
+            raise UsageError(
+                f"--address {url}: give the URL of the cluster's dashboard, such as http://HEAD:8265"
+            )
+        os.environ.update(NO_TELEMETRY)
+        os.environ[VARIABLES[0]] = self.url  # Ray's client takes the environment's before its argument
+        use_token()
+
+    def submissions(self) -> list[Submission]:
+        """All of this tool's, newest first."""
+        with self._telling():
+            found = [Submission.read(details) for details in self._client.list_jobs()]
+        return sorted(filter(None, found), key=lambda one: (one.started is None, one.started), reverse=True)
+
+    def latest(self, output: str) -> Submission | None:
+        """The last attempt at an output."""
+        attempts = (one for one in self.submissions() if one.output == output)
+        return max(attempts, key=lambda one: one.attempt, default=None)
+
+    def find(self, name: str, output: str) -> Submission:
+        """A submission by its id `name`, or the last attempt at an output.
+
+        Raises:
+            UsageError: there is none.
+        """
+        submissions = self.submissions()
+        named = [one for one in submissions if one.id == name]
+        attempts = [one for one in submissions if one.output == output]
+        if not named and not attempts:
+            raise UsageError(f"{name}: neither a submission's id nor the output of one; `list` shows them")
+        return named[0] if named else max(attempts, key=lambda one: one.attempt)
+
+    def again(self, submission: Submission) -> Submission:
+        """The submission as it is now."""
+        with self._telling():
+            now = Submission.read(self._client.get_job_info(submission.id))
+        assert now
+        return now
+
+    def submit(self, submission_id: str, entrypoint: str, **travels: Any) -> None:
+        """Hand over a job; `travels` are runtime_env and metadata as ray.job_submission has them."""
+        with self._telling():
+            self._client.submit_job(submission_id=submission_id, entrypoint=entrypoint, **travels)
+
+    def stop(self, submission: Submission) -> Submission:
+        """Stop a job, and wait until it has stopped."""
+        with self._telling():
+            self._client.stop_job(submission.id)
+        while (submission := self.again(submission)).live:
+            time.sleep(_POLL_S)
+        return submission
+
+    def log(self, submission: Submission) -> str:
+        with self._telling():
+            return str(self._client.get_job_logs(submission.id))
+
+    def follow(self, submission: Submission, write: Callable[[str], None]) -> Submission:
+        """Write a job's log, from its beginning, until the job has ended; a lost connection is taken up
+        again."""
+        written, heard = 0, time.monotonic()
+
+        async def tail() -> None:
+            nonlocal written, heard
+            place = 0
+            async for text in self._client.tail_job_logs(submission.id):
+                write(text[max(written - place, 0) :])
+                place, heard = place + len(text), time.monotonic()
+                written = max(written, place)
+
+        while True:
+            try:
+                with self._telling():
+                    asyncio.run(tail())
+                submission, heard = self.again(submission), time.monotonic()
+                if not submission.live:
+                    return submission
+                time.sleep(_POLL_S)
+            except RoutelmtError as error:
+                if time.monotonic() - heard > _PATIENCE_S:
+                    raise RoutelmtError(
+                        f"{error}. The job may go on; `status {submission.id}` tells"
+                    ) from None
+                time.sleep(_RETRY_S)
+
+    @cached_property
+    def _client(self) -> JobSubmissionClient:
+        import requests
+        from ray.job_submission import JobSubmissionClient
+
+        requests.get(f"{self.url}/api/version", timeout=_ANSWER_S)  # Ray's client would wait for minutes
+        try:
+            return JobSubmissionClient(self.url)
+        except (ValueError, KeyError, RuntimeError, requests.HTTPError) as error:
+            raise UsageError(
+                f"--address {self.url}: what answers there is no Ray dashboard ({_short(error)}); its port "
+                "is 8265 unless `ray start --dashboard-port` set another"
+            ) from None
+
+    @contextlib.contextmanager
+    def _telling(self) -> Iterator[None]:
+        """Turn what Ray's client raises into what an operator can read."""
+        import aiohttp
+        from ray.exceptions import AuthenticationError
+
+        try:
+            yield
+        except AuthenticationError as error:
+            raise UsageError(f"--address {self.url}: {_token_words(str(error))}") from None
+        except (OSError, aiohttp.ClientError) as error:  # requests' errors, too
+            raise UsageError(f"--address {self.url}: nothing answers there ({_short(error)})") from None
+        except (RuntimeError, ValueError) as error:
+            raise RoutelmtError(f"{self.url}: {_short(error)}") from None
+
+
+def _token_words(error: str) -> str:
+    wrong = "the cluster asks for a token, and there is none here"
+    if error.startswith("Authentication failed"):
+        wrong = "the token here is not the cluster's"
+    return f"{wrong}; put the head's (`ray get-auth-token` there) into ~/.ray/auth_token or RAY_AUTH_TOKEN"
+
+
+def _short(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1][:300] if lines else type(error).__name__
