@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from routelmt_batch.engines.session import NO_TELEMETRY, use_token
+from routelmt_batch.engines.session import NO_TELEMETRY, last_line, use_token
 from routelmt_batch.errors import RoutelmtError, UsageError
 from routelmt_batch.submission.submissions import Submission
 
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
 # Where Ray's own client looks, in its order.
 VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 _ANSWER_S = 10.0
+# What the system said, in the long words of requests.
+_FAULT = re.compile(r"\[Errno -?\d+\] [\w ]+|timed out")
 _POLL_S = 0.5
 _RETRY_S = 5.0
 _PATIENCE_S = 300.0  # a connection that is lost for longer is given up
@@ -68,7 +72,9 @@ class Cluster:
         named = [one for one in submissions if one.id == name]
         attempts = [one for one in submissions if one.output == output]
         if not named and not attempts:
-            raise UsageError(f"{name}: neither a submission's id nor the output of one; `list` shows them")
+            raise UsageError(
+                f"{name}: neither a submission's id nor the output of one ({output}); `list` shows them"
+            )
         return named[0] if named else max(attempts, key=lambda one: one.attempt)
 
     def again(self, submission: Submission) -> Submission:
@@ -128,14 +134,13 @@ class Cluster:
         import requests
         from ray.job_submission import JobSubmissionClient
 
+        for handler in logging.getLogger("ray").handlers:
+            handler.setLevel(logging.WARNING)  # uploads and closed connections are nobody's news
         requests.get(f"{self.url}/api/version", timeout=_ANSWER_S)  # Ray's client would wait for minutes
         try:
             return JobSubmissionClient(self.url)
         except (ValueError, KeyError, RuntimeError, requests.HTTPError) as error:
-            raise UsageError(
-                f"--address {self.url}: what answers there is no Ray dashboard ({_short(error)}); its port "
-                "is 8265 unless `ray start --dashboard-port` set another"
-            ) from None
+            raise self._no_dashboard(last_line(str(error))) from None
 
     @contextlib.contextmanager
     def _telling(self) -> Iterator[None]:
@@ -148,9 +153,16 @@ class Cluster:
         except AuthenticationError as error:
             raise UsageError(f"--address {self.url}: {_token_words(str(error))}") from None
         except (OSError, aiohttp.ClientError) as error:  # requests' errors, too
-            raise UsageError(f"--address {self.url}: nothing answers there ({_short(error)})") from None
+            fault = _FAULT.search(str(error))
+            raise self._no_dashboard(fault.group() if fault else type(error).__name__) from None
         except (RuntimeError, ValueError) as error:
-            raise RoutelmtError(f"{self.url}: {_short(error)}") from None
+            raise RoutelmtError(f"{self.url}: {last_line(str(error))}") from None
+
+    def _no_dashboard(self, why: str) -> UsageError:
+        return UsageError(
+            f"--address {self.url}: no Ray dashboard answers there ({why}). Its port is 8265 unless "
+            "`ray start --dashboard-port` set another; in a container or pod, forward it"
+        )
 
 
 def _token_words(error: str) -> str:
@@ -158,8 +170,3 @@ def _token_words(error: str) -> str:
     if error.startswith("Authentication failed"):
         wrong = "the token here is not the cluster's"
     return f"{wrong}; put the head's (`ray get-auth-token` there) into ~/.ray/auth_token or RAY_AUTH_TOKEN"
-
-
-def _short(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1][:300] if lines else type(error).__name__

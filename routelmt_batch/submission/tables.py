@@ -13,13 +13,13 @@ from routelmt_batch.submission.submissions import Submission
 
 def listed(submissions: Iterable[Submission]) -> Table:
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("id", overflow="fold")
-    for name in ("status", "exit", "started", "took"):
+    table.add_column("id", no_wrap=True)
+    for name in ("status", "started"):
         table.add_column(name, no_wrap=True)
     table.add_column("output", overflow="fold")
     for one in submissions:
-        exit_code = "" if one.exit_code is None else str(one.exit_code)
-        table.add_row(one.id, one.status, exit_code, _started(one), _took(one), one.output)
+        code = f" {one.exit_code}" if one.exit_code else ""
+        table.add_row(one.id, one.status + code, _started(one), one.output)
     return table
 
 
@@ -35,13 +35,13 @@ def told(submission: Submission) -> Table:
     )
     if submission.exit_code is not None:
         table.add_row("exit code", str(submission.exit_code))
-    if submission.status == "FAILED" or submission.status == "PENDING":
-        table.add_row("Ray says", submission.message.splitlines()[0] if submission.message else "nothing")
+    if submission.status in ("PENDING", "FAILED") and submission.driver_exit_code is None:
+        table.add_row("Ray says", submission.message)
     return table
 
 
 def _started(submission: Submission) -> str:
-    return f"{submission.started.astimezone():%Y-%m-%d %H:%M}" if submission.started else ""
+    return f"{submission.started.astimezone():%m-%d %H:%M}" if submission.started else ""
 
 
 def _took(submission: Submission) -> str:
