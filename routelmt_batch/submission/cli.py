@@ -201,7 +201,7 @@ def _stages(submission: Submission) -> dict[str, Any] | None:
     folder = Folder(Path(submission.output))
     try:
         return job.progress(folder) if folder.read_manifest() else None
-    except PermissionError:
+    except OSError:
         return None
 
 

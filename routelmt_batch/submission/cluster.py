@@ -8,7 +8,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -59,8 +59,7 @@ class Cluster:
 
     def latest(self, output: str) -> Submission | None:
         """The last attempt at an output."""
-        attempts = (one for one in self.submissions() if one.output == output)
-        return max(attempts, key=lambda one: one.attempt, default=None)
+        return _last_attempt(self.submissions(), output)
 
     def find(self, name: str, output: str) -> Submission:
         """A submission by its id `name`, or the last attempt at an output.
@@ -69,20 +68,21 @@ class Cluster:
             UsageError: there is none.
         """
         submissions = self.submissions()
-        named = [one for one in submissions if one.id == name]
-        attempts = [one for one in submissions if one.output == output]
-        if not named and not attempts:
+        named = next((one for one in submissions if one.id == name), None)
+        found = named or _last_attempt(submissions, output)
+        if not found:
             raise UsageError(
-                f"{name}: neither a submission's id nor the output of one ({output}); `list` shows them"
+                f"{name}: neither a submission's id nor the output of one ({output}). `list` shows those "
+                "that this cluster knows; a head that ends forgets them"
             )
-        return named[0] if named else max(attempts, key=lambda one: one.attempt)
+        return found
 
-    def again(self, submission: Submission) -> Submission:
-        """The submission as it is now."""
+    def get(self, submission_id: str) -> Submission:
+        """One of this tool's, as it is now."""
         with self._telling():
-            now = Submission.read(self._client.get_job_info(submission.id))
-        assert now
-        return now
+            found = Submission.read(self._client.get_job_info(submission_id))
+        assert found
+        return found
 
     def submit(self, submission_id: str, entrypoint: str, **travels: Any) -> None:
         """Hand over a job; `travels` are runtime_env and metadata as ray.job_submission has them."""
@@ -93,7 +93,7 @@ class Cluster:
         """Stop a job, and wait until it has stopped."""
         with self._telling():
             self._client.stop_job(submission.id)
-        while (submission := self.again(submission)).live:
+        while (submission := self.get(submission.id)).live:
             time.sleep(_POLL_S)
         return submission
 
@@ -104,28 +104,35 @@ class Cluster:
     def follow(self, submission: Submission, write: Callable[[str], None]) -> Submission:
         """Write a job's log, from its beginning, until the job has ended; a lost connection is taken up
         again."""
-        written, heard = 0, time.monotonic()
+        written = 0
 
         async def tail() -> None:
-            nonlocal written, heard
+            nonlocal written
             place = 0
             async for text in self._client.tail_job_logs(submission.id):
                 write(text[max(written - place, 0) :])
-                place, heard = place + len(text), time.monotonic()
+                place += len(text)
                 written = max(written, place)
 
         while True:
+            live = submission.live
+            with contextlib.suppress(RoutelmtError), self._telling():
+                asyncio.run(tail())
+            if not live:  # and its log is read since it ended
+                return submission
+            time.sleep(_POLL_S)
+            submission = self._patiently(submission.id)
+
+    def _patiently(self, submission_id: str) -> Submission:
+        """As get; asks again for some minutes. Raises RoutelmtError after them."""
+        deadline = time.monotonic() + _PATIENCE_S
+        while True:
             try:
-                with self._telling():
-                    asyncio.run(tail())
-                submission, heard = self.again(submission), time.monotonic()
-                if not submission.live:
-                    return submission
-                time.sleep(_POLL_S)
+                return self.get(submission_id)
             except RoutelmtError as error:
-                if time.monotonic() - heard > _PATIENCE_S:
+                if time.monotonic() > deadline:
                     raise RoutelmtError(
-                        f"{error}. The job may go on; `status {submission.id}` tells"
+                        f"{error}. The job may go on; `status {submission_id}` tells"
                     ) from None
                 time.sleep(_RETRY_S)
 
@@ -163,6 +170,11 @@ class Cluster:
             f"--address {self.url}: no Ray dashboard answers there ({why}). Its port is 8265 unless "
             "`ray start --dashboard-port` set another; in a container or pod, forward it"
         )
+
+
+def _last_attempt(submissions: Iterable[Submission], output: str) -> Submission | None:
+    attempts = (one for one in submissions if one.output == output)
+    return max(attempts, key=lambda one: one.attempt, default=None)
 
 
 def _token_words(error: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import os
 import shlex
 import socket
 import tempfile
@@ -75,7 +76,7 @@ def submit(cluster: Cluster, order: Order, attach: bool = False) -> tuple[Submis
         if (now := cluster.latest(order.output)) and now.id == new:
             return _attached(now, order, attach), False
         raise
-    return cluster.find(new, order.output), True
+    return cluster.get(new), True
 
 
 def _attached(running: Submission, order: Order, attach: bool) -> Submission:
@@ -107,6 +108,13 @@ def _hand_over(cluster: Cluster, order: Order, new: str, attempt: int) -> None:
                 OUTPUT: order.output,
                 ATTEMPT: str(attempt),
                 ORDER: order.digest,
-                BY: f"{getpass.getuser()}@{socket.gethostname()}",
+                BY: f"{_user()}@{socket.gethostname()}",
             },
         )
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name
+        return str(os.getuid())
