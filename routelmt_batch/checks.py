@@ -28,6 +28,7 @@ REPETITION: Final = "repetition"
 LENGTH_RATIO: Final = "length_ratio"
 WRONG_SCRIPT: Final = "wrong_script"
 WRONG_LANGUAGE: Final = "wrong_language"
+NOT_CHECKED: Final = "not_checked"  # the checks themselves failed on it
 CHECK_REASONS: Final = (
     EMPTY,
     TRUNCATED,

@@ -31,7 +31,7 @@ from routelmt_batch.stages.allocate import (
     what_if,
 )
 from routelmt_batch.stages.assemble import assemble
-from routelmt_batch.stages.audit import audit
+from routelmt_batch.stages.audit import audit, audit_is_due
 from routelmt_batch.stages.audited import audited
 from routelmt_batch.stages.check import check as check_texts
 from routelmt_batch.stages.check import checks_pool
@@ -80,9 +80,11 @@ def run(spec: JobSpec, options: Options, bars: Bars, open_engine: OpenEngine) ->
         open_engine(workspace.folder) as engine,
     ):
         done = finished(workspace.folder)
-        if done and not (options.retry_failed and reopen_failed(workspace, allocate(workspace))):
-            allocate(workspace)  # refuses another budget
-            return Outcome(done, new=False)
+        if done:
+            plan = allocate(workspace)  # refuses another budget
+            reopened = options.retry_failed and reopen_failed(workspace, plan)
+            if not reopened and not audit_is_due(workspace):
+                return Outcome(done, new=False)
         if workspace.ledger.rows(SCORES) < workspace.rows:
             check_fit(spec, engine, bars, _alone(workspace.recipe))
             _warn_of_directions(workspace, bars)

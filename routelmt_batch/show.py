@@ -117,8 +117,10 @@ def _guard(guard: Mapping[str, Any] | None) -> dict[str, str]:
     if guard["verify"]:
         found["verified"] = f"{guard['verified_small']:,} rows, the small model's text stands"
     measured = _counts({f"of {name}": count for name, count in guard["measured"].items()})
+    unknown = sum(guard["unknown"].values())
     found["guard's cost"] = (
         f"{guard['extra_small_translations']:,} extra small translations; measured: {measured or 'none'}"
+        + (f"; {unknown:,} without a quality" if unknown else "")
     )
     return found
 
@@ -155,9 +157,14 @@ def _budget(report: Mapping[str, Any]) -> dict[str, str]:
     budget = report["budget"]
     with_gain, went = f"{budget['rows_with_gain']:,} rows with a gain", f"{budget['planned']:,} planned, "
     went += f"{budget['used']:,} used"
+    # Places that are held back for escalation are of the budget, and not of the plan.
+    held_back = (report["guard"] or {}).get("held_back", 0)
+    places = f"{budget['places'] + held_back:,} places"
+    if held_back:
+        places += f" ({held_back:,} for escalation)"
     if budget.get("threshold") is None:
         return {
-            "budget": f"{budget['fraction']} of {with_gain}: {budget['places']:,} places, {went}",
+            "budget": f"{budget['fraction']} of {with_gain}: {places}, {went}",
             "threshold": f"{_number(report['threshold'])} predicted gain",
         }
     found = {"threshold": f"{budget['threshold']:g}: {budget['reached']:,} of {with_gain} reach it"}
@@ -172,7 +179,7 @@ def _budget(report: Mapping[str, Any]) -> dict[str, str]:
             f"{expected['high']:.4f} (95%) of rows like them"
         )
     if budget["cap"] is not None:
-        found["cap"] = f"{budget['cap']}: {budget['places']:,} places"
+        found["cap"] = f"{budget['cap']}: {places}"
     return found | {"to large": went}
 
 

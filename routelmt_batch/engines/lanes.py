@@ -81,8 +81,16 @@ class Lane:
     end_tokens: tuple[int, ...] = field(default=())
 
 
-def scored(requests: pa.Table, scorer: Scorer, cuts: Callable[[pa.Table], Mask] | None = None) -> pa.Table:
+def scored(
+    requests: pa.Table,
+    scorer: Scorer,
+    cuts: Callable[[pa.Table], Mask] | None = None,
+    proven: bool = False,
+) -> pa.Table:
     """RESULTS of a scorer: rows with a `skip` reason pass it by, those on which it raises have an `error`.
+
+    Args:
+        proven: it has scored rows before, so that it is for the rows where it fails.
 
     Raises:
         Exception: what the scorer raises, if it does so on whatever row it is given; see `_blame_rows`.
@@ -92,7 +100,7 @@ def scored(requests: pa.Table, scorer: Scorer, cuts: Callable[[pa.Table], Mask] 
     scores = np.full(requests.num_rows, np.nan)
     errors = np.full(requests.num_rows, "", object)
     if wanted.any():
-        scores[wanted], errors[wanted] = _tried(requests.filter(pa.array(wanted)), scorer)
+        scores[wanted], errors[wanted] = _tried(requests.filter(pa.array(wanted)), scorer, proven)
     cut = np.zeros(requests.num_rows, bool)
     good = wanted & (errors == "")
     if cuts and good.any():
@@ -112,7 +120,7 @@ def scored(requests: pa.Table, scorer: Scorer, cuts: Callable[[pa.Table], Mask] 
 def _tried(rows: pa.Table, scorer: Scorer, blamed: bool = False) -> tuple[Scores, npt.NDArray[np.object_]]:
     """Scores, and the name of the error of each row that fails alone; the others are found by halves.
 
-    `blamed`: a larger block of these rows has failed, and not for the scorer's fault.
+    `blamed`: where it fails, it is not for the scorer's fault.
     """
     try:
         return scorer(rows), np.full(rows.num_rows, "", object)

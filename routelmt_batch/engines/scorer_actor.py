@@ -15,6 +15,9 @@ class ScorerActor:
     def __init__(self, scorer: Scorer, cuts: Callable[[pa.Table], Mask] | None = None) -> None:
         self.scorer = scorer
         self.cuts = cuts
+        self.proven = False
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        return scored(block, self.scorer, self.cuts)
+        found = scored(block, self.scorer, self.cuts, self.proven)
+        self.proven = self.proven or found["score"].null_count < found.num_rows
+        return found

@@ -23,7 +23,8 @@ from routelmt_batch.shards import Shard, text_columns
 from routelmt_batch.spec import Input, MeasureSpec, Output
 from routelmt_batch.spec import Metric as MetricPool
 from routelmt_batch.stages.measure import lane, quality_by_row, unmeasured
-from routelmt_batch.stages.passes import blank_requests, run_pass
+from routelmt_batch.stages.passes import run_pass
+from routelmt_batch.stages.requests import blank_requests
 from routelmt_batch.units import Unit, read_unit
 from routelmt_batch.workspace import Workspace
 

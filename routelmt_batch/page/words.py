@@ -38,6 +38,7 @@ REASONS: Final = {
     checks.LENGTH_RATIO: "far too long or too short for its source",
     checks.WRONG_SCRIPT: "not in the target language's script",
     checks.WRONG_LANGUAGE: "not in the target language",
+    checks.NOT_CHECKED: "the checks themselves failed on it",
     PREDICTED_GOOD: "kept small: its quality was predicted to be good",
     HYPOTHESIS_GOOD: "kept small: its translation scored well",
     FREED_PLACE: "sent to large in place of a row that was kept small",

@@ -39,8 +39,7 @@ def assemble(workspace: Job, plan: Plan, bars: Bars) -> None:
     Raises:
         InputChanged: see outputs.write_shards.
     """
-    guard = workspace.spec.guard
-    margin = guard.margin if guard.verify else None
+    margin = workspace.spec.guard.verify_margin
 
     def columns(unit: Unit, batch: pa.RecordBatch, tally: Tally) -> dict[str, pa.Array]:
         found, prompt_tokens, doubts = _columns(work_on(workspace, unit), plan, margin)

@@ -12,8 +12,9 @@ import itertools
 import math
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,20 +22,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from routelmt_batch.engines.lanes import Engine, Lane
-from routelmt_batch.ledger import AUDIT, AUDIT_QUALITY, AUDIT_TRANSLATIONS, TRANSLATIONS, read_rows
+from routelmt_batch.ledger import AUDIT, AUDIT_QUALITY, AUDIT_TRANSLATIONS, QUALITY, TRANSLATIONS, read_rows
 from routelmt_batch.progress import Bars
-from routelmt_batch.prompts import Prompter, load_tokenizer
+from routelmt_batch.prompts import load_tokenizer
 from routelmt_batch.routers.scorers import draw
 from routelmt_batch.rows import LARGE, OK, SAMPLE, SMALL, Route
 from routelmt_batch.rows import TRANSLATIONS as SCHEMA
-from routelmt_batch.spec import Input
 from routelmt_batch.stages import measure
 from routelmt_batch.stages.allocate import Plan
 from routelmt_batch.stages.attempts import Mask, attempts
 from routelmt_batch.stages.measure import measurable, verified_small
-from routelmt_batch.stages.passes import NO_TIMES, PartWriter, record_time, requests, run_pass
+from routelmt_batch.stages.passes import NO_TIMES, PartWriter, record_time, run_pending
 from routelmt_batch.stages.recipe import Job
-from routelmt_batch.stages.translate import lane, pool_of
+from routelmt_batch.stages.translate import lane, prompts
 from routelmt_batch.stages.work import planned_rows, work_on
 from routelmt_batch.units import Unit, languages, read_lines, read_unit
 
@@ -47,12 +47,24 @@ def audit(workspace: Job, plan: Plan, engine: Engine, bars: Bars) -> None:
     """Draw the sample once, translate it by the other model each, and measure both."""
     if not workspace.spec.audit.fraction:
         return
-    if not any(workspace.ledger.events_of("audit")):
+    if audit_is_due(workspace):
         _draw_sample(workspace, plan)
-    for route in ROUTES:
-        _pass(workspace, engine, bars, route, to_translate, _translating)
-    for route in ROUTES:
-        _pass(workspace, engine, bars, route, to_measure, _measuring)
+    for pending, built in ((to_translate, _translating), (to_measure, _measuring)):
+        for route in ROUTES:
+            run_pending(
+                workspace,
+                engine,
+                bars,
+                sample_work(workspace),
+                partial(pending, route=route),
+                partial(built, workspace, route),
+                "audit: {}",
+            )
+
+
+def audit_is_due(workspace: Job) -> bool:
+    """Whether the spec asks for an audit, and no sample is drawn; so it may be of a job that is finished."""
+    return workspace.spec.audit.fraction > 0 and not any(workspace.ledger.events_of("audit"))
 
 
 @dataclass(frozen=True)
@@ -63,7 +75,7 @@ class Work:
     sample: tuple[str, ...]
     translations: tuple[str, ...]  # of the job and of the audit
     tried: tuple[str, ...]  # of the audit
-    quality: tuple[str, ...]
+    quality: tuple[str, ...]  # measured for the guard, or for the audit
 
 
 def sample_work(workspace: Job) -> Iterator[Work]:
@@ -71,19 +83,23 @@ def sample_work(workspace: Job) -> Iterator[Work]:
     ledger = workspace.ledger
     for unit in workspace.units:
         at = (unit.shard.name, unit.first_row, unit.end_row)
-        sample, job, ours, quality = (
+        sample, job, ours, guards, quality = (
             tuple(ledger.overlapping(stage, *at))
-            for stage in (AUDIT, TRANSLATIONS, AUDIT_TRANSLATIONS, AUDIT_QUALITY)
+            for stage in (AUDIT, TRANSLATIONS, AUDIT_TRANSLATIONS, QUALITY, AUDIT_QUALITY)
         )
         if sample:
-            yield Work(unit, sample, job + ours, ours, quality)
+            yield Work(unit, sample, job + ours, ours, guards + quality)
+
+
+def sample_rows(work: Work) -> pa.Table:
+    """The rows of the sample that a unit holds, in row order: rows.SAMPLE."""
+    unit = work.unit
+    return read_rows(work.sample, unit.shard.name, unit.first_row, unit.end_row, SAMPLE)
 
 
 def sampled(work: Work) -> Mask:
-    unit = work.unit
-    found = read_rows(work.sample, unit.shard.name, unit.first_row, unit.end_row, SAMPLE)
-    mask = np.zeros(unit.rows, bool)
-    mask[found["row"].to_numpy() - unit.first_row] = True
+    mask = np.zeros(work.unit.rows, bool)
+    mask[sample_rows(work)["row"].to_numpy() - work.unit.first_row] = True
     return mask
 
 
@@ -104,27 +120,8 @@ def to_measure(work: Work, route: Route) -> Mask:
     return todo & measurable(work, route) if todo.any() else todo
 
 
-@dataclass(frozen=True)
-class Reader:
-    """Emits the prompts of the rows of the sample that a model has to translate."""
-
-    input: Input
-    route: Route
-    prompter: Prompter
-    limit_tokens: int
-
-    def __call__(self, work: Work) -> Iterator[pa.Table]:
-        todo = to_translate(work, self.route)
-        for lines in read_lines(work.unit, self.input) if todo.any() else ():
-            keep = todo[np.array(lines.rows) - work.unit.first_row].tolist()
-            if any(keep):
-                yield requests(lines, work.unit.shard.name, self.prompter, self.limit_tokens, keep)
-
-
 def _translating(workspace: Job, route: Route, work: Sequence[Work]) -> Lane:
-    spec, pool = workspace.spec, pool_of(workspace.spec, route)
-    prompter = Prompter(pool.source, spec.prompt.template, pool.trust_remote_code)
-    read = Reader(spec.input, route, prompter, pool.prompt_limit_tokens)
+    read = prompts(workspace.spec, route, partial(to_translate, route=route))
     return lane(workspace, route, work, read, AUDIT_TRANSLATIONS)
 
 
@@ -134,32 +131,12 @@ def _measuring(workspace: Job, route: Route, work: Sequence[Work]) -> Lane:
     return measure.lane(workspace, route, pool, metric, work, sampled, AUDIT_QUALITY)
 
 
-def _pass(
-    workspace: Job,
-    engine: Engine,
-    bars: Bars,
-    route: Route,
-    pending: Callable[[Work, Route], Mask],
-    lane: Callable[[Job, Route, Sequence[Work]], Lane],
-) -> None:
-    work, total = [], 0
-    for one in sample_work(workspace):
-        rows = int(pending(one, route).sum())
-        if rows:
-            work.append(one)
-            total += rows
-    if work:
-        built = lane(workspace, route, work)
-        run_pass(workspace, engine, bars, f"audit: {built.label}", [built], total, 0)
-
-
 def _eligible(workspace: Job, plan: Plan, unit: Unit) -> pa.Table:
     """A unit's rows that have a translation and a gain: row, gain, direction, route."""
     work, spec = work_on(workspace, unit), workspace.spec
     planned = planned_rows(work, plan.cut)
     state = attempts(unit, work.committed, planned.called)
-    margin = spec.guard.margin if spec.guard.verify else None
-    kept_small = verified_small(work, state, planned.called, margin)
+    kept_small = verified_small(work, state, planned.called, spec.guard.verify_margin)
     known = state.translated & ~np.isnan(planned.gains.gain)
     columns = [
         codes

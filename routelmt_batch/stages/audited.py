@@ -1,11 +1,13 @@
 """What a job's report says of its router: predicted against realised gain, drift, when to train anew.
 
-Realised gains are of a sample; it is in proportion to the job, so that its top share by predicted gain
-stands for the job's.
+Realised gains are of a sample. Each of its rows counts for the rows of its stratum that it stands for, so
+that the sample's top share by predicted gain stands for the job's, however few rows a stratum has.
 """
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import ROUND_UP, Decimal
 from typing import Any
@@ -13,22 +15,23 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from routelmt_batch import measures
 from routelmt_batch.drift import PSI_SHIFTED, PSI_WATCH, Drift, at_most, from_quantiles
 from routelmt_batch.kinds import SEVERE_LOSS_GAIN
-from routelmt_batch.ledger import AUDIT, AUDIT_QUALITY, AUDIT_TRANSLATIONS
+from routelmt_batch.ledger import AUDIT_QUALITY, AUDIT_TRANSLATIONS
 from routelmt_batch.measures import METRICS, Floats, Integers
 from routelmt_batch.resampling import bootstrap, compare, interval
-from routelmt_batch.rows import LARGE, QUALITY, SAMPLE, SMALL
+from routelmt_batch.rows import LARGE, SAMPLE, SMALL, Route
 from routelmt_batch.selection import places
 from routelmt_batch.stages.allocate import Plan, gains
+from routelmt_batch.stages.audit import sample_rows, sample_work
+from routelmt_batch.stages.measure import quality_by_row
 from routelmt_batch.stages.recipe import Job
 
 _RESAMPLES = 1000
 _GROUPS = 5
+_WEIGHT = 1_000_000_000  # of a whole sample: row weights are whole numbers, and their sum fits 32 bits
 _ALIKE = 1e-9  # of mean gains, summed in another order
 
 
@@ -58,34 +61,38 @@ def _audit(workspace: Job, plan: Plan) -> dict[str, Any] | None:
         # Beside the budget: what the audit itself had translated.
         "calls": {route: ledger.count(AUDIT_TRANSLATIONS, route) for route in (SMALL, LARGE)},
         "cut": {route: ledger.count(AUDIT_QUALITY, f"{route}_cut") for route in (SMALL, LARGE)},
-        **summarise(_rows(workspace), fraction, workspace.spec.audit.seed),
+        **summarise(_rows(workspace, event["strata"]), fraction, workspace.spec.audit.seed),
     }
 
 
-def _rows(workspace: Job) -> Audited:
-    """The sample's rows with both qualities, in row order."""
-    sample, quality = (_read(workspace, stage) for stage in (AUDIT, AUDIT_QUALITY))
-    keys = ["shard", "row"]
-    joined = sample
-    for route in (SMALL, LARGE):
-        mine = quality.filter(pc.field("route") == route).select([*keys, "quality"])
-        joined = joined.join(mine.rename_columns([*keys, route]), keys, join_type="inner")
-    joined = joined.filter(pc.field(SMALL).is_valid() & pc.field(LARGE).is_valid())
-    joined = joined.sort_by([(key, "ascending") for key in keys])
-    small, large = (joined[route].to_numpy() for route in (SMALL, LARGE))
+def _rows(workspace: Job, strata: Mapping[str, int]) -> Audited:
+    """The sample's rows with both qualities, in row order; `strata` are the job's rows of each stratum."""
+    found = [SAMPLE.empty_table()]
+    qualities: dict[Route, list[Floats]] = {SMALL: [np.zeros(0)], LARGE: [np.zeros(0)]}
+    for work in sample_work(workspace):
+        rows = sample_rows(work)
+        found.append(rows)
+        for route, parts in qualities.items():
+            parts.append(quality_by_row(work, route)[rows["row"].to_numpy() - work.unit.first_row])
+    realised = np.concatenate(qualities[LARGE]) - np.concatenate(qualities[SMALL])
+    known = ~np.isnan(realised)
+    sample = pa.concat_tables(found).filter(pa.array(known))
     return Audited(
-        joined["gain"].to_numpy().astype(np.float64),
-        large - small,
-        joined["source_tokens"].to_numpy().astype(np.float64),
-        joined["direction"].to_numpy(zero_copy_only=False),
+        sample["gain"].to_numpy().astype(np.float64),
+        realised[known],
+        sample["source_tokens"].to_numpy().astype(np.float64),
+        sample["direction"].to_numpy(zero_copy_only=False),
+        _weights(sample, strata),
     )
 
 
-def _read(workspace: Job, stage: str) -> pa.Table:
-    """A stage's committed rows: of the audit, so that they are few."""
-    ledger = workspace.ledger
-    tables = [pq.read_table(ledger.part_path(entry)) for entry in ledger.parts[stage]]
-    return pa.concat_tables([(SAMPLE if stage == AUDIT else QUALITY).empty_table(), *tables])
+def _weights(sample: pa.Table, strata: Mapping[str, int]) -> Integers:
+    """(n,) whole numbers in proportion to the rows of the job that each row of the sample stands for."""
+    names = np.array([f"{row['direction']} {row['route']}" for row in sample.to_pylist()], object)
+    drawn = Counter(names)
+    rows = np.array([strata[name] / drawn[name] for name in names])
+    weights: Integers = np.maximum(1, np.round(rows * (_WEIGHT / max(rows.sum(), 1)))).astype(np.int64)
+    return weights
 
 
 def _drift(workspace: Job) -> Drift | None:
@@ -106,6 +113,7 @@ class Audited:
     realised: Floats
     source_tokens: Floats
     direction: npt.NDArray[np.object_]
+    weights: Integers  # whole numbers, in proportion to the rows that each stands for
 
 
 def summarise(rows: Audited, fraction: Decimal, seed: int) -> dict[str, Any]:
@@ -115,7 +123,7 @@ def summarise(rows: Audited, fraction: Decimal, seed: int) -> dict[str, Any]:
         `rows`; `realised`, `predicted` (mean gain, x100 scale); `spearman`, `mean_delta` of router,
         length and random, `severe_loss_rate` (percent of routed rows), each {value, low, high} with a
         95% bootstrap interval; paired differences; `groups` (fifths by predicted gain) and `directions`.
-        Without two rows, or a budget of no row, only `rows`.
+        Without two rows, or a budget of no row of them, only `rows`.
     """
     n = len(rows.realised)
     if n < 2 or not places(fraction, n):
@@ -123,8 +131,9 @@ def summarise(rows: Audited, fraction: Decimal, seed: int) -> dict[str, Any]:
     population = measures.population(rows.realised, np.arange(n))
     rankings = [measures.ranking(population, scores) for scores in (rows.predicted, rows.source_tokens)]
 
-    def measured(weights: Integers) -> Floats:
+    def measured(counts: Integers) -> Floats:
         """(router, length, chance; METRICS): chance has the mean gain, and nothing else."""
+        weights = counts * rows.weights
         chance = np.full(len(METRICS), np.nan)
         chance[METRICS.index("mean_delta")] = np.average(rows.realised, weights=weights)
         found = measures.measure(population, rankings, weights, fraction, SEVERE_LOSS_GAIN)
@@ -142,8 +151,8 @@ def summarise(rows: Audited, fraction: Decimal, seed: int) -> dict[str, Any]:
     delta = METRICS.index("mean_delta")
     return {
         "rows": n,
-        "predicted": float(rows.predicted.mean()),
-        "realised": float(rows.realised.mean()),
+        "predicted": float(np.average(rows.predicted, weights=rows.weights)),
+        "realised": float(np.average(rows.realised, weights=rows.weights)),
         "spearman": value(0, "spearman"),
         "mean_delta": {
             name: value(row, "mean_delta") for row, name in enumerate(("router", "length", "random"))
@@ -168,10 +177,11 @@ def summarise(rows: Audited, fraction: Decimal, seed: int) -> dict[str, Any]:
 def _means(rows: Audited, part: Integers) -> dict[str, Any]:
     if not len(part):
         return {"rows": 0, "predicted": None, "realised": None}
+    weights = rows.weights[part]
     return {
         "rows": len(part),
-        "predicted": float(rows.predicted[part].mean()),
-        "realised": float(rows.realised[part].mean()),
+        "predicted": float(np.average(rows.predicted[part], weights=weights)),
+        "realised": float(np.average(rows.realised[part], weights=weights)),
     }
 
 

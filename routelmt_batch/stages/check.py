@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from routelmt_batch.checks import CHECK_REASONS, check_translations
+from routelmt_batch.checks import CHECK_REASONS, NOT_CHECKED, check_translations
 from routelmt_batch.engines.lanes import Engine, Lane, Receipt
 from routelmt_batch.ledger import CHECKS, TRANSLATIONS, read_rows
 from routelmt_batch.progress import Bars
@@ -18,8 +18,9 @@ from routelmt_batch.rows import CHECKS as SCHEMA
 from routelmt_batch.rows import OK, TRUNCATED, Route
 from routelmt_batch.rows import TRANSLATIONS as TRANSLATIONS_SCHEMA
 from routelmt_batch.spec import Checks, Input, Pool
-from routelmt_batch.stages.passes import PartWriter, blank_requests, run_pass
+from routelmt_batch.stages.passes import PartWriter, run_pass
 from routelmt_batch.stages.recipe import Job
+from routelmt_batch.stages.requests import blank_requests
 from routelmt_batch.stages.work import Work, work_on
 from routelmt_batch.units import Unit, read_lines
 
@@ -108,23 +109,28 @@ class TextChecks:
 
 @dataclass(frozen=True)
 class Writer:
-    """Commits the reasons of each row; most have none."""
+    """Commits the reasons of each row; most have none. One that no check got through is a doubt, too."""
 
     part: PartWriter
     route: Route
 
     def __call__(self, results: pa.Table) -> Receipt:
-        bits = [int(score or 0) for score in results["score"].to_pylist()]
+        scores = results["score"].to_pylist()
+        reasons = [[NOT_CHECKED] if score is None else _slugs(int(score)) for score in scores]
         table = pa.table(
             {
                 "shard": results["shard"],
                 "row": results["row"],
                 "route": [self.route] * results.num_rows,
-                "reasons": [[slug for i, slug in enumerate(CHECK_REASONS) if one >> i & 1] for one in bits],
+                "reasons": reasons,
             },
             schema=SCHEMA,
         )
         return self.part(table, {self.route: table.num_rows}, results["engine_seconds"])
+
+
+def _slugs(bits: int) -> list[str]:
+    return [slug for place, slug in enumerate(CHECK_REASONS) if bits >> place & 1]
 
 
 def checked(work: Work, route: Route) -> pa.Table:

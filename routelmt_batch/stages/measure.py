@@ -27,7 +27,8 @@ from routelmt_batch.rows import (
 from routelmt_batch.rows import QUALITY as SCHEMA
 from routelmt_batch.spec import Input, Pool
 from routelmt_batch.stages.attempts import Attempts, Mask
-from routelmt_batch.stages.passes import PartWriter, blank_requests
+from routelmt_batch.stages.passes import PartWriter
+from routelmt_batch.stages.requests import blank_requests
 from routelmt_batch.units import Unit, read_lines
 from routelmt_batch.workspace import AnyWorkspace
 
@@ -144,7 +145,11 @@ class Writer:
             },
             schema=SCHEMA,
         )
-        counts = {self.of: table.num_rows, f"{self.of}_cut": pc.sum(results["cut"]).as_py() or 0}
+        counts = {
+            self.of: table.num_rows,
+            f"{self.of}_unknown": table["quality"].null_count,
+            f"{self.of}_cut": pc.sum(results["cut"]).as_py() or 0,
+        }
         return self.part(table, counts, results["engine_seconds"])
 
 

@@ -5,24 +5,31 @@ from __future__ import annotations
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from routelmt_batch.atomic import sha256, write_parquet
-from routelmt_batch.engines.lanes import REQUESTS, Engine, Lane, Receipt
+from routelmt_batch.engines.lanes import Engine, Lane, Mask, Receipt
 from routelmt_batch.errors import RoutelmtError
 from routelmt_batch.ledger import Ledger, PartEntry, Span
 from routelmt_batch.progress import Bars
-from routelmt_batch.prompts import LANGUAGES, Prompter
-from routelmt_batch.rows import EMPTY, NO_REFERENCE, NULL, TOO_LONG, UNKNOWN_LANGUAGE
-from routelmt_batch.units import Lines, Unit
+from routelmt_batch.units import Unit
 from routelmt_batch.workspace import AnyWorkspace
 
 NO_TIMES = pa.chunked_array([pa.array([0.0])])  # of a part that no engine made
+
+
+class OfUnit(Protocol):
+    @property
+    def unit(self) -> Unit: ...
+
+
+W = TypeVar("W", bound=OfUnit)
 
 
 @dataclass(frozen=True)
@@ -109,6 +116,27 @@ def run_pass(
         record_time(workspace.ledger, name, rows, started, ready - started, lane_times)
 
 
+def run_pending(
+    workspace: AnyWorkspace,
+    engine: Engine,
+    bars: Bars,
+    work: Iterable[W],
+    pending: Callable[[W], Mask],
+    lane: Callable[[Sequence[W]], Lane],
+    name: str = "{}",
+) -> None:
+    """A pass of one lane over the rows that are pending, if there are any; `name` is formatted with the
+    lane's label."""
+    todo, total = [], 0
+    for one in work:
+        if rows := int(pending(one).sum()):
+            todo.append(one)
+            total += rows
+    if todo:
+        built = lane(todo)
+        run_pass(workspace, engine, bars, name.format(built.label), [built], total, 0)
+
+
 def refuse_failures(workspace: AnyWorkspace, failed: int, told: str) -> None:
     """Asked before a part is committed: what it would break the limit with is then tried again.
 
@@ -143,95 +171,3 @@ def record_time(
             for name, lane in (lanes or {}).items()
         },
     )
-
-
-def requests(
-    lines: Lines,
-    shard: str,
-    prompter: Prompter | None,
-    limit_tokens: int,
-    keep: Sequence[bool] | None = None,
-    needs: Sequence[str] = (),
-) -> pa.Table:
-    """REQUESTS for some lines of a shard: token ids, or the reason why a row is not for an engine.
-
-    Without a prompter there are no tokens, and no row is too long. `needs=("reference",)`: a row
-    without a reference is not for an engine either.
-    """
-    wanted = [i for i in range(len(lines.rows)) if keep is None or keep[i]]
-    skips = [_skip(lines, i, needs) for i in wanted]
-    good = [i for i, skip in zip(wanted, skips, strict=True) if not skip]
-    tokens = iter(_tokens(lines, good, prompter))
-    prompts = [[] if skip else next(tokens) for skip in skips]
-    lengths = [
-        None if skip or not prompter else len(prompt) for skip, prompt in zip(skips, prompts, strict=True)
-    ]
-    for i, length in enumerate(lengths):
-        if length is not None and length > limit_tokens:
-            skips[i], prompts[i] = TOO_LONG, []
-    return pa.table(
-        {
-            "shard": [shard] * len(wanted),
-            "row": [lines.rows[i] for i in wanted],
-            "prompt_tokens": lengths,
-            "tokenized_prompt": prompts,
-            "skip": skips,
-        },
-        schema=REQUESTS,
-    )
-
-
-def blank_requests(
-    unit: Unit, rows: Sequence[int], columns: Mapping[str, pa.Array], skips: Sequence[str] | None = None
-) -> pa.Table:
-    """REQUESTS without prompts, for a scorer that reads the columns beside them."""
-    table = pa.table(
-        {
-            "shard": [unit.shard.name] * len(rows),
-            "row": rows,
-            "prompt_tokens": pa.nulls(len(rows), pa.int32()),
-            "tokenized_prompt": [[]] * len(rows),
-            "skip": skips if skips is not None else [""] * len(rows),
-        },
-        schema=REQUESTS,
-    )
-    for name, values in columns.items():
-        table = table.append_column(name, values)
-    return table
-
-
-def with_texts(table: pa.Table, lines: Lines) -> pa.Table:
-    """REQUESTS with the text and languages beside them, for a scorer that reads those."""
-    place = {row: i for i, row in enumerate(lines.rows)}
-    at = [place[row] for row in table["row"].to_pylist()]
-    for name, values in (
-        ("source", lines.texts),
-        ("source_lang", lines.source_langs),
-        ("target_lang", lines.target_langs),
-    ):
-        table = table.append_column(name, pa.array([values[i] for i in at], pa.string()))
-    return table
-
-
-def _tokens(lines: Lines, places: Sequence[int], prompter: Prompter | None) -> list[list[int]]:
-    if prompter is None:
-        return [[] for _ in places]
-    return prompter.token_ids(
-        *(
-            [values[i] or "" for i in places]
-            for values in (lines.texts, lines.source_langs, lines.target_langs)
-        )
-    )
-
-
-def _skip(lines: Lines, i: int, needs: Sequence[str]) -> str:
-    text = lines.texts[i]
-    if text is None:
-        return NULL
-    if not text.strip():
-        return EMPTY
-    if lines.source_langs[i] not in LANGUAGES or lines.target_langs[i] not in LANGUAGES:
-        return UNKNOWN_LANGUAGE
-    if "reference" in needs and not (lines.references[i] or "").strip():
-        return NO_REFERENCE
-    return ""

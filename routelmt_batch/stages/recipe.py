@@ -63,7 +63,7 @@ class JobRecipe:
             # Functions of the other stages; the guard's settings are frozen with the plan.
             CHECKS: {"checks": self.spec.checks.model_dump(mode="json", exclude={"replicas"})},
             GUARD: {},
-            AUDIT: {},
+            AUDIT: {"audit": self.spec.audit.model_dump(mode="json")} if self.spec.audit.fraction else {},
             AUDIT_TRANSLATIONS: of_translations(self.spec),
             AUDIT_QUALITY: metric,
         }

@@ -31,6 +31,7 @@ def report(workspace: Job, plan: Plan, audited: dict[str, Any]) -> dict[str, Any
         RoutelmtError: an output shard is not what was committed, by name.
     """
     job = job_report(workspace, plan) | audited
+    job["warnings"] = _warnings(workspace, plan, job)
     write_report(workspace, job)
     return job
 
@@ -67,7 +68,6 @@ def job_report(workspace: Job, plan: Plan) -> dict[str, Any]:
         "tokens": total.get("tokens", {}),
         "passes": passes,
         "seconds": math.fsum(line["seconds"] for line in passes),
-        "warnings": _warnings(workspace, budget, total.get("direction", {})),
         "models": {
             "small": _model(spec.models.small.source),
             "large": _model(spec.models.large.source),
@@ -105,6 +105,8 @@ def _guard(workspace: Job, plan: Plan, routes: Mapping[str, int]) -> dict[str, A
         # The cost: translations by the small model beside those that stand, and what was measured.
         "extra_small_translations": spared[SMALL],
         "measured": {of: ledger.count(QUALITY, of) for of in (SMALL, LARGE, PREDICTED)},
+        # Of those, without a quality: the metric gave none, or the row has no reference.
+        "unknown": {of: ledger.count(QUALITY, f"{of}_unknown") for of in (SMALL, LARGE, PREDICTED)},
         # Of those, measured by their beginning: longer than the metric reads.
         "cut": {route: ledger.count(QUALITY, f"{route}_cut") for route in (SMALL, LARGE)},
     }
@@ -202,16 +204,33 @@ def _router(router: Router) -> dict[str, Any]:
     return found
 
 
-def _warnings(workspace: Job, budget: dict[str, Any], directions: dict[str, Any]) -> list[str]:
+def _warnings(workspace: Job, plan: Plan, job: dict[str, Any]) -> list[str]:
     """What an auditor should know: directions that the router was not trained on, or what else
-    of it could not be checked, a threshold that means something else here than where it was calibrated, a
-    cap that was hit."""
+    of it could not be checked, rows that could not be measured, a threshold that means something else here
+    than where it was calibrated, a cap that was hit."""
     router = workspace.recipe.router
-    found = [*router.warnings, *router.doubts("router", directions)]
+    found = [*router.warnings, *router.doubts("router", job["direction"])]
     if not router.predicts_gain:
         found.append(
             f"scores of router kind {router.pool.kind} are no gains: only their order means something"
         )
+    return [*found, *_unmeasured(job), *_of_threshold(plan, job["budget"])]
+
+
+def _unmeasured(job: dict[str, Any]) -> Iterator[str]:
+    why = "no reference, or the metric failed on them"
+    guard, audit = job["guard"], job.get("audit")
+    if guard and (unknown := sum(guard["unknown"].values())):
+        yield (
+            f"{unknown:,} of {sum(guard['measured'].values()):,} translations that the guard looked at have "
+            f"no quality ({why}): it leaves such rows where the plan has them"
+        )
+    if audit and (unknown := audit["sampled"] - audit["rows"]):
+        yield f"{unknown:,} of {audit['sampled']:,} rows of the audit could not be measured ({why})"
+
+
+def _of_threshold(plan: Plan, budget: dict[str, Any]) -> list[str]:
+    found: list[str] = []
     if budget["threshold"] is None:
         return found
     expected, reached = budget["calibrated"], budget["reached_fraction"]
@@ -222,8 +241,9 @@ def _warnings(workspace: Job, budget: dict[str, Any], directions: dict[str, Any]
             "held-out rows; calibrate the router on rows like these"
         )
     if held_back := budget["reached"] - budget["planned"]:
+        kept = f" ({plan.held_back:,} of them kept for escalation)" if plan.held_back else ""
         found.append(
-            f"the cap of {budget['places']:,} rows was reached; {held_back:,} rows over the threshold "
-            "went to small"
+            f"the cap of {budget['places'] + plan.held_back:,} rows{kept} was reached; {held_back:,} rows "
+            "over the threshold went to small"
         )
     return found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -11,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from routelmt_batch.engines.lanes import Engine, Lane, Receipt
-from routelmt_batch.ledger import SCORES, PartEntry, read_rows
+from routelmt_batch.engines.lanes import Engine, Lane, Mask, Receipt
+from routelmt_batch.ledger import SCORES, PartEntry
 from routelmt_batch.progress import Bars
 from routelmt_batch.prompts import Prompter
 from routelmt_batch.routers.card import Scale
@@ -20,9 +19,9 @@ from routelmt_batch.routers.router import Router
 from routelmt_batch.routers.sentinel import Sentinel
 from routelmt_batch.rows import NOT_A_NUMBER
 from routelmt_batch.rows import SCORES as SCHEMA
-from routelmt_batch.spec import Input
-from routelmt_batch.stages.passes import PartWriter, refuse_failures, requests, run_pass, with_texts
-from routelmt_batch.units import Unit, read_lines
+from routelmt_batch.stages.passes import PartWriter, refuse_failures, run_pass
+from routelmt_batch.stages.requests import PromptReader, not_in
+from routelmt_batch.units import Unit
 from routelmt_batch.workspace import AnyWorkspace, Recipe
 
 
@@ -34,25 +33,8 @@ class Work:
     committed: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Reader:
-    """Emits a unit's rows that are in no committed part."""
-
-    input: Input
-    prompter: Prompter | None
-    limit_tokens: int
-    texts: bool  # a scorer reads more than token ids
-
-    def __call__(self, work: Work) -> Iterator[pa.Table]:
-        unit = work.unit
-        rows = read_rows(work.committed, unit.shard.name, unit.first_row, unit.end_row, SCHEMA)["row"]
-        todo = np.ones(unit.rows, bool)
-        todo[rows.to_numpy() - unit.first_row] = False
-        for lines in read_lines(unit, self.input):
-            keep = todo[np.array(lines.rows) - unit.first_row].tolist()
-            if any(keep):
-                table = requests(lines, unit.shard.name, self.prompter, self.limit_tokens, keep)
-                yield with_texts(table, lines) if self.texts else table
+def unscored(work: Work) -> Mask:
+    return not_in(work.committed, work.unit, SCHEMA)
 
 
 @dataclass(frozen=True)
@@ -82,8 +64,8 @@ class Writer:
             },
             schema=SCHEMA,
         )
-        unscored = sum(not skip and math.isnan(value) for skip, value in zip(skips, gain, strict=True))
-        counts = {"unscored": int(unscored), "cut": pc.sum(results["cut"]).as_py() or 0}
+        lost = sum(not skip and math.isnan(value) for skip, value in zip(skips, gain, strict=True))
+        counts = {"unscored": int(lost), "cut": pc.sum(results["cut"]).as_py() or 0}
         return self.part(table, counts, results["engine_seconds"])
 
 
@@ -107,8 +89,8 @@ def score(workspace: AnyWorkspace, engine: Engine, bars: Bars, name: str = "scor
     ledger = workspace.ledger
 
     def check(entry: PartEntry) -> None:
-        unscored = ledger.count(SCORES, "unscored") + entry.counts["unscored"]
-        refuse_failures(workspace, unscored, "the router gave no gain for")
+        lost = ledger.count(SCORES, "unscored") + entry.counts["unscored"]
+        refuse_failures(workspace, lost, "the router gave no gain for")
 
     run_pass(workspace, engine, bars, name, [_lane(workspace)], workspace.rows, ledger.rows(SCORES), check)
     if cut := ledger.count(SCORES, "cut"):
@@ -130,7 +112,9 @@ def _lane(workspace: AnyWorkspace) -> Lane:
         cuts=router.scorer.cuts if isinstance(router.scorer, Sentinel) else None,
         python=router.scorer.python if isinstance(router.scorer, Sentinel) else None,
         units=_work(workspace),
-        read=Reader(spec.input, prompter, recipe.prompt_limit_tokens, router.scorer is not None),
+        read=PromptReader(
+            spec.input, prompter, recipe.prompt_limit_tokens, unscored, texts=router.scorer is not None
+        ),
         write=Writer(PartWriter(workspace.folder.work, SCORES, "part"), router.scale),
         part_rows=spec.run.part_rows,
         retries=spec.run.retries,

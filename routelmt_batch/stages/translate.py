@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from routelmt_batch import checkpoints
@@ -21,38 +20,29 @@ from routelmt_batch.prompts import Prompter
 from routelmt_batch.rows import ESCALATE, FAILED, LARGE, OK, SMALL, TRUNCATED, UNTRANSLATABLE, Route
 from routelmt_batch.rows import TRANSLATIONS as SCHEMA
 from routelmt_batch.selection import Cut
-from routelmt_batch.spec import Input, JobSpec, LabelSpec, Pool, Translator
+from routelmt_batch.spec import JobSpec, LabelSpec, Pool, Translator
 from routelmt_batch.stages.allocate import Plan
 from routelmt_batch.stages.attempts import Mask, attempts
-from routelmt_batch.stages.passes import PartWriter, requests, run_pass
+from routelmt_batch.stages.passes import PartWriter, run_pass
 from routelmt_batch.stages.recipe import Job
+from routelmt_batch.stages.requests import PromptReader
 from routelmt_batch.stages.work import Work, planned_rows, work_on
-from routelmt_batch.units import Unit, read_lines
+from routelmt_batch.units import Unit
 from routelmt_batch.workspace import AnyWorkspace
 
 
 @dataclass(frozen=True)
-class Reader:
-    """Emits the rows of a unit that are one model's to translate."""
+class ToSend:
+    """Selects the rows of a unit that are one model's to translate."""
 
-    input: Input
     route: Route
     cut: Cut | None
     hypotheses: bool
-    prompter: Prompter
-    limit_tokens: int
 
-    def __call__(self, work: Work) -> Iterator[pa.Table]:
-        unit = work.unit
+    def __call__(self, work: Work) -> Mask:
         plan = planned_rows(work, self.cut)
-        state = attempts(unit, work.committed, plan.called)
-        todo = state.to_send(self.route, plan.called, self.hypotheses, plan.skipped)
-        if not todo.any():
-            return
-        for lines in read_lines(unit, self.input):
-            keep = todo[np.array(lines.rows) - unit.first_row].tolist()
-            if any(keep):
-                yield requests(lines, unit.shard.name, self.prompter, self.limit_tokens, keep)
+        state = attempts(work.unit, work.committed, plan.called)
+        return state.to_send(self.route, plan.called, self.hypotheses, plan.skipped)
 
 
 @dataclass(frozen=True)
@@ -154,8 +144,6 @@ def share(ledger: Ledger, plan: Plan, route: Route) -> int:
     everything = plan.large + plan.small
     if plan.hypotheses:
         return everything + _sum(ledger, "retry_failed", "dead")
-    # An escalated row was the small model's before. If the large one fails on it, this counts it
-    # once too often: an engine starts and finds nothing to do, and no row is lost.
     own = everything - called + _sum(ledger, "guard", "escalated")
     return own + _sum(ledger, "retry_failed", SMALL) + ledger.count(TRANSLATIONS, "large_failed")
 
@@ -165,21 +153,34 @@ def _sum(ledger: Ledger, event: str, name: str) -> int:
 
 
 def _pending(workspace: Job, plan: Plan, route: Route) -> int:
-    return share(workspace.ledger, plan, route) - workspace.ledger.count(TRANSLATIONS, route)
+    ledger = workspace.ledger
+    pending = share(ledger, plan, route) - ledger.count(TRANSLATIONS, route)
+    if pending > 0 and route == SMALL and _sum(ledger, "guard", "escalated"):
+        # An escalated row was the small model's before: if the large one fails on it, counts alone
+        # have it once too often, and an engine would start for nothing.
+        to_send = ToSend(route, plan.cut, plan.hypotheses)
+        return sum(int(to_send(work_on(workspace, unit)).sum()) for unit in workspace.units)
+    return pending
 
 
 def _lane(workspace: Job, plan: Plan, route: Route) -> Lane:
     spec = workspace.spec
-    pool = pool_of(spec, route)
     guarded = next(workspace.ledger.events_of("guard"), None) is not None
     work = []
     for unit in workspace.units:
         shard = plan.shards[unit.shard.name]
         if shard.large or (shard.small and (route == SMALL or guarded)):
             work.append(work_on(workspace, unit))
+    return lane(workspace, route, work, prompts(spec, route, ToSend(route, plan.cut, plan.hypotheses)))
+
+
+def prompts(
+    spec: JobSpec | LabelSpec, route: Route, wanted: Callable[[Any], Mask], needs: tuple[str, ...] = ()
+) -> PromptReader:
+    """The prompts of the wanted rows, as one model reads them."""
+    pool = pool_of(spec, route)
     prompter = Prompter(pool.source, spec.prompt.template, pool.trust_remote_code)
-    read = Reader(spec.input, route, plan.cut, plan.hypotheses, prompter, pool.prompt_limit_tokens)
-    return lane(workspace, route, work, read)
+    return PromptReader(spec.input, prompter, pool.prompt_limit_tokens, wanted, needs)
 
 
 def pool_of(spec: JobSpec | LabelSpec, route: Route) -> Translator:

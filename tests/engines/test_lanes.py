@@ -5,6 +5,7 @@ import pyarrow as pa
 import pytest
 
 from routelmt_batch.engines.lanes import REQUESTS, scored
+from routelmt_batch.engines.scorer_actor import ScorerActor
 
 
 def block(texts: list[str], skips: dict[int, str] | None = None) -> pa.Table:
@@ -85,3 +86,12 @@ def test_an_error_that_may_quote_a_row_is_named_and_not_quoted():
     with pytest.raises(RuntimeError, match="^the scorer raises ValueError on every row$") as error:
         scored(block([f"bad secret {i}" for i in range(20)]), Counting())
     assert error.value.__suppress_context__
+
+
+def test_a_scorer_that_has_worked_is_not_blamed_for_a_last_block_of_bad_rows():
+    with pytest.raises(ValueError, match="cannot score"):
+        ScorerActor(Counting())(block(["bad", "bad"]))
+    actor = ScorerActor(Counting())
+    assert actor(block(["a", "bad"]))["score"].to_pylist() == [1, None]
+    found = actor(block(["bad", "bad"]))
+    assert found["error"].to_pylist() == ["ValueError", "ValueError"]

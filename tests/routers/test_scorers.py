@@ -23,7 +23,7 @@ from routelmt_batch.prompts import LMT_TEMPLATE, Prompter
 from routelmt_batch.routers.scorers import Encoder, Entropy, Length, Random, Rarity
 from routelmt_batch.shards import discover, inspect
 from routelmt_batch.spec_file import load
-from routelmt_batch.stages.passes import requests
+from routelmt_batch.stages.requests import requests
 from routelmt_batch.units import read_lines, units
 from tests.conftest import DEMO, MODELS
 

@@ -1,6 +1,7 @@
 """The audit on a made-up engine, and its statistics against scipy and by hand."""
 
 from collections import Counter
+from dataclasses import replace
 from decimal import Decimal
 
 import numpy as np
@@ -11,6 +12,7 @@ from scipy import stats
 
 from routelmt_batch import job
 from routelmt_batch.drift import Drift, from_quantiles
+from routelmt_batch.errors import WorkChanged
 from routelmt_batch.spec_file import load
 from routelmt_batch.stages.audit import quotas
 from routelmt_batch.stages.audited import Audited, advice, summarise
@@ -74,8 +76,10 @@ def test_a_sample_is_translated_by_both_models_beside_the_budget(audited_spec, t
     assert sorted(calls(engine, "small")) == sorted((set(output_rows(rows)) - large) | chosen)
     audit = outcome.report["audit"]
     assert audit["calls"] == {"large": len(chosen - large), "small": len(chosen & large)}
-    realised = [chrf("large", key, rows) - chrf("small", key, rows) for key in chosen]
-    assert audit["realised"] == pytest.approx(np.mean(realised))
+    of = {(line["shard"], line["row"]): (line["direction"], line["route"]) for line in sample}
+    realised = [chrf("large", key, rows) - chrf("small", key, rows) for key in of]
+    stand_for = [sizes[stratum] / drawn[stratum] for stratum in of.values()]
+    assert audit["realised"] == pytest.approx(np.average(realised, weights=stand_for))
     assert outcome.report["budget"]["used"] == len(large)
 
 
@@ -107,6 +111,23 @@ def test_at_least_min_rows_and_at_most_max_rows(audited_spec, tmp_path, engine):
     assert job.run(loaded, job.Options(), BARS, engine.opened).report["audit"]["sampled"] == 9
 
 
+def test_a_row_of_a_large_stratum_counts_for_more(audited_spec, corpus, tmp_path, engine):
+    """One row of each stratum, however large it is."""
+    write_shard(corpus / "c.parquet", ["One row alone."], to=pa.array(["ru"]), reference=pa.array(["x"]))
+    report = run(audited_spec({"fraction": 0.01, "min_rows": 5}), engine).report
+    rows, sample = output(tmp_path / "out"), sample_of(tmp_path / "out")
+    strata = Counter((f"{r['from']}-{r['to']}", r["route"]) for r in rows.values() if r["status"] == "ok")
+    assert len(sample) == len(strata) == 5
+    weights = [strata[line["direction"], line["route"]] for line in sample]
+    assert min(weights) == 1 and max(weights) > 20
+    realised = [
+        chrf("large", key, rows) - chrf("small", key, rows)
+        for key in ((line["shard"], line["row"]) for line in sample)
+    ]
+    assert report["audit"]["realised"] == pytest.approx(np.average(realised, weights=weights))
+    assert report["audit"]["mean_delta"]["random"]["value"] == pytest.approx(report["audit"]["realised"])
+
+
 def test_quotas_are_in_proportion_and_leave_no_stratum_out():
     sizes = Counter({("a", "small"): 700, ("a", "large"): 299, ("b", "small"): 1})
     assert quotas(sizes, 100) == {("a", "small"): 70, ("a", "large"): 29, ("b", "small"): 1}
@@ -128,6 +149,7 @@ def sample(n: int, seed: int = 0, noise: float = 5.0) -> Audited:
         realised,
         generator.integers(1, 60, n).astype(float),
         np.array(["en-de", "de-en"] * (n // 2)),
+        np.ones(n, np.int64),
     )
 
 
@@ -176,14 +198,13 @@ def test_advice_says_when_to_train_anew():
         np.random.default_rng(1).normal(size=300),
         np.arange(300.0),
         np.array(["en-de"] * 300),
+        np.ones(300, np.int64),
     )
     told = advice(summarise(chance, Decimal("0.3"), 0), Drift(1000, 0.4, 0.3, 0.02))
     assert any("population stability index 0.40" in line and "train the router anew" in line for line in told)
     assert any("cannot tell the router from routing by random" in line for line in told)
     backwards = sample(300)
-    backwards = Audited(
-        -backwards.predicted, backwards.realised, backwards.source_tokens, backwards.direction
-    )
+    backwards = replace(backwards, predicted=-backwards.predicted)
     told = advice(summarise(backwards, Decimal("0.3"), 0), None)
     assert any("routing by random would have gained" in line and "retrain" in line for line in told)
 
@@ -229,3 +250,51 @@ def test_few_rows_tell_nothing_of_drift():
     quantiles = np.quantile(held_out, np.linspace(0, 1, 101))
     below = np.searchsorted(np.sort(new), quantiles, side="right")
     assert advice(None, from_quantiles(below, 25, quantiles, 5000)) == []
+
+
+def measured(engine):
+    return [label for lanes in engine.lanes_together for label in lanes if label.startswith("chrf")]
+
+
+def test_what_the_guard_measured_is_not_measured_again(audited_spec, tmp_path, engine):
+    guard = {"mode": "hypothesis", "keep_small_above": 101, "candidates": 1, "verify": True}
+    spec = audited_spec({"fraction": 1, "min_rows": 1}, guard=guard)
+    outcome = run(spec, engine)
+    rows = output(tmp_path / "out")
+    stages = {
+        stage: [
+            (line["shard"], line["row"], line["route"])
+            for path in (tmp_path / "out/_job" / stage).glob("*.parquet")
+            for line in pq.read_table(path).to_pylist()
+        ]
+        for stage in ("quality", "audit_quality")
+    }
+    assert stages["quality"] and not set(stages["quality"]) & set(stages["audit_quality"])
+    both = stages["quality"] + stages["audit_quality"]
+    assert sorted(both) == sorted((*key, route) for key in output_rows(rows) for route in ("small", "large"))
+    realised = [chrf("large", key, rows) - chrf("small", key, rows) for key in output_rows(rows)]
+    assert outcome.report["audit"]["realised"] == pytest.approx(np.mean(realised))
+
+
+def test_a_finished_job_can_be_audited_and_its_sample_stays_as_it_was_drawn(audited_spec, tmp_path, engine):
+    plain = audited_spec({"fraction": 0})
+    before = run(plain, engine)
+    whole = output(tmp_path / "out")
+    assert before.report["audit"] is None and not run(plain, engine).new
+    spec = audited_spec({"fraction": 0.25, "min_rows": 1})
+    after = run(spec, engine)
+    assert after.new and after.report["audit"]["sampled"] == after.report["audit"]["rows"] == 20
+    assert output(tmp_path / "out") == whole and not run(spec, engine).new
+    assert not run(plain, engine).new, "without an audit there is nothing more to do"
+    with pytest.raises(WorkChanged, match=r"audit: was .*'0\.25'.*, is .*'0\.5'"):
+        run(audited_spec({"fraction": 0.5, "min_rows": 1}), engine)
+
+
+def test_rows_of_the_sample_without_a_quality_are_told(audited_spec, corpus, engine):
+    path = corpus / "a.parquet"
+    table = pq.read_table(path)
+    at = table.schema.get_field_index("reference")
+    pq.write_table(table.set_column(at, "reference", pa.nulls(40, pa.string())), path)
+    report = run(audited_spec({"fraction": 1, "min_rows": 1}), engine).report
+    assert (report["audit"]["sampled"], report["audit"]["rows"]) == (78, 39)
+    assert any("39 of 78 rows of the audit could not be measured" in told for told in report["warnings"])

@@ -80,3 +80,17 @@ def test_a_resumed_job_checks_nothing_twice(make_spec, tmp_path, engine):
     before = len(engine.lanes_together)
     run(spec, engine)
     assert len(engine.lanes_together) == before
+
+
+def test_a_text_that_breaks_the_checks_is_a_doubt(make_spec, tmp_path, engine, monkeypatch):
+    from routelmt_batch.stages import check
+
+    def breaks(sources, translations, *rest):
+        if SAYS[2] in translations:
+            raise IndexError("on some text")
+        return [[] for _ in translations]
+
+    monkeypatch.setattr(check, "check_translations", breaks)
+    report = run(make_spec(budget__fraction=0), engine).report
+    assert report["checks"] == {"not_checked": 1}
+    assert output(tmp_path / "out")["a.parquet", 2]["reason"] == "not_checked"

@@ -367,3 +367,62 @@ def test_a_router_of_another_small_model_is_no_guard(guarded, tmp_path, engine):
     pool = {"source": str(MODELS / "router"), "max_model_len_tokens": 256}
     with pytest.raises(ModelError, match="router.kind is routelmt-q"):
         run(guarded(metric=None, mode="predicted", keep_small_above=60, router=pool), engine)
+
+
+def test_rows_without_a_quality_are_counted_and_told(guarded, corpus, tmp_path, engine):
+    for path in corpus.glob("*.parquet"):
+        table = pq.read_table(path)
+        at = table.schema.get_field_index("reference")
+        pq.write_table(table.set_column(at, "reference", pa.nulls(table.num_rows, pa.string())), path)
+    outcome = run(guarded(mode="hypothesis", keep_small_above=60, verify=True), engine)
+    rows, order = output(tmp_path / "out"), by_gain(tmp_path / "out")
+    assert {key for key, row in rows.items() if row["route"] == "large"} == set(order[:18]), "as planned"
+    guard = outcome.report["guard"]
+    # 36 candidates; of the 18 that are called, large.
+    assert guard["unknown"] == {"small": 36, "large": 18, "predicted": 0} == guard["measured"]
+    assert any("54 of 54 translations" in told for told in outcome.report["warnings"])
+
+
+@pytest.mark.parametrize(("fraction", "large"), [("0", 0), ("1", ROWS)])
+def test_a_guard_of_no_budget_and_of_all_of_it(guarded, tmp_path, engine, fraction, large):
+    spec = load(
+        guarded(mode="hypothesis", keep_small_above=60, verify=True), (f"budget.fraction={fraction}",)
+    )
+    outcome = job.run(spec, job.Options(), BARS, engine.opened)
+    rows = output(tmp_path / "out")
+    good = {key for key in rows if chrf("small", key, rows) > 60} if large else set()
+    assert set(calls(engine, "large")) == (set(rows) - good if large else set())
+    assert outcome.report["guard"]["kept_small"] == len(good)
+    assert outcome.report["guard"]["unfilled"] == len(good)
+
+
+def test_under_a_threshold_with_a_cap_freed_places_go_to_rows_that_reach_it(guarded, tmp_path, engine):
+    spec = load(
+        guarded(mode="hypothesis", keep_small_above=60, candidates=3),
+        ("budget.threshold=1.0", "budget.cap=0.2"),
+    )
+    job.run(spec, job.Options(), BARS, engine.opened)
+    rows, order = output(tmp_path / "out"), by_gain(tmp_path / "out")
+    gains = {key: line["gain"] for key, line in oracle.scores(tmp_path / "out").items()}
+    candidates = [key for key in order if gains[key] >= 1.0][:36]
+    assert 12 < len(candidates) < 36, "the threshold leaves some out"
+    contenders = [key for key in candidates if not chrf("small", key, rows) > 60]
+    assert set(calls(engine, "large")) == set(contenders[:12])
+
+
+def test_a_cap_says_how_many_of_its_places_wait_for_escalation(guarded, tmp_path, engine):
+    spec = load(guarded(escalate_fraction="0.1"), ("budget.threshold=-3.0", "budget.cap=0.3"))
+    told = " ".join(job.run(spec, job.Options(), BARS, engine.opened).report["warnings"])
+    over = sum(line["gain"] >= -3.0 for line in oracle.scores(tmp_path / "out").values()) - 12
+    assert f"cap of 18 rows (6 of them kept for escalation) was reached; {over} rows over" in told
+
+
+def test_an_escalated_row_that_the_large_model_fails_on_starts_no_engine_for_nothing(guarded, engine):
+    engine.fails = lambda label, row: "engine_error" if label == "large" and row["row"] % 2 else ""
+    spec = guarded(escalate_fraction=0.1, escalate_below=101)
+    assert run(spec, engine).report["status"]["failed"] == 0
+    passes = [lanes for lanes in engine.lanes_together if lanes in (["small"], ["large"])]
+    assert passes == [["small"], ["large"], ["small"]], "the last one for what large failed on"
+    mended = calls(engine, "small")[-1:]
+    engine.fails = lambda label, row: ""
+    assert mended and not run(spec, engine).new

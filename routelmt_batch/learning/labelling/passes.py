@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
 import pyarrow as pa
 
-from routelmt_batch.engines.lanes import Engine, Lane
+from routelmt_batch.engines.lanes import Engine, Lane, Mask
 from routelmt_batch.learning.labelling.recipe import Labelling
 from routelmt_batch.ledger import QUALITY, TRANSLATIONS, Ledger, PartEntry, read_rows
 from routelmt_batch.progress import Bars
-from routelmt_batch.prompts import Prompter
 from routelmt_batch.rows import LARGE, SMALL, Route
 from routelmt_batch.rows import TRANSLATIONS as TRANSLATIONS_SCHEMA
-from routelmt_batch.spec import Input
 from routelmt_batch.stages.measure import lane as measuring
-from routelmt_batch.stages.passes import refuse_failures, requests, run_pass
-from routelmt_batch.stages.translate import lane, order, pool_of
-from routelmt_batch.units import Unit, read_lines
+from routelmt_batch.stages.passes import refuse_failures, run_pass
+from routelmt_batch.stages.requests import not_in
+from routelmt_batch.stages.translate import lane, order, prompts
+from routelmt_batch.units import Unit
 
 ROUTES: tuple[Route, Route] = (SMALL, LARGE)
 
@@ -48,26 +45,8 @@ def committed(unit: Unit, parts: tuple[str, ...], schema: pa.Schema) -> pa.Table
     return read_rows(parts, unit.shard.name, unit.first_row, unit.end_row, schema)
 
 
-@dataclass(frozen=True)
-class ToTranslate:
-    """Emits a unit's rows that a model has not tried."""
-
-    input: Input
-    prompter: Prompter
-    limit_tokens: int
-    also: tuple[str, ...]
-
-    def __call__(self, work: Work) -> Iterator[pa.Table]:
-        unit = work.unit
-        todo = np.ones(unit.rows, bool)
-        done = committed(unit, work.translations, TRANSLATIONS_SCHEMA)
-        todo[done["row"].to_numpy() - unit.first_row] = False
-        for lines in read_lines(unit, self.input, self.also):
-            keep = todo[np.array(lines.rows) - unit.first_row].tolist()
-            if any(keep):
-                yield requests(
-                    lines, unit.shard.name, self.prompter, self.limit_tokens, keep, needs=self.also
-                )
+def untried(work: Work) -> Mask:
+    return not_in(work.translations, work.unit, TRANSLATIONS_SCHEMA)
 
 
 def translate(workspace: Labelling, engine: Engine, bars: Bars) -> None:
@@ -105,11 +84,8 @@ def translate(workspace: Labelling, engine: Engine, bars: Bars) -> None:
 
 def _translating(workspace: Labelling, route: Route) -> Lane:
     spec = workspace.spec
-    pool = pool_of(spec, route)
-    prompter = Prompter(pool.source, spec.prompt.template, pool.trust_remote_code)
     work = [work_on(workspace.ledger, route, unit) for unit in workspace.units]
-    read = ToTranslate(spec.input, prompter, pool.prompt_limit_tokens, spec.also)
-    return lane(workspace, route, work, read)
+    return lane(workspace, route, work, prompts(spec, route, untried, spec.also))
 
 
 def translated(ledger: Ledger, route: Route, what: str) -> int:

@@ -1,0 +1,51 @@
+"""The job spec: frozen pydantic models, read from YAML. It knows no engine and opens no corpus."""
+
+from routelmt_batch.spec.jobs import JobSpec, LabelSpec, MeasureSpec, PassSpec, ScoreSpec
+from routelmt_batch.spec.parts import (
+    OWN_ENGINE_KEYS,
+    Budget,
+    Columns,
+    Input,
+    Models,
+    Output,
+    Page,
+    Part,
+    Pool,
+    Prompt,
+    Router,
+    Run,
+    SpecFile,
+    Texts,
+    Translator,
+    near,
+)
+from routelmt_batch.spec.quality import COMET, Audit, Checks, Guard, Metric
+
+__all__ = [
+    "COMET",
+    "OWN_ENGINE_KEYS",
+    "Audit",
+    "Budget",
+    "Checks",
+    "Columns",
+    "Guard",
+    "Input",
+    "JobSpec",
+    "LabelSpec",
+    "MeasureSpec",
+    "Metric",
+    "Models",
+    "Output",
+    "Page",
+    "Part",
+    "PassSpec",
+    "Pool",
+    "Prompt",
+    "Router",
+    "Run",
+    "ScoreSpec",
+    "SpecFile",
+    "Texts",
+    "Translator",
+    "near",
+]

@@ -1,0 +1,145 @@
+"""Whole specs, each of one kind of pass over a corpus."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Self
+
+import yaml
+from pydantic import Field, model_validator
+
+from routelmt_batch.kinds import KINDS
+from routelmt_batch.rows import LABEL_NAMES, OUTPUT_NAMES
+from routelmt_batch.spec.parts import Budget, Input, Models, Output, Page, Prompt, Router, Run, SpecFile
+from routelmt_batch.spec.quality import Audit, Checks, Guard, Metric
+
+
+class PassSpec(SpecFile):
+    """What every pass over a corpus needs."""
+
+    # Names that shards' columns must not have.
+    added: ClassVar[tuple[str, ...]] = ()
+
+    name: str = Field(min_length=1)
+    input: Input
+    output: Output
+    prompt: Prompt = Prompt()
+    run: Run = Run()
+
+    @model_validator(mode="after")
+    def _columns_are_not_ours(self) -> Self:
+        for name in self.input.columns.model_dump().values():
+            if name in self.added:
+                raise ValueError(f"input column {name!r} is the name of an output column: rename it")
+        return self
+
+    @property
+    def also(self) -> tuple[str, ...]:
+        """Columns beside text and languages that shards must have, by their key."""
+        return ()
+
+    def without_references(self) -> Self:
+        """The same with a metric that reads no reference; a column of them is one like any other."""
+        columns = self.input.columns.model_copy(update={"reference": None})
+        return self.model_copy(update={"input": self.input.model_copy(update={"columns": columns})})
+
+    def dump(self) -> str:
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+class JobSpec(PassSpec):
+    command = "run"
+    added: ClassVar[tuple[str, ...]] = OUTPUT_NAMES
+
+    models: Models
+    router: Router
+    budget: Budget
+    checks: Checks = Checks()
+    guard: Guard = Guard()
+    audit: Audit = Audit()
+    metric: Metric | None = None  # of guard and audit
+    page: Page = Page()
+
+    @property
+    def measures(self) -> bool:
+        return self.guard.measures or self.audit.fraction > 0
+
+    @model_validator(mode="after")
+    def _metric_where_one_is_needed(self) -> JobSpec:
+        if self.measures and self.metric is None:
+            by = "guard" if self.guard.measures else "audit"
+            raise ValueError(f"{by} needs a metric: give metric: chrf, or comet:<folder or hub name>")
+        return self
+
+    @model_validator(mode="after")
+    def _escalation_has_a_reason(self) -> JobSpec:
+        guard = self.guard
+        if guard.escalate_fraction and not self.checks.enabled and guard.escalate_below is None:
+            raise ValueError("guard.escalate_fraction needs checks, or escalate_below and a metric")
+        return self
+
+    @model_validator(mode="after")
+    def _places_to_hold_back(self) -> JobSpec:
+        held, budget = self.guard.escalate_fraction, self.budget
+        if held and budget.threshold is not None and budget.cap is None:
+            raise ValueError(
+                "guard.escalate_fraction holds back places: a budget.threshold needs a cap for it"
+            )
+        most = budget.fraction if budget.cap is None else budget.cap
+        if held > most:
+            raise ValueError(f"guard.escalate_fraction {held}: more than the budget, {most}")
+        return self
+
+    @property
+    def also(self) -> tuple[str, ...]:
+        return ("reference",) if self.measures and self.input.columns.reference else ()
+
+    @property
+    def prompt_limit_tokens(self) -> int:
+        """Longest prompt that the router reads whole and that leaves both models their output."""
+        limits = [self.models.small.prompt_limit_tokens, self.models.large.prompt_limit_tokens]
+        if KINDS[self.router.kind].engine == "vllm":
+            limits.append(self.router.max_model_len_tokens)
+        return min(limits)
+
+
+class ScoreSpec(PassSpec):
+    """A router over tables, without the models that it routes between."""
+
+    router: Router
+
+    @property
+    def prompt_limit_tokens(self) -> int:
+        return self.router.max_model_len_tokens
+
+
+class MeasureSpec(PassSpec):
+    """A metric over the translations that tables hold."""
+
+    metric: Metric
+
+    @property
+    def also(self) -> tuple[str, ...]:
+        return ("reference",) if self.input.columns.reference else ()
+
+
+class LabelSpec(PassSpec):
+    command = "label"
+    added: ClassVar[tuple[str, ...]] = LABEL_NAMES
+
+    models: Models
+    metric: Metric = Metric()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _reference_by_default(cls, value: Any) -> Any:
+        """Labels need references: the column is `reference` unless named."""
+        if isinstance(value, dict) and isinstance(given := value.get("input"), dict):
+            columns = given.get("columns") or {}
+            if isinstance(columns, dict) and columns.get("reference") is None:
+                columns = {**columns, "reference": "reference"}
+            value = {**value, "input": {**given, "columns": columns}}
+        return value
+
+    @property
+    def also(self) -> tuple[str, ...]:
+        return ("reference",) if self.input.columns.reference else ()

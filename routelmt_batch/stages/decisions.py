@@ -1,0 +1,198 @@
+"""What the guard decides, on record: which rows contend for the large model's places, and who gets them.
+
+Decisions are parts, committed together once they are all written, and never made again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from routelmt_batch.checks import CHECK_REASONS
+from routelmt_batch.ledger import GUARD, PartEntry
+from routelmt_batch.rows import (
+    DECISIONS,
+    ESCALATE,
+    ESCALATED,
+    FREED_PLACE,
+    HYPOTHESIS_GOOD,
+    LARGE,
+    PREDICTED,
+    PREDICTED_GOOD,
+    ROUTE,
+    SMALL,
+)
+from routelmt_batch.selection import Cut, Gains, count, cuts
+from routelmt_batch.stages.allocate import Plan, admitted
+from routelmt_batch.stages.attempts import Mask, attempts
+from routelmt_batch.stages.check import reasons
+from routelmt_batch.stages.measure import quality_by_row
+from routelmt_batch.stages.passes import NO_TIMES, PartWriter, record_time
+from routelmt_batch.stages.recipe import Job
+from routelmt_batch.stages.work import Work, planned_rows, work_on
+
+_DECISION_ROWS = 65_536
+_STEP = 1000.0
+
+
+def decided(workspace: Job, step: str) -> bool:
+    return any(event["step"] == step for event in workspace.ledger.events_of("guard"))
+
+
+@dataclass(frozen=True)
+class Contest:
+    """Rows that contend for places: the highest of `contenders` (NaN: not one) get them."""
+
+    contenders: Callable[[Work], npt.NDArray[np.float32]]
+    # What changes, given what `contenders` said and the rows that have a place.
+    decisions: Callable[[Work, npt.NDArray[np.float32], Mask], pa.Table]
+
+
+def decide_routes(workspace: Job, plan: Plan, candidates: Cut | None) -> None:
+    """Candidates with a good small translation stay small; the next ones by gain get their places."""
+    spec = workspace.spec.guard
+    of, why = (PREDICTED, PREDICTED_GOOD) if spec.mode == "predicted" else (SMALL, HYPOTHESIS_GOOD)
+    above = spec.keep_small_above
+    assert above is not None
+
+    def contenders(work: Work) -> npt.NDArray[np.float32]:
+        found = planned_rows(work, None).gains
+        good = quality_by_row(work, of) > above
+        return np.where(admitted(candidates, found) & ~good, found.gain, np.float32(np.nan))
+
+    def decisions(work: Work, gain: npt.NDArray[np.float32], called: Mask) -> pa.Table:
+        reason = np.where(called, FREED_PLACE, why)
+        changed = called != planned_rows(work, plan.cut).large
+        return _table(work, called, changed, reason, quality_by_row(work, of))
+
+    _decide(workspace, ROUTE, plan.large, Contest(contenders, decisions))
+
+
+def decide_escalations(workspace: Job, plan: Plan) -> None:
+    """The places held back go to the worst small translations."""
+    below = workspace.spec.guard.escalate_below
+
+    def contenders(work: Work) -> npt.NDArray[np.float32]:
+        planned = planned_rows(work, plan.cut)
+        severity = _severities(work, below)
+        return np.where(planned.called | planned.skipped, np.float32(np.nan), severity)
+
+    def decisions(work: Work, severity: npt.NDArray[np.float32], called: Mask) -> pa.Table:
+        return _table(work, called, called, np.full(len(called), ESCALATED, object), severity)
+
+    _decide(workspace, ESCALATE, plan.held_back, Contest(contenders, decisions))
+
+
+def _decide(workspace: Job, step: str, places: int, contest: Contest) -> None:
+    """Choose among the contenders and commit what changes, all of it at once."""
+    started = time.time()
+    work = [work_on(workspace, unit) for unit in workspace.units]
+    with _held(workspace.folder.work / GUARD, work, contest.contenders) as again:
+        contenders = count(again())
+        (cut,) = cuts(again, [min(places, contenders)], len(workspace.shards))
+
+    def changes() -> Iterator[pa.Table]:
+        for one in work:
+            values = contest.contenders(one)
+            yield contest.decisions(one, values, admitted(cut, _gains(one, values)))
+
+    part = PartWriter(workspace.folder.work, GUARD, step)
+    parts: list[PartEntry] = []
+    to_large = to_small = 0
+    for table in _batches(changes()):
+        large = pc.sum(pc.equal(table["call"], LARGE)).as_py()
+        to_large, to_small = to_large + large, to_small + table.num_rows - large
+        parts.append(part(table, {}, NO_TIMES)["entry"])
+    workspace.ledger.record(
+        "guard",
+        parts=parts,
+        step=step,
+        contenders=contenders,
+        unfilled=max(0, places - contenders),
+        to_large=to_large,
+        to_small=to_small,
+        escalated=to_large if step == ESCALATE else 0,
+    )
+    record_time(workspace.ledger, f"guard {step}", workspace.rows, started)
+
+
+@contextlib.contextmanager
+def _held(
+    folder: Path, work: Sequence[Work], values: Callable[[Work], npt.NDArray[np.float32]]
+) -> Iterator[Callable[[], Iterator[Gains]]]:
+    """Contenders on disk while they are selected from: selection reads them six times."""
+    schema = pa.schema([("gain", pa.float32()), ("rank", pa.int64()), ("row", pa.int64())])
+    path = folder / "contenders.arrow"
+    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, schema) as writer:
+        for one in work:
+            found = _gains(one, values(one))
+            inside = ~np.isnan(found.gain)
+            columns = [found.gain[inside], found.rank[inside], found.row[inside]]
+            writer.write_table(pa.table(columns, schema=schema))
+
+    def again() -> Iterator[Gains]:
+        with pa.memory_map(str(path)) as file:
+            reader = pa.ipc.open_file(file)
+            for index in range(reader.num_record_batches):
+                yield Gains(*(column.to_numpy() for column in reader.get_batch(index).columns))
+
+    try:
+        yield again
+    finally:
+        path.unlink()
+
+
+def _gains(work: Work, values: npt.NDArray[np.float32]) -> Gains:
+    rows = np.arange(work.unit.first_row, work.unit.end_row)
+    return Gains(values.astype(np.float32), np.full(len(rows), work.rank), rows)
+
+
+def _batches(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    """The rows of some tables in as few as memory allows; none empty."""
+    held: list[pa.Table] = []
+    for table in tables:
+        held.append(table)
+        if sum(one.num_rows for one in held) >= _DECISION_ROWS:
+            yield pa.concat_tables(held)
+            held = []
+    if any(one.num_rows for one in held):
+        yield pa.concat_tables(held)
+
+
+def _table(
+    work: Work, called: Mask, changed: Mask, reason: npt.NDArray[Any], value: npt.NDArray[Any]
+) -> pa.Table:
+    at = np.flatnonzero(changed)
+    value = value[at].astype(np.float32)
+    return pa.table(
+        {
+            "shard": [work.unit.shard.name] * len(at),
+            "row": at + work.unit.first_row,
+            "call": np.where(called, LARGE, SMALL)[at],
+            "reason": reason[at],
+            "value": pa.array(value, mask=np.isnan(value)),
+        },
+        schema=DECISIONS,
+    )
+
+
+def _severities(work: Work, below: float | None) -> npt.NDArray[np.float32]:
+    """How much each small translation needs the large model, NaN where it does not: what failed first,
+    then by the number of failed checks, and among equals the lowest quality."""
+    quality = quality_by_row(work, SMALL)
+    low = quality < (np.nan if below is None else below)
+    failed = np.array([len(found or ()) for found in reasons(work, SMALL)], float)
+    state = attempts(work.unit, work.committed, np.zeros(work.unit.rows, bool))
+    failed[state.failed[SMALL] & (state.place[SMALL] < 0)] = len(CHECK_REASONS) + 1
+    # Qualities lie within a few hundred points: a thousand keeps the number of failures first.
+    severity = _STEP * failed - np.nan_to_num(quality)
+    return np.where(low | (failed > 0), severity, np.nan).astype(np.float32)
