@@ -178,7 +178,8 @@ def _last_attempt(submissions: Iterable[Submission], output: str) -> Submission 
 
 
 def _token_words(error: str) -> str:
+    places = "RAY_AUTH_TOKEN, the file that RAY_AUTH_TOKEN_PATH names, or ~/.ray/auth_token"
     wrong = "the cluster asks for a token, and there is none here"
     if error.startswith("Authentication failed"):
         wrong = "the token here is not the cluster's"
-    return f"{wrong}; put the head's (`ray get-auth-token` there) into ~/.ray/auth_token or RAY_AUTH_TOKEN"
+    return f"{wrong}. Put the head's (`ray get-auth-token` there) into {places}"
