@@ -45,7 +45,12 @@ class Head:
 
 
 def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
-    out, errors = process.communicate(timeout=240)
+    try:
+        out, errors = process.communicate(timeout=400)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+        raise
     assert "Traceback" not in errors, errors
     return process.returncode, out, errors
 
