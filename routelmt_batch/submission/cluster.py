@@ -167,8 +167,8 @@ class Cluster:
 
     def _no_dashboard(self, why: str) -> UsageError:
         return UsageError(
-            f"--address {self.url}: no Ray dashboard answers there ({why}). Its port is 8265 unless "
-            "`ray start --dashboard-port` set another; in a container or pod, forward it"
+            f"--address {self.url}: no Ray dashboard answers there ({why}). Its port is 8265 unless `ray "
+            "start --dashboard-port` set another; the head needs ray[default]; forward a pod's port"
         )
 
 
