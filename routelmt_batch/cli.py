@@ -25,6 +25,7 @@ from routelmt_batch.options import (
     LogFormatOption,
     MetricsPortOption,
     OutputOption,
+    RetryFailedOption,
     SetOption,
     ShardsOption,
     SpecPath,
@@ -34,6 +35,7 @@ from routelmt_batch.options import (
 )
 from routelmt_batch.progress import Bars, stderr_console
 from routelmt_batch.scheduled import carry_out, in_words, is_exit, scheduled
+from routelmt_batch.submission import cli as submission
 
 if TYPE_CHECKING:
     from routelmt_batch.page.finished import FinishedJob
@@ -87,9 +89,7 @@ def run(
     settings: SetOption = None,
     limit: LimitOption = None,
     shards: ShardsOption = None,
-    retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Try failed and quarantined rows again, no others.")
-    ] = False,
+    retry_failed: RetryFailedOption = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check spec, models and input; start nothing.")
     ] = False,
@@ -312,3 +312,4 @@ def init(
 
 
 learning.add_to(app)
+submission.add_to(app)

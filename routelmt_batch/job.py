@@ -244,7 +244,17 @@ def finished(folder: Folder) -> dict[str, Any] | None:
 
 
 def standing(folder: Folder) -> dict[str, Any]:
-    """How far an unfinished job is, by stage: `[done, of]`, from its ledger."""
+    """How far an unfinished job is, and whether a process works on it."""
+    return {
+        "finished": False,
+        "running": is_held(folder.work),
+        "command": "run",
+        "stages": progress(folder),
+    }
+
+
+def progress(folder: Folder) -> dict[str, list[int]]:
+    """How far a job is, by stage: `[done, of]`, from its ledger."""
     ledger, (shards, rows) = folder.ledger(), folder.extent()
     stages = {"score": [ledger.rows(SCORES), rows]}
     if folder.plan.exists():
@@ -252,7 +262,7 @@ def standing(folder: Folder) -> dict[str, Any]:
         for route in (LARGE, SMALL):
             stages[f"translate {route}"] = [ledger.count(TRANSLATIONS, route), share(ledger, plan, route)]
         stages["assemble"] = [len(standing_outputs(ledger)), shards]
-    return {"finished": False, "running": is_held(folder.work), "command": "run", "stages": stages}
+    return stages
 
 
 @contextmanager

@@ -36,6 +36,9 @@ LimitOption = Annotated[
 ShardsOption = Annotated[
     str | None, typer.Option("--shards", metavar="GLOB", help="Only shards whose name matches.")
 ]
+RetryFailedOption = Annotated[
+    bool, typer.Option("--retry-failed", help="Try failed and quarantined rows again, no others.")
+]
 AddressOption = Annotated[
     str | None,
     typer.Option("--address", metavar="RAY", help="Ray cluster to run on; default: this machine."),

@@ -277,15 +277,20 @@ def calibration(found: Calibration) -> Table:
 
 def standing(state: Mapping[str, Any]) -> Group:
     """Where an unfinished job stands."""
-    table = _table("stage", "done", "of")
-    for name, (done, total) in state["stages"].items():
-        table.add_row(name, f"{done:,}", f"{total:,}")
     return Group(
-        table,
+        stages(state["stages"]),
         "running"
         if state["running"]
         else f"not running; the same `{state['command']}` command goes on from here",
     )
+
+
+def stages(progress: Mapping[str, Sequence[int]]) -> Table:
+    """How far a job is."""
+    table = _table("stage", "done", "of")
+    for name, (done, total) in progress.items():
+        table.add_row(name, f"{done:,}", f"{total:,}")
+    return table
 
 
 def checked(check: Mapping[str, Any]) -> Table:

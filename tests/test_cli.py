@@ -21,7 +21,23 @@ from routelmt_batch.spec_file import load, load_label
 from tests.conftest import COLUMNS, DEMO, MODELS, REPOSITORY, write_shard
 from tests.fake_engine import FakeEngine
 
-COMMANDS = ["run", "plan", "report", "label", "train", "evaluate", "calibrate", "clean", "doctor", "init"]
+COMMANDS = [
+    "run",
+    "plan",
+    "report",
+    "label",
+    "train",
+    "evaluate",
+    "calibrate",
+    "clean",
+    "doctor",
+    "init",
+    "submit",
+    "status",
+    "logs",
+    "stop",
+    "list",
+]
 
 
 def routelmt(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -103,6 +119,8 @@ def test_a_dry_run_checks_all_and_writes_nothing(tmp_path):
         (["run", "{spec}", "--output", "{full}"], "not a job's folder"),
         (["plan", "{spec}", "--budget", "x"], "give a number between 0 and 1"),
         (["report", "{full}"], "no job there"),
+        (["submit", "{spec}", "--budget", "1.01"], "less than or equal to 1"),
+        (["submit", "{spec}"], "give the URL of the cluster's dashboard, such as http://HEAD:8265"),
         (["run"], "Missing argument"),
         (["run", "{spec}", "--limit", "0"], "Invalid value for '--limit'"),
         (["evaluate", "x.parquet", "--out", "o", "--seed=-3"], "Invalid value for '--seed'"),
