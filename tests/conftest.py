@@ -151,6 +151,7 @@ def ray_session() -> Iterator[None]:
         yield
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """For `-n 2`: what shares a Ray session stays with one worker, and what takes longest begins first."""
     session, long, short = [], [], []
