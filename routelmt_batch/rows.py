@@ -27,6 +27,7 @@ SKIP_REASONS: Final = (EMPTY, NULL, UNKNOWN_LANGUAGE, TOO_LONG)
 TRUNCATED: Final = "truncated"
 EMPTY_OUTPUT: Final = "empty_output"
 ENGINE_ERROR: Final = "engine_error"
+ENGINE_KILLED: Final = "engine_killed"  # the engine died of the row alone: it is quarantined
 LARGE_FAILED: Final = "large_failed"  # of a fallback
 NOT_A_NUMBER: Final = "not_a_number"  # of a score
 NO_REFERENCE: Final = "no_reference"  # of a row to be labelled
@@ -64,7 +65,7 @@ TRANSLATIONS: Final = pa.schema(
         pa.field("translation", pa.string()),
         pa.field("prompt_tokens", pa.int32()),
         pa.field("output_tokens", pa.int32()),
-        pa.field("status", pa.string(), nullable=False),  # ok or failed: of this model's attempt
+        pa.field("status", pa.string(), nullable=False),  # ok, failed or quarantined: of this model's attempt
         pa.field("reason", pa.string()),
     ]
 )

@@ -136,10 +136,10 @@ def test_a_second_run_is_refused_and_told_who_holds_the_job(make_spec, tmp_path)
     spec, log = make_spec(), tmp_path / "sent.log"
 
     class Meddling(FakeEngine):
-        def run(self, lanes):
+        def run(self, lanes, tell):
             with pytest.raises(OutputError, match=rf"another run holds this job \(process {os.getpid()} on"):
                 job.run(load(spec), job.Options(), BARS, FakeEngine(log).opened)
-            return super().run(lanes)
+            return super().run(lanes, tell)
 
     job.run(load(spec), job.Options(), BARS, Meddling(log).opened)
     assert not (tmp_path / "out/_job/owner.json").exists()

@@ -163,7 +163,9 @@ def _blame_rows(rows: pa.Table, scorer: Scorer, error: Exception) -> None:
 class Engine(Protocol):
     """Runs lanes together, as one pass, and yields receipts as parts are written."""
 
-    def run(self, lanes: Sequence[Lane]) -> Iterable[Receipt]: ...
+    def run(self, lanes: Sequence[Lane], tell: Callable[[str], None] = ...) -> Iterable[Receipt]:
+        """`tell`: takes what an operator should know while it runs."""
+        ...
 
     def check_fit(self, together: Sequence[Mapping[str, Pool]]) -> list[str]:
         """Refuse pools (by label, in groups that run at once) that this machine can never hold; of a

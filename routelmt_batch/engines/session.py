@@ -155,7 +155,9 @@ class Session:
 
     def _engine_message(self, label: str, error: Exception) -> str:
         faults = self._faults() or [last_line(str(error))]
-        if "actor is dead" in str(error):
+        if "EngineBroken" in str(error):
+            faults = [last_line(str(error)), *faults[-1:]]
+        elif "actor is dead" in str(error):
             faults = [
                 f"its process died {RESTARTS + 1} times and is restarted {RESTARTS} times: out of memory, "
                 "or a row that kills it",

@@ -17,6 +17,7 @@ from routelmt_batch import quality
 from routelmt_batch.engines.lanes import RESULTS, Lane, Receipt
 from routelmt_batch.engines.scorer_actor import ScorerActor
 from routelmt_batch.engines.session import NO_TELEMETRY, RESTARTS, Session
+from routelmt_batch.engines.watch import watching
 from routelmt_batch.errors import UsageError
 from routelmt_batch.spec import Pool
 
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from ray.data.llm import Processor
 
 _CPU_KV_CACHE_BYTES = 1 << 30
+# A finite number is used up in no time: until Ray knows that an actor is gone, each call of it that fails to
+# connect counts. What bounds them is the number of times that their actor is restarted.
+_UNTIL_ITS_ACTOR_ENDS = -1
 ERROR = "__inference_error__"
 
 
@@ -51,19 +55,25 @@ class VllmEngine:
         }
         return all(self.session.resource(name) >= need for name, need in needs.items())
 
-    def run(self, lanes: Sequence[Lane]) -> Iterator[Receipt]:
-        """One Dataset for all lanes. Yields a receipt for each part, as it is written.
+    def run(self, lanes: Sequence[Lane], tell: Callable[[str], None] = lambda _: None) -> Iterator[Receipt]:
+        """One Dataset for all lanes. Yields a receipt for each part, as it is written; tells what becomes of
+        the nodes.
 
         Raises:
             RoutelmtError: what a read or a write raised.
             EngineError: an engine did not start, or died more often than it is restarted.
         """
         self.session.start()
-        self.check_fit([{lane.label: lane.pool for lane in lanes}])
+        pools = [{lane.label: lane.pool for lane in lanes}]
+        for message in self.check_fit(pools):
+            tell(message)
         datasets = [self._dataset(lane) for lane in lanes]
         self.session.take_signals()  # building a processor calls ray.init
         whole = datasets[0].union(*datasets[1:]) if len(datasets) > 1 else datasets[0]
-        with self.session.explaining(", ".join(lane.label for lane in lanes)):
+        with (
+            self.session.explaining(", ".join(lane.label for lane in lanes)),
+            watching(tell, lambda: self.check_fit(pools)),
+        ):
             for batch in whole.iter_batches(batch_size=None, batch_format="pyarrow"):
                 for receipt in batch.column("receipt").to_pylist():
                     yield pickle.loads(receipt)
@@ -106,6 +116,9 @@ class VllmEngine:
         # Strict: blocks of exactly part_rows rows, across shards; a block is an engine batch and
         # becomes a part.
         ds = ds.repartition(target_num_rows_per_block=lane.part_rows, strict=True)
+        # Ray has no argument for it: by default it wants a whole CPU free on some node, and waits in
+        # silence where engines hold all but a fraction of each.
+        ds._logical_plan.dag.ray_remote_args["num_cpus"] = self.session.task_cpus
         ds = self._applied(lane, ds) if lane.scorer else self._processor(lane)(ds)
         return ds.map_batches(
             _writer(lane.write), batch_size=None, batch_format="pyarrow", num_cpus=self.session.task_cpus
@@ -132,7 +145,7 @@ class VllmEngine:
                 num_gpus=self.gpus(pool) or None,
                 runtime_env=runtime_env,
                 max_restarts=RESTARTS,
-                max_task_retries=RESTARTS,
+                max_task_retries=_UNTIL_ITS_ACTOR_ENDS,
             )
 
     def check_nodes(self, python: str) -> None:
@@ -193,7 +206,7 @@ class VllmEngine:
             map_batches_kwargs={
                 **stage.map_batches_kwargs,
                 "max_restarts": RESTARTS,
-                "max_task_retries": RESTARTS,
+                "max_task_retries": _UNTIL_ITS_ACTOR_ENDS,
             },
         )
         return processor

@@ -9,6 +9,7 @@ from routelmt_batch.rows import (
     EMPTY,
     EMPTY_OUTPUT,
     ENGINE_ERROR,
+    ENGINE_KILLED,
     ESCALATED,
     FREED_PLACE,
     HYPOTHESIS_GOOD,
@@ -29,6 +30,7 @@ REASONS: Final = {
     UNKNOWN_LANGUAGE: "a language code is none of LMT's 60",
     TOO_LONG: "the prompt is longer than the router reads, or leaves a model no room to answer",
     ENGINE_ERROR: "the engine gave an error on every try",
+    ENGINE_KILLED: "the engine died of the row, and again when it was sent alone",
     EMPTY_OUTPUT: "the model said nothing on every try",
     LARGE_FAILED: "the large model failed; the small one's text stands",
     TRUNCATED: "cut off before the model's end token",
@@ -45,13 +47,15 @@ REASONS: Final = {
     ESCALATED: "sent to large: the small model's translation failed a check or scored low",
     VERIFIED_SMALL: "the large model's translation scored lower; the small one's stands",
 }
-_NOTES: Final = REASONS.keys() - {*SKIP_REASONS, ENGINE_ERROR, EMPTY_OUTPUT, LARGE_FAILED}
+_NOTES: Final = REASONS.keys() - {*SKIP_REASONS, ENGINE_ERROR, ENGINE_KILLED, EMPTY_OUTPUT, LARGE_FAILED}
 
 
 def kind(reason: str) -> str:
-    """What became of a row with this reason: skipped, fallback, translated, or failed, as every other."""
+    """What became of a row with this reason: a status but for `translated`; `failed` of unknown ones."""
     if reason in SKIP_REASONS:
         return "skipped"
+    if reason == ENGINE_KILLED:
+        return "quarantined"
     if reason == LARGE_FAILED:
         return "fallback"
     return "translated" if reason in _NOTES else "failed"

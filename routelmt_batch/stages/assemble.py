@@ -11,7 +11,6 @@ import pyarrow.compute as pc
 from routelmt_batch.errors import RoutelmtError
 from routelmt_batch.progress import Bars
 from routelmt_batch.rows import (
-    FAILED,
     FALLBACK,
     LARGE,
     LARGE_FAILED,
@@ -68,7 +67,8 @@ def _columns(
     score_reason = planned.scores["reason"].combine_chunks()
     by_small = np.asarray(pc.fill_null(pc.equal(tried["route"], SMALL), False).to_numpy(), bool)
     fallback = planned.called & state.translated & by_small & ~kept_small
-    status = np.select([planned.skipped, ~state.translated, fallback], [SKIPPED, FAILED, FALLBACK], OK)
+    attempt = pc.fill_null(tried["status"], OK).to_numpy()
+    status = np.select([planned.skipped, fallback], [SKIPPED, FALLBACK], attempt)
     no_gain = pc.if_else(pc.is_valid(score_reason), NO_GAIN, None)
     doubts = np.where(by_small, reasons(work, SMALL), reasons(work, LARGE)).tolist()
     doubt = pa.array([slugs[0] if slugs else None for slugs in doubts], pa.string())

@@ -17,10 +17,13 @@ from routelmt_batch.atomic import sha256, write_parquet
 from routelmt_batch.engines.lanes import Engine, Lane, Mask, Receipt
 from routelmt_batch.errors import RoutelmtError
 from routelmt_batch.ledger import Ledger, PartEntry, Span
-from routelmt_batch.progress import Bars
+from routelmt_batch.progress import Bars, counted
+from routelmt_batch.rows import ENGINE_KILLED
 from routelmt_batch.units import Unit
 from routelmt_batch.workspace import AnyWorkspace
 
+KILLED = "killed"  # counts a part's rows that the engine died of
+_ALWAYS_ALLOWED = 10
 NO_TIMES = pa.chunked_array([pa.array([0.0])])  # of a part that no engine made
 
 
@@ -48,6 +51,9 @@ class PartWriter:
         slowest = pc.max(engine_seconds).as_py() or 0.0
         ready_at = time.time() - slowest
         write_parquet(path, table, self.stage)
+        reasons = table["reason"] if "reason" in table.column_names else pa.chunked_array([], pa.string())
+        if killed := pc.sum(pc.equal(reasons, ENGINE_KILLED)).as_py():
+            counts = {**counts, KILLED: killed}
         entry = PartEntry(
             self.stage,
             name,
@@ -108,9 +114,12 @@ def run_pass(
     lane_times: defaultdict[str, LaneTime] = defaultdict(LaneTime)
     try:
         with bars.rows(name, total, done) as advance:
-            for receipt in engine.run(lanes):
+            for receipt in engine.run(lanes, bars.warn):
                 entry: PartEntry = receipt["entry"]
                 before_commit(entry)
+                if killed := entry.counts.get(KILLED):
+                    _refuse_killers(workspace, entry.stage, killed)
+                    bars.warn(f"{name}: {counted(killed, 'row')} killed the engine: {ENGINE_KILLED}")
                 workspace.ledger.commit(entry)
                 lane_times[entry.lane].take(receipt)
                 advance(entry.rows)
@@ -119,6 +128,18 @@ def run_pass(
         ready = min((lane.ready_at for lane in lane_times.values()), default=time.time())
         rows = sum(lane.rows for lane in lane_times.values())
         record_time(workspace.ledger, name, rows, started, ready - started, lane_times)
+
+
+def _refuse_killers(workspace: AnyWorkspace, stage: str, killed: int) -> None:
+    """Bound what is spent on finding them, ten engine starts or so each; also on those that the small
+    model then translates, which are no failures.
+
+    Raises:
+        RoutelmtError: see refuse_failures.
+    """
+    killed += workspace.ledger.count(stage, KILLED)
+    if killed > _ALWAYS_ALLOWED:
+        refuse_failures(workspace, killed, "engines died of")
 
 
 def run_pending(

@@ -18,7 +18,18 @@ from routelmt_batch.errors import RoutelmtError
 from routelmt_batch.ledger import TRANSLATIONS, Ledger
 from routelmt_batch.progress import Bars
 from routelmt_batch.prompts import Prompter
-from routelmt_batch.rows import ESCALATE, FAILED, LARGE, OK, SMALL, TRUNCATED, UNTRANSLATABLE, Route
+from routelmt_batch.rows import (
+    ENGINE_KILLED,
+    ESCALATE,
+    FAILED,
+    LARGE,
+    OK,
+    QUARANTINED,
+    SMALL,
+    TRUNCATED,
+    UNTRANSLATABLE,
+    Route,
+)
 from routelmt_batch.rows import TRANSLATIONS as SCHEMA
 from routelmt_batch.selection import Cut
 from routelmt_batch.spec import JobSpec, LabelSpec, Pool, Translator
@@ -63,7 +74,8 @@ class Writer:
             if text is not None and result["last_token"] not in self.end_tokens:
                 reason = TRUNCATED
             texts.append(text)
-            statuses.append(FAILED if text is None else OK)
+            failure = QUARANTINED if reason == ENGINE_KILLED else FAILED
+            statuses.append(failure if text is None else OK)
             reasons.append(reason)
         table = pa.table(
             {
@@ -82,7 +94,7 @@ class Writer:
         skipped = len([reason for reason in reasons if reason in UNTRANSLATABLE])
         counts = {
             self.route: table.num_rows,
-            f"{self.route}_failed": statuses.count(FAILED),
+            f"{self.route}_failed": table.num_rows - statuses.count(OK),
             f"{self.route}_skipped": skipped,  # of those: never sent to the model
             # For whoever watches the job.
             **{f"{self.route}_failed_{reason}": rows for reason, rows in sorted(failed.items())},

@@ -24,13 +24,13 @@ pytestmark = pytest.mark.engine
 class Command:
     """`routelmt-batch run`, and every process that came of it."""
 
-    def __init__(self, spec: Path, failpoint: str = "") -> None:
-        environment = {**os.environ, failpoints.VARIABLE: failpoint}
+    def __init__(self, spec: Path, failpoint: str = "", *options: str, **variables: str) -> None:
+        environment = {**os.environ, failpoints.VARIABLE: failpoint, **variables}
         # A job of its own, not one of the tests' Ray session.
         for name in ("RAY_ADDRESS", reaper.MARK):
             environment.pop(name, None)
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "routelmt_batch", "run", str(spec)],
+            [sys.executable, "-m", "routelmt_batch", "run", str(spec), *options],
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -1,5 +1,6 @@
 """The whole flow on a made-up engine: contracts, budgets, failures, retries."""
 
+import io
 import json
 import shutil
 from pathlib import Path
@@ -122,6 +123,40 @@ def test_a_row_the_router_fails_on_goes_to_the_small_model(make_spec, tmp_path, 
         "small",
     )
     assert outcome.report["budget"]["rows_with_gain"] == 71 - 6 - 3
+
+
+def test_a_row_that_kills_engines_is_quarantined_and_tried_again_on_request(
+    make_spec, corpus, tmp_path, engine
+):
+    """Killed by the router: no gain. By the large model: a fallback. By both: quarantined, told, reopened."""
+    spec = make_spec(run__max_failed_fraction=0.1)
+    deadly = {("router", 0), ("large", 1), ("large", 2), ("small", 1), ("small", 7)}
+    engine.fails = lambda label, row: "engine_killed" if (label, row["row"]) in deadly else ""
+    said = io.StringIO()
+    bars = Bars(Console(file=said, width=200))
+    outcome = job.run(load(spec, ["budget.fraction=0.9"]), job.Options(), bars, engine.opened)
+    rows = oracle.check(tmp_path / "out", corpus, "0.9")
+    large = {key for key, row in rows.items() if row["planned_route"] == "large"}
+    dead = {key for key, row in rows.items() if row["status"] == "quarantined"}
+    assert dead == {key for key in rows if key[1] == 1 or (key[1] == 7 and key not in large)} and dead
+    assert {rows[key]["reason"] for key in dead} == {"engine_killed"}
+    fallback = {key for key, row in rows.items() if row["status"] == "fallback"}
+    assert fallback == {key for key in large if key[1] == 2} and fallback
+    assert {rows[key]["reason"] for key in rows if key[1] == 0} == {"no_gain"}
+    assert outcome.report["status"]["quarantined"] == len(dead) and exit_code(outcome.report) == 3
+    assert "killed the engine: engine_killed" in said.getvalue()
+    engine.fails = lambda label, row: ""
+    before = len(sent(engine))
+    again = job.run(load(spec, ["budget.fraction=0.9"]), job.Options(retry_failed=True), BARS, engine.opened)
+    assert {(line.split()[1], int(line.split()[2])) for line in sent(engine)[before:]} == dead
+    assert again.report["status"]["quarantined"] == 0 and exit_code(again.report) == 0
+    oracle.check(tmp_path / "out", corpus, "0.9")
+
+
+def test_a_job_is_not_spent_on_looking_for_rows_that_kill_the_large_model(make_spec, engine):
+    engine.fails = lambda label, row: "engine_killed" if label == "large" else ""
+    with pytest.raises(RoutelmtError, match=r"engines died of \d+ of 71 rows"):
+        run(make_spec(), engine)
 
 
 def test_a_router_that_fails_on_all_rows_ends_the_job_and_leaves_no_scores(

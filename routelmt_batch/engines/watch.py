@@ -1,0 +1,52 @@
+"""Tells what becomes of a cluster's nodes during a pass: Ray redoes a lost one's rows, in silence."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from collections.abc import Callable, Iterator, Sequence
+
+logger = logging.getLogger(__name__)
+_POLL_S = 2.0
+
+
+@contextlib.contextmanager
+def watching(tell: Callable[[str], None], lacks: Callable[[], Sequence[str]]) -> Iterator[None]:
+    """Tell of nodes that are lost or join, and of what the pools then lack.
+
+    Args:
+        lacks: resources that the pools want and the cluster does not have now, in words.
+    """
+    ended = threading.Event()
+    thread = threading.Thread(target=_watch, args=(ended, tell, lacks), daemon=True, name="watch")
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _watch(ended: threading.Event, tell: Callable[[str], None], lacks: Callable[[], Sequence[str]]) -> None:
+    before = _alive()
+    while not ended.wait(_POLL_S):
+        try:
+            now = _alive()
+            for node in before.keys() - now.keys():
+                tell(f"node {before[node]} is lost: the rows that it had are done again elsewhere")
+            for node in now.keys() - before.keys():
+                tell(f"node {now[node]} has joined")
+            if now.keys() != before.keys():
+                for message in lacks():
+                    tell(message)
+            before = now
+        except Exception:
+            logger.exception("the nodes could not be asked for")  # Ray itself may be gone: the pass says so
+
+
+def _alive() -> dict[str, str]:
+    """Addresses by node."""
+    import ray
+
+    return {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}

@@ -1,0 +1,189 @@
+"""A cluster of Ray nodes on this machine, of which some are killed while a job runs on them."""
+
+import contextlib
+import json
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests import oracle
+from tests.conftest import write_shard
+from tests.engines import plugin
+from tests.engines.test_kill import Command
+
+pytestmark = pytest.mark.engine
+POOLS = ("router", "models__small", "models__large")
+CPUS = 2  # of a node: one engine, and room for the tasks beside it
+
+
+class Node:
+    """`ray start`, and every process that came of it."""
+
+    def __init__(self, log: Path, token: str, *options: str) -> None:
+        environment = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
+        environment.pop("RAY_ADDRESS", None)
+        # Worker ports of its own choice: two nodes of one machine would take the same ones.
+        ports = ("--min-worker-port", "0", "--max-worker-port", "0")
+        size = ("--num-cpus", str(CPUS), "--object-store-memory", str(200 << 20))
+        ray = (Path(sys.executable).parent / "ray", "start", "--block", "--disable-usage-stats")
+        for _ in range(3):  # on a busy machine a node may miss the 30 seconds that Ray gives it to start
+            with open(log, "wb") as file:
+                self.process = subprocess.Popen(
+                    [*ray, *options, *ports, *size],
+                    env=environment,
+                    stdout=file,
+                    stderr=file,
+                    start_new_session=True,
+                )
+            wait_for(lambda: self.process.poll() is not None or self._is_up(log), f"node of {log}")
+            if self.process.poll() is None:
+                return
+        raise AssertionError(log.read_text())
+
+    @staticmethod
+    def _is_up(log: Path) -> bool:
+        return "Ray runtime started" in log.read_text()
+
+    def family(self) -> list[psutil.Process]:
+        try:
+            root = psutil.Process(self.process.pid)
+            return [root, *root.children(recursive=True)]
+        except psutil.Error:
+            return []
+
+    def actors(self) -> list[int]:
+        """Its engine actors."""
+        found = []
+        for process in self.family():
+            with contextlib.suppress(psutil.Error):
+                if "MapBatches(EngineActor)" in " ".join(process.cmdline()):
+                    found.append(process.pid)
+        return found
+
+    def kill(self) -> None:
+        for process in self.family():
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        self.process.wait()
+
+
+def wait_for(condition: Callable[[], object], what: str, within_s: float = 400) -> None:
+    deadline = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < deadline, f"no {what}"
+        time.sleep(0.05)
+
+
+def free_ports(number: int) -> list[str]:
+    with contextlib.ExitStack() as stack:
+        found = [stack.enter_context(socket.socket()) for _ in range(number)]
+        for each in found:
+            each.bind(("127.0.0.1", 0))
+        return [str(each.getsockname()[1]) for each in found]
+
+
+class Cluster:
+    def __init__(self, folder: Path, temporary: str) -> None:
+        self.folder = folder
+        self.logs = Path(temporary) / "session_latest/logs"
+        self.token = secrets.token_hex(32)
+        port, client = free_ports(2)
+        self.address = f"127.0.0.1:{port}"
+        self.nodes: list[Node] = []
+        self.head = self._start(
+            "--head", "--port", port, "--include-dashboard", "false", "--temp-dir", temporary,
+            "--ray-client-server-port", client,
+        )  # fmt: skip
+
+    def _start(self, *options: str) -> Node:
+        node = Node(self.folder / f"node-{len(self.nodes)}.log", self.token, *options)
+        self.nodes.append(node)
+        return node
+
+    def join(self) -> Node:
+        return self._start("--address", self.address)
+
+    def at_work(self, node: Node) -> bool:
+        """Whether an engine of the node has answered, by its actor's log."""
+        logs = [log for pid in node.actors() for log in self.logs.glob(f"worker-*-{pid}.*")]
+        return any("Elapsed time for batch" in log.read_text(errors="replace") for log in logs)
+
+
+@pytest.fixture
+def cluster(tmp_path) -> Iterator[Cluster]:
+    # Not in tmp_path: a socket's path has 107 characters at most.
+    with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as temporary:
+        started = Cluster(tmp_path, temporary)
+        try:
+            yield started
+        finally:
+            for node in reversed(started.nodes):
+                node.kill()
+
+
+def parts(output: Path, stage: str) -> int:
+    ledger = output / "_job/ledger.jsonl"
+    if not ledger.exists():
+        return 0
+    return sum(f'"stage": "{stage}"' in line for line in ledger.read_text().splitlines())
+
+
+def kill_at_work(cluster: Cluster, node: Node, output: Path, stage: str) -> int:
+    """Kill a node in the middle of a pass, when its engine and the head's are at work.
+
+    Returns:
+        How many parts are committed.
+    """
+    wait_for(
+        lambda: parts(output, stage) and cluster.at_work(node) and cluster.at_work(cluster.head),
+        f"two nodes at work on {stage}",
+    )
+    node.kill()
+    return parts(output, stage)
+
+
+def test_a_job_spreads_over_nodes_and_outlives_those_that_are_killed(make_spec, tmp_path, cluster):
+    corpus, output = tmp_path / "words", tmp_path / "out"
+    for shard in ("a", "b"):
+        write_shard(
+            corpus / f"{shard}.parquet", [f"I saw {number} trees in {shard}." for number in range(100)]
+        )
+    # Few rows in an engine, and those slowly: there is something left for another.
+    pace = {"env": plugin.environment(tmp_path / "plugin", seconds=0.08), "max_num_seqs": 4}
+    slow = {f"{pool}__{key}": value for pool in POOLS for key, value in pace.items()}
+    spec = make_spec(
+        input__uri=str(corpus),
+        run__part_rows=4,
+        budget__fraction=0.5,
+        router__replicas=2,
+        router__cpus=1.5,  # one on each node: a second one has no place on the other
+        **slow,
+    )
+    first = cluster.join()
+    command = Command(spec, "", "--address", cluster.address, RAY_AUTH_TOKEN=cluster.token)
+    scored = kill_at_work(cluster, first, output, "scores")
+    second = cluster.join()
+    translated = kill_at_work(cluster, second, output, "translations")
+    code, errors = command.finish()
+    assert code == 0, errors
+    assert scored < parts(output, "scores") and translated < parts(output, "translations"), "in the middle"
+    assert errors.count("is lost: the rows that it had are done again elsewhere") == 2, errors
+    assert "CPUs needed: router 3; the cluster has 2 now, and the job waits for more" in errors
+    rows = oracle.check(output, corpus, "0.5")
+    assert len(rows) == 200 and {row["status"] for row in rows.values()} == {"ok"}
+    lines = [json.loads(line) for line in (output / "_job/ledger.jsonl").read_text().splitlines()]
+    for stage in ("scores", "translations"):
+        spans = [span for line in lines if line.get("stage") == stage for span in line["spans"].values()]
+        assert sum(number for number, *_ in spans) == 200, "every row once"
+    (together,) = [line for line in lines if line.get("name") == "large+small"]
+    assert together["rows"] == 200, "side by side: there was room"
+    wait_for(lambda: not cluster.head.actors(), "end of the engines", within_s=20)
