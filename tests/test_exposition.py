@@ -36,9 +36,9 @@ class Watched(FakeEngine):
 
     port = 0
 
-    def run(self, lanes):
+    def run(self, lanes, tell):
         self.seen = self.__dict__.get("seen", [])
-        for receipt in super().run(lanes):
+        for receipt in super().run(lanes, tell):
             yield receipt
             self.seen.append(scraped(self.port))
 

@@ -36,8 +36,8 @@ def test_what_is_no_duration_is_told(duration):
 class Stuck(FakeEngine):
     """Stands still when three parts are committed."""
 
-    def run(self, lanes):
-        yield from itertools.islice(super().run(lanes), 3)
+    def run(self, lanes, tell):
+        yield from itertools.islice(super().run(lanes, tell), 3)
         time.sleep(60)
 
 
