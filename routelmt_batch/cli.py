@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-import signal
 import sys
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -14,22 +13,29 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from routelmt_batch import __version__
-from routelmt_batch.errors import Interrupted, OutputError, RoutelmtError
+from routelmt_batch.errors import OutputError
 from routelmt_batch.learning import cli as learning
 from routelmt_batch.options import (
     AddressOption,
+    AgainstOption,
     BudgetOption,
     CapOption,
+    FailIfOption,
     LimitOption,
+    LogFormatOption,
+    MetricsPortOption,
     OutputOption,
+    RetryFailedOption,
     SetOption,
     ShardsOption,
     SpecPath,
     ThresholdOption,
+    TimeLimitOption,
     VerboseOption,
-    carry_out,
 )
 from routelmt_batch.progress import Bars, stderr_console
+from routelmt_batch.scheduled import carry_out, in_words, is_exit, scheduled
+from routelmt_batch.submission import cli as submission
 
 if TYPE_CHECKING:
     from routelmt_batch.page.finished import FinishedJob
@@ -47,28 +53,15 @@ app = typer.Typer(
 
 
 def main() -> None:
-    """Run a command; exit with 0, or as the design has it: 1, 2, 3, 130, 143."""
-    console = stderr_console()
+    """Run a command; exit with 0, or as the design has it: 1, 2, 3, 4, 124, 130, 143."""
     try:
         app(standalone_mode=True)
-    except Interrupted as error:
-        console.print(f"{error}. Run the same command again to go on.", style="yellow", markup=False)
-        sys.exit(error.exit_code)
-    except RoutelmtError as error:
-        console.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
-        sys.exit(error.exit_code)
-    except OSError as error:  # a folder without permission, a disk that is gone, ...
-        console.print(f"error: {error}", style="red", markup=False, soft_wrap=True)
-        sys.exit(1)
-    except SystemExit as error:
-        # Ray's own SIGTERM handler, in the moments when it is set, exits with the signal's number.
-        if error.code != signal.SIGTERM:
+    except BaseException as error:
+        if is_exit(error):
             raise
-        console.print("stopped by SIGTERM. Run the same command again to go on.", style="yellow")
-        sys.exit(128 + signal.SIGTERM)
-    except KeyboardInterrupt:
-        console.print("stopped. Run the same command again to go on.", style="yellow")
-        sys.exit(130)
+        exit_code, level, message = in_words(error)
+        Bars(stderr_console()).say(message, level)
+        sys.exit(exit_code)
 
 
 def _version(wanted: bool) -> None:
@@ -96,12 +89,15 @@ def run(
     settings: SetOption = None,
     limit: LimitOption = None,
     shards: ShardsOption = None,
-    retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Try failed and quarantined rows again, no others.")
-    ] = False,
+    retry_failed: RetryFailedOption = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check spec, models and input; start nothing.")
     ] = False,
+    fail_if: FailIfOption = None,
+    against: AgainstOption = None,
+    time_limit: TimeLimitOption = None,
+    metrics_port: MetricsPortOption = None,
+    log_format: LogFormatOption = "text",
     address: AddressOption = None,
     verbose: VerboseOption = False,
 ) -> None:
@@ -109,24 +105,29 @@ def run(
 
     Stopped or killed, the same command goes on where it stood. On a finished job it does nothing.
     """
-    from routelmt_batch import job, show
-    from routelmt_batch.spec_file import load
-    from routelmt_batch.stages.report import exit_code
+    with scheduled("run", log_format, time_limit, metrics_port) as ending:
+        from routelmt_batch import job, show
+        from routelmt_batch.conditions import Conditions
+        from routelmt_batch.spec_file import load
+        from routelmt_batch.stages.report import summary
 
-    job.stop_on_signals()
-    job_spec = load(
-        spec,
-        settings or (),
-        budget_fraction=budget,
-        budget_threshold=threshold,
-        budget_cap=cap,
-        output_uri=output,
-    )
-    if dry_run:
-        show.console().print(show.checked(job.check(job_spec, shards, limit, Bars(stderr_console()))))
-        return
-    options = job.Options(limit, shards, retry_failed, address, verbose)
-    carry_out(job.run, job_spec, options, show.job, exit_code)
+        job_spec = load(
+            spec,
+            settings or (),
+            budget_fraction=budget,
+            budget_threshold=threshold,
+            budget_cap=cap,
+            output_uri=output,
+        )
+        ending.begin(job_spec.name, job_spec.output.uri)
+        conditions = Conditions.parse(fail_if or (), _finished(against) if against else None)
+        if dry_run:
+            checked = job.check(job_spec, shards, limit, ending.bars, conditions)
+            ending.show(show.checked(checked))
+            ending.end(status="checked", checked=checked)
+            return
+        options = job.Options(limit, shards, retry_failed, address, verbose, conditions)
+        carry_out(ending, job.run, job_spec, options, show.job, summary)
 
 
 @app.command(epilog="Example: routelmt-batch plan jobs/demo/job.yaml --rates rates.yaml")
@@ -141,22 +142,29 @@ def plan(
         str | None,
         typer.Option("--rates", metavar="FILE", help="Show hours and cost, too, from measured rates."),
     ] = None,
+    time_limit: TimeLimitOption = None,
+    metrics_port: MetricsPortOption = None,
+    log_format: LogFormatOption = "text",
     address: AddressOption = None,
     verbose: VerboseOption = False,
 ) -> None:
     """Score only, and show what each budget would buy. `run` goes on from there at any budget."""
-    from routelmt_batch import job, rates, show
-    from routelmt_batch.spec_file import load
+    with scheduled("plan", log_format, time_limit, metrics_port) as ending:
+        from routelmt_batch import job, rates, show
+        from routelmt_batch.spec_file import load
 
-    job.stop_on_signals()
-    job_spec = load(spec, settings or (), budget_fraction=budget, output_uri=output)
-    measured = rates.load(rates_file, job_spec) if rates_file else None
-    options = job.Options(limit, shards, False, address, verbose)
-    lines = job.plan(job_spec, options, Bars(stderr_console()), partial(job.vllm_engine, options=options))
-    estimates = [rates.estimate(measured, job_spec, line) for line in lines] if measured else []
-    show.console().print(show.what_if(lines, estimates))
-    again = shlex.join(["routelmt-batch", "run", *_without("--rates", sys.argv[2:])])
-    show.console().print(f"Go on with: {again} --budget P", soft_wrap=True)
+        job_spec = load(spec, settings or (), budget_fraction=budget, output_uri=output)
+        ending.begin(job_spec.name, job_spec.output.uri)
+        measured = rates.load(rates_file, job_spec) if rates_file else None
+        options = job.Options(limit, shards, False, address, verbose)
+        lines = job.plan(job_spec, options, ending.bars, partial(job.vllm_engine, options=options))
+        estimates = [rates.estimate(measured, job_spec, line) for line in lines] if measured else []
+        again = shlex.join(["routelmt-batch", "run", *_without("--rates", sys.argv[2:])])
+        ending.show(show.what_if(lines, estimates), f"Go on with: {again} --budget P")
+        budgets = [vars(line) | {"fraction": str(line.fraction)} for line in lines]
+        for told, estimate in zip(budgets, estimates, strict=bool(estimates)):
+            told |= vars(estimate)
+        ending.end(budgets=budgets)
 
 
 def _without(option: str, arguments: Sequence[str]) -> Iterator[str]:
@@ -250,6 +258,23 @@ def _finished(output: str) -> FinishedJob:
     return FinishedJob.read(folder)
 
 
+@app.command(epilog="Example: routelmt-batch clean runs/demo --dry-run")
+def clean(
+    output: Annotated[str, typer.Argument(metavar="OUTPUT", help="A finished job's output folder.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would go; remove nothing.")] = False,
+) -> None:
+    """Remove the work files of a finished job or of labels (`_job/`). Reports, audit page, comparisons
+    and data stay; failed rows cannot be tried again after it."""
+    from routelmt_batch import clean as cleaning
+    from routelmt_batch import interrupts, show
+    from routelmt_batch.workspace import Folder
+
+    interrupts.stop_on_signals()
+    folder = Folder(Path(output))
+    found = cleaning.to_remove(folder) if dry_run else cleaning.clean(folder, Bars(stderr_console()))
+    show.console().print(show.cleaned(found, dry_run))
+
+
 @app.command(epilog="Example: routelmt-batch doctor")
 def doctor() -> None:
     """Check this machine: Python, Ray, vLLM, GPU or CPU, memory, disk; each with its next move."""
@@ -287,3 +312,4 @@ def init(
 
 
 learning.add_to(app)
+submission.add_to(app)

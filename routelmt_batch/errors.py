@@ -10,8 +10,8 @@ RoutelmtError            1  the job failed
 ├── EngineError          1  an engine did not start or died
 ├── InputChanged         1  a shard is no longer the file that the job first read
 └── DiskFull             1  no space where a part or a shard was to be written
-Interrupted          130/143  stopped by a signal; resumable. Not an Exception, so that no library's
-                              `except Exception` takes it for a failure of its own
+Interrupted          130/143  stopped by a signal, or at its time limit (124); resumable. Not an Exception, so
+                              that no library's `except Exception` takes it for a failure of its own
 """
 
 
@@ -62,7 +62,7 @@ class DiskFull(RoutelmtError):
 
 
 class Interrupted(BaseException):
-    """Stopped by a signal; `exit_code` is 128 + the signal's number."""
+    """Stopped by a signal, `exit_code` is 128 + its number, or at its time limit."""
 
     def __init__(self, message: str, exit_code: int = 130) -> None:
         super().__init__(message, exit_code)

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import json
-import signal
-import threading
-import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from routelmt_batch.conditions import NO_CONDITIONS, Conditions
 from routelmt_batch.engines.lanes import Engine
-from routelmt_batch.errors import Interrupted
+from routelmt_batch.errors import OutputError
+from routelmt_batch.interrupts import stop_on_signals
 from routelmt_batch.ledger import SCORES, TRANSLATIONS, is_held
 from routelmt_batch.page.finished import FinishedJob
 from routelmt_batch.page.page import write_page
 from routelmt_batch.progress import Bars, counted
-from routelmt_batch.rows import LARGE, SMALL
+from routelmt_batch.rows import FAILED, LARGE, QUARANTINED, SMALL
 from routelmt_batch.selection import places
 from routelmt_batch.spec import Guard, JobSpec, Pool
 from routelmt_batch.stages.allocate import (
@@ -43,7 +42,15 @@ from routelmt_batch.stages.score import score
 from routelmt_batch.stages.tally import directions
 from routelmt_batch.stages.translate import check_fit, reopen_failed, share, translate
 from routelmt_batch.units import units
-from routelmt_batch.workspace import Begun, Folder, check_output, find_input, is_whole, open_workspace
+from routelmt_batch.workspace import (
+    Begun,
+    Folder,
+    check_output,
+    find_input,
+    is_whole,
+    open_workspace,
+    refuse_cleaned,
+)
 
 
 @dataclass(frozen=True)
@@ -55,6 +62,7 @@ class Options:
     retry_failed: bool = False
     address: str | None = None
     verbose: bool = False
+    conditions: Conditions = NO_CONDITIONS
 
 
 @dataclass(frozen=True)
@@ -79,12 +87,14 @@ def run(spec: JobSpec, options: Options, bars: Bars, open_engine: OpenEngine) ->
         _open(spec, options, bars) as workspace,
         open_engine(workspace.folder) as engine,
     ):
+        options.conditions.check(workspace.recipe, workspace.folder)
         done = finished(workspace.folder)
+        refuse_cleaned(workspace, done, _asks_more(workspace, done, options))
         if done:
             plan = allocate(workspace)  # refuses another budget
-            reopened = options.retry_failed and reopen_failed(workspace, plan)
-            if not reopened and not audit_is_due(workspace):
-                return Outcome(done, new=False)
+            retry = options.retry_failed and not workspace.ledger.cleaned
+            if not (retry and reopen_failed(workspace, plan)) and not audit_is_due(workspace):
+                return Outcome(options.conditions.judge(workspace.folder, done), new=False)
         if workspace.ledger.rows(SCORES) < workspace.rows:
             check_fit(spec, engine, bars, _alone(workspace.recipe))
             _warn_of_directions(workspace, bars)
@@ -101,7 +111,14 @@ def run(spec: JobSpec, options: Options, bars: Bars, open_engine: OpenEngine) ->
         reported = report(workspace, plan, audited(workspace, plan))
         _draw_page(workspace, bars)
         succeed(workspace, reported)
-        return Outcome(reported, new=True)
+        return Outcome(options.conditions.judge(workspace.folder, reported), new=True)
+
+
+def _asks_more(workspace: Job, done: Mapping[str, Any] | None, options: Options) -> str | None:
+    """What this run asks of a finished job that takes its work files."""
+    if done and options.retry_failed and (done["status"][FAILED] or done["status"][QUARANTINED]):
+        return "--retry-failed"
+    return "an audit (audit.fraction)" if done and audit_is_due(workspace) else None
 
 
 def _draw_page(workspace: Job, bars: Bars) -> None:
@@ -134,6 +151,11 @@ def _open(spec: JobSpec, options: Options, bars: Bars) -> AbstractContextManager
 def plan(spec: JobSpec, options: Options, bars: Bars, open_engine: OpenEngine) -> list[WhatIf]:
     """Score, and say what each budget would buy; nothing is frozen but the scores."""
     with _open(spec, options, bars) as workspace:
+        if workspace.ledger.cleaned:
+            raise OutputError(
+                f"{workspace.folder.root}: its scores were cleaned away. What each budget would have bought "
+                "is on its audit page, and in reports/job.json under `budgets`"
+            )
         if workspace.ledger.rows(SCORES) < workspace.rows:
             with open_engine(workspace.folder) as engine:
                 _warn_of_directions(workspace, bars)
@@ -149,7 +171,9 @@ def _warn_of_directions(workspace: Job, bars: Bars) -> None:
         bars.warn(warning)
 
 
-def check(spec: JobSpec, only: str | None, limit: int | None, bars: Bars) -> dict[str, Any]:
+def check(
+    spec: JobSpec, only: str | None, limit: int | None, bars: Bars, conditions: Conditions = NO_CONDITIONS
+) -> dict[str, Any]:
     """What a run would work on: every check of a run, nothing started and nothing written.
 
     Raises:
@@ -158,6 +182,7 @@ def check(spec: JobSpec, only: str | None, limit: int | None, bars: Bars) -> dic
     folder = Folder(Path(spec.output.uri))
     check_output(folder, spec)
     recipe = check_models(spec, bars)
+    conditions.check(recipe, folder)
     begun = Begun.read(folder)
     shards, unreadable = find_input(spec, only, limit, begun.known_shards(), bars)
     begun.check(shards, unreadable, recipe.fingerprints(shards, limit), bars)
@@ -219,7 +244,17 @@ def finished(folder: Folder) -> dict[str, Any] | None:
 
 
 def standing(folder: Folder) -> dict[str, Any]:
-    """How far an unfinished job is, by stage: `[done, of]`, from its ledger."""
+    """How far an unfinished job is, and whether a process works on it."""
+    return {
+        "finished": False,
+        "running": is_held(folder.work),
+        "command": "run",
+        "stages": progress(folder),
+    }
+
+
+def progress(folder: Folder) -> dict[str, list[int]]:
+    """How far a job is, by stage: `[done, of]`, from its ledger."""
     ledger, (shards, rows) = folder.ledger(), folder.extent()
     stages = {"score": [ledger.rows(SCORES), rows]}
     if folder.plan.exists():
@@ -227,7 +262,7 @@ def standing(folder: Folder) -> dict[str, Any]:
         for route in (LARGE, SMALL):
             stages[f"translate {route}"] = [ledger.count(TRANSLATIONS, route), share(ledger, plan, route)]
         stages["assemble"] = [len(standing_outputs(ledger)), shards]
-    return {"finished": False, "running": is_held(folder.work), "command": "run", "stages": stages}
+    return stages
 
 
 @contextmanager
@@ -238,17 +273,3 @@ def vllm_engine(folder: Folder, options: Options) -> Iterator[Engine]:
 
     with Session(folder.logs, options.address, options.verbose, stop_on_signals) as session:
         yield VllmEngine(session)
-
-
-def stop_on_signals() -> None:
-    """SIGTERM and SIGINT end the job as an exception, so that engines are shut down in order."""
-    if threading.current_thread() is not threading.main_thread():
-        return
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _interrupt)
-
-
-def _interrupt(number: int, frame: types.FrameType | None) -> None:
-    for again in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(again, signal.SIG_DFL)  # a second one ends it at once; the reaper tidies up
-    raise Interrupted(f"stopped by {signal.Signals(number).name}", 128 + number)

@@ -12,7 +12,7 @@ import json
 import os
 import socket
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -81,12 +81,14 @@ class Ledger:
         self._totals: Counter[tuple[str, str]] = Counter()
         self._whole_bytes = 0
         self.generation = 0  # how many `--retry-failed` there were
-        self._read()
+        self.catch_up()
 
-    def _read(self) -> None:
+    def catch_up(self) -> None:
+        """Read what was committed since the last time."""
         if not self.path.exists():
             return
         with open(self.path, "rb") as file:
+            file.seek(self._whole_bytes)
             for line in file:
                 if not line.endswith(b"\n"):
                     break  # a crash cut the last line: it was never committed
@@ -95,9 +97,7 @@ class Ledger:
 
     def open_for_writing(self) -> None:
         """Drop a torn last line and check that every committed part is there, whole."""
-        if self.path.exists():
-            with open(self.path, "r+b") as file:
-                file.truncate(self._whole_bytes)
+        self.drop_torn_line()
         for entries in self.parts.values():
             for entry in entries:
                 path = self.part_path(entry)
@@ -107,13 +107,27 @@ class Ledger:
                         "start again with another --output"
                     )
 
+    def drop_torn_line(self) -> None:
+        if self.path.exists():
+            with open(self.path, "r+b") as file:
+                file.truncate(self._whole_bytes)
+
     def sweep(self) -> None:
         """Remove what a crash left: parts that were written and never committed."""
-        for stage in STAGES:
-            names = {entry.part for entry in self.parts[stage]}
-            for path in (self.folder / stage).glob("*"):
-                if path.name not in names:
-                    path.unlink(missing_ok=True)
+        for paths in self.unnamed().values():
+            for path in paths:
+                reach("sweep")
+                path.unlink(missing_ok=True)
+
+    def unnamed(self, leaving_out: Container[str] = ()) -> dict[str, list[Path]]:
+        """Files that the ledger does not name, by stage; of stages `leaving_out`, all."""
+        names = {
+            stage: {entry.part for entry in self.parts[stage] if stage not in leaving_out} for stage in STAGES
+        }
+        return {
+            stage: [path for path in sorted((self.folder / stage).glob("*")) if path.name not in names[stage]]
+            for stage in STAGES
+        }
 
     def part_path(self, entry: PartEntry) -> Path:
         return self.folder / entry.stage / entry.part
@@ -122,8 +136,13 @@ class Ledger:
         if "part" not in line:
             self.events.append(line)
             self.generation += line["event"] == "retry_failed"
+            if stages := line.get("cleared"):
+                self._clear(stages)
+            totals = self._totals.copy()
             for part in line.get("parts", ()):
                 self._take(part)
+            if stages:
+                self._totals = totals  # the rows that it kept were counted before
             return
         spans = {shard: Span(*span) for shard, span in line["spans"].items()}
         entry = PartEntry(**{**line, "spans": spans})
@@ -133,6 +152,13 @@ class Ledger:
             self._totals[entry.stage, name] += count
         for shard in spans:
             self._by_shard[entry.stage, shard].append(entry)
+
+    def _clear(self, stages: Container[str]) -> None:
+        """Forget the parts of some stages, but not how many rows they held and what those were."""
+        self.parts = defaultdict(list, {name: of for name, of in self.parts.items() if name not in stages})
+        self._by_shard = defaultdict(
+            list, {key: of for key, of in self._by_shard.items() if key[0] not in stages}
+        )
 
     def commit(self, entry: PartEntry) -> None:
         self._append(_line(entry), entry.stage)
@@ -160,6 +186,7 @@ class Ledger:
                 raise disk_full(self.path) from error
             raise
         reach(f"{place}.ledger.after")
+        self._whole_bytes += len(data)
         self._take(json.loads(data))
 
     def rows(self, stage: str) -> int:
@@ -167,6 +194,14 @@ class Ledger:
 
     def count(self, stage: str, name: str) -> int:
         return self._totals[stage, name]
+
+    @property
+    def cleaned(self) -> bool:
+        """Whether `clean` removed the work files of the job, which was finished then."""
+        return any(self.events_of("cleaned"))
+
+    def counts(self, stage: str) -> dict[str, int]:
+        return {name: count for (of, name), count in self._totals.items() if of == stage}
 
     def events_of(self, event: str) -> Iterator[dict[str, Any]]:
         return (line for line in self.events if line["event"] == event)

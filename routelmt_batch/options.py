@@ -1,21 +1,10 @@
-"""What commands share: options, and how a job is run and told of. Nothing heavy loads before it is used."""
+"""Options that commands share."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import Annotated, Literal
 
 import typer
-
-from routelmt_batch.progress import Bars, stderr_console
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
-
-    from routelmt_batch.job import Options, Outcome
-    from routelmt_batch.spec import PassSpec
 
 SpecPath = Annotated[str, typer.Argument(metavar="SPEC", help="Job spec, a YAML file.")]
 BudgetOption = Annotated[
@@ -47,6 +36,9 @@ LimitOption = Annotated[
 ShardsOption = Annotated[
     str | None, typer.Option("--shards", metavar="GLOB", help="Only shards whose name matches.")
 ]
+RetryFailedOption = Annotated[
+    bool, typer.Option("--retry-failed", help="Try failed and quarantined rows again, no others.")
+]
 AddressOption = Annotated[
     str | None,
     typer.Option("--address", metavar="RAY", help="Ray cluster to run on; default: this machine."),
@@ -54,33 +46,44 @@ AddressOption = Annotated[
 VerboseOption = Annotated[
     bool, typer.Option("--verbose", help="Show what Ray and vLLM print, instead of logging it.")
 ]
-
-
-def carry_out(
-    run: Callable[..., Outcome],
-    spec: PassSpec,
-    options: Options,
-    table: Callable[[Mapping[str, Any]], RenderableType],
-    exit_code: Callable[[dict[str, Any]], int],
-    what: str = "this job is",
-) -> NoReturn:
-    """Run a job to its end, show its report as a table, and exit as the report has it. `what` it is stands
-    before "finished".
-
-    Raises:
-        RoutelmtError: see `run`, which is called as job.run is.
-    """
-    from routelmt_batch import job, show
-    from routelmt_batch.workspace import Folder
-
-    console, output = stderr_console(), spec.output.uri
-    console.print(f"{spec.name}: {output} (logs: {Folder(Path(output)).logs})")
-    outcome = run(spec, options, Bars(console), partial(job.vllm_engine, options=options))
-    if not outcome.new:
-        console.print(f"{what} finished; nothing to do. The report:")
-    show.console().print(table(outcome.report))
-    show.console().print(f"{output}/data")
-    page = Folder(Path(output)).page
-    if page.exists():
-        show.console().print(str(page), soft_wrap=True)
-    raise typer.Exit(exit_code(outcome.report))
+FailIfOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--fail-if",
+        metavar="CONDITION",
+        help="End with 4 when the job is done and this holds: 'failed>0.01', 'unused_budget>0.05', "
+        "'psi>0.25', 'ks>0.2'. May be given again.",
+    ),
+]
+AgainstOption = Annotated[
+    str | None,
+    typer.Option(
+        "--against",
+        metavar="OTHER",
+        help="An earlier job's output, for psi and ks of --fail-if; default: the router's calibration.",
+    ),
+]
+TimeLimitOption = Annotated[
+    str | None,
+    typer.Option(
+        "--time-limit",
+        metavar="DURATION",
+        help="Stop after 6h, 90m, 1h30m or 45s, with 124; the same command goes on.",
+    ),
+]
+MetricsPortOption = Annotated[
+    int | None,
+    typer.Option(
+        "--metrics-port",
+        metavar="PORT",
+        min=0,
+        max=65535,
+        help="Serve Prometheus metrics while it runs, on all interfaces; 0: any free port.",
+    ),
+]
+LogFormatOption = Annotated[
+    Literal["text", "json"],
+    typer.Option(
+        "--log-format", help="json: every line told is an object, and stdout has the last one alone."
+    ),
+]

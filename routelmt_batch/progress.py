@@ -1,14 +1,19 @@
-"""Progress of a pass on the terminal: rows, rows/s, time left. Plain lines where there is none.
+"""What a job tells while it runs: how far its passes are, and warnings. Bars on a terminal, plain lines
+where there is none, or JSON lines.
 
 It knows counts and names only.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.progress import (
@@ -26,7 +31,9 @@ from rich.text import Text
 
 Advance = Callable[[int], None]
 Tell = Callable[[int, str], None]  # how far, and what to say beside it
+Level = Literal["info", "warning", "error"]
 _LINE_EVERY_S = 30.0
+_STYLES: dict[Level, str] = {"info": "", "warning": "yellow", "error": "red"}
 
 
 def counted(number: int, noun: str) -> str:
@@ -55,20 +62,49 @@ def speed(per_second: float, unit: str) -> str:
     return f"{per_second:,.0f} {unit}/s"
 
 
-class Bars:
-    """Draws passes on a console; `quiet` draws nothing."""
+@dataclass
+class Pass:
+    """How far a pass is; `done` holds what was committed before it."""
 
-    def __init__(self, console: Console, quiet: bool = False) -> None:
+    total: int
+    done: int
+    unit: str
+    running: bool = True
+
+
+class Bars:
+    """Tells on a console; `quiet` tells nothing, `as_json` one JSON object a line. What it has told of is
+    kept for whoever asks: `passes` by name, the number of `warnings`."""
+
+    def __init__(self, console: Console, quiet: bool = False, as_json: bool = False) -> None:
         self.console = console
         self.quiet = quiet
+        self.as_json = as_json
+        self.passes: dict[str, Pass] = {}
+        self.warnings = 0
 
     @classmethod
     def none(cls) -> Bars:
         return cls(Console(quiet=True), quiet=True)
 
     def warn(self, message: str) -> None:
-        if not self.quiet:
-            self.console.print(f"warning: {message}", style="yellow", markup=False)
+        self.warnings += 1
+        self.say(message, "warning")
+
+    def say(self, message: str, level: Level = "info", **fields: Any) -> None:
+        """Tell a line; `fields` say it again for programs, and stand in JSON alone."""
+        if self.quiet:
+            return
+        if self.as_json:
+            at = datetime.now(UTC).isoformat(timespec="milliseconds")
+            line = {"time": at, "level": level, "message": message, **fields}
+            self.console.file.write(json.dumps(line, ensure_ascii=False) + "\n")
+            self.console.file.flush()
+            return
+        told = message if level == "info" else f"{level}: {message}"
+        self.console.print(
+            told, style=_STYLES[level], markup=False, highlight=False, soft_wrap=level == "error"
+        )
 
     @contextmanager
     def rows(self, name: str, total: int, done: int = 0, unit: str = "rows") -> Iterator[Advance]:
@@ -79,13 +115,20 @@ class Bars:
     @contextmanager
     def steps(self, name: str, total: int, done: int = 0, unit: str = "steps") -> Iterator[Tell]:
         """As `rows`, of work that has more to say than how far it is."""
-        if self.quiet:
-            yield lambda steps, note: None
-        elif self.console.is_terminal:
-            yield from self._bar(name, total, done, unit)
-        else:
-            yield from self._lines(name, total, done, unit)
+        state = self.passes[name] = Pass(total, done, unit)
+        drawn_as = self._bar if self.console.is_terminal and not (self.as_json or self.quiet) else self._lines
+        try:
+            with drawn_as(name, total, done, unit) as drawn:
 
+                def tell(steps: int, note: str) -> None:
+                    state.done += steps
+                    drawn(steps, note)
+
+                yield tell
+        finally:
+            state.running = False
+
+    @contextmanager
     def _bar(self, name: str, total: int, done: int, unit: str) -> Iterator[Tell]:
         columns = (
             SpinnerColumn(),
@@ -108,10 +151,16 @@ class Bars:
 
             yield tell
 
+    @contextmanager
     def _lines(self, name: str, total: int, done: int, unit: str) -> Iterator[Tell]:
         started = told = time.monotonic()
         state = {"done": done, "told": told}
-        self.console.print(f"{name}: {total - done:,} {unit} to do of {total:,}", highlight=False)
+
+        def say(message: str, **fields: Any) -> None:
+            done_of: dict[str, Any] = {f"{unit}_done": state["done"], unit: total}
+            self.say(message, stage=name, **done_of, **fields)
+
+        say(f"{name}: {total - done:,} {unit} to do of {total:,}")
 
         def tell(rows: int, note: str) -> None:
             state["done"] += rows
@@ -119,13 +168,15 @@ class Bars:
             if now - state["told"] >= _LINE_EVERY_S:
                 state["told"] = now
                 per_second = (state["done"] - done) / (now - started)
-                left = (total - state["done"]) / per_second if per_second else float("nan")
-                self.console.print(
+                left = round((total - state["done"]) / per_second) if per_second else None
+                say(
                     f"{name}: {state['done']:,}/{total:,} {unit}, {speed(per_second, unit)}, "
-                    f"{left:,.0f} s left" + (f"; {note}" if note else ""),
-                    highlight=False,
+                    f"{'?' if left is None else f'{left:,}'} s left" + (f"; {note}" if note else ""),
+                    per_second=round(per_second, 3),
+                    seconds_left=left,
+                    note=note or None,
                 )
 
         yield tell
         seconds = time.monotonic() - started
-        self.console.print(f"{name}: {state['done']:,}/{total:,} {unit} in {seconds:.1f} s", highlight=False)
+        say(f"{name}: {state['done']:,}/{total:,} {unit} in {seconds:.1f} s", seconds=round(seconds, 3))

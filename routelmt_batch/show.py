@@ -7,15 +7,32 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
+from rich.filesize import decimal
 from rich.table import Table
 
+from routelmt_batch.clean import Cleaned
+from routelmt_batch.conditions import held
 from routelmt_batch.doctor import Finding
 from routelmt_batch.progress import counted
 from routelmt_batch.rates import Estimate
 from routelmt_batch.routers.card import Calibration
 from routelmt_batch.rows import LARGE, SMALL
 from routelmt_batch.stages.allocate import WhatIf
+
+
+def cleaned(found: Cleaned, would: bool) -> RenderableType:
+    """What was cleaned away, or would be."""
+    if not found.removed:
+        return "nothing to clean"
+    table = _table("work files of", "files", "size")
+    for stage in found.removed:
+        table.add_row(stage.stage, f"{stage.files:,}", decimal(stage.bytes))
+    freed = decimal(found.freed_bytes)
+    if would:
+        return Group(table, f"at most {freed} would be freed")
+    kept = f", kept {decimal(found.kept_bytes)} of translations" if found.kept_bytes else ""
+    return Group(table, f"freed {freed}{kept}")
 
 
 def what_if(lines: Sequence[WhatIf], estimates: Sequence[Estimate] = ()) -> Table:
@@ -58,6 +75,8 @@ def _summary(report: Mapping[str, Any]) -> Table:
         rows.add_row(name, told)
     for advice in report["advice"]:
         rows.add_row("advice", advice)
+    for told in held(report):
+        rows.add_row("fail if", told)
     for name, reason in report["unreadable"].items():
         rows.add_row("unreadable", f"{name}: {reason}")
     for warning in report["warnings"]:
@@ -157,9 +176,14 @@ def _budget(report: Mapping[str, Any]) -> dict[str, str]:
     budget = report["budget"]
     with_gain, went = f"{budget['rows_with_gain']:,} rows with a gain", f"{budget['planned']:,} planned, "
     went += f"{budget['used']:,} used"
+    # Places that are held back for escalation are of the budget, and not of the plan.
+    held_back = (report["guard"] or {}).get("held_back", 0)
+    places = f"{budget['places'] + held_back:,} places"
+    if held_back:
+        places += f" ({held_back:,} for escalation)"
     if budget.get("threshold") is None:
         return {
-            "budget": f"{budget['fraction']} of {with_gain}: {budget['places']:,} places, {went}",
+            "budget": f"{budget['fraction']} of {with_gain}: {places}, {went}",
             "threshold": f"{_number(report['threshold'])} predicted gain",
         }
     found = {"threshold": f"{budget['threshold']:g}: {budget['reached']:,} of {with_gain} reach it"}
@@ -174,7 +198,7 @@ def _budget(report: Mapping[str, Any]) -> dict[str, str]:
             f"{expected['high']:.4f} (95%) of rows like them"
         )
     if budget["cap"] is not None:
-        found["cap"] = f"{budget['cap']}: {budget['places']:,} places"
+        found["cap"] = f"{budget['cap']}: {places}"
     return found | {"to large": went}
 
 
@@ -253,15 +277,20 @@ def calibration(found: Calibration) -> Table:
 
 def standing(state: Mapping[str, Any]) -> Group:
     """Where an unfinished job stands."""
-    table = _table("stage", "done", "of")
-    for name, (done, total) in state["stages"].items():
-        table.add_row(name, f"{done:,}", f"{total:,}")
     return Group(
-        table,
+        stages(state["stages"]),
         "running"
         if state["running"]
         else f"not running; the same `{state['command']}` command goes on from here",
     )
+
+
+def stages(progress: Mapping[str, Sequence[int]]) -> Table:
+    """How far a job is."""
+    table = _table("stage", "done", "of")
+    for name, (done, total) in progress.items():
+        table.add_row(name, f"{done:,}", f"{total:,}")
+    return table
 
 
 def checked(check: Mapping[str, Any]) -> Table:

@@ -162,7 +162,10 @@ _Pool = TypeVar("_Pool", bound=Pool)
 
 def beside(source: str, folder: Path) -> str:
     """A model's folder next to the spec if there is one; else the text as it is (a hub name)."""
-    candidate = (folder / Path(source).expanduser()).resolve()
+    given = Path(source).expanduser()
+    if given.is_absolute():  # and a link stays one: it may lead elsewhere on a cluster's nodes
+        return str(given)
+    candidate = (folder / given).resolve()
     # A misspelt models/small is no hub name: the folder models is there.
     looks_like_hub = (
         source.count("/") == 1 and not source.startswith((".", "/", "~")) and not candidate.parent.is_dir()

@@ -315,3 +315,19 @@ def is_whole(folder: Folder, output: Mapping[str, Any]) -> bool:
     return (
         path.exists() and path.stat().st_size == output["bytes"] and folder.report(output["shard"]).exists()
     )
+
+
+def refuse_cleaned(workspace: AnyWorkspace, done: Mapping[str, Any] | None, asked: str | None = None) -> None:
+    """Raises OutputError if what is wanted needs work files that `clean` removed: a job that is not `done`
+    any more, or what is `asked` of one that is."""
+    root = workspace.folder.root
+    if workspace.ledger.cleaned and not done:
+        raise OutputError(
+            f"{root}: its work files were cleaned away when it was finished, and now files of its data/ or "
+            "reports/ are missing or changed. Restore them, or start a new job with another --output"
+        )
+    if workspace.ledger.cleaned and asked:
+        raise OutputError(
+            f"{root}: its work files were cleaned away, and {asked} needs them. Leave it out, or start a new "
+            "job with another --output"
+        )

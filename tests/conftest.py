@@ -93,6 +93,30 @@ def make_spec(tmp_path: Path, corpus: Path) -> Callable[..., Path]:
     return write
 
 
+@pytest.fixture
+def fake_engine(tmp_path: Path) -> Any:
+    from tests.fake_engine import FakeEngine
+
+    return FakeEngine(tmp_path / "sent.log")
+
+
+@pytest.fixture
+def invoke(fake_engine: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """A command in this process, on a made-up engine."""
+    from rich.console import Console
+    from typer.testing import CliRunner
+
+    from routelmt_batch import interrupts, job
+    from routelmt_batch.cli import app
+
+    monkeypatch.setattr(job, "vllm_engine", lambda folder, options: fake_engine.opened(folder))
+    monkeypatch.setattr(interrupts, "stop_on_signals", lambda: None)
+    for module in ("routelmt_batch.cli", "routelmt_batch.scheduled", "routelmt_batch.learning.cli"):
+        monkeypatch.setattr(f"{module}.stderr_console", lambda: Console(stderr=True))
+    runner = CliRunner(env={"COLUMNS": "200"})
+    return lambda *arguments: runner.invoke(app, [str(argument) for argument in arguments])
+
+
 def in_quality(script: str, *arguments: str, given: object = None) -> Any:
     """What a script of tests/comet answers, run by the quality environment's Python."""
     from routelmt_batch import quality
@@ -125,3 +149,18 @@ def ray_session() -> Iterator[None]:
     with session:
         session.start()
         yield
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """For `-n 2`: what shares a Ray session stays with one worker, and what takes longest begins first."""
+    session, long, short = [], [], []
+    for item in items:
+        if not item.get_closest_marker("engine"):
+            short.append(item)
+            continue
+        shares = "ray_session" in item.fixturenames
+        item.add_marker(pytest.mark.xdist_group("session" if shares else item.path.stem))
+        (session if shares else long).append(item)
+    # Each worker is given two groups to begin with: a short one behind the session's.
+    items[:] = [*session, *short[:2], *long, *short[2:]]

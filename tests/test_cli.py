@@ -21,7 +21,23 @@ from routelmt_batch.spec_file import load, load_label
 from tests.conftest import COLUMNS, DEMO, MODELS, REPOSITORY, write_shard
 from tests.fake_engine import FakeEngine
 
-COMMANDS = ["run", "plan", "report", "label", "train", "evaluate", "calibrate", "doctor", "init"]
+COMMANDS = [
+    "run",
+    "plan",
+    "report",
+    "label",
+    "train",
+    "evaluate",
+    "calibrate",
+    "clean",
+    "doctor",
+    "init",
+    "submit",
+    "status",
+    "logs",
+    "stop",
+    "list",
+]
 
 
 def routelmt(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -73,7 +89,7 @@ def test_init_writes_a_spec_once(tmp_path):
 def test_init_writes_a_valid_spec_of_each_kind_and_a_missing_one_names_it(invoke, tmp_path, kind, read):
     path = tmp_path / "spec.yaml"
     answer = invoke(kind, path)
-    assert f"no such spec file; `routelmt-batch init --kind {kind}` writes one" in str(answer.exception)
+    assert f"no such spec file; `routelmt-batch init --kind {kind}` writes one" in answer.stderr
     assert f"then: routelmt-batch {kind} {path}" in invoke("init", "--kind", kind, path).stdout
     read(path)
     # Every key that is commented out is known, and its value is valid.
@@ -103,6 +119,8 @@ def test_a_dry_run_checks_all_and_writes_nothing(tmp_path):
         (["run", "{spec}", "--output", "{full}"], "not a job's folder"),
         (["plan", "{spec}", "--budget", "x"], "give a number between 0 and 1"),
         (["report", "{full}"], "no job there"),
+        (["submit", "{spec}", "--budget", "1.01"], "less than or equal to 1"),
+        (["submit", "{spec}"], "give the URL of the cluster's dashboard, such as http://HEAD:8265"),
         (["run"], "Missing argument"),
         (["run", "{spec}", "--limit", "0"], "Invalid value for '--limit'"),
         (["evaluate", "x.parquet", "--out", "o", "--seed=-3"], "Invalid value for '--seed'"),
@@ -269,24 +287,6 @@ def test_doctor_says_what_is_fine():
     assert answer.returncode in (0, 1)
     for word in ("Python", "ray", "vLLM", "torch", "memory", "disk"):
         assert word in answer.stdout
-
-
-@pytest.fixture
-def invoke(tmp_path, monkeypatch):
-    """A command in this process, on a made-up engine."""
-    from rich.console import Console
-    from typer.testing import CliRunner
-
-    from routelmt_batch import job
-    from routelmt_batch.cli import app
-
-    engine = FakeEngine(tmp_path / "sent.log")
-    monkeypatch.setattr(job, "vllm_engine", lambda folder, options: engine.opened(folder))
-    monkeypatch.setattr(job, "stop_on_signals", lambda: None)
-    for module in ("routelmt_batch.cli", "routelmt_batch.options", "routelmt_batch.learning.cli"):
-        monkeypatch.setattr(f"{module}.stderr_console", lambda: Console(stderr=True))
-    runner = CliRunner(env={"COLUMNS": "200"})
-    return lambda *arguments: runner.invoke(app, [str(argument) for argument in arguments])
 
 
 def planned(tmp_path: Path) -> dict:

@@ -11,11 +11,11 @@ PACKAGE = Path(routelmt_batch.__file__).parent
 # A module may import from its own layer and from those after it.
 LAYERS = (
     {"__main__", "cli"},
-    {"learning.cli"},
-    {"show", "options"},
+    {"learning.cli", "submission.cli"},
+    {"show", "options", "scheduled"},
     {"learning.evaluation", "learning.labelling", "learning.training", "learning.calibrate"},
     {"learning"},
-    {"job", "rates"},
+    {"job", "rates", "clean", "conditions", "exposition", "submission"},
     {"page"},
     {"stages"},
     {"routers", "metrics"},

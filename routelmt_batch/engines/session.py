@@ -81,7 +81,7 @@ class Session:
         os.environ.update(NO_TELEMETRY)
         if not self.local:
             _check_answers(self.address or "")
-            _use_token()
+            use_token()
         os.environ.setdefault("RAY_process_group_cleanup_enabled", "1")
         if not self.verbose:
             self._open.enter_context(_to_file(self.log_folder / "driver.log"))
@@ -95,11 +95,12 @@ class Session:
             try:
                 self._join()
             except (ConnectionError, ValueError, RuntimeError) as error:
+                why = last_line(str(error))
                 raise UsageError(
-                    f"--address {self.address}: no Ray cluster lets this job in ({_last(str(error))}). If "
-                    "it asks for a token, put the head's into ~/.ray/auth_token or RAY_AUTH_TOKEN"
+                    f"--address {self.address}: no Ray cluster lets this job in ({why}). If it asks for a "
+                    "token, put the head's into ~/.ray/auth_token or RAY_AUTH_TOKEN"
                     if not self.local
-                    else f"Ray did not start: {_last(str(error))}; `routelmt-batch doctor` looks why"
+                    else f"Ray did not start: {why}; `routelmt-batch doctor` looks why"
                 ) from None
         self._open.callback(self.keep_logs)
         context = DataContext.get_current()
@@ -153,9 +154,9 @@ class Session:
             raise EngineError(self._engine_message(label, error)) from error
 
     def _engine_message(self, label: str, error: Exception) -> str:
-        faults = self._faults() or [_last(str(error))]
+        faults = self._faults() or [last_line(str(error))]
         if "EngineBroken" in str(error):
-            faults = [_last(str(error)), *faults[-1:]]
+            faults = [last_line(str(error)), *faults[-1:]]
         elif "actor is dead" in str(error):
             faults = [
                 f"its process died {RESTARTS + 1} times and is restarted {RESTARTS} times: out of memory, "
@@ -220,9 +221,9 @@ def _check_answers(address: str) -> None:
         raise UsageError(f"--address {address}: nothing answers there ({error})") from None
 
 
-def _use_token() -> None:
-    """Join with the token that is there. Ray 2.60 starts clusters with tokens on, but a driver that
-    joins one sends its token only when told to."""
+def use_token() -> None:
+    """Use the token that is there. Ray 2.60 starts clusters with tokens on, but who joins one, or submits
+    to it, sends its token only when told to. Before Ray is imported."""
     places = (os.environ.get("RAY_AUTH_TOKEN_PATH"), str(Path.home() / ".ray" / "auth_token"))
     if os.environ.get("RAY_AUTH_TOKEN") or any(place and Path(place).is_file() for place in places):
         os.environ.setdefault("RAY_AUTH_MODE", "token")
@@ -267,6 +268,6 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         queue += [item.__cause__, item.__context__, getattr(item, "cause", None)]
 
 
-def _last(text: str) -> str:
+def last_line(text: str) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[-1][:300] if lines else "no message"

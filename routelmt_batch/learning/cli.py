@@ -14,14 +14,17 @@ from routelmt_batch.kinds import SEVERE_LOSS_GAIN
 from routelmt_batch.options import (
     AddressOption,
     LimitOption,
+    LogFormatOption,
+    MetricsPortOption,
     OutputOption,
     SetOption,
     ShardsOption,
     SpecPath,
+    TimeLimitOption,
     VerboseOption,
-    carry_out,
 )
 from routelmt_batch.progress import Bars, stderr_console
+from routelmt_batch.scheduled import carry_out, scheduled
 
 if TYPE_CHECKING:
     from routelmt_batch.job import OpenEngine
@@ -67,6 +70,9 @@ def label(
     settings: SetOption = None,
     limit: LimitOption = None,
     shards: ShardsOption = None,
+    time_limit: TimeLimitOption = None,
+    metrics_port: MetricsPortOption = None,
+    log_format: LogFormatOption = "text",
     address: AddressOption = None,
     verbose: VerboseOption = False,
 ) -> None:
@@ -74,21 +80,25 @@ def label(
 
     Stopped or killed, the same command goes on where it stood.
     """
-    from routelmt_batch import job, show
-    from routelmt_batch.learning.labelling.label import exit_code
-    from routelmt_batch.learning.labelling.label import label as run_label
-    from routelmt_batch.spec_file import load_label
+    with scheduled("label", log_format, time_limit, metrics_port) as ending:
+        from routelmt_batch import job, show
+        from routelmt_batch.learning.labelling.label import label as run_label
+        from routelmt_batch.learning.labelling.label import summary
+        from routelmt_batch.spec_file import load_label
 
-    job.stop_on_signals()
-    label_spec = load_label(spec, settings or (), output)
-    options = job.Options(limit, shards, False, address, verbose)
-    carry_out(run_label, label_spec, options, show.labels, exit_code, what="these labels are")
+        label_spec = load_label(spec, settings or (), output)
+        ending.begin(label_spec.name, label_spec.output.uri)
+        options = job.Options(limit, shards, False, address, verbose)
+        carry_out(ending, run_label, label_spec, options, show.labels, summary, what="these labels are")
 
 
 def train(
     spec: SpecPath,
     output: OutputOption = None,
     settings: SetOption = None,
+    time_limit: TimeLimitOption = None,
+    metrics_port: MetricsPortOption = None,
+    log_format: LogFormatOption = "text",
     address: AddressOption = None,
     verbose: VerboseOption = False,
 ) -> None:
@@ -96,19 +106,20 @@ def train(
 
     Stopped or killed, the same command goes on from the last checkpoint.
     """
-    from routelmt_batch import job, show
-    from routelmt_batch.learning.training.spec import load_train_spec
-    from routelmt_batch.learning.training.train import train as run_train
+    with scheduled("train", log_format, time_limit, metrics_port) as ending:
+        from routelmt_batch import job, show
+        from routelmt_batch.learning.training.spec import load_train_spec
+        from routelmt_batch.learning.training.train import summary
+        from routelmt_batch.learning.training.train import train as run_train
 
-    job.stop_on_signals()
-    train_spec = load_train_spec(spec, settings or (), output)
-    console = stderr_console()
-    console.print(f"{train_spec.name}: {train_spec.output.uri}")
-    outcome = run_train(train_spec, job.Options(address=address, verbose=verbose), Bars(console))
-    if not outcome.new:
-        console.print("this router is trained; nothing to do. Its held-out figures:")
-    show.console().print(show.training(outcome.report))
-    show.console().print(train_spec.output.uri)
+        train_spec = load_train_spec(spec, settings or (), output)
+        ending.begin(train_spec.name, train_spec.output.uri)
+        ending.bars.say(f"{train_spec.name}: {train_spec.output.uri}")
+        outcome = run_train(train_spec, job.Options(address=address, verbose=verbose), ending.bars)
+        if not outcome.new:
+            ending.bars.say("this router is trained; nothing to do. Its held-out figures:")
+        ending.show(show.training(outcome.report), train_spec.output.uri)
+        ending.end(**summary(outcome.report))
 
 
 def evaluate(
@@ -226,9 +237,9 @@ def calibrate(
 
 def _bars_and_engine(address: str | None, verbose: bool) -> tuple[Bars, OpenEngine]:
     """What shows progress, and what opens vLLM; a signal then stops both in order."""
-    from routelmt_batch import job
+    from routelmt_batch import interrupts, job
 
-    job.stop_on_signals()
+    interrupts.stop_on_signals()
     options = job.Options(address=address, verbose=verbose)
     return Bars(stderr_console()), partial(job.vllm_engine, options=options)
 

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from routelmt_batch.atomic import plain
-from routelmt_batch.drift import apart, at_most
+from routelmt_batch.drift import Drift, apart, at_most
 from routelmt_batch.page.excerpts import clip
 from routelmt_batch.page.finished import FinishedJob
 from routelmt_batch.page.shard_table import FAILURES
@@ -42,7 +42,7 @@ def compare(job: FinishedJob, other: FinishedJob, rows: int) -> dict[str, Any]:
         Routed, with at most `rows` examples.
     """
     pair = (job.report, other.report)
-    found = _routed(job, other, rows)
+    found, moved = _routed(job, other, rows), drift(job, other)
     compared: dict[str, Any] = plain(
         {
             "names": [job.report["name"], other.report["name"]],
@@ -50,7 +50,7 @@ def compare(job: FinishedJob, other: FinishedJob, rows: int) -> dict[str, Any]:
             "figures": _paired([_figures(report) for report in pair]),
             **{key: _paired([report[key] for report in pair]) for key in ("status", "reason")},
             "direction": _paired([_shares(report) for report in pair], None),
-            "drift": _drift(job, other),
+            "drift": vars(moved) if moved else None,
             "settings": dict(_settings(*pair)),
             "routed": vars(found),
         }
@@ -85,7 +85,8 @@ def _paired(sides: Sequence[Mapping[str, Any]], missing: int | None = 0) -> dict
     return {key: [side.get(key, missing) for side in sides] for side in sides for key in side}
 
 
-def _drift(job: FinishedJob, other: FinishedJob) -> dict[str, Any] | None:
+def drift(job: FinishedJob, other: FinishedJob) -> Drift | None:
+    """How far a job's scores have moved from another's; None where one of them has none."""
     size = other.report["budget"]["rows_with_gain"]
     if not size:
         return None
@@ -93,7 +94,7 @@ def _drift(job: FinishedJob, other: FinishedJob) -> dict[str, Any] | None:
     found = cuts(other.gains, [size - rank + 1 for rank in ranks], len(other.shards))
     quantiles = np.array([cut.gain for cut in found if cut])
     (below, rows), (below_other, rows_other) = (at_most(side.gains(), quantiles) for side in (job, other))
-    return vars(apart(below / rows, below_other / rows_other, rows, rows_other)) if rows else None
+    return apart(below / rows, below_other / rows_other, rows, rows_other) if rows else None
 
 
 def _settings(a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[tuple[str, list[Any]]]:

@@ -74,6 +74,11 @@ def spans(table: pa.Table) -> dict[str, Span]:
     }
 
 
+def tokens_of(results: pa.Table, column: str) -> int:
+    """Sum of a column of tokens over RESULTS that an engine gave."""
+    return pc.sum(results.filter(pc.field("skip") == "")[column]).as_py() or 0
+
+
 @dataclass
 class LaneTime:
     """What one lane of a pass committed: rows, when its engine was ready, when its last part was there."""

@@ -42,6 +42,27 @@ def exit_code(job: dict[str, Any]) -> int:
     return DONE_WITH_FAILURES if bad else DONE
 
 
+def all_places(job: Mapping[str, Any]) -> int:
+    """Places of the budget for the large model, those that the guard holds back for escalation included."""
+    places: int = job["budget"]["places"]
+    return places + ((job.get("guard") or {}).get("held_back") or 0)
+
+
+def summary(job: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+    """A report in one line: the exit code, and the figures that a scheduler keeps."""
+    return exit_code(job), {
+        "rows": job["rows"],
+        **job["status"],
+        "unreadable_shards": len(job["unreadable"]),
+        "large": job["route"].get(LARGE, 0),
+        "share_to_large": job["fraction"]["actual"],
+        "places": all_places(job),
+        "threshold": job["threshold"],
+        "predicted_gain_bought": job["predicted_gain_bought"],
+        "seconds": job["seconds"],
+    }
+
+
 def job_report(workspace: Job, plan: Plan) -> dict[str, Any]:
     spec = workspace.spec
     total = merge(_shard_reports(workspace))

@@ -19,7 +19,7 @@ from routelmt_batch.routers.router import Router
 from routelmt_batch.routers.sentinel import Sentinel
 from routelmt_batch.rows import NOT_A_NUMBER
 from routelmt_batch.rows import SCORES as SCHEMA
-from routelmt_batch.stages.passes import PartWriter, refuse_failures, run_pass
+from routelmt_batch.stages.passes import PartWriter, refuse_failures, run_pass, tokens_of
 from routelmt_batch.stages.requests import PromptReader, not_in
 from routelmt_batch.units import Unit
 from routelmt_batch.workspace import AnyWorkspace, Recipe
@@ -65,7 +65,11 @@ class Writer:
             schema=SCHEMA,
         )
         lost = sum(not skip and math.isnan(value) for skip, value in zip(skips, gain, strict=True))
-        counts = {"unscored": int(lost), "cut": pc.sum(results["cut"]).as_py() or 0}
+        counts = {
+            "unscored": int(lost),
+            "cut": pc.sum(results["cut"]).as_py() or 0,
+            "prompt_tokens": tokens_of(results, "prompt_tokens"),
+        }
         return self.part(table, counts, results["engine_seconds"])
 
 

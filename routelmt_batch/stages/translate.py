@@ -5,6 +5,7 @@ Greedy decoding. LMT's own script searches with 5 beams; vLLM serves greedily: a
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -34,7 +35,7 @@ from routelmt_batch.selection import Cut
 from routelmt_batch.spec import JobSpec, LabelSpec, Pool, Translator
 from routelmt_batch.stages.allocate import Plan
 from routelmt_batch.stages.attempts import Mask, attempts
-from routelmt_batch.stages.passes import PartWriter, run_pass
+from routelmt_batch.stages.passes import PartWriter, run_pass, tokens_of
 from routelmt_batch.stages.recipe import Job
 from routelmt_batch.stages.requests import PromptReader
 from routelmt_batch.stages.work import Work, planned_rows, work_on
@@ -89,11 +90,18 @@ class Writer:
             },
             schema=SCHEMA,
         )
+        failed = Counter(reason for reason, text in zip(reasons, texts, strict=True) if text is None)
         skipped = len([reason for reason in reasons if reason in UNTRANSLATABLE])
         counts = {
             self.route: table.num_rows,
             f"{self.route}_failed": table.num_rows - statuses.count(OK),
             f"{self.route}_skipped": skipped,  # of those: never sent to the model
+            # For whoever watches the job.
+            **{f"{self.route}_failed_{reason}": rows for reason, rows in sorted(failed.items())},
+            **{
+                f"{self.route}_{name}": tokens_of(results, name)
+                for name in ("prompt_tokens", "output_tokens")
+            },
         }
         return self.part(table, counts, results["engine_seconds"])
 

@@ -16,7 +16,7 @@ from routelmt_batch.job import Options
 from routelmt_batch.learning.training import examples
 from routelmt_batch.learning.training.folder import TrainingFolder
 from routelmt_batch.learning.training.model_card import PLOT, PLOT_BY_DIRECTION
-from routelmt_batch.learning.training.train import train
+from routelmt_batch.learning.training.train import summary, train
 from routelmt_batch.progress import Bars
 from routelmt_batch.routers.card import read_card
 from tests.learning.training import SMALL, in_process, make_spec, write_encoder, write_labels
@@ -82,6 +82,13 @@ def _free_what_it_held():
     for key, group in placement_group_table().items():
         if group["state"] == "CREATED":
             remove_placement_group(PlacementGroup(ray.PlacementGroupID.from_hex(key)))
+
+
+def test_the_last_line_has_the_figures_on_all_held_out_rows(trained):
+    report, *_ = trained
+    held_out = report["held_out"]["overall"]
+    assert summary(report) == {key: held_out[key] for key in ("rows", "spearman", "r2")}
+    assert summary(report)["rows"] == sum(part["rows"] for part in report["held_out"]["directions"].values())
 
 
 def lines_of(folder):

@@ -32,7 +32,7 @@ from routelmt_batch.spec import LabelSpec
 from routelmt_batch.stages.outputs import Addition, standing_outputs, succeed, write_report, write_shards
 from routelmt_batch.stages.translate import check_fit
 from routelmt_batch.units import Unit, languages
-from routelmt_batch.workspace import Folder, open_workspace
+from routelmt_batch.workspace import Folder, open_workspace, refuse_cleaned
 
 
 def label(spec: LabelSpec, options: Options, bars: Bars, open_engine: OpenEngine) -> Outcome:
@@ -46,6 +46,7 @@ def label(spec: LabelSpec, options: Options, bars: Bars, open_engine: OpenEngine
         open_engine(workspace.folder) as engine,
     ):
         done = finished(workspace.folder)
+        refuse_cleaned(workspace, done)
         if done:
             return Outcome(done, new=False)
         if workspace.ledger.rows(TRANSLATIONS) < len(ROUTES) * workspace.rows:
@@ -73,6 +74,17 @@ def exit_code(report: dict[str, Any]) -> int:
     """0 done; 3 done, but a model failed on rows or a shard could not be read."""
     failed = [reason for reason in report["unlabelled"] if reason not in UNTRANSLATABLE]
     return 3 if failed or report["unreadable"] else 0
+
+
+def summary(report: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+    """As stages.report.summary, of labels."""
+    return exit_code(report), {
+        "rows": report["rows"],
+        "labelled": report["labelled"],
+        "unlabelled": sum(report["unlabelled"].values()),
+        "unreadable_shards": len(report["unreadable"]),
+        "gain": report["overall"].get("gain"),
+    }
 
 
 def assemble(workspace: Labelling, bars: Bars) -> None:

@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 from routelmt_batch import checkpoints
 from routelmt_batch.atomic import write_json, write_text
 from routelmt_batch.errors import ModelError
-from routelmt_batch.job import Options, Outcome, stop_on_signals
+from routelmt_batch.interrupts import stop_on_signals
+from routelmt_batch.job import Options, Outcome
 from routelmt_batch.learning.labels import Signature
 from routelmt_batch.learning.training import examples, model_card
 from routelmt_batch.learning.training.folder import (
@@ -61,6 +62,12 @@ def train(spec: TrainSpec, options: Options, bars: Bars) -> Outcome:
         return Outcome(_publish(spec, folder, made, bars), new=True)
 
 
+def summary(report: dict[str, Any]) -> dict[str, Any]:
+    """What a scheduler keeps of a report."""
+    held_out = report["held_out"]["overall"]
+    return {name: held_out[name] for name in ("rows", "spearman", "r2")}
+
+
 class _Remembering(Bars):
     """Another's bars, whose warnings also stand in the model card."""
 
@@ -68,10 +75,11 @@ class _Remembering(Bars):
         super().__init__(bars.console, bars.quiet)
         self.steps = bars.steps  # type: ignore[method-assign]
         self.told: list[str] = []
+        self._pass_on = bars.warn
 
     def warn(self, message: str) -> None:
         self.told.append(message)
-        super().warn(message)
+        self._pass_on(message)
 
 
 def _check_base(spec: TrainSpec) -> None:

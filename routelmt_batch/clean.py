@@ -1,0 +1,170 @@
+"""`clean`: the work files of a finished job removed, what audits need kept.
+
+Manifest, spec, plan, ledger, logs, an audit's sample and all outside of `_job/` stay as they are. Of the
+translations those stay that stand in no output row: the audit page shows both models' texts where there
+are both.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from routelmt_batch.atomic import remove_temporary, sha256
+from routelmt_batch.errors import OutputError
+from routelmt_batch.job import finished
+from routelmt_batch.ledger import CHECKS, GUARD, QUALITY, SCORES, TRANSLATIONS, Ledger, PartEntry, hold
+from routelmt_batch.manifest import command
+from routelmt_batch.page.finished import FinishedJob
+from routelmt_batch.progress import Bars
+from routelmt_batch.rows import LARGE, OK, SMALL
+from routelmt_batch.rows import TRANSLATIONS as SCHEMA
+from routelmt_batch.stages.passes import NO_TIMES, PartWriter
+from routelmt_batch.threads import Stop, each
+from routelmt_batch.workspace import Folder
+
+CLEARED = (SCORES, TRANSLATIONS, CHECKS, QUALITY, GUARD)
+_PART_ROWS = 100_000
+
+
+@dataclass(frozen=True)
+class Removed:
+    """Files of one stage, and their bytes."""
+
+    stage: str
+    files: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Cleaned:
+    """What was removed, by stage, and the bytes of the translations that were written anew to be kept."""
+
+    removed: list[Removed]
+    kept_bytes: int = 0
+
+    @property
+    def freed_bytes(self) -> int:
+        return sum(stage.bytes for stage in self.removed) - self.kept_bytes
+
+
+def to_remove(folder: Folder) -> Cleaned:
+    """What `clean` would remove of a finished job; what it would keep of that is not known before.
+
+    Raises:
+        OutputError: no job is there, or it is not finished.
+    """
+    _check(folder)
+    ledger = folder.ledger()
+    return Cleaned(_sizes(ledger.unnamed(leaving_out=() if ledger.cleaned else CLEARED)))
+
+
+def clean(folder: Folder, bars: Bars) -> Cleaned:
+    """Remove the work files of a finished job, and say which; none the second time.
+
+    The ledger's one line makes them nobody's: killed before it, nothing has happened; killed after it, the
+    job is whole, and the next clean, or run, removes what is left.
+
+    Raises:
+        OutputError: no job is there, it is not finished, somebody holds it, or an output shard is not
+            what was committed: it could not be made again.
+    """
+    _check(folder)
+    with hold(folder.work):
+        _check(folder)
+        ledger = folder.ledger()
+        ledger.drop_torn_line()
+        remove_temporary(folder.root)
+        cleaned = Cleaned(_sizes(ledger.unnamed()))
+        if not ledger.cleaned:
+            _verify(folder, bars)
+            removed = _sizes(ledger.unnamed(leaving_out=CLEARED))
+            kept = list(_keep(folder, ledger, bars))
+            ledger.record("cleaned", kept, cleared=CLEARED)
+            cleaned = Cleaned(removed, sum(entry.bytes for entry in kept))
+        ledger.sweep()
+        return cleaned
+
+
+def _sizes(files: dict[str, list[Path]]) -> list[Removed]:
+    return [
+        Removed(stage, len(paths), sum(path.stat().st_size for path in paths))
+        for stage, paths in files.items()
+        if paths
+    ]
+
+
+def _check(folder: Folder) -> None:
+    if folder.read_manifest() is None:
+        raise OutputError(f"{folder.root}: no job there (no {folder.manifest.relative_to(folder.root)})")
+    if not finished(folder):
+        raise OutputError(
+            f"{folder.root}: this job is not finished, and needs its work files; `run` it to its end first"
+        )
+
+
+def _verify(folder: Folder, bars: Bars) -> None:
+    """Raises OutputError if an output shard is not what _SUCCESS says."""
+    outputs = json.loads(folder.success.read_text(encoding="utf8"))["shards"]
+
+    def differs(output: dict[str, str], stop: Stop) -> bool:
+        return sha256(folder.data(output["shard"]), stop) != output["sha256"]
+
+    with (
+        bars.rows("verify", len(outputs), unit="shards") as advance,
+        each(differs, outputs) as outcomes,
+    ):
+        for output, bad in zip(outputs, outcomes, strict=True):
+            if bad:
+                raise OutputError(
+                    f"{folder.data(output['shard'])}: changed after it was written, and without the work "
+                    "files it could not be made again. Remove it and `run` the job; nothing was cleaned"
+                )
+            advance(1)
+
+
+def _keep(folder: Folder, ledger: Ledger, bars: Bars) -> Iterator[PartEntry]:
+    """New parts with the translations that stand in no output row; labels have all in theirs."""
+    manifest = folder.read_manifest()
+    if not manifest or command(manifest["fingerprints"]) == "label":
+        return
+    job = FinishedJob.read(folder)
+    made = sum(
+        ledger.count(TRANSLATIONS, model) - ledger.count(TRANSLATIONS, f"{model}_failed")
+        for model in (SMALL, LARGE)
+    )
+    if made == sum(job.report["route"].values()):
+        return
+    write = PartWriter(folder.work, TRANSLATIONS, "kept", ledger.generation)
+    held = SCHEMA.empty_table()
+    with bars.rows("keep", len(job.shards), unit="shards") as advance:
+        for shard in job.shards:
+            held = pa.concat_tables([held, *_standing_nowhere(job, ledger, shard)])
+            if held.num_rows >= _PART_ROWS:
+                yield write(held, {}, NO_TIMES)["entry"]
+                held = SCHEMA.empty_table()
+            advance(1)
+    if held.num_rows:
+        yield write(held, {}, NO_TIMES)["entry"]
+
+
+def _standing_nowhere(job: FinishedJob, ledger: Ledger, shard: str) -> Iterator[pa.Table]:
+    """A shard's committed translations by the model that its output row has not."""
+    routes: list[npt.NDArray[np.bool_]] = [np.zeros(0, bool)]
+    for _, batch in job.batches(shard, ["route"]):
+        routes.append(pc.fill_null(pc.equal(batch["route"], LARGE), False).to_numpy(zero_copy_only=False))
+    by_large = np.concatenate(routes)
+    for entry in ledger.overlapping_entries(TRANSLATIONS, shard, 0, len(by_large)):
+        table = pq.read_table(
+            ledger.part_path(entry), filters=[("shard", "=", shard), ("status", "=", OK)]
+        ).cast(SCHEMA)
+        here = pa.array(by_large[table["row"].to_numpy()])
+        yield table.filter(pc.not_equal(pc.equal(table["route"], LARGE), here))

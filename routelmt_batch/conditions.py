@@ -1,0 +1,173 @@
+"""`--fail-if`: what a scheduler takes for a failure of a job that is done.
+
+A condition is a name, `>` and a number. One that cannot be evaluated holds: it never passes unseen.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+from fractions import Fraction
+from typing import Any
+
+import pyarrow as pa
+
+from routelmt_batch.atomic import write_json
+from routelmt_batch.errors import RoutelmtError, UsageError
+from routelmt_batch.page.comparison import drift
+from routelmt_batch.page.finished import FinishedJob
+from routelmt_batch.rows import FAILED, QUARANTINED
+from routelmt_batch.stages.recipe import JobRecipe
+from routelmt_batch.stages.report import all_places
+from routelmt_batch.workspace import Folder
+
+CONDITION_HELD = 4  # the exit code
+KEY = "fail_if"  # of reports/job.json
+# What each name measures, and whether it can be more than 1.
+_SHARES = {
+    "failed": "share of the rows that failed or were quarantined",
+    "unused_budget": "share of the large model's places that no row of its stands on",
+    "ks": "Kolmogorov-Smirnov distance of the scores",
+}
+_KNOWN = _SHARES | {"psi": "population stability index of the scores"}
+_DRIFT = ("psi", "ks")
+
+
+class _Unknown(Exception):
+    """Why a condition's value cannot be known."""
+
+
+@dataclass(frozen=True)
+class Condition:
+    """It holds when the value that `name` stands for is more than `limit`."""
+
+    name: str
+    limit: Decimal
+
+    @classmethod
+    def parse(cls, text: str) -> Condition:
+        """Raises UsageError, with the names there are, if it is none."""
+        match = re.fullmatch(r"\s*(\w+)\s*>\s*([\d.]+(?:[eE]-?\d+)?)\s*", text)
+        try:
+            found = match and cls(match[1], Decimal(match[2]))
+        except InvalidOperation:
+            found = None
+        if not found:
+            raise UsageError(
+                f"--fail-if {text}: give NAME>NUMBER, such as failed>0.01 (in quotes: > is the shell's, too)"
+            )
+        if found.name not in _KNOWN:
+            known = "; ".join(f"{name}: {told}" for name, told in _KNOWN.items())
+            raise UsageError(f"--fail-if {text}: no condition has the name {found.name!r}. There are {known}")
+        if found.name in _SHARES and found.limit >= 1:
+            raise UsageError(f"--fail-if {text}: {found.name} is never more than 1; give a number below 1")
+        return found
+
+    def __str__(self) -> str:
+        return f"{self.name}>{self.limit}"
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """What a run is judged by when it is done; drift is from `against`, or from the router's calibration."""
+
+    conditions: tuple[Condition, ...] = ()
+    against: FinishedJob | None = None
+
+    @classmethod
+    def parse(cls, texts: Sequence[str], against: FinishedJob | None) -> Conditions:
+        """Raises UsageError for one that is none, or that can never be evaluated."""
+        found = cls(tuple(map(Condition.parse, texts)), against)
+        if against and not found.of_drift:
+            raise UsageError("--against: goes with --fail-if 'psi>...' or 'ks>...'")
+        if against and not against.report["budget"]["rows_with_gain"]:
+            raise UsageError(f"--against {against.folder.root}: no row of it has a score to drift from")
+        return found
+
+    @property
+    def of_drift(self) -> list[Condition]:
+        return [condition for condition in self.conditions if condition.name in _DRIFT]
+
+    def check(self, recipe: JobRecipe, folder: Folder) -> None:
+        """Raises UsageError, before anything is paid for, if a condition could not be evaluated."""
+        if self.against and self.against.folder.root.resolve() == folder.root.resolve():
+            raise UsageError(f"--against {folder.root}: is this job itself; give an earlier one")
+        card = recipe.router.card
+        if self.of_drift and not self.against and not (card and card.calibration):
+            raise UsageError(
+                f"--fail-if {self.of_drift[0]}: the router has no calibration to drift from. Give an "
+                "earlier job with --against OUTPUT, or `routelmt-batch calibrate` the router"
+            )
+        budget = recipe.budget
+        share = budget.fraction if budget.threshold is None else budget.cap
+        for condition in self.conditions:
+            if condition.name == "unused_budget" and not share:
+                which = "a threshold without --cap" if share is None else "a budget of 0"
+                raise UsageError(
+                    f"--fail-if {condition}: {which} has no places that could stay unused; leave it out"
+                )
+
+    def judge(self, folder: Folder, report: dict[str, Any]) -> dict[str, Any]:
+        """A finished job's report with what became of the conditions, which is written with it."""
+        if not self.conditions:
+            return report
+        verdicts = [self._verdict(condition, folder, report) for condition in self.conditions]
+        judged = report | {KEY: verdicts}
+        write_json(folder.job_report, judged, "report")
+        return judged
+
+    def _verdict(self, condition: Condition, folder: Folder, report: Mapping[str, Any]) -> dict[str, Any]:
+        """`condition`, its `value`, whether it `holds`, and `why` there is no value."""
+        try:
+            value = self._value(condition.name, folder, report)
+        except _Unknown as error:
+            return {"condition": str(condition), "value": None, "holds": True, "why": str(error)}
+        holds = value > Fraction(condition.limit)
+        return {"condition": str(condition), "value": float(value), "holds": holds, "why": None}
+
+    def _value(self, name: str, folder: Folder, report: Mapping[str, Any]) -> Fraction:
+        if name == "failed":
+            return _share(sum(report["status"][status] for status in (FAILED, QUARANTINED)), report["rows"])
+        if name == "unused_budget":
+            places = all_places(report)
+            return _share(places - report["budget"]["used"], places)
+        moved = self._drift(folder, report)[name]
+        if moved is None or not math.isfinite(moved):
+            raise _Unknown("it is no finite number")
+        return Fraction(moved)
+
+    def _drift(self, folder: Folder, report: Mapping[str, Any]) -> Mapping[str, float | None]:
+        if not self.against:
+            known: Mapping[str, float | None] | None = report.get("drift")
+        else:
+            try:
+                moved = drift(FinishedJob.read(folder), self.against)
+            except (RoutelmtError, OSError, pa.ArrowException) as error:
+                raise _Unknown(f"{self.against.folder.root} cannot be read: {error}") from error
+            known = vars(moved) if moved else None
+        if not known:
+            raise _Unknown("no row has a score")
+        return known
+
+
+NO_CONDITIONS = Conditions()
+
+
+def _share(part: int, whole: int) -> Fraction:
+    if not whole:
+        raise _Unknown("it is a share of none")
+    return Fraction(part, whole)
+
+
+def held(report: Mapping[str, Any]) -> list[str]:
+    """The conditions that hold, in words."""
+    return [
+        f"{line['condition']}: it is {line['value']:.4g}"
+        if line["why"] is None
+        else f"{line['condition']}: cannot be evaluated ({line['why']})"
+        for line in report.get(KEY, ())
+        if line["holds"]
+    ]

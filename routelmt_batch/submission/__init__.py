@@ -1,0 +1,1 @@
+"""Jobs on a Ray cluster through Ray's own job submission: submitted, found again, watched, stopped."""

@@ -1,0 +1,227 @@
+"""The commands of a job on a cluster: submit, status, logs, stop, list. Nothing heavy loads before use."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+from routelmt_batch.errors import UsageError
+from routelmt_batch.options import (
+    BudgetOption,
+    CapOption,
+    LimitOption,
+    OutputOption,
+    RetryFailedOption,
+    SetOption,
+    ShardsOption,
+    SpecPath,
+    ThresholdOption,
+    VerboseOption,
+)
+from routelmt_batch.progress import stderr_console
+
+if TYPE_CHECKING:
+    from routelmt_batch.submission.cluster import Cluster
+    from routelmt_batch.submission.submissions import Submission
+
+UrlOption = Annotated[
+    str | None,
+    typer.Option(
+        "--address",
+        metavar="URL",
+        help="The cluster's dashboard, such as http://HEAD:8265; default: RAY_API_SERVER_ADDRESS, "
+        "RAY_ADDRESS.",
+    ),
+]
+JobArgument = Annotated[
+    str, typer.Argument(metavar="JOB", help="A submission's id, or its output folder: the last one of it.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print it as JSON.")]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the commands."""
+    for name, command, example in (
+        (
+            "submit",
+            submit,
+            "submit nightly.yaml --budget 0.3 --output /corpora/out/1 --address http://head:8265",
+        ),
+        ("status", status, "status /corpora/out/1 --address http://head:8265"),
+        ("logs", logs, "logs /corpora/out/1 --follow --address http://head:8265"),
+        ("stop", stop, "stop /corpora/out/1 --address http://head:8265"),
+        ("list", list_submissions, "list --address http://head:8265"),
+    ):
+        app.command(name, epilog=f"Example: routelmt-batch {example}")(command)
+
+
+def submit(
+    spec: SpecPath,
+    address: UrlOption = None,
+    budget: BudgetOption = None,
+    output: OutputOption = None,
+    threshold: ThresholdOption = None,
+    cap: CapOption = None,
+    settings: SetOption = None,
+    limit: LimitOption = None,
+    shards: ShardsOption = None,
+    retry_failed: RetryFailedOption = False,
+    python: Annotated[
+        str, typer.Option("--python", metavar="PATH", help="The Python to run with on the cluster's head.")
+    ] = "python",
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Show the job's log, and end with its exit code.")
+    ] = False,
+    attach: Annotated[
+        bool, typer.Option("--attach", help="If this very job is there already, take it for the new one.")
+    ] = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Hand a job to a Ray cluster, or go on there with one that was stopped; prints the submission's id.
+
+    Package and spec travel; models, input and output are paths as the cluster's nodes see them. Relative
+    ones are made absolute here. An output that a submission waits for or works on is refused.
+    """
+    from routelmt_batch.spec_file import load
+    from routelmt_batch.submission.submit import Order
+    from routelmt_batch.submission.submit import submit as hand_over
+
+    job_spec = load(
+        spec,
+        settings or (),
+        budget_fraction=budget,
+        budget_threshold=threshold,
+        budget_cap=cap,
+        output_uri=output,
+    )
+    options = (
+        *(("--limit", str(limit)) if limit else ()),
+        *(("--shards", shards) if shards else ()),
+        *(("--retry-failed",) if retry_failed else ()),
+        *(("--verbose",) if verbose else ()),
+    )
+    cluster = _cluster(address)
+    submission, new = hand_over(cluster, Order(job_spec, options, python), attach)
+    typer.echo(submission.id)
+    console = stderr_console()
+    done = f"attempt {submission.attempt}" if new else "is there already"
+    for line in (
+        f"{submission.name}: {done}; {', '.join(job_spec.input.uris)} -> {submission.output}",
+        f"watch: {_command('logs', submission, address)} --follow",
+        f"stop:  {_command('stop', submission, address)}",
+    ):
+        console.print(line, soft_wrap=True)
+    if wait:
+        _follow(cluster, submission, address)
+
+
+def status(job: JobArgument, address: UrlOption = None, as_json: JsonOption = False) -> None:
+    """Show a submission's state and, where its output can be read from here, how far it is."""
+    from routelmt_batch import show
+    from routelmt_batch.submission import tables
+
+    _, submission = _find(job, address)
+    stages = _stages(submission)
+    if as_json:
+        typer.echo(json.dumps(submission.as_json() | {"stages": stages}, ensure_ascii=False, indent=1))
+        return
+    show.console().print(tables.told(submission))
+    if stages is not None:
+        show.console().print(show.stages(stages))
+
+
+def logs(
+    job: JobArgument,
+    address: UrlOption = None,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on until the job ends, then end with its exit code.")
+    ] = False,
+) -> None:
+    """Print what a submitted job printed: its progress, then its report."""
+    cluster, submission = _find(job, address)
+    if follow:
+        _follow(cluster, submission, address)
+    typer.echo(cluster.log(submission), nl=False)
+
+
+def stop(job: JobArgument, address: UrlOption = None) -> None:
+    """Stop a job in order: what is committed stays, and the next `submit` of it goes on from there."""
+    cluster, submission = _find(job, address)
+    if not submission.live:
+        typer.echo(f"{submission.id} ended before: {submission.status}")
+        return
+    submission = cluster.stop(submission)
+    typer.echo(f"{submission.id}: {submission.status}; submit it again to go on")
+
+
+def list_submissions(address: UrlOption = None, as_json: JsonOption = False) -> None:
+    """List the submissions of this tool that the cluster knows, newest first."""
+    from routelmt_batch import show
+    from routelmt_batch.submission import tables
+
+    found = _cluster(address).submissions()
+    if as_json:
+        typer.echo(json.dumps([one.as_json() for one in found], ensure_ascii=False, indent=1))
+    elif found:
+        show.console().print(tables.listed(found))
+    else:
+        typer.echo("no submission there")
+
+
+def _cluster(address: str | None) -> Cluster:
+    from routelmt_batch.submission.cluster import VARIABLES, Cluster
+
+    found = address or next(filter(None, map(os.environ.get, VARIABLES)), None)
+    if not found:
+        raise UsageError(
+            "--address: give the URL of the cluster's dashboard, such as http://HEAD:8265, "
+            f"or set {VARIABLES[0]}"
+        )
+    return Cluster(found)
+
+
+def _find(job: str, address: str | None) -> tuple[Cluster, Submission]:
+    from routelmt_batch.spec_file import from_here
+
+    cluster = _cluster(address)
+    return cluster, cluster.find(job, from_here(job))
+
+
+def _stages(submission: Submission) -> dict[str, Any] | None:
+    """How far the job is; None where its output cannot be read from this machine."""
+    from routelmt_batch import job
+    from routelmt_batch.workspace import Folder
+
+    folder = Folder(Path(submission.output))
+    try:
+        return job.progress(folder) if folder.read_manifest() else None
+    except OSError:
+        return None
+
+
+def _follow(cluster: Cluster, submission: Submission, address: str | None) -> NoReturn:
+    """Show a job's log to its end, and end with its exit code. Ctrl-C ends the showing alone."""
+
+    def write(text: str) -> None:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+
+    try:
+        submission = cluster.follow(submission, write)
+    except KeyboardInterrupt:
+        told = f"the job goes on; {_command('stop', submission, address)} stops it"
+        stderr_console().print(told, style="yellow", soft_wrap=True)
+        raise typer.Exit(130) from None
+    stderr_console().print(f"{submission.id}: {submission.status}", soft_wrap=True)
+    raise typer.Exit(submission.exit_code or 0)
+
+
+def _command(name: str, submission: Submission, address: str | None) -> str:
+    where = ["--address", address] if address else []
+    return shlex.join(["routelmt-batch", name, submission.id, *where])

@@ -1,0 +1,185 @@
+"""A Ray cluster's job server, over HTTP: what goes wrong there in words. It knows no spec."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from routelmt_batch.engines.session import NO_TELEMETRY, last_line, use_token
+from routelmt_batch.errors import RoutelmtError, UsageError
+from routelmt_batch.submission.submissions import Submission
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobSubmissionClient
+
+# Where Ray's own client looks, in its order.
+VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
+_ANSWER_S = 10.0
+# What the system said, in the long words of requests.
+_FAULT = re.compile(r"\[Errno -?\d+\] [\w ]+|timed out")
+_POLL_S = 0.5
+_RETRY_S = 5.0
+_PATIENCE_S = 300.0  # a connection that is lost for longer is given up
+
+
+class Cluster:
+    """The submissions of this tool on the cluster whose dashboard is at a URL.
+
+    Every method raises UsageError if nothing answers there or the token is missing or wrong, and
+    RoutelmtError for whatever else the job server answers.
+    """
+
+    def __init__(self, url: str) -> None:
+        """Sets Ray's environment variables, which count from its first import on.
+
+        Raises:
+            UsageError: the text is no URL.
+        """
+        self.url = url.rstrip("/")
+        if not self.url.startswith(("http://", "https://")):
+            raise UsageError(
+                f"--address {url}: give the URL of the cluster's dashboard, such as http://HEAD:8265"
+            )
+        os.environ.update(NO_TELEMETRY)
+        os.environ[VARIABLES[0]] = self.url  # Ray's client takes the environment's before its argument
+        use_token()
+
+    def submissions(self) -> list[Submission]:
+        """All of this tool's, newest first."""
+        with self._telling():
+            found = [Submission.read(details) for details in self._client.list_jobs()]
+        return sorted(filter(None, found), key=lambda one: (one.started is None, one.started), reverse=True)
+
+    def latest(self, output: str) -> Submission | None:
+        """The last attempt at an output."""
+        return _last_attempt(self.submissions(), output)
+
+    def find(self, name: str, output: str) -> Submission:
+        """A submission by its id `name`, or the last attempt at an output.
+
+        Raises:
+            UsageError: there is none.
+        """
+        submissions = self.submissions()
+        named = next((one for one in submissions if one.id == name), None)
+        found = named or _last_attempt(submissions, output)
+        if not found:
+            raise UsageError(
+                f"{name}: neither a submission's id nor the output of one ({output}). `list` shows those "
+                "that this cluster knows; a head that ends forgets them"
+            )
+        return found
+
+    def get(self, submission_id: str) -> Submission:
+        """One of this tool's, as it is now."""
+        with self._telling():
+            found = Submission.read(self._client.get_job_info(submission_id))
+        assert found
+        return found
+
+    def submit(self, submission_id: str, entrypoint: str, **travels: Any) -> None:
+        """Hand over a job; `travels` are runtime_env and metadata as ray.job_submission has them."""
+        with self._telling():
+            self._client.submit_job(submission_id=submission_id, entrypoint=entrypoint, **travels)
+
+    def stop(self, submission: Submission) -> Submission:
+        """Stop a job, and wait until it has stopped."""
+        with self._telling():
+            self._client.stop_job(submission.id)
+        while (submission := self.get(submission.id)).live:
+            time.sleep(_POLL_S)
+        return submission
+
+    def log(self, submission: Submission) -> str:
+        with self._telling():
+            return str(self._client.get_job_logs(submission.id))
+
+    def follow(self, submission: Submission, write: Callable[[str], None]) -> Submission:
+        """Write a job's log, from its beginning, until the job has ended; a lost connection is taken up
+        again."""
+        written = 0
+
+        async def tail() -> None:
+            nonlocal written
+            place = 0
+            async for text in self._client.tail_job_logs(submission.id):
+                write(text[max(written - place, 0) :])
+                place += len(text)
+                written = max(written, place)
+
+        while True:
+            live = submission.live
+            with contextlib.suppress(RoutelmtError), self._telling():
+                asyncio.run(tail())
+            if not live:  # and its log is read since it ended
+                return submission
+            time.sleep(_POLL_S)
+            submission = self._patiently(submission.id)
+
+    def _patiently(self, submission_id: str) -> Submission:
+        """As get; asks again for some minutes. Raises RoutelmtError after them."""
+        deadline = time.monotonic() + _PATIENCE_S
+        while True:
+            try:
+                return self.get(submission_id)
+            except RoutelmtError as error:
+                if time.monotonic() > deadline:
+                    raise RoutelmtError(
+                        f"{error}. The job may go on; `status {submission_id}` tells"
+                    ) from None
+                time.sleep(_RETRY_S)
+
+    @cached_property
+    def _client(self) -> JobSubmissionClient:
+        import requests
+        from ray.job_submission import JobSubmissionClient
+
+        for handler in logging.getLogger("ray").handlers:
+            handler.setLevel(logging.WARNING)  # uploads and closed connections are nobody's news
+        requests.get(f"{self.url}/api/version", timeout=_ANSWER_S)  # Ray's client would wait for minutes
+        try:
+            return JobSubmissionClient(self.url)
+        except (ValueError, KeyError, RuntimeError, requests.HTTPError) as error:
+            raise self._no_dashboard(last_line(str(error))) from None
+
+    @contextlib.contextmanager
+    def _telling(self) -> Iterator[None]:
+        """Turn what Ray's client raises into what an operator can read."""
+        import aiohttp
+        from ray.exceptions import AuthenticationError
+
+        try:
+            yield
+        except AuthenticationError as error:
+            raise UsageError(f"--address {self.url}: {_token_words(str(error))}") from None
+        except (OSError, aiohttp.ClientError) as error:  # requests' errors, too
+            fault = _FAULT.search(str(error))
+            raise self._no_dashboard(fault.group() if fault else type(error).__name__) from None
+        except (RuntimeError, ValueError) as error:
+            raise RoutelmtError(f"{self.url}: {last_line(str(error))}") from None
+
+    def _no_dashboard(self, why: str) -> UsageError:
+        return UsageError(
+            f"--address {self.url}: no Ray dashboard answers there ({why}). Its port is 8265 unless `ray "
+            "start --dashboard-port` set another; the head needs ray[default]; forward a pod's port"
+        )
+
+
+def _last_attempt(submissions: Iterable[Submission], output: str) -> Submission | None:
+    attempts = (one for one in submissions if one.output == output)
+    return max(attempts, key=lambda one: one.attempt, default=None)
+
+
+def _token_words(error: str) -> str:
+    places = "RAY_AUTH_TOKEN, the file that RAY_AUTH_TOKEN_PATH names, or ~/.ray/auth_token"
+    wrong = "the cluster asks for a token, and there is none here"
+    if error.startswith("Authentication failed"):
+        wrong = "the token here is not the cluster's"
+    return f"{wrong}. Put the head's (`ray get-auth-token` there) into {places}"

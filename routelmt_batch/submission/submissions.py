@@ -1,0 +1,108 @@
+"""One submission of a job to a cluster, as Ray keeps it. It knows no connection."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobDetails
+
+# Keys of a submission's metadata; the first marks it as ours.
+VERSION, NAME, OUTPUT, ATTEMPT, ORDER, BY = (
+    "routelmt_batch",
+    "name",
+    "output",
+    "attempt",
+    "order",
+    "submitted_by",
+)
+_STOPPED = 143  # as `run` ends by SIGTERM; Ray keeps no exit code of a job that it stopped
+_DIGEST_LETTERS = 8
+
+
+@dataclass(frozen=True)
+class Submission:
+    """`status` is Ray's: PENDING, RUNNING, STOPPED, SUCCEEDED or FAILED. `order` is a digest of what was
+    submitted: spec and options. Times are in UTC."""
+
+    id: str
+    name: str
+    output: str
+    attempt: int
+    order: str
+    submitted_by: str
+    status: str
+    driver_exit_code: int | None
+    message: str
+    started: datetime | None
+    ended: datetime | None
+
+    @classmethod
+    def read(cls, details: JobDetails) -> Submission | None:
+        """A submission as Ray tells of it; None if another tool's, or a driver of its own."""
+        told = details.metadata or {}
+        if VERSION not in told or not details.submission_id:
+            return None
+        return cls(
+            id=details.submission_id,
+            name=told[NAME],
+            output=told[OUTPUT],
+            attempt=int(told[ATTEMPT]),
+            order=told[ORDER],
+            submitted_by=told[BY],
+            status=str(details.status.value),
+            driver_exit_code=details.driver_exit_code,
+            message=details.message or "",
+            started=_time(details.start_time),
+            ended=_time(details.end_time),
+        )
+
+    @property
+    def live(self) -> bool:
+        return self.status in ("PENDING", "RUNNING")
+
+    @property
+    def exit_code(self) -> int | None:
+        """As `run` on this machine would have ended: 128 + N of one that signal N killed; None while live."""
+        if self.live:
+            return None
+        if self.driver_exit_code is None:
+            return {"STOPPED": _STOPPED, "SUCCEEDED": 0}.get(self.status, 1)
+        return self.driver_exit_code if self.driver_exit_code >= 0 else 128 - self.driver_exit_code
+
+    @property
+    def seconds(self) -> float | None:
+        """From its start to its end, or until now."""
+        return ((self.ended or datetime.now(UTC)) - self.started).total_seconds() if self.started else None
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "id": self.id,
+            "name": self.name,
+            "output": self.output,
+            "attempt": self.attempt,
+            "submitted_by": self.submitted_by,
+            "status": self.status,
+            "exit_code": self.exit_code,
+            "started": self.started and self.started.isoformat(timespec="seconds"),
+            "ended": self.ended and self.ended.isoformat(timespec="seconds"),
+        }
+
+
+def submission_id(output: str, attempt: int) -> str:
+    """The id of an output's nth submission: of two at one time Ray takes one, for an id is used once."""
+    slug = re.sub(r"[^a-z0-9]+", "-", Path(output).name.lower()).strip("-")
+    return "-".join(filter(None, ("routelmt", slug, digest(output), str(attempt))))
+
+
+def digest(*texts: str) -> str:
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()[:_DIGEST_LETTERS]
+
+
+def _time(milliseconds: int | None) -> datetime | None:
+    return datetime.fromtimestamp(milliseconds / 1000, UTC) if milliseconds else None

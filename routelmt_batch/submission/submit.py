@@ -1,0 +1,120 @@
+"""A job handed to a cluster: what travels with it, under which id, and that no output is worked on twice."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import shlex
+import socket
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from routelmt_batch import __version__
+from routelmt_batch.errors import OutputError, RoutelmtError
+from routelmt_batch.spec import JobSpec
+from routelmt_batch.submission.cluster import Cluster
+from routelmt_batch.submission.submissions import (
+    ATTEMPT,
+    BY,
+    NAME,
+    ORDER,
+    OUTPUT,
+    VERSION,
+    Submission,
+    digest,
+    submission_id,
+)
+
+SPEC_FILE = "job.yaml"
+# Ray kills a job this long after it asked it to stop; its own 3 s are less than closing the engines takes.
+_STOP_S = 60
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a submission asks for. The spec's paths are absolute, as the cluster sees them; `options` are
+    those of `run` that are no key of the spec; `python` is the interpreter on the cluster's head."""
+
+    spec: JobSpec
+    options: tuple[str, ...] = ()
+    python: str = "python"
+
+    @property
+    def output(self) -> str:
+        return self.spec.output.uri
+
+    @property
+    def digest(self) -> str:
+        return digest(self.spec.dump(), *self.options)
+
+    @property
+    def entrypoint(self) -> str:
+        """`exec`: Ray's signal and exit code are the job's own, not a shell's."""
+        command = [self.python, "-m", "routelmt_batch", "run", SPEC_FILE, "--address", "auto"]
+        return f"exec {shlex.join([*command, *self.options])}"
+
+
+def submit(cluster: Cluster, order: Order, attach: bool = False) -> tuple[Submission, bool]:
+    """Hand a job over, or with `attach` find it running there; give the submission, and whether it is new.
+
+    An output that an earlier submission left unfinished is gone on with.
+
+    Raises:
+        OutputError: a submission of this output waits or runs.
+        RoutelmtError: the cluster does not take the job.
+    """
+    before = cluster.latest(order.output)
+    if before and before.live:
+        return _attached(before, order, attach), False
+    attempt = before.attempt + 1 if before else 1
+    new = submission_id(order.output, attempt)
+    try:
+        _hand_over(cluster, order, new, attempt)
+    except RoutelmtError:
+        # Somebody else's submission, a moment ago, has the id.
+        if (now := cluster.latest(order.output)) and now.id == new:
+            return _attached(now, order, attach), False
+        raise
+    return cluster.get(new), True
+
+
+def _attached(running: Submission, order: Order, attach: bool) -> Submission:
+    who = f"{order.output}: {running.id} works on it ({running.status}, by {running.submitted_by})"
+    if not attach:
+        raise OutputError(f"{who}. `logs {running.id} --follow` shows it, --attach takes it, `stop` ends it")
+    if running.order != order.digest:
+        raise OutputError(
+            f"{who}, with another spec or other options. `stop {running.id}`, then submit again"
+        )
+    return running
+
+
+def _hand_over(cluster: Cluster, order: Order, new: str, attempt: int) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / SPEC_FILE).write_text(order.spec.dump(), encoding="utf8")
+        cluster.submit(
+            new,
+            order.entrypoint,
+            runtime_env={
+                "working_dir": folder,
+                "py_modules": [str(Path(__file__).parent.parent)],
+                "excludes": ["__pycache__"],
+                "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(_STOP_S)},
+            },
+            metadata={
+                VERSION: __version__,
+                NAME: order.spec.name,
+                OUTPUT: order.output,
+                ATTEMPT: str(attempt),
+                ORDER: order.digest,
+                BY: f"{_user()}@{socket.gethostname()}",
+            },
+        )
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user without a name
+        return str(os.getuid())

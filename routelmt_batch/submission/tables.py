@@ -1,0 +1,49 @@
+"""Submissions as tables on a terminal. It formats; it asks nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import timedelta
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from routelmt_batch.submission.submissions import Submission
+
+
+def listed(submissions: Iterable[Submission]) -> Table:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("id", no_wrap=True)
+    for name in ("status", "started"):
+        table.add_column(name, no_wrap=True)
+    table.add_column("output", overflow="fold")
+    for one in submissions:
+        code = f" {one.exit_code}" if one.exit_code else ""
+        table.add_row(one.id, one.status + code, _started(one), one.output)
+    return table
+
+
+def told(submission: Submission) -> Table:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column(submission.id)
+    table.add_column("", overflow="fold")
+    table.add_row("status", submission.status)
+    table.add_row("job", f"{submission.name}, attempt {submission.attempt}, by {submission.submitted_by}")
+    table.add_row("output", submission.output)
+    table.add_row(
+        "started", f"{_started(submission)}, {_took(submission)}" if submission.started else "not yet"
+    )
+    if submission.exit_code is not None:
+        table.add_row("exit code", str(submission.exit_code))
+    if submission.status in ("PENDING", "FAILED") and submission.driver_exit_code is None:
+        table.add_row("Ray says", submission.message)
+    return table
+
+
+def _started(submission: Submission) -> str:
+    return f"{submission.started.astimezone():%m-%d %H:%M}" if submission.started else ""
+
+
+def _took(submission: Submission) -> str:
+    seconds = submission.seconds
+    return "" if seconds is None else str(timedelta(seconds=round(seconds)))

@@ -1,0 +1,167 @@
+"""`--fail-if`: read strictly, told before the job where it cannot be known, judged exactly when it is done."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pyarrow.dataset as ds
+import pytest
+from scipy.stats import ks_2samp
+
+from routelmt_batch.conditions import Condition, Conditions, held
+from routelmt_batch.errors import UsageError
+from routelmt_batch.page.finished import FinishedJob
+from routelmt_batch.workspace import Folder
+from tests.test_scheduled import last_line, two_rows_fail
+
+
+def column(output: Path, name: str) -> list:
+    return ds.dataset(output / "data").to_table([name])[name].to_pylist()
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "limit"),
+    [("failed>0.01", "failed", "0.01"), (" psi > 2.5 ", "psi", "2.5"), ("ks>1e-3", "ks", "0.001")],
+)
+def test_a_condition_is_a_name_and_a_number(text, name, limit):
+    found = Condition.parse(text)
+    assert found.name == name and float(found.limit) == float(limit)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("failed", "give NAME>NUMBER, such as failed>0.01"),
+        ("failed>=0.1", "give NAME>NUMBER"),
+        ("failed>0.1.2", "give NAME>NUMBER"),
+        ("failed>nan", "give NAME>NUMBER"),
+        ("failed>-1", "give NAME>NUMBER"),
+        ("failed<0.1", "give NAME>NUMBER"),
+        ("fialed>0.1", "no condition has the name 'fialed'. There are failed: .*; unused_budget: .*; psi: "),
+        ("failed>1", "failed is never more than 1; give a number below 1"),
+        ("ks>1.5", "ks is never more than 1"),
+    ],
+)
+def test_what_is_no_condition_is_told(text, message):
+    with pytest.raises(UsageError, match=message):
+        Condition.parse(text)
+
+
+def test_a_condition_that_holds_ends_a_done_job_with_four(invoke, make_spec, fake_engine, tmp_path):
+    fake_engine.fails = two_rows_fail
+    spec = make_spec(run__max_failed_fraction=0.5)
+    # Two of 71 rows: 0.0281690140845070422535...; as floats both limits are that.
+    below, above = "failed>0.0281690140845070422535", "failed>0.0281690140845070422536"
+    answer = invoke("run", spec, "--fail-if", below, "--fail-if", above)
+    assert answer.exit_code == 4
+    assert (tmp_path / "out/_SUCCESS").exists()
+    assert f"error: --fail-if {below}: it is 0.02817" in answer.stderr and above not in answer.stderr
+    line = last_line(answer)
+    assert (line["status"], line["exit_code"]) == ("failed_if", 4)
+    assert line["failed_if"] == [f"{below}: it is 0.02817"]
+    report = json.loads((tmp_path / "out/reports/job.json").read_text())
+    assert report["fail_if"] == [
+        {"condition": below, "value": 2 / 71, "holds": True, "why": None},
+        {"condition": above, "value": 2 / 71, "holds": False, "why": None},
+    ]
+    assert below in invoke("report", tmp_path / "out").stdout
+
+
+def test_a_finished_job_is_judged_again(invoke, make_spec, fake_engine, tmp_path):
+    fake_engine.fails = two_rows_fail
+    spec = make_spec(run__max_failed_fraction=0.5)
+    assert invoke("run", spec).exit_code == 3
+    answer = invoke("run", spec, "--fail-if", "failed>0.01")
+    assert answer.exit_code == 4 and "nothing to do" in answer.stderr
+    assert invoke("run", spec, "--fail-if", "failed>0.1").exit_code == 3
+    assert invoke("run", spec).exit_code == 3
+    fake_engine.fails = lambda label, row: ""
+    assert invoke("run", spec, "--retry-failed", "--fail-if", "failed>0").exit_code == 0
+
+
+def test_unused_budget_is_of_the_places(invoke, make_spec, tmp_path):
+    spec = make_spec(budget__fraction=0.9, budget__min_gain=1)
+    large = None
+    for limit, code in (("0.999", 0), ("0.0001", 4)):
+        assert invoke("run", spec, "--fail-if", f"unused_budget>{limit}").exit_code == code
+        large = column(tmp_path / "out", "route").count("large")
+    value = json.loads((tmp_path / "out/reports/job.json").read_text())["fail_if"][0]["value"]
+    assert 0 < large < 58 and value == pytest.approx((58 - large) / 58)  # floor(0.9 x 65) places
+
+
+def test_places_that_are_held_back_for_escalation_are_of_the_budget(invoke, make_spec, tmp_path):
+    """Of 19 places six (0.1 of 65 rows) are for the small translations that score lowest."""
+    spec = make_spec(
+        guard={"escalate_fraction": 0.1, "escalate_below": 101},
+        metric="chrf",
+        input__columns__reference="text",
+        budget__fraction=0.3,
+    )
+    answer = invoke("run", spec, "--fail-if", "unused_budget>0")
+    large = column(tmp_path / "out", "route").count("large")
+    line = last_line(answer)
+    assert (answer.exit_code, line["places"], line["large"], large) == (0, 19, 19, 19), answer.output
+    assert column(tmp_path / "out", "reason").count("escalated") == 6
+
+
+def test_drift_is_from_an_earlier_job(invoke, make_spec, tmp_path):
+    other = tmp_path / "other"
+    # The earlier one has every gain that there is, and so has the distance among its quantiles.
+    assert invoke("run", make_spec(), "--shards", "a*", "--output", other).exit_code == 0
+    arguments = ["run", make_spec(), "--shards", "sub*", "--fail-if", "ks>0.0001", "--against", other]
+    answer = invoke(*arguments)
+    assert answer.exit_code == 4
+    value = json.loads((tmp_path / "out/reports/job.json").read_text())["fail_if"][0]["value"]
+    gains = [
+        [gain for gain in column(folder, "predicted_gain") if gain is not None]
+        for folder in (tmp_path / "out", other)
+    ]
+    assert value == pytest.approx(ks_2samp(*gains).statistic) and value > 0
+
+
+def test_drift_is_from_the_routers_calibration(invoke, make_spec, tmp_path):
+    answer = invoke("run", make_spec(), "--fail-if", "psi>1000", "--fail-if", "ks>0.0001")
+    report = json.loads((tmp_path / "out/reports/job.json").read_text())
+    assert answer.exit_code == 4
+    assert [line["holds"] for line in report["fail_if"]] == [False, True]
+    assert [line["value"] for line in report["fail_if"]] == [report["drift"]["psi"], report["drift"]["ks"]]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--fail-if", "psi>0.2", "--set", "router={{kind: length}}"], "the router has no calibration to drift from"),
+        (["--fail-if", "psi>0.2", "--against", "{nowhere}"], "no finished job there"),
+        (["--fail-if", "failed>0.2", "--against", "{other}"], "goes with --fail-if 'psi>...' or 'ks>...'"),
+        (["--fail-if", "ks>0.2", "--against", "{other}", "--output", "{other}", "--shards", "b*"], "is this job itself"),
+        (["--fail-if", "ks>0.2", "--against", "{empty}"], "no row of it has a score"),
+        (["--fail-if", "unused_budget>0.2", "--budget", "0"], "a budget of 0 has no places"),
+        (["--fail-if", "unused_budget>0.2", "--threshold", "1"], "a threshold without --cap has no places"),
+        (["--fail-if", "unused_budget>0.2", "--budget", "0", "--dry-run"], "a budget of 0 has no places"),
+    ],
+)  # fmt: skip
+def test_what_could_not_be_known_is_told_before_anything_is_scored(
+    invoke, make_spec, tmp_path, arguments, message
+):
+    names = {name: str(tmp_path / name) for name in ("nowhere", "other", "empty")}
+    invoke("run", make_spec(), "--shards", "b*", "--output", names["other"])
+    invoke("run", make_spec(), "--shards", "c*", "--output", names["empty"])
+    (tmp_path / "sent.log").unlink()
+    answer = invoke("run", make_spec(), *(argument.format(**names) for argument in arguments))
+    assert answer.exit_code == 2, answer.output
+    assert message in last_line(answer)["message"]
+    assert not (tmp_path / "sent.log").exists()
+
+
+def test_what_cannot_be_evaluated_holds(invoke, make_spec, tmp_path):
+    other = tmp_path / "other"
+    for output in (tmp_path / "out", other):
+        assert invoke("run", make_spec(), "--output", output).exit_code == 0
+    job, earlier = (FinishedJob.read(Folder(folder)) for folder in (tmp_path / "out", other))
+    shutil.rmtree(other / "data")
+    judged = Conditions.parse(["psi>0.2"], earlier).judge(job.folder, job.report)
+    assert judged["fail_if"][0]["holds"] and judged["fail_if"][0]["value"] is None
+    assert f"psi>0.2: cannot be evaluated ({other} cannot be read" in held(judged)[0]
+    report = {**job.report, "rows": 0, "status": {"failed": 0, "quarantined": 0}}
+    judged = Conditions.parse(["failed>0.5"], None).judge(job.folder, report)
+    assert held(judged) == ["failed>0.5: cannot be evaluated (it is a share of none)"]

@@ -1,0 +1,149 @@
+"""What a scheduler reads of a command: its exit code, the last line of its output, its logs."""
+
+import json
+import sys
+from datetime import datetime
+from unittest.mock import Mock
+
+import pyarrow as pa
+import pytest
+
+from routelmt_batch.errors import DiskFull, Interrupted, RoutelmtError
+from routelmt_batch.progress import Bars
+from routelmt_batch.scheduled import Ending
+from tests.conftest import write_shard
+from tests.fake_engine import FakeEngine
+
+
+def last_line(answer) -> dict:
+    return json.loads(answer.stdout.splitlines()[-1])
+
+
+def two_rows_fail(label, row) -> str:
+    bad = row["shard"] == "sub/d.parquet" and row["row"] < 2
+    return "engine_error" if bad and label != "router" else ""
+
+
+def test_a_job_that_is_done_says_what_it_did(invoke, make_spec, tmp_path):
+    answer = invoke("run", make_spec())
+    line = last_line(answer)
+    assert answer.exit_code == line["exit_code"] == 0
+    assert {key: line[key] for key in ("job", "command", "output", "status", "report")} == {
+        "job": "test",
+        "command": "run",
+        "output": str(tmp_path / "out"),
+        "status": "done",
+        "report": str(tmp_path / "out/reports/job.json"),
+    }
+    # 71 rows, six of them not translatable: 0.3 of 65 are 19 places.
+    assert (line["rows"], line["ok"], line["skipped"], line["failed"]) == (71, 65, 6, 0)
+    assert (line["large"], line["places"], line["share_to_large"]) == (19, 19, 19 / 65)
+    assert "19 planned, 19 used" in answer.stdout, "people have their tables before it"
+    assert last_line(invoke("run", make_spec())) == line, "of a finished job, too"
+
+
+def test_failed_rows_end_with_three(invoke, make_spec, fake_engine):
+    fake_engine.fails = two_rows_fail
+    answer = invoke("run", make_spec(run__max_failed_fraction=0.5))
+    line = last_line(answer)
+    assert answer.exit_code == line["exit_code"] == 3
+    assert (line["status"], line["failed"], line["ok"]) == ("done_with_failures", 2, 63)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "status", "message"),
+    [
+        (RoutelmtError("an engine died"), 1, "failed", "an engine died"),
+        (DiskFull("no space"), 1, "failed", "no space"),
+        (PermissionError(13, "Permission denied"), 1, "failed", "[Errno 13] Permission denied"),
+        (
+            Interrupted("stopped by SIGTERM", 143),
+            143,
+            "stopped",
+            "stopped by SIGTERM. Run the same command again to go on.",
+        ),
+        (KeyboardInterrupt(), 130, "stopped", "stopped. Run the same command again to go on."),
+        (
+            SystemExit(15),
+            143,
+            "stopped",
+            "stopped by SIGTERM. Run the same command again to go on.",
+        ),
+    ],
+)
+@pytest.mark.parametrize("command", ["run", "plan"])
+def test_what_ended_a_job_is_told(invoke, make_spec, monkeypatch, command, error, code, status, message):
+    monkeypatch.setattr(FakeEngine, "run", Mock(side_effect=error))
+    answer = invoke(command, make_spec())
+    line = last_line(answer)
+    assert answer.exit_code == line["exit_code"] == code
+    assert (line["status"], line["error"], line["message"]) == (status, type(error).__name__, message)
+    assert (line["job"], line["command"]) == ("test", command)
+    assert message in answer.stderr
+
+
+def test_a_defect_has_its_traceback_before_the_line_and_no_words_in_it(invoke, make_spec, monkeypatch):
+    monkeypatch.setattr(FakeEngine, "run", Mock(side_effect=KeyError("SECRETWORD")))
+    answer = invoke("run", make_spec())
+    line = last_line(answer)
+    assert answer.exit_code == line["exit_code"] == 1
+    assert (line["status"], line["error"]) == ("failed", "KeyError") and "SECRETWORD" not in str(line)
+    assert "Traceback (most recent call last)" in answer.stderr
+
+
+@pytest.mark.parametrize("command", ["run", "plan", "label", "train"])
+def test_without_a_spec_there_is_a_line(invoke, command):
+    line = last_line(invoke(command, "nowhere.yaml"))
+    assert (line["job"], line["output"], line["exit_code"]) == (None, None, 2)
+    assert line["error"] == "SpecError" and "no such spec file" in line["message"]
+
+
+def test_plan_and_dry_run_have_theirs(invoke, make_spec, tmp_path):
+    line = last_line(invoke("plan", make_spec()))
+    assert line["status"] == "done" and len(line["budgets"]) == 20
+    assert (line["budgets"][5]["fraction"], line["budgets"][5]["rows"]) == ("0.3", 19)
+    rates = tmp_path / "rates.yaml"
+    pool = "{rows_per_second_per_gpu: 2, gpus: 1, price_per_gpu_hour: 3600}"
+    rates.write_text("".join(f"{name}: {pool}\n" for name in ("router", "small", "large")))
+    spec = make_spec(run__pools="sequential")
+    line = last_line(invoke("plan", spec, "--rates", rates))
+    # Two rows a second: all 65 rows by the router, then each by small or large.
+    assert line["budgets"][5]["cost"] == pytest.approx(65)
+    assert line["budgets"][5]["hours"] == pytest.approx(65 / 3600)
+    line = last_line(invoke("run", make_spec(), "--dry-run"))
+    assert line["status"] == "checked" and "71 rows in 4 shards" in line["checked"]["input"]
+
+
+def test_people_at_a_terminal_are_spared_it(monkeypatch, capsys):
+    bars = Bars.none()
+    Ending("run", bars).print_line()
+    assert json.loads(capsys.readouterr().out)["command"] == "run"
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    Ending("run", bars).print_line()
+    assert capsys.readouterr().out == ""
+    bars.as_json = True
+    Ending("run", bars).print_line()
+    assert capsys.readouterr().out != ""
+
+
+def test_json_logs_are_an_object_a_line(invoke, make_spec, corpus, tmp_path):
+    write_shard(corpus / "z.parquet", ["SECRETWORD."], to=pa.array(["fr"]))
+    (corpus / "broken.parquet").write_bytes(b"rubbish")
+    answer = invoke("run", make_spec(), "--log-format", "json")
+    assert answer.exit_code == 3
+    assert len(answer.stdout.splitlines()) == 1, "no tables beside the last line"
+    assert last_line(answer)["unreadable_shards"] == 1
+    lines = [json.loads(line) for line in answer.stderr.splitlines()]
+    for line in lines:
+        assert datetime.fromisoformat(line["time"]).utcoffset().total_seconds() == 0
+        assert line["level"] in ("info", "warning", "error") and line["message"]
+    assert [line["message"] for line in lines if line["level"] == "warning"] == [
+        "router: not trained on en-fr; its scores there are a guess"
+    ]
+    score = [line for line in lines if line.get("stage") == "score"]
+    assert [(line["rows_done"], line["rows"]) for line in score] == [(0, 72), (72, 72)]
+    assert "SECRETWORD" not in answer.output
+    again = invoke("run", make_spec(), "--log-format", "json", "--budget", "0.9")
+    errors = [json.loads(line) for line in again.stderr.splitlines()]
+    assert errors[-1]["level"] == "error" and "frozen at budget.fraction 0.3" in errors[-1]["message"]
+    assert last_line(again)["error"] == "OutputError"
