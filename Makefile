@@ -76,7 +76,7 @@ demo-models: setup setup-quality
 	$(BIN)/python jobs/demo/publish_models.py $(TRAINED) --to jobs/demo/models
 
 test: setup setup-quality
-	$(BIN)/python -m pytest -n 2 --dist loadgroup
+	$(BIN)/python -m pytest
 
 check: setup
 	$(BIN)/ruff format --check .

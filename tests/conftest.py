@@ -149,18 +149,3 @@ def ray_session() -> Iterator[None]:
     with session:
         session.start()
         yield
-
-
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """For `-n 2`: what shares a Ray session stays with one worker, and what takes longest begins first."""
-    session, long, short = [], [], []
-    for item in items:
-        if not item.get_closest_marker("engine"):
-            short.append(item)
-            continue
-        shares = "ray_session" in item.fixturenames
-        item.add_marker(pytest.mark.xdist_group("session" if shares else item.path.stem))
-        (session if shares else long).append(item)
-    # Each worker is given two groups to begin with: a short one behind the session's.
-    items[:] = [*session, *short[:2], *long, *short[2:]]
