@@ -73,12 +73,11 @@ def render(job: FinishedJob, settings: Page, comparison: dict[str, Any] | None =
 
 def _reasons(report: dict[str, Any], most: dict[str, tuple[str, int]]) -> list[dict[str, Any]]:
     """Rows by reason, what failed first."""
-    order = ("failed", "fallback", "translated", "skipped")
     found = [
         {"reason": reason, "kind": words.kind(reason), "rows": rows, "most": most.get(reason)}
         for reason, rows in report["reason"].items()
     ]
-    return sorted(found, key=lambda line: (order.index(line["kind"]), -line["rows"]))
+    return sorted(found, key=lambda line: (words.KINDS.index(line["kind"]), -line["rows"]))
 
 
 def _number(value: float | None, digits: int = 0) -> str:

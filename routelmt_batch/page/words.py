@@ -48,10 +48,11 @@ REASONS: Final = {
     VERIFIED_SMALL: "the large model's translation scored lower; the small one's stands",
 }
 _NOTES: Final = REASONS.keys() - {*SKIP_REASONS, ENGINE_ERROR, ENGINE_KILLED, EMPTY_OUTPUT, LARGE_FAILED}
+KINDS: Final = ("failed", "quarantined", "fallback", "translated", "skipped")  # in the page's order
 
 
 def kind(reason: str) -> str:
-    """What became of a row with this reason: a status but for `translated`; `failed` of unknown ones."""
+    """What became of a row with this reason, one of KINDS; `failed` of unknown ones."""
     if reason in SKIP_REASONS:
         return "skipped"
     if reason == ENGINE_KILLED:

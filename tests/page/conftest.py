@@ -18,6 +18,7 @@ from tests.fake_engine import FakeEngine
 
 BARS = Bars(Console(quiet=True), quiet=True)
 SCRIPT = "</script><script>window.ran = true</script><img src=x onerror='window.ran = true'>"
+KILLER = 58  # of sub/c
 ODD_NAME = "<b>odd & 'quoted'#1%.parquet"
 
 
@@ -67,11 +68,12 @@ def audited(make_spec, corpus, tmp_path):
 
 @pytest.fixture
 def engine(tmp_path) -> FakeEngine:
-    """It fails on every eleventh row of sub/c, by both models."""
+    """It fails on every third row of sub/c, by both models; one of them kills it."""
 
     def fails(label, row):
-        bad = row["shard"] == "sub/c.parquet" and row["row"] % 3 == 1
-        return "engine_error" if bad and label in ("small", "large") else ""
+        if row["shard"] != "sub/c.parquet" or row["row"] % 3 != 1 or label not in ("small", "large"):
+            return ""
+        return "engine_killed" if row["row"] == KILLER else "engine_error"
 
     return FakeEngine(tmp_path / "sent.log", fails)
 

@@ -97,6 +97,20 @@ def test_the_curve_goes_through_the_plan(finished):
     assert line["predicted_gain"] == pytest.approx(finished.report["predicted_gain_planned"])
 
 
+def test_every_reason_of_the_report_is_told_what_failed_first(finished):
+    section = (
+        render(finished, finished.spec.page).partition('<section id="reasons"')[2].partition("</section>")[0]
+    )
+    lines = re.findall(
+        r'<th scope="row">(\w+)</th><td><span [^>]*>(\w+)</span></td><td class="n">(\d+)</td>', section
+    )
+    told = {reason: (kind, int(rows)) for reason, kind, rows in lines}
+    assert {reason: rows for reason, (_, rows) in told.items()} == finished.report["reason"]
+    assert told["engine_killed"] == ("quarantined", 1) and told["engine_error"][0] == "failed"
+    kinds = [kind for kind, _ in told.values()]
+    assert kinds == sorted(kinds, key=["failed", "quarantined", "fallback", "translated", "skipped"].index)
+
+
 @pytest.mark.parametrize("settings", [Page(rows=0), Page(shards=0)])
 def test_corpus_text_stays_out_if_told_so(finished, settings):
     text = render(finished, settings)
