@@ -35,7 +35,7 @@ class EngineActor(vLLMEngineStageUDF):  # type: ignore[misc]  # Ray ships no typ
         self.retries = retries
         self._arguments = args, kwargs
         super().__init__(*args, **kwargs)
-        self._halving = Halving(self._ask, self._restart, self.max_pending_requests)
+        self._halving = Halving(self._ask, self._restart, self.max_pending_requests, _harmless)
 
     async def _generate_with_error_handling(self, row: Row, batch_uuid: Any) -> Row:
         output: Row = {}
@@ -72,3 +72,11 @@ class EngineActor(vLLMEngineStageUDF):  # type: ignore[misc]  # Ray ships no typ
                 if not left:
                     os._exit(1)  # as Ray's stage does: its rows go to another actor
                 time.sleep(_PAUSE_S)
+
+
+def _harmless(row: Row) -> Row:
+    """The first token of a row's prompt, which its template has in all of them."""
+    found = {**row, "tokenized_prompt": row["tokenized_prompt"][:1]}
+    if "sampling_params" in row:
+        found["sampling_params"] = {**row["sampling_params"], "max_tokens": 1}
+    return found

@@ -17,8 +17,8 @@ logger = logging.getLogger(__name__)
 Row = TypeVar("Row")
 Result = TypeVar("Result")
 
-# Single rows that kill it one after the other, with none between that passes: it is the engine's fault.
-MOST_IN_SUCCESSION = 4
+# After so many single rows that kill it, with none between that passes, it may be the engine's fault.
+DOUBT_AFTER = 4
 
 
 class EngineDied(Exception):
@@ -41,33 +41,43 @@ class Halving(Generic[Row, Result]):
     Args:
         ask: gives a row's result.
         restart: replaces a dead engine. It may block: there is nothing else to do.
+        harmless: of a row, one like it that no sound engine dies of.
 
     Raises (of `ask`):
         EngineDied: the engine died while it had the row.
     """
 
     def __init__(
-        self, ask: Callable[[Row], Awaitable[Result]], restart: Callable[[], None], room: int
+        self,
+        ask: Callable[[Row], Awaitable[Result]],
+        restart: Callable[[], None],
+        room: int,
+        harmless: Callable[[Row], Row],
     ) -> None:
         self._ask = ask
         self._restart = restart
+        self._harmless = harmless
         self._room = asyncio.Semaphore(room)
         self._open = asyncio.Event()
         self._open.set()
         self._inside = 0
         self._suspects: list[_Suspect[Row, Result]] = []
         self._search: asyncio.Task[None] | None = None
+        self._error: Exception | None = None
         self._killed_in_succession = 0
 
     async def send(self, row: Row) -> Result | None:
         """The row's result; None if it kills the engine.
 
         Raises:
-            EngineBroken: so do other rows, one after the other.
+            EngineBroken: so does every row.
             Exception: what `ask` or `restart` raises.
         """
         async with self._room:
-            await self._open.wait()
+            while not self._open.is_set():  # of those that wait one may come upon a dead engine again
+                await self._open.wait()
+            if self._error:
+                raise self._error
             self._inside += 1
             try:
                 return await self._answer(row)
@@ -87,18 +97,18 @@ class Halving(Generic[Row, Result]):
         return result
 
     async def _clear(self) -> None:
-        """Give every suspect its outcome, then let rows in again. After an error nobody is let in."""
+        """Give every suspect its outcome, then let rows in again: after an error to meet it, too."""
         suspects, self._suspects = self._suspects, []
         logger.warning("the engine died with %d rows in it, which are sent to a new one", len(suspects))
         try:
             self._restart()
             await self._settle(suspects)
         except Exception as error:
+            self._error = error
             for suspect in suspects:
                 if not suspect.outcome.done():
                     suspect.outcome.set_exception(error)
-        else:
-            self._open.set()
+        self._open.set()
 
     async def _settle(self, suspects: Sequence[_Suspect[Row, Result]], together: bool = True) -> bool:
         """Send suspects, first all together unless told otherwise. True: the engine lived."""
@@ -107,7 +117,7 @@ class Halving(Generic[Row, Result]):
             if not suspects:
                 return True
         if len(suspects) == 1:
-            self._give_up(suspects[0])
+            await self._give_up(suspects[0])
             return False
         first, second = suspects[: len(suspects) // 2], suspects[len(suspects) // 2 :]
         lived = await self._settle(first)
@@ -133,8 +143,11 @@ class Halving(Generic[Row, Result]):
             self._restart()
         return left
 
-    def _give_up(self, suspect: _Suspect[Row, Result]) -> None:
+    async def _give_up(self, suspect: _Suspect[Row, Result]) -> None:
         self._killed_in_succession += 1
-        if self._killed_in_succession == MOST_IN_SUCCESSION:
-            raise EngineBroken(f"the engine died of {MOST_IN_SUCCESSION} rows, one after the other")
+        if self._killed_in_succession == DOUBT_AFTER:
+            try:
+                await self._answer(self._harmless(suspect.row))
+            except EngineDied:
+                raise EngineBroken(f"the engine died of {DOUBT_AFTER} rows, and of a harmless one") from None
         suspect.outcome.set_result(None)

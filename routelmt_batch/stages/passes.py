@@ -118,7 +118,7 @@ def run_pass(
                 entry: PartEntry = receipt["entry"]
                 before_commit(entry)
                 if killed := entry.counts.get(KILLED):
-                    _refuse_killers(workspace, entry.stage, killed)
+                    _refuse_killers(workspace, entry)
                     bars.warn(f"{name}: {counted(killed, 'row')} killed the engine: {ENGINE_KILLED}")
                 workspace.ledger.commit(entry)
                 lane_times[entry.lane].take(receipt)
@@ -130,16 +130,18 @@ def run_pass(
         record_time(workspace.ledger, name, rows, started, ready - started, lane_times)
 
 
-def _refuse_killers(workspace: AnyWorkspace, stage: str, killed: int) -> None:
+def _refuse_killers(workspace: AnyWorkspace, entry: PartEntry) -> None:
     """Bound what is spent on finding them, ten engine starts or so each; also on those that the small
-    model then translates, which are no failures.
+    model then translates, which are no failures. Each model's count by itself, and each try's.
 
     Raises:
         RoutelmtError: see refuse_failures.
     """
-    killed += workspace.ledger.count(stage, KILLED)
+    of = (entry.lane, entry.generation)
+    before = [part for part in workspace.ledger.parts[entry.stage] if (part.lane, part.generation) == of]
+    killed = sum(part.counts.get(KILLED, 0) for part in (*before, entry))
     if killed > _ALWAYS_ALLOWED:
-        refuse_failures(workspace, killed, "engines died of")
+        refuse_failures(workspace, killed, "an engine died of")
 
 
 def run_pending(

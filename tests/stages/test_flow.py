@@ -153,9 +153,25 @@ def test_a_row_that_kills_engines_is_quarantined_and_tried_again_on_request(
     oracle.check(tmp_path / "out", corpus, "0.9")
 
 
+def test_rows_that_kill_both_models_on_every_try_are_counted_once(make_spec, corpus, tmp_path, engine):
+    """Six of 71, each found four times: by both models, and by both again."""
+    spec = make_spec(run__max_failed_fraction=0.1)
+    deadly = set(range(10, 16))
+    engine.fails = lambda label, row: (
+        "engine_killed"
+        if label != "router" and (row["shard"], row["row"]) in {("a.parquet", at) for at in deadly}
+        else ""
+    )
+    for retry in (False, True, True):
+        options = job.Options(retry_failed=retry)
+        outcome = job.run(load(spec, ["budget.fraction=0.9"]), options, BARS, engine.opened)
+        assert outcome.report["status"]["quarantined"] == 6 and exit_code(outcome.report) == 3
+        oracle.check(tmp_path / "out", corpus, "0.9")
+
+
 def test_a_job_is_not_spent_on_looking_for_rows_that_kill_the_large_model(make_spec, engine):
     engine.fails = lambda label, row: "engine_killed" if label == "large" else ""
-    with pytest.raises(RoutelmtError, match=r"engines died of \d+ of 71 rows"):
+    with pytest.raises(RoutelmtError, match=r"an engine died of \d+ of 71 rows"):
         run(make_spec(), engine)
 
 
