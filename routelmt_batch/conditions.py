@@ -5,13 +5,14 @@ A condition is a name, `>` and a number. One that cannot be evaluated holds: it 
 
 from __future__ import annotations
 
+import functools
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from fractions import Fraction
-from typing import Any
+from typing import Any, TypeAlias
 
 import pyarrow as pa
 
@@ -34,6 +35,7 @@ _SHARES = {
 }
 _KNOWN = _SHARES | {"psi": "population stability index of the scores"}
 _DRIFT = ("psi", "ks")
+Drift: TypeAlias = Mapping[str, float | None]  # by those names
 
 
 class _Unknown(Exception):
@@ -70,6 +72,18 @@ class Condition:
         return f"{self.name}>{self.limit}"
 
 
+def parse(texts: Sequence[str], against: object) -> tuple[Condition, ...]:
+    """Conditions, of which some is about drift if there is something to drift from.
+
+    Raises:
+        UsageError: one is none, or none is about drift.
+    """
+    found = tuple(map(Condition.parse, texts))
+    if against and not any(condition.name in _DRIFT for condition in found):
+        raise UsageError("--against: goes with --fail-if 'psi>...' or 'ks>...'")
+    return found
+
+
 @dataclass(frozen=True)
 class Conditions:
     """What a run is judged by when it is done; drift is from `against`, or from the router's calibration."""
@@ -80,9 +94,7 @@ class Conditions:
     @classmethod
     def parse(cls, texts: Sequence[str], against: FinishedJob | None) -> Conditions:
         """Raises UsageError for one that is none, or that can never be evaluated."""
-        found = cls(tuple(map(Condition.parse, texts)), against)
-        if against and not found.of_drift:
-            raise UsageError("--against: goes with --fail-if 'psi>...' or 'ks>...'")
+        found = cls(parse(texts, against), against)
         if against and not against.report["budget"]["rows_with_gain"]:
             raise UsageError(f"--against {against.folder.root}: no row of it has a score to drift from")
         return found
@@ -114,34 +126,26 @@ class Conditions:
         """A finished job's report with what became of the conditions, which is written with it."""
         if not self.conditions:
             return report
-        verdicts = [self._verdict(condition, folder, report) for condition in self.conditions]
+        drifted = functools.cache(lambda: self._drift(folder, report))  # it may read both jobs
+        verdicts = [self._verdict(condition, report, drifted) for condition in self.conditions]
         judged = report | {KEY: verdicts}
         write_json(folder.job_report, judged, "report")
         return judged
 
-    def _verdict(self, condition: Condition, folder: Folder, report: Mapping[str, Any]) -> dict[str, Any]:
+    def _verdict(
+        self, condition: Condition, report: Mapping[str, Any], drifted: Callable[[], Drift]
+    ) -> dict[str, Any]:
         """`condition`, its `value`, whether it `holds`, and `why` there is no value."""
         try:
-            value = self._value(condition.name, folder, report)
+            value = _value(condition.name, report, drifted)
         except _Unknown as error:
             return {"condition": str(condition), "value": None, "holds": True, "why": str(error)}
         holds = value > Fraction(condition.limit)
         return {"condition": str(condition), "value": float(value), "holds": holds, "why": None}
 
-    def _value(self, name: str, folder: Folder, report: Mapping[str, Any]) -> Fraction:
-        if name == "failed":
-            return _share(sum(report["status"][status] for status in (FAILED, QUARANTINED)), report["rows"])
-        if name == "unused_budget":
-            places = all_places(report)
-            return _share(places - report["budget"]["used"], places)
-        moved = self._drift(folder, report)[name]
-        if moved is None or not math.isfinite(moved):
-            raise _Unknown("it is no finite number")
-        return Fraction(moved)
-
-    def _drift(self, folder: Folder, report: Mapping[str, Any]) -> Mapping[str, float | None]:
+    def _drift(self, folder: Folder, report: Mapping[str, Any]) -> Drift:
         if not self.against:
-            known: Mapping[str, float | None] | None = report.get("drift")
+            known: Drift | None = report.get("drift")
         else:
             try:
                 moved = drift(FinishedJob.read(folder), self.against)
@@ -154,6 +158,18 @@ class Conditions:
 
 
 NO_CONDITIONS = Conditions()
+
+
+def _value(name: str, report: Mapping[str, Any], drifted: Callable[[], Drift]) -> Fraction:
+    if name == "failed":
+        return _share(sum(report["status"][status] for status in (FAILED, QUARANTINED)), report["rows"])
+    if name == "unused_budget":
+        places = all_places(report)
+        return _share(places - report["budget"]["used"], places)
+    moved = drifted()[name]
+    if moved is None or not math.isfinite(moved):
+        raise _Unknown("it is no finite number")
+    return Fraction(moved)
 
 
 def _share(part: int, whole: int) -> Fraction:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -174,5 +175,5 @@ def beside(source: str, folder: Path) -> str:
 
 
 def from_here(uri: str) -> str:
-    """An output's path, against the working folder."""
-    return str(Path(uri).expanduser().absolute())
+    """An output's path, against the working folder, in one spelling; a link stays one."""
+    return os.path.abspath(Path(uri).expanduser())  # noqa: PTH100

@@ -111,8 +111,8 @@ def invoke(fake_engine: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., A
 
     monkeypatch.setattr(job, "vllm_engine", lambda folder, options: fake_engine.opened(folder))
     monkeypatch.setattr(interrupts, "stop_on_signals", lambda: None)
-    for module in ("routelmt_batch.cli", "routelmt_batch.scheduled", "routelmt_batch.learning.cli"):
-        monkeypatch.setattr(f"{module}.stderr_console", lambda: Console(stderr=True))
+    for module in ("cli", "scheduled", "learning.cli", "submission.cli"):
+        monkeypatch.setattr(f"routelmt_batch.{module}.stderr_console", lambda: Console(stderr=True))
     runner = CliRunner(env={"COLUMNS": "200"})
     return lambda *arguments: runner.invoke(app, [str(argument) for argument in arguments])
 

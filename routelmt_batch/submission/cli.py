@@ -13,15 +13,20 @@ import typer
 
 from routelmt_batch.errors import UsageError
 from routelmt_batch.options import (
+    AgainstOption,
     BudgetOption,
     CapOption,
+    FailIfOption,
     LimitOption,
+    LogFormatOption,
+    MetricsPortOption,
     OutputOption,
     RetryFailedOption,
     SetOption,
     ShardsOption,
     SpecPath,
     ThresholdOption,
+    TimeLimitOption,
     VerboseOption,
 )
 from routelmt_batch.progress import stderr_console
@@ -72,6 +77,11 @@ def submit(
     limit: LimitOption = None,
     shards: ShardsOption = None,
     retry_failed: RetryFailedOption = False,
+    fail_if: FailIfOption = None,
+    against: AgainstOption = None,
+    time_limit: TimeLimitOption = None,
+    metrics_port: MetricsPortOption = None,
+    log_format: LogFormatOption = "text",
     python: Annotated[
         str, typer.Option("--python", metavar="PATH", help="The Python to run with on the cluster's head.")
     ] = "python",
@@ -85,10 +95,12 @@ def submit(
 ) -> None:
     """Hand a job to a Ray cluster, or go on there with one that was stopped; prints the submission's id.
 
-    Package and spec travel; models, input and output are paths as the cluster's nodes see them. Relative
-    ones are made absolute here. An output that a submission waits for or works on is refused.
+    Package and spec travel; models, input, output and --against are paths as the cluster's nodes see them.
+    Relative ones are made absolute here. An output that a submission waits for or works on is refused.
     """
-    from routelmt_batch.spec_file import load
+    from routelmt_batch.conditions import parse
+    from routelmt_batch.interrupts import seconds
+    from routelmt_batch.spec_file import from_here, load
     from routelmt_batch.submission.submit import Order
     from routelmt_batch.submission.submit import submit as hand_over
 
@@ -100,11 +112,19 @@ def submit(
         budget_cap=cap,
         output_uri=output,
     )
-    options = (
-        *(("--limit", str(limit)) if limit else ()),
-        *(("--shards", shards) if shards else ()),
-        *(("--retry-failed",) if retry_failed else ()),
-        *(("--verbose",) if verbose else ()),
+    parse(fail_if or (), against)
+    if time_limit:
+        seconds(time_limit)
+    options = _as_given(
+        limit=limit,
+        shards=shards,
+        retry_failed=retry_failed,
+        fail_if=fail_if,
+        against=from_here(against) if against else None,
+        time_limit=time_limit,
+        metrics_port=metrics_port,
+        log_format=log_format if log_format != "text" else None,
+        verbose=verbose,
     )
     cluster = _cluster(address)
     submission, new = hand_over(cluster, Order(job_spec, options, python), attach)
@@ -119,6 +139,19 @@ def submit(
         console.print(line, soft_wrap=True)
     if wait:
         _follow(cluster, submission, address)
+
+
+def _as_given(**options: object) -> tuple[str, ...]:
+    """Options of `run` as its command line has them."""
+    given: list[str] = []
+    for name, value in options.items():
+        flag = f"--{name.replace('_', '-')}"
+        if isinstance(value, bool):
+            given += [flag] if value else []
+        elif value is not None:
+            for one in value if isinstance(value, list) else [value]:
+                given += [flag, str(one)]
+    return tuple(given)
 
 
 def status(job: JobArgument, address: UrlOption = None, as_json: JsonOption = False) -> None:
@@ -213,11 +246,14 @@ def _follow(cluster: Cluster, submission: Submission, address: str | None) -> No
         sys.stdout.flush()
 
     try:
-        submission = cluster.follow(submission, write)
+        submission, whole = cluster.follow(submission, write)
     except KeyboardInterrupt:
         told = f"the job goes on; {_command('stop', submission, address)} stops it"
         stderr_console().print(told, style="yellow", soft_wrap=True)
         raise typer.Exit(130) from None
+    if not whole:
+        told = f"the end of its log cannot be read; {_command('logs', submission, address)} tries again"
+        stderr_console().print(told, style="yellow", soft_wrap=True)
     stderr_console().print(f"{submission.id}: {submission.status}", soft_wrap=True)
     raise typer.Exit(submission.exit_code or 0)
 

@@ -26,6 +26,7 @@ _ANSWER_S = 10.0
 _FAULT = re.compile(r"\[Errno -?\d+\] [\w ]+|timed out")
 _POLL_S = 0.5
 _RETRY_S = 5.0
+_LAST_TRIES = 3  # to read the log of a job that has ended
 _PATIENCE_S = 300.0  # a connection that is lost for longer is given up
 
 
@@ -101,26 +102,44 @@ class Cluster:
         with self._telling():
             return str(self._client.get_job_logs(submission.id))
 
-    def follow(self, submission: Submission, write: Callable[[str], None]) -> Submission:
+    def follow(self, submission: Submission, write: Callable[[str], None]) -> tuple[Submission, bool]:
         """Write a job's log, from its beginning, until the job has ended; a lost connection is taken up
-        again."""
+        again.
+
+        Returns:
+            The submission as it ended, and whether its log was read to the end.
+
+        Raises:
+            OSError: what `write` raises.
+        """
         written = 0
 
-        async def tail() -> None:
+        async def tail() -> OSError | None:
+            """The error of `write`, which would be taken for the connection's."""
             nonlocal written
             place = 0
             async for text in self._client.tail_job_logs(submission.id):
-                write(text[max(written - place, 0) :])
+                try:
+                    write(text[max(written - place, 0) :])
+                except OSError as error:
+                    return error
                 place += len(text)
                 written = max(written, place)
+            return None
 
+        tries = _LAST_TRIES
         while True:
-            live = submission.live
+            live, whole, fault = submission.live, False, None
             with contextlib.suppress(RoutelmtError), self._telling():
-                asyncio.run(tail())
+                fault = asyncio.run(tail())
+                whole = True
+            if fault:
+                raise fault
             if not live:  # and its log is read since it ended
-                return submission
-            time.sleep(_POLL_S)
+                tries -= 1
+                if whole or not tries:
+                    return submission, whole
+            time.sleep(_POLL_S if live else _RETRY_S)
             submission = self._patiently(submission.id)
 
     def _patiently(self, submission_id: str) -> Submission:

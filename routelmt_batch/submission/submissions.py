@@ -13,13 +13,14 @@ if TYPE_CHECKING:
     from ray.job_submission import JobDetails
 
 # Keys of a submission's metadata; the first marks it as ours.
-VERSION, NAME, OUTPUT, ATTEMPT, ORDER, BY = (
+VERSION, NAME, OUTPUT, ATTEMPT, ORDER, BY, NONCE = (
     "routelmt_batch",
     "name",
     "output",
     "attempt",
     "order",
     "submitted_by",
+    "nonce",
 )
 _STOPPED = 143  # as `run` ends by SIGTERM; Ray keeps no exit code of a job that it stopped
 _DIGEST_LETTERS = 8
@@ -28,7 +29,7 @@ _DIGEST_LETTERS = 8
 @dataclass(frozen=True)
 class Submission:
     """`status` is Ray's: PENDING, RUNNING, STOPPED, SUCCEEDED or FAILED. `order` is a digest of what was
-    submitted: spec and options. Times are in UTC."""
+    submitted: spec and options. `nonce` is of one hand-over alone. Times are in UTC."""
 
     id: str
     name: str
@@ -36,6 +37,7 @@ class Submission:
     attempt: int
     order: str
     submitted_by: str
+    nonce: str
     status: str
     driver_exit_code: int | None
     message: str
@@ -55,6 +57,7 @@ class Submission:
             attempt=int(told[ATTEMPT]),
             order=told[ORDER],
             submitted_by=told[BY],
+            nonce=told.get(NONCE, ""),  # an earlier version's has none
             status=str(details.status.value),
             driver_exit_code=details.driver_exit_code,
             message=details.message or "",

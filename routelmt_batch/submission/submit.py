@@ -7,8 +7,10 @@ import os
 import shlex
 import socket
 import tempfile
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 from routelmt_batch import __version__
 from routelmt_batch.errors import OutputError, RoutelmtError
@@ -18,6 +20,7 @@ from routelmt_batch.submission.submissions import (
     ATTEMPT,
     BY,
     NAME,
+    NONCE,
     ORDER,
     OUTPUT,
     VERSION,
@@ -68,14 +71,16 @@ def submit(cluster: Cluster, order: Order, attach: bool = False) -> tuple[Submis
     if before and before.live:
         return _attached(before, order, attach), False
     attempt = before.attempt + 1 if before else 1
-    new = submission_id(order.output, attempt)
+    new, nonce = submission_id(order.output, attempt), uuid.uuid4().hex
     try:
-        _hand_over(cluster, order, new, attempt)
+        _hand_over(cluster, order, new, attempt, nonce)
     except RoutelmtError:
-        # Somebody else's submission, a moment ago, has the id.
-        if (now := cluster.latest(order.output)) and now.id == new:
-            return _attached(now, order, attach), False
-        raise
+        now = cluster.latest(order.output)
+        if not now or now.id != new:
+            raise
+        if now.nonce != nonce:  # somebody else's, of a moment ago
+            return _attached(now, order, attach) if now.live else _beaten(now), False
+        return now, True  # the answer alone was lost
     return cluster.get(new), True
 
 
@@ -90,7 +95,14 @@ def _attached(running: Submission, order: Order, attach: bool) -> Submission:
     return running
 
 
-def _hand_over(cluster: Cluster, order: Order, new: str, attempt: int) -> None:
+def _beaten(ended: Submission) -> NoReturn:
+    raise OutputError(
+        f"{ended.output}: {ended.id}, by {ended.submitted_by}, came a moment before and is {ended.status}. "
+        f"`logs {ended.id}` shows it; submit again to go on"
+    )
+
+
+def _hand_over(cluster: Cluster, order: Order, new: str, attempt: int, nonce: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / SPEC_FILE).write_text(order.spec.dump(), encoding="utf8")
         cluster.submit(
@@ -109,6 +121,7 @@ def _hand_over(cluster: Cluster, order: Order, new: str, attempt: int) -> None:
                 ATTEMPT: str(attempt),
                 ORDER: order.digest,
                 BY: f"{_user()}@{socket.gethostname()}",
+                NONCE: nonce,
             },
         )
 

@@ -51,9 +51,37 @@ def connected(monkeypatch):
 def test_a_log_is_shown_once_over_connections_that_break(connected):
     shown: list[str] = []
     running = Submission.read(details("RUNNING"))
-    ended = connected(Breaking()).follow(running, shown.append)
+    ended, whole = connected(Breaking()).follow(running, shown.append)
     assert "".join(shown) == "".join(LOG)
-    assert ended.exit_code == 3
+    assert ended.exit_code == 3 and whole
+
+
+def test_an_ended_job_whose_log_breaks_off_ends_as_it_did(connected):
+    class Torn(Breaking):
+        async def tail_job_logs(self, submission_id: str) -> AsyncIterator[str]:
+            self.connections += 1
+            yield LOG[0]
+            raise RuntimeError("WebSocket connection closed unexpectedly with close code 1006")
+
+        def get_job_info(self, submission_id: str) -> JobDetails:
+            return details("FAILED", driver_exit_code=3)
+
+    client, shown = Torn(), []
+    ended, whole = connected(client).follow(
+        Submission.read(details("FAILED", driver_exit_code=3)), shown.append
+    )
+    assert (ended.exit_code, whole, shown[0]) == (3, False, LOG[0])
+    assert "".join(shown) == LOG[0] and client.connections == 3
+
+
+def test_a_reader_that_has_left_ends_it(connected):
+    def write(text: str) -> None:
+        raise BrokenPipeError(32, "Broken pipe")
+
+    client = Breaking()
+    with pytest.raises(BrokenPipeError):
+        connected(client).follow(Submission.read(details("RUNNING")), write)
+    assert client.connections == 1
 
 
 def test_a_head_that_is_gone_is_given_up_in_the_end(connected, monkeypatch):

@@ -1,13 +1,18 @@
 """What a submission is called, asks for and ended with; nothing is submitted."""
 
 import hashlib
+import os
 import shlex
 from datetime import UTC, datetime
 
 import pytest
+import typer
 from ray.job_submission import JobDetails
 
+from routelmt_batch.cli import app
+from routelmt_batch.errors import OutputError, RoutelmtError, UsageError
 from routelmt_batch.spec_file import load
+from routelmt_batch.submission import submit as submit_module
 from routelmt_batch.submission.submissions import Submission, submission_id
 from routelmt_batch.submission.submit import Order
 from tests.conftest import DEMO
@@ -19,6 +24,7 @@ METADATA = {
     "attempt": "2",
     "order": "0123abcd",
     "submitted_by": "ada@host",
+    "nonce": "89ef",
 }
 
 
@@ -49,6 +55,7 @@ def test_a_submission_is_read_as_ray_tells_of_it():
         attempt=2,
         order="0123abcd",
         submitted_by="ada@host",
+        nonce="89ef",
         status="RUNNING",
         driver_exit_code=None,
         message="",
@@ -87,6 +94,90 @@ def test_options_reach_the_command_whole():
         "exec", "/opt/my env/python", "-m", "routelmt_batch", "run", "job.yaml", "--address", "auto",
         "--shards", "a b*/$x.parquet",
     ]  # fmt: skip
+
+
+def test_submit_hands_on_what_run_takes(invoke, monkeypatch, tmp_path):
+    """Every option of `run` that is no key of the spec, as `run` itself reads it."""
+    orders = []
+
+    def take(cluster: object, order: Order, attach: bool) -> tuple[Submission, bool]:
+        orders.append(order)
+        return Submission.read(details()), True
+
+    monkeypatch.setattr(submit_module, "submit", take)
+    monkeypatch.setattr(os, "environ", dict(os.environ))  # a cluster sets Ray's variables
+    monkeypatch.chdir(tmp_path)
+    given = [
+        *("--limit", "7", "--shards", "a*.parquet", "--retry-failed", "--verbose", "--against", "night"),
+        *("--fail-if", "failed>0.01", "--fail-if", "psi>0.25", "--time-limit", "1h30m"),
+        *("--metrics-port", "0", "--log-format", "json"),
+    ]
+    result = invoke("submit", DEMO / "job.yaml", "--address", "http://head:8265", *given)
+    assert result.exit_code == 0, result.output
+    _, _, _, _, command, spec, *arguments = shlex.split(orders[0].entrypoint)
+    assert (command, spec) == ("run", "job.yaml")
+    commands = typer.main.get_command(app).commands
+    found = commands["run"].make_context("run", [spec, *arguments]).params
+    wanted = commands["run"].make_context("run", [spec, *given, "--address", "auto"]).params
+    assert found == wanted | {"against": str(tmp_path / "night")}
+    own = {"python", "wait", "attach"}
+    assert commands["submit"].make_context("submit", ["x"]).params.keys() - own == found.keys() - {"dry_run"}
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (("--fail-if", "faled>0.1"), "no condition has the name 'faled'"),
+        (("--against", "night"), "goes with --fail-if 'psi>...'"),
+        (("--time-limit", "90"), "give hours, minutes or seconds"),
+    ],
+)
+def test_what_run_would_refuse_is_not_submitted(invoke, given, message):
+    result = invoke("submit", DEMO / "job.yaml", "--address", "http://head:1", *given)
+    assert isinstance(result.exception, UsageError) and message in str(result.exception)
+
+
+@pytest.mark.parametrize("spelling", ["/corpora/in/../out/1", "/corpora/out/./1", "/corpora//out/1/"])
+def test_an_output_is_the_same_however_it_is_spelled(spelling):
+    spec = load(DEMO / "job.yaml", output_uri=spelling)
+    assert Order(spec).output == "/corpora/out/1"
+
+
+class Beaten:
+    """A job server that has the id taken when it is asked to take it."""
+
+    url = "http://head:8265"
+
+    def __init__(self, **told: object) -> None:
+        self.told, self.asked = told, {}
+
+    def latest(self, output: str) -> Submission | None:
+        if not self.asked:
+            return None
+        metadata = METADATA | {"output": output, "order": self.asked["order"]} | self.told.get("metadata", {})
+        if self.told.get("own"):
+            metadata["nonce"] = self.asked["nonce"]
+        status = self.told.get("status", "RUNNING")
+        return Submission.read(details(status, submission_id=self.id, metadata=metadata))
+
+    def submit(self, submission_id: str, entrypoint: str, **travels: object) -> None:
+        self.id, self.asked = submission_id, travels["metadata"]
+        raise RoutelmtError("http://head:8265: there already")
+
+
+def test_a_submission_whose_answer_is_lost_is_ones_own(tmp_path):
+    order = Order(load(DEMO / "job.yaml", output_uri=str(tmp_path)))
+    found, new = submit_module.submit(Beaten(own=True), order)
+    assert new and found.output == str(tmp_path)
+
+
+def test_somebody_elses_of_a_moment_ago_is_refused_as_it_is(tmp_path):
+    order = Order(load(DEMO / "job.yaml", output_uri=str(tmp_path)))
+    with pytest.raises(OutputError, match=r"works on it \(RUNNING, by ada@host\)"):
+        submit_module.submit(Beaten(), order)
+    assert submit_module.submit(Beaten(), order, attach=True)[1] is False
+    with pytest.raises(OutputError, match="by ada@host, came a moment before and is FAILED"):
+        submit_module.submit(Beaten(status="FAILED"), order)
 
 
 def test_a_spec_that_travelled_is_the_one_that_was_submitted(tmp_path):
