@@ -88,11 +88,11 @@ class Bars:
         return cls(Console(quiet=True), quiet=True)
 
     def warn(self, message: str) -> None:
-        self.warnings += 1
         self.say(message, "warning")
 
     def say(self, message: str, level: Level = "info", **fields: Any) -> None:
         """Tell a line; `fields` say it again for programs, and stand in JSON alone."""
+        self.warnings += level == "warning"
         if self.quiet:
             return
         if self.as_json:

@@ -43,7 +43,7 @@ class FakeEngine:
     def has_room_for(self, pools: Sequence[Any]) -> bool:
         return self.room
 
-    def run(self, lanes: Sequence[Lane], tell: Callable[[str], None] = print) -> Iterator[Receipt]:
+    def run(self, lanes: Sequence[Lane], tell: Callable[[str, str], None] = print) -> Iterator[Receipt]:
         self.lanes_together.append([lane.label for lane in lanes])
         for lane in lanes:
             if lane.scorer:

@@ -55,6 +55,7 @@ RESULTS = pa.schema(
 )
 
 Receipt = dict[str, Any]
+Tell = Callable[[str, Literal["info", "warning"]], None]  # takes what an operator should know while it runs
 _PROBES = 8
 
 
@@ -163,9 +164,7 @@ def _blame_rows(rows: pa.Table, scorer: Scorer, error: Exception) -> None:
 class Engine(Protocol):
     """Runs lanes together, as one pass, and yields receipts as parts are written."""
 
-    def run(self, lanes: Sequence[Lane], tell: Callable[[str], None] = ...) -> Iterable[Receipt]:
-        """`tell`: takes what an operator should know while it runs."""
-        ...
+    def run(self, lanes: Sequence[Lane], tell: Tell = ...) -> Iterable[Receipt]: ...
 
     def check_fit(self, together: Sequence[Mapping[str, Pool]]) -> list[str]:
         """Refuse pools (by label, in groups that run at once) that this machine can never hold; of a

@@ -5,14 +5,13 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import re
-import shutil
 import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from routelmt_batch.engines import logs
 from routelmt_batch.engines.reaper import Reaper
 from routelmt_batch.errors import EngineError, RoutelmtError, UsageError
 
@@ -26,12 +25,8 @@ NO_TELEMETRY = {
 }
 # An engine whose process dies is started again this often for the rows it held.
 RESTARTS = 2
-# Actors of ours, as Ray names them at the start of their logs.
-_OUR_ACTORS = (b"EngineActor", b"ScorerActor", b"RayTrainWorker")
 _CONNECT_S = 5.0
 _OBJECT_STORE_BYTES = 512 << 20
-# A log line that says what went wrong: an exception's last line, as Python prints it.
-_FAULT = re.compile(r"[\w.]*(?:Error|Exception)\b: ")
 
 
 class Session:
@@ -154,7 +149,7 @@ class Session:
             raise EngineError(self._engine_message(label, error)) from error
 
     def _engine_message(self, label: str, error: Exception) -> str:
-        faults = self._faults() or [last_line(str(error))]
+        faults = logs.faults(self.log_folder, self._started_at) or [last_line(str(error))]
         if "EngineBroken" in str(error):
             faults = [last_line(str(error)), *faults[-1:]]
         elif "actor is dead" in str(error):
@@ -164,50 +159,17 @@ class Session:
                 *faults[-1:],
             ]
         shown = "\n".join(f"  {line}" for line in faults[-5:])
-        where = self.log_folder if self.local else "Ray's session folder on its node (`ray logs`)"
         return (
-            f"the {label} engine failed:\n{shown}\nIts whole log is in {where}. Mend the "
-            "cause and run the same command again: what is committed stays"
+            f"the {label} engine failed:\n{shown}\nIts whole log is in {self.log_folder}, unless its node is "
+            "lost. Mend the cause and run the same command again: what is committed stays"
         )
 
-    def _faults(self) -> list[str]:
-        """The last fault lines of the newest engine log, without their log prefixes."""
-        for log in sorted(self._engine_logs(), key=lambda log: log.stat().st_mtime, reverse=True):
-            lines = log.read_text(errors="replace").splitlines()
-            faults = []
-            for line in lines:
-                line = re.sub(r"^\([\w ]+pid=\d+\) ", "", line)
-                line = re.sub(r"^(?:ERROR|INFO|WARNING) [\d-]+ [\d:]+ \[[^\]]*\] ", "", line).strip()
-                # EngineDeadError says only that something else went wrong.
-                if _FAULT.match(line) and "EngineDeadError" not in line and line not in faults:
-                    faults.append(line[:300])
-            if faults:
-                return faults
-        return []
-
-    def _engine_logs(self) -> list[Path]:
-        folder = self._ray_logs()
-        if folder is None:
-            return []
-        return [
-            log
-            for log in folder.glob("worker-*")
-            if log.suffix in (".out", ".err")
-            and log.stat().st_mtime >= self._started_at
-            and any(name in _head(log) for name in _OUR_ACTORS)
-        ]
-
-    def _ray_logs(self) -> Path | None:
-        import ray
-
-        node = ray._private.worker._global_node
-        return Path(node.get_logs_dir_path()) if node is not None and self.local else None
-
     def keep_logs(self) -> None:
-        """Copy the engines' logs beside the job; Ray's own folder is not kept."""
-        for log in self._engine_logs():
-            with contextlib.suppress(OSError):
-                shutil.copyfile(log, self.log_folder / f"engine-{log.stem[-16:]}{log.suffix}")
+        """Copy the engines' logs beside the job: Ray keeps its own no longer than its session."""
+        if self.local:
+            logs.copy(self.log_folder, self._started_at)
+        else:
+            logs.copy_from_nodes(self.log_folder)
 
 
 def _check_answers(address: str) -> None:
@@ -246,14 +208,6 @@ def _to_file(path: Path) -> Iterator[None]:
         for number, descriptor in zip((1, 2), kept, strict=True):
             os.dup2(descriptor, number)
             os.close(descriptor)
-
-
-def _head(log: Path) -> bytes:
-    try:
-        with open(log, "rb") as file:
-            return file.read(4096)
-    except OSError:
-        return b""
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from routelmt_batch import quality
-from routelmt_batch.engines.lanes import RESULTS, Lane, Receipt
+from routelmt_batch.engines.lanes import RESULTS, Lane, Receipt, Tell
 from routelmt_batch.engines.scorer_actor import ScorerActor
 from routelmt_batch.engines.session import NO_TELEMETRY, RESTARTS, Session
 from routelmt_batch.engines.watch import watching
@@ -55,7 +55,7 @@ class VllmEngine:
         }
         return all(self.session.resource(name) >= need for name, need in needs.items())
 
-    def run(self, lanes: Sequence[Lane], tell: Callable[[str], None] = lambda _: None) -> Iterator[Receipt]:
+    def run(self, lanes: Sequence[Lane], tell: Tell = lambda message, level: None) -> Iterator[Receipt]:
         """One Dataset for all lanes. Yields a receipt for each part, as it is written; tells what becomes of
         the nodes.
 
@@ -66,7 +66,7 @@ class VllmEngine:
         self.session.start()
         pools = [{lane.label: lane.pool for lane in lanes}]
         for message in self.check_fit(pools):
-            tell(message)
+            tell(message, "warning")
         datasets = [self._dataset(lane) for lane in lanes]
         self.session.take_signals()  # building a processor calls ray.init
         whole = datasets[0].union(*datasets[1:]) if len(datasets) > 1 else datasets[0]

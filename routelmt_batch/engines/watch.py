@@ -7,12 +7,14 @@ import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
 
+from routelmt_batch.engines.lanes import Tell
+
 logger = logging.getLogger(__name__)
 _POLL_S = 2.0
 
 
 @contextlib.contextmanager
-def watching(tell: Callable[[str], None], lacks: Callable[[], Sequence[str]]) -> Iterator[None]:
+def watching(tell: Tell, lacks: Callable[[], Sequence[str]]) -> Iterator[None]:
     """Tell of nodes that are lost or join, and of what the pools then lack.
 
     Args:
@@ -28,18 +30,19 @@ def watching(tell: Callable[[str], None], lacks: Callable[[], Sequence[str]]) ->
         thread.join()
 
 
-def _watch(ended: threading.Event, tell: Callable[[str], None], lacks: Callable[[], Sequence[str]]) -> None:
-    before = _alive()
-    while not ended.wait(_POLL_S):
+def _watch(ended: threading.Event, tell: Tell, lacks: Callable[[], Sequence[str]]) -> None:
+    before: dict[str, str] | None = None
+    while not ended.wait(_POLL_S if before is not None else 0):
         try:
             now = _alive()
-            for node in before.keys() - now.keys():
-                tell(f"node {before[node]} is lost: the rows that it had are done again elsewhere")
-            for node in now.keys() - before.keys():
-                tell(f"node {now[node]} has joined")
-            if now.keys() != before.keys():
+            known = now if before is None else before
+            for node in known.keys() - now.keys():
+                tell(f"node {known[node]} is lost: the rows that it had are done again elsewhere", "warning")
+            for node in now.keys() - known.keys():
+                tell(f"node {now[node]} has joined", "info")
+            if now.keys() != known.keys():
                 for message in lacks():
-                    tell(message)
+                    tell(message, "warning")
             before = now
         except Exception:
             logger.exception("the nodes could not be asked for")  # Ray itself may be gone: the pass says so

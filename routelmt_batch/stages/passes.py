@@ -114,7 +114,7 @@ def run_pass(
     lane_times: defaultdict[str, LaneTime] = defaultdict(LaneTime)
     try:
         with bars.rows(name, total, done) as advance:
-            for receipt in engine.run(lanes, bars.warn):
+            for receipt in engine.run(lanes, bars.say):
                 entry: PartEntry = receipt["entry"]
                 before_commit(entry)
                 if killed := entry.counts.get(KILLED):

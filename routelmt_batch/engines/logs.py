@@ -1,0 +1,84 @@
+"""The engines' logs, copied beside the job from whichever node they are on, and what went wrong in them."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+logger = logging.getLogger(__name__)
+# Actors of ours, as Ray names them at the start of their logs.
+_OUR_ACTORS = (b"EngineActor", b"ScorerActor", b"RayTrainWorker")
+# A log line that says what went wrong: an exception's last line, as Python prints it.
+_FAULT = re.compile(r"[\w.]*(?:Error|Exception)\b: ")
+_PREFIX = "engine-"
+_PATIENCE_S = 30.0
+
+
+def copy(folder: Path, since: float = 0.0, job: str = "*", node: str = "") -> None:
+    """Copy this node's logs of engines of a job, by Ray's id, that were written to `since` then.
+
+    A log is named for its process, and for its `node` if that has a name.
+    """
+    import ray
+
+    here = ray._private.worker._global_node
+    if here is None:
+        return
+    for log in Path(here.get_logs_dir_path()).glob(f"worker-*-{job}-*"):
+        with contextlib.suppress(OSError):
+            if log.suffix in (".out", ".err") and log.stat().st_mtime >= since and _is_ours(log):
+                process = "-".join(filter(None, (node, log.stem.rpartition("-")[2])))
+                shutil.copy2(log, folder / f"{_PREFIX}{process}{log.suffix}")
+
+
+def copy_from_nodes(folder: Path) -> None:
+    """Copy this job's from every node that lives, into a folder that all of them see."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    job = ray.get_runtime_context().get_job_id()
+    task = ray.remote(num_cpus=0, max_retries=0)(copy)
+    copies = [
+        task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(
+            folder, job=job, node=node["NodeManagerAddress"]
+        )
+        for node in ray.nodes()
+        if node["Alive"]
+    ]
+    done, missing = ray.wait(copies, num_returns=len(copies), timeout=_PATIENCE_S)
+    for one in done:
+        try:
+            ray.get(one)
+        except Exception as error:  # a node that went, a folder that it does not see: the job stands without
+            logger.warning("a node's logs were not copied: %s", type(error).__name__)
+    if missing:
+        logger.warning("the logs of %d nodes were not copied in time", len(missing))
+
+
+def faults(folder: Path, since: float) -> list[str]:
+    """The last fault lines of the newest copied log that has any, without their log prefixes."""
+    for log in sorted(_copied(folder, since), key=lambda log: log.stat().st_mtime, reverse=True):
+        found: list[str] = []
+        for line in log.read_text(errors="replace").splitlines():
+            line = re.sub(r"^\([\w ]+pid=\d+\) ", "", line)
+            line = re.sub(r"^(?:ERROR|INFO|WARNING) [\d-]+ [\d:]+ \[[^\]]*\] ", "", line).strip()
+            # EngineDeadError says only that something else went wrong.
+            if _FAULT.match(line) and "EngineDeadError" not in line and line not in found:
+                found.append(line[:300])
+        if found:
+            return found
+    return []
+
+
+def _copied(folder: Path, since: float) -> Iterator[Path]:
+    return (log for log in folder.glob(f"{_PREFIX}*") if log.stat().st_mtime >= since)
+
+
+def _is_ours(log: Path) -> bool:
+    with open(log, "rb") as file:
+        head = file.read(4096)
+    return any(name in head for name in _OUR_ACTORS)
