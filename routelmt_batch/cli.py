@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from routelmt_batch import __version__
-from routelmt_batch.errors import OutputError
+from routelmt_batch.errors import OutputError, UsageError
 from routelmt_batch.learning import cli as learning
 from routelmt_batch.options import (
     AddressOption,
@@ -204,6 +204,8 @@ def report(
     from routelmt_batch.spec_file import read
     from routelmt_batch.workspace import Folder
 
+    if rows is not None and not html:
+        raise UsageError("--rows: goes with --html")
     if html or against:
         _audit(output, against, html, rows, as_json)
         return
@@ -299,8 +301,6 @@ def init(
     ] = "run",
 ) -> None:
     """Write a commented spec to start from: of a job, of labels, or of a router's training."""
-    from routelmt_batch.errors import UsageError
-
     path = path or ("job.yaml" if kind == "run" else f"{kind}.yaml")
     target = Path(path)
     if target.exists():

@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +86,6 @@ def run(spec: JobSpec, options: Options, bars: Bars, open_engine: OpenEngine) ->
         _open(spec, options, bars) as workspace,
         open_engine(workspace.folder) as engine,
     ):
-        options.conditions.check(workspace.recipe, workspace.folder)
         done = finished(workspace.folder)
         refuse_cleaned(workspace, done, _asks_more(workspace, done, options))
         if done:
@@ -145,7 +143,12 @@ def _alone(recipe: JobRecipe) -> dict[str, Pool]:
 
 
 def _open(spec: JobSpec, options: Options, bars: Bars) -> AbstractContextManager[Job]:
-    return open_workspace(spec, options.shards, options.limit, bars, partial(check_models, bars=bars))
+    def check_all(spec: JobSpec) -> JobRecipe:
+        recipe = check_models(spec, bars)
+        options.conditions.check(recipe, Folder(Path(spec.output.uri)))
+        return recipe
+
+    return open_workspace(spec, options.shards, options.limit, bars, check_all)
 
 
 def plan(spec: JobSpec, options: Options, bars: Bars, open_engine: OpenEngine) -> list[WhatIf]:

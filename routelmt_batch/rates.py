@@ -153,16 +153,22 @@ def measured(report: Mapping[str, Any], spec: JobSpec) -> str:
     found: dict[str, dict[str, Any]] = {}
     for name, pool in pools.items():
         passes = [(line, lane) for line in report["passes"] for lane in _lanes(line, name)]
-        seconds = sum(lane["seconds"] for _, lane in passes)
+        gpus = [_gpus(line, name, pool) for line, _ in passes]
+        seconds = sum(lane["seconds"] * number for (_, lane), number in zip(passes, gpus, strict=True))
         if seconds > 0:
-            gpus = pool.replicas * (pool.gpus or pool.tensor_parallel_size)
             found[name] = {
-                "rows_per_second_per_gpu": round(sum(lane["rows"] for _, lane in passes) / seconds / gpus, 3),
+                "rows_per_second_per_gpu": round(sum(lane["rows"] for _, lane in passes) / seconds, 3),
                 "start_seconds": max(line["engine_start_seconds"] for line, _ in passes),
-                "gpus": gpus,
+                "gpus": gpus[-1],
                 "price_per_gpu_hour": None,
             }
     return _HEADER.format(name=report["name"]) + yaml.safe_dump(found, sort_keys=False)
+
+
+def _gpus(line: Mapping[str, Any], name: str, pool: Pool) -> int:
+    """What a pool had in a pass; as the spec has it in one of an earlier version."""
+    pools: Mapping[str, int] = line.get("gpus", {})
+    return pools.get(name) or sum(pools.values()) or pool.all_gpus
 
 
 def _lanes(line: Mapping[str, Any], pool: str) -> Iterable[Mapping[str, Any]]:

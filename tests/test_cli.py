@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from routelmt_batch import __version__
-from routelmt_batch.errors import RoutelmtError
+from routelmt_batch.errors import RoutelmtError, UsageError
 from routelmt_batch.learning.training.spec import load_train_spec
 from routelmt_batch.spec_file import load, load_label
 from tests.conftest import COLUMNS, DEMO, MODELS, REPOSITORY, write_shard
@@ -224,6 +224,11 @@ def test_report_tells_of_labels_stopped_and_finished(invoke, tmp_path, monkeypat
     assert answer.exit_code == 0 and "12 in 1 shard, 11 labelled" in answer.stdout
     assert json.loads(invoke("report", tmp_path / "labels", "--json").stdout)["labelled"] == 11
     assert "these labels are finished; nothing to do" in invoke("label", spec).output
+
+
+def test_rows_are_of_the_page_alone(invoke):
+    answer = invoke("report", "out", "--rows", "3")
+    assert isinstance(answer.exception, UsageError) and "goes with --html" in str(answer.exception)
 
 
 def test_report_writes_the_page_and_compares(tmp_path, make_spec):

@@ -136,6 +136,7 @@ def test_a_report_gives_the_rates_that_it_measured(make_spec):
                 "name": "large+small",
                 "engine_start_seconds": 50.0,
                 "lanes": {"large": {"rows": 100, "seconds": 10.0}, "small": {"rows": 400, "seconds": 4.0}},
+                "gpus": {"large": 4, "small": 4},  # of another run, with more
             },
             {
                 "name": "check large+small",
@@ -152,7 +153,13 @@ def test_a_report_gives_the_rates_that_it_measured(make_spec):
             "gpus": 1,
             "price_per_gpu_hour": None,
         },
-        "small": {"rows_per_second_per_gpu": 70, "start_seconds": 50, "gpus": 1, "price_per_gpu_hour": None},
+        # 700 rows in 6 GPU seconds of the first run, 16 of the second.
+        "small": {
+            "rows_per_second_per_gpu": 31.818,
+            "start_seconds": 50,
+            "gpus": 4,
+            "price_per_gpu_hour": None,
+        },
         "large": {"rows_per_second_per_gpu": 2, "start_seconds": 50, "gpus": 4, "price_per_gpu_hour": None},
     }
     assert text.startswith("# Measured by tonight")

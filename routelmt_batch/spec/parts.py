@@ -108,6 +108,11 @@ class Pool(Part):
     engine: dict[str, Any] = {}
     env: dict[str, str] = {}
 
+    @property
+    def all_gpus(self) -> int:
+        """Of all replicas, where there are GPUs."""
+        return self.replicas * (self.gpus or self.tensor_parallel_size)
+
     @model_validator(mode="after")
     def _engine_keys(self) -> Pool:
         for key in self.engine:

@@ -105,15 +105,23 @@ def allocate(workspace: Job) -> Plan:
         rule = (budget.fraction, budget.min_gain, recipe.at_least, budget.cap)
         same = (plan.fraction, plan.min_gain, plan.at_least, plan.cap) == rule
         if same and _same(_frozen_guard(frozen), guard):
+            _record(workspace)
             return plan
     started = time.time()
     plan = make_plan(workspace)
-    write_text(workspace.folder.spec, workspace.spec.dump(), "spec")  # the one that the plan is of
+    _record(workspace)
     write_json(path, _dump(plan), "plan")
     frozen_guard = guard.model_dump(mode="json")
     ledger.record("plan", **budget.model_dump(mode="json"), guard=frozen_guard, sha256=sha256(path))
     record_time(ledger, "allocate", workspace.rows, started)
     return plan
+
+
+def _record(workspace: Job) -> None:
+    """Keep the spec that the plan is of, with this run's pools and page."""
+    path, text = workspace.folder.spec, workspace.spec.dump()
+    if path.read_text(encoding="utf8") != text:
+        write_text(path, text, "spec")
 
 
 def last_plan(ledger: Ledger) -> dict[str, Any] | None:

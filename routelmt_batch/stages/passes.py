@@ -127,7 +127,8 @@ def run_pass(
     finally:
         ready = min((lane.ready_at for lane in lane_times.values()), default=time.time())
         rows = sum(lane.rows for lane in lane_times.values())
-        record_time(workspace.ledger, name, rows, started, ready - started, lane_times)
+        gpus = {lane.label: lane.pool.all_gpus for lane in lanes}
+        record_time(workspace.ledger, name, rows, started, ready - started, lane_times, gpus)
 
 
 def _refuse_killers(workspace: AnyWorkspace, entry: PartEntry) -> None:
@@ -186,8 +187,12 @@ def record_time(
     started: float,
     engine_start_seconds: float = 0.0,
     lanes: Mapping[str, LaneTime] | None = None,
+    gpus: Mapping[str, int] | None = None,
 ) -> None:
-    """Put a pass's time into the ledger, and each lane's own; a resumed pass has a line for each run."""
+    """Put a pass's time into the ledger, and each lane's own; a resumed pass has a line for each run.
+
+    `gpus` are its pools', by label: each run may have its own.
+    """
     ledger.record(
         "pass",
         name=name,
@@ -198,4 +203,5 @@ def record_time(
             name: {"rows": lane.rows, "seconds": round(lane.done_at - lane.ready_at, 3)}
             for name, lane in (lanes or {}).items()
         },
+        gpus=dict(gpus or {}),
     )

@@ -180,8 +180,9 @@ def _passes(workspace: Job) -> list[dict[str, Any]]:
             "rows_per_second": round(
                 event["rows"] / max(event["seconds"] - event["engine_start_seconds"], 1e-3), 1
             ),
-            # Of lanes side by side, each with its own time. A job begun by an earlier version has none.
+            # Of lanes side by side, each with its own time. A job begun by an earlier version has neither.
             "lanes": event.get("lanes", {}),
+            "gpus": event.get("gpus", {}),
         }
         for event in workspace.ledger.events_of("pass")
     ]

@@ -216,6 +216,13 @@ def test_a_refused_budget_leaves_the_record_as_it_is(make_spec, tmp_path, engine
     assert {name: (tmp_path / "out/_job" / name).read_bytes() for name in names} == before
 
 
+def test_the_page_settings_and_pools_of_the_last_run_are_on_record(make_spec, tmp_path, engine):
+    run(make_spec(), engine)
+    assert not run(make_spec(page={"rows": 0}, models__small__replicas=2), engine).new
+    kept = load(tmp_path / "out/_job/spec.yaml")
+    assert (kept.page.rows, kept.models.small.replicas) == (0, 2)
+
+
 def test_a_finished_job_without_translations_keeps_its_budget_too(make_spec, corpus, tmp_path, engine):
     for path in corpus.rglob("*.parquet"):
         write_shard(path, ["", None])
