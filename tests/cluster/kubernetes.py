@@ -1,7 +1,8 @@
 """Kubernetes manifests, read strictly: each kind against its schema, unknown and repeated keys refused.
 
 Kubernetes' own kinds by its own schema (schemas/); KubeRay's by the models below, which hold the fields
-that cluster/ uses as KubeRay's v1 API has them (docs/reference/api.md of ray-project/kuberay, 1.5.1 and later).
+that cluster/ uses as KubeRay's v1 API has them (docs/reference/api.md of ray-project/kuberay, 1.5.1 and later;
+compared with the Go types behind its custom resources, ray-operator/apis/ray/v1).
 """
 
 import json
@@ -21,6 +22,14 @@ KINDS = {
     ("rbac.authorization.k8s.io/v1", "Role"): "io.k8s.api.rbac.v1.Role",
     ("rbac.authorization.k8s.io/v1", "RoleBinding"): "io.k8s.api.rbac.v1.RoleBinding",
 }
+# Kubernetes' schema has these as any text (its API reference names the values).
+VALUES = {
+    "accessModes": {"ReadWriteOnce", "ReadOnlyMany", "ReadWriteMany", "ReadWriteOncePod"},
+    "concurrencyPolicy": {"Allow", "Forbid", "Replace"},
+    "restartPolicy": {"Always", "OnFailure", "Never"},
+    "operator": {"Exists", "Equal"},
+    "effect": {"NoSchedule", "PreferNoSchedule", "NoExecute"},
+}
 SUFFIXES = {"m": 1e-3, "": 1, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 
 
@@ -38,6 +47,17 @@ class StrictLoader(yaml.SafeLoader):
 StrictLoader.add_constructor(
     "tag:yaml.org,2002:map", lambda loader, node: loader.construct_mapping(node, deep=True)
 )
+
+
+def check_values(value: Any) -> None:
+    """Every field of VALUES, however deep."""
+    for name, inner in value.items() if isinstance(value, dict) else ():
+        given = set(inner if isinstance(inner, list) else [inner]) if name in VALUES else set()
+        assert given <= VALUES.get(name, given), f"{name}: {given}"
+    for inner in (
+        (value.values() if isinstance(value, dict) else value) if isinstance(value, dict | list) else ()
+    ):
+        check_values(inner)
 
 
 def definition(name: str, value: Any) -> Any:
@@ -133,6 +153,7 @@ class RayJob(Strict):
 def documents(text: str) -> Iterator[dict[str, Any]]:
     """The manifests of a file, each checked."""
     for document in yaml.load_all(text, StrictLoader):  # a SafeLoader
+        check_values(document)
         kind = (document["apiVersion"], document["kind"])
         if kind == ("ray.io/v1", "RayJob"):
             RayJob.model_validate(document)

@@ -37,6 +37,20 @@ def test_what_is_copied_is_there_and_comes_before_its_use(hardware):
                 assert {"pyproject.toml", "README.md", "LICENSE", "routelmt_batch"} <= copied
 
 
+def test_the_build_context_is_what_is_copied():
+    """Everything else is kept out of it: environments are gigabytes."""
+    everything, *rest = [
+        line for line in (REPOSITORY / ".dockerignore").read_text().splitlines() if not line.startswith("#")
+    ]
+    let_in = [line.removeprefix("!") for line in rest if line.startswith("!")]
+    copied = {
+        source for hardware in HARDWARE for value in values(hardware, "COPY") for source in value.split()[:-1]
+    }
+    assert everything == "*"
+    assert {pattern for pattern in let_in if not any(Path(one).match(pattern) for one in copied)} == set()
+    assert {one for one in copied if not any(Path(one).match(pattern) for pattern in let_in)} == set()
+
+
 def installed_by(hardware: str, environment_name: str) -> list[str]:
     commands = (part.strip() for run in values(hardware, "RUN") for part in run.split("&&"))
     pip = f"{environment_name}/bin/pip install "

@@ -49,7 +49,11 @@ def test_the_kinds_are_these():
         ("nightly.yaml", "  schedule:", "  Schedule:"),
         ("nightly.yaml", "restartPolicy: Never", "restartPolicy: 1"),
         ("nightly.yaml", "timeZone:", "schedule: x\n  timeZone:"),
+        ("nightly.yaml", "restartPolicy: Never", "restartPolicy: OnSuccess"),
+        ("nightly.yaml", "concurrencyPolicy: Forbid", "concurrencyPolicy: Forbidden"),
+        ("rayjob.yaml", "operator: Exists", "operator: Exist"),
         ("volumes.yaml", "accessModes: [ReadWriteMany]", "accessModes: ReadWriteMany"),
+        ("volumes.yaml", "accessModes: [ReadWriteMany]", "accessModes: [ReadWriteAll]"),
     ],
 )
 def test_a_slip_is_refused(name, old, new):
@@ -87,6 +91,7 @@ def test_the_schedule_may_create_the_job_and_nothing_else():
     assert role["rules"] == [{"apiGroups": ["ray.io"], "resources": ["rayjobs"], "verbs": ["create"]}]
     assert binding["roleRef"]["name"] == role["metadata"]["name"] and binding["subjects"][0]["name"] == name
     assert len(CRON["spec"]["schedule"].split()) == 5
+    assert CRON["spec"]["timeZone"] == "Etc/UTC", "as the pods' clocks, which date the night's folder"
 
 
 def test_the_cluster_runs_the_pinned_ray_with_a_token():
@@ -150,4 +155,4 @@ def test_each_pool_has_a_group_and_engines_stay_off_the_head():
         "large",
         "quality",
     ]
-    assert CLUSTER_SPEC.headGroupSpec.rayStartParams == {"num-cpus": "0"}
+    assert CLUSTER_SPEC.headGroupSpec.rayStartParams == {"num-cpus": "0", "num-gpus": "0"}
