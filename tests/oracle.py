@@ -35,6 +35,17 @@ def committed(output: Path, stage: str) -> list[Path]:
     return [output / "_job" / stage / entry["part"] for entry in entries if entry.get("stage") == stage]
 
 
+def digests(output: Path) -> dict[str, str]:
+    """Every committed part's hash."""
+    ledger = output / "_job/ledger.jsonl"
+    if not ledger.exists():
+        return {}
+    whole = [line for line in ledger.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    parts = [json.loads(line) for line in whole]
+    paths = [output / "_job" / part["stage"] / part["part"] for part in parts if "part" in part]
+    return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+
+
 def scores(output: Path) -> dict[tuple[str, int], dict]:
     """Committed scores by (shard, row); fails if a row is there twice or the types are off."""
     found: dict[tuple[str, int], dict] = {}

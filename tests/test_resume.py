@@ -1,7 +1,5 @@
 """A job killed at any commit boundary goes on: each row once, committed parts untouched, plan exact."""
 
-import hashlib
-import json
 import multiprocessing
 import os
 import signal
@@ -58,21 +56,11 @@ def loaded():
         load_tokenizer(str(MODELS / name))
 
 
-def digests(output: Path) -> dict[str, str]:
-    ledger = output / "_job/ledger.jsonl"
-    if not ledger.exists():
-        return {}
-    whole = [line for line in ledger.read_text().splitlines(keepends=True) if line.endswith("\n")]
-    parts = [json.loads(line) for line in whole]
-    paths = [output / "_job" / part["stage"] / part["part"] for part in parts if "part" in part]
-    return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
-
-
 def committed_rows(output: Path) -> set[str]:
     import pyarrow.parquet as pq
 
     rows = set()
-    for path in map(Path, digests(output)):
+    for path in map(Path, oracle.digests(output)):
         table = pq.read_table(path)
         for line in table.select(["shard", "row"]).to_pylist():
             rows.add(
@@ -88,13 +76,13 @@ def test_killed_at_a_commit_boundary_it_goes_on(make_spec, corpus, tmp_path, fai
     spec, output, log = make_spec(), tmp_path / "out", tmp_path / "sent.log"
     code = run_armed(spec, log, f"{failpoint}:{time}")
     assert code == -signal.SIGKILL or (code == 0 and time > 1), "the failpoint is on the way"
-    before, committed = digests(output), committed_rows(output)
+    before, committed = oracle.digests(output), committed_rows(output)
     log.unlink(missing_ok=True)
     outcome = job.run(load(spec), job.Options(), BARS, FakeEngine(log).opened)
     assert outcome.report["rows"] == 71
     again = set(log.read_text().splitlines()) if log.exists() else set()
     assert not again & committed, "no committed row goes to an engine again"
-    after = digests(output)
+    after = oracle.digests(output)
     assert {path: after[path] for path in before} == before, "committed parts stay byte-identical"
     oracle.check(output, corpus, "0.3")
     assert not list(output.rglob("*tmp")), "nothing half-written is left"

@@ -1,7 +1,6 @@
 """A real run, killed and stopped: nothing is lost, nothing is left alive."""
 
 import contextlib
-import hashlib
 import json
 import os
 import signal
@@ -49,7 +48,7 @@ class Command:
                 time.sleep(0.05)
 
     def finish(self) -> tuple[int, str]:
-        _, errors = self.process.communicate(timeout=300)
+        self.told, errors = self.process.communicate(timeout=300)
         return self.process.returncode, errors
 
     def names(self) -> list[str]:
@@ -67,28 +66,26 @@ class Command:
         return left
 
 
-def digests(output: Path) -> dict[Path, str]:
-    parts = oracle.committed(output, "scores") + oracle.committed(output, "translations")
-    return {part: hashlib.sha256(part.read_bytes()).hexdigest() for part in parts}
-
-
 def test_kill_9_while_scoring_and_while_translating(make_spec, corpus, tmp_path):
     spec, output = make_spec(), tmp_path / "out"
-    standing: dict[Path, str] = {}
+    standing: dict[str, str] = {}
     for failpoint in ("scores.ledger.after:3", "translations.ledger.after:2"):
         command = Command(spec, failpoint)
         code, _ = command.finish()
         assert code == -signal.SIGKILL
         assert any("EngineCore" in name for name in command.seen), "an engine was running"
         assert command.survivors(within_s=15) == [], "nothing outlives the job"
-        now = digests(output)
+        now = oracle.digests(output)
         assert {part: now[part] for part in standing} == standing
         assert len(now) > len(standing)
         standing = now
-    command = Command(spec)
+    command = Command(spec, "", "--log-format", "json")
     code, errors = command.finish()
     assert code == 0, errors
-    assert {part: digests(output)[part] for part in standing} == standing
+    (last,) = command.told.splitlines()
+    assert json.loads(last)["status"] == "done", "all of standard output, whatever engines print"
+    assert {json.loads(line)["level"] for line in errors.splitlines()} == {"info"}
+    assert {part: oracle.digests(output)[part] for part in standing} == standing
     rows = oracle.check(output, corpus, "0.3")
     lines = [json.loads(line) for line in (output / "_job/ledger.jsonl").read_text().splitlines()]
     translated = sum(

@@ -4,12 +4,10 @@ import contextlib
 import json
 import os
 import secrets
-import socket
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -19,6 +17,7 @@ from tests import oracle
 from tests.conftest import write_shard
 from tests.engines import plugin
 from tests.engines.test_kill import Command
+from tests.waiting import free_ports, wait_for
 
 pytestmark = pytest.mark.engine
 POOLS = ("router", "models__small", "models__large")
@@ -76,21 +75,6 @@ class Node:
         self.process.wait()
 
 
-def wait_for(condition: Callable[[], object], what: str, within_s: float = 400) -> None:
-    deadline = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < deadline, f"no {what}"
-        time.sleep(0.05)
-
-
-def free_ports(number: int) -> list[str]:
-    with contextlib.ExitStack() as stack:
-        found = [stack.enter_context(socket.socket()) for _ in range(number)]
-        for each in found:
-            each.bind(("127.0.0.1", 0))
-        return [str(each.getsockname()[1]) for each in found]
-
-
 class Cluster:
     def __init__(self, folder: Path, temporary: str) -> None:
         self.folder = folder
@@ -100,8 +84,8 @@ class Cluster:
         self.address = f"127.0.0.1:{port}"
         self.nodes: list[Node] = []
         self.head = self._start(
-            "--head", "--port", port, "--include-dashboard", "false", "--temp-dir", temporary,
-            "--ray-client-server-port", client,
+            "--head", "--port", str(port), "--include-dashboard", "false", "--temp-dir", temporary,
+            "--ray-client-server-port", str(client),
         )  # fmt: skip
 
     def _start(self, *options: str) -> Node:
@@ -194,4 +178,6 @@ def test_a_job_spreads_over_nodes_and_outlives_those_that_are_killed(make_spec, 
         assert sum(number for number, *_ in spans) == 200, "every row once"
     (together,) = [line for line in lines if line.get("name") == "large+small"]
     assert together["rows"] == 200, "side by side: there was room"
+    logs = [log.read_text(errors="replace") for log in (output / "_job/logs").glob("engine-*.err")]
+    assert any("MapBatches(EngineActor)" in log for log in logs), "the nodes' logs, beside the job"
     wait_for(lambda: not cluster.head.actors(), "end of the engines", within_s=20)

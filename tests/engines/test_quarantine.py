@@ -11,7 +11,7 @@ from tests import oracle
 from tests.conftest import MODELS, write_shard
 from tests.engines import plugin
 from tests.engines.test_kill import Command
-from tests.engines.test_nodes import wait_for
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.engine
 

@@ -22,7 +22,7 @@ from routelmt_batch.spec_file import load
 from tests import oracle
 from tests.conftest import COLUMNS, MODELS, write_shard
 from tests.fake_engine import FakeEngine
-from tests.test_resume import digests, run_armed
+from tests.test_resume import run_armed
 
 BARS = Bars(Console(quiet=True), quiet=True)
 ROWS = 60
@@ -260,9 +260,9 @@ def test_killed_at_a_guards_commit_it_goes_on(guarded, tmp_path, engine, undistu
         job.run(whole, job.Options(), BARS, FakeEngine(tmp_path / "whole.log").opened)
         undisturbed.update(output(tmp_path / "whole"))
     assert run_armed(spec, engine.log, f"{failpoint}:1") == -signal.SIGKILL, "it is on the way"
-    before = digests(tmp_path / "out")
+    before = oracle.digests(tmp_path / "out")
     run(spec, engine)
-    after = digests(tmp_path / "out")
+    after = oracle.digests(tmp_path / "out")
     assert {path: after[path] for path in before} == before, "committed parts stay byte-identical"
     assert output(tmp_path / "out") == undisturbed
     assert not list((tmp_path / "out").rglob("*tmp")) and not list((tmp_path / "out").rglob("*.arrow"))

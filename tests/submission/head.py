@@ -6,7 +6,6 @@ import contextlib
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -17,6 +16,8 @@ from pathlib import Path
 
 import psutil
 import requests
+
+from tests.waiting import free_ports
 
 READY_S = 60
 
@@ -91,14 +92,6 @@ def running_head() -> Iterator[Head]:
             yield Head(url, environment | {"RAY_API_SERVER_ADDRESS": url})
         finally:
             _stop(process)
-
-
-def free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
 
 
 def _wait_until_ready(url: str, token: str, process: subprocess.Popen[bytes], log: Path) -> None:

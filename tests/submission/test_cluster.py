@@ -1,6 +1,5 @@
 """A real Ray head: a job is submitted over HTTP, refused twice, stopped, submitted again, and resumed."""
 
-import hashlib
 import json
 import re
 import time
@@ -12,7 +11,8 @@ import pytest
 from routelmt_batch.errors import UsageError
 from routelmt_batch.submission.cluster import Cluster
 from tests import oracle
-from tests.submission.head import Head, ended, free_ports, running_head
+from tests.submission.head import Head, ended, running_head
+from tests.waiting import free_ports, wait_for
 
 pytestmark = pytest.mark.engine
 
@@ -35,18 +35,6 @@ def ledger(output: Path, stage: str) -> list[dict]:
     path = output / "_job/ledger.jsonl"
     lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     return [line for line in lines if line.get("stage") == stage]
-
-
-def digests(output: Path) -> dict[Path, str]:
-    parts = oracle.committed(output, "scores") + oracle.committed(output, "translations")
-    return {part: hashlib.sha256(part.read_bytes()).hexdigest() for part in parts}
-
-
-def wait_until(condition, within_s: float) -> None:
-    deadline = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come about"
-        time.sleep(0.1)
 
 
 def standing(head: Head, job: object) -> dict:
@@ -75,14 +63,14 @@ def test_a_job_is_submitted_stopped_submitted_again_and_resumed(head, spec, corp
     assert code == 2 and "with another spec or other options" in errors
 
     # Stopped with scores and some translations committed.
-    wait_until(lambda: ledger(output, "translations"), within_s=300)
+    wait_for(lambda: ledger(output, "translations"), "translations", within_s=300)
     running = standing(head, output)
     assert (running["id"], running["status"], running["exit_code"]) == (first, "RUNNING", None)
     assert running["stages"]["score"] == [71, 71]
     code, told, errors = head.do("stop", output)
     assert (code, told) == (0, f"{first}: STOPPED; submit it again to go on\n"), errors
     assert "stopped by SIGTERM" in head.do("logs", first)[1]
-    committed = digests(output)
+    committed = oracle.digests(output)
     assert not (output / "_SUCCESS").exists()
 
     # Gone on with: what was committed stays, each row is translated once.
@@ -91,7 +79,7 @@ def test_a_job_is_submitted_stopped_submitted_again_and_resumed(head, spec, corp
     second = told.splitlines()[0]
     assert second == first[:-1] + "2"
     assert "assemble: 71/71 rows" in told and f"{second}: SUCCEEDED" in errors
-    assert {part: digests(output)[part] for part in committed} == committed
+    assert {part: oracle.digests(output)[part] for part in committed} == committed
     rows = oracle.check(output, corpus, "0.3")
     translated = sum(span[0] for line in ledger(output, "translations") for span in line["spans"].values())
     assert translated == sum(row["status"] != "skipped" for row in rows.values()) == 65
