@@ -32,7 +32,7 @@ from routelmt_batch.stages.assemble import assemble
 from routelmt_batch.stages.audit import audit, audit_is_due
 from routelmt_batch.stages.audited import audited
 from routelmt_batch.stages.check import check as check_texts
-from routelmt_batch.stages.check import checks_pool
+from routelmt_batch.stages.check import checks_came_late, checks_pool
 from routelmt_batch.stages.guard import guard, verify
 from routelmt_batch.stages.outputs import standing_outputs, succeed
 from routelmt_batch.stages.recipe import Job, JobRecipe, check_models
@@ -92,6 +92,11 @@ def run(spec: JobSpec, options: Options, bars: Bars, open_engine: OpenEngine) ->
             plan = allocate(workspace)  # refuses another budget
             retry = options.retry_failed and not workspace.ledger.cleaned
             if not (retry and reopen_failed(workspace, plan)) and not audit_is_due(workspace):
+                if checks_came_late(workspace):
+                    bars.warn(
+                        "checks.enabled: this job was finished without checks and stays so; a new one, with "
+                        "another --output, has them"
+                    )
                 return Outcome(options.conditions.judge(workspace.folder, done), new=False)
         if workspace.ledger.rows(SCORES) < workspace.rows:
             check_fit(spec, engine, bars, _alone(workspace.recipe))

@@ -41,6 +41,12 @@ def check(workspace: Job, routes: Sequence[Route], engine: Engine, bars: Bars) -
     run_pass(workspace, engine, bars, name, lanes, sum(good[r] for r in todo), sum(done[r] for r in todo))
 
 
+def checks_came_late(workspace: Job) -> bool:
+    """Whether a finished job's rows were assembled without the checks that its spec asks for now."""
+    ledger = workspace.ledger
+    return workspace.spec.checks.enabled and ledger.rows(TRANSLATIONS) > 0 and not ledger.rows(CHECKS)
+
+
 def _lane(workspace: Job, route: Route) -> Lane:
     spec = workspace.spec
     return Lane(

@@ -1,8 +1,12 @@
 """Checks in a job, on a made-up engine that says what it is told to."""
 
+import io
+
 import pytest
+from rich.console import Console
 
 from routelmt_batch import job
+from routelmt_batch.progress import Bars
 from routelmt_batch.spec_file import load
 from tests.conftest import write_shard
 from tests.fake_engine import FakeEngine
@@ -71,6 +75,16 @@ def test_held_back_places_need_no_metric(make_spec, tmp_path, engine):
 def test_checks_can_be_left_out(make_spec, tmp_path, engine):
     report = run(make_spec(budget__fraction=0, checks={"enabled": False}), engine).report
     assert report["checks"] == {} and not report["reason"]
+
+
+def test_checks_that_are_asked_for_too_late_are_told(make_spec, engine):
+    spec, told = make_spec(budget__fraction=0), io.StringIO()
+    run(spec, engine, "checks.enabled=false")
+    bars = Bars(Console(file=told, width=200))
+    assert not job.run(load(spec), job.Options(), bars, engine.opened).new
+    assert "finished without checks and stays so" in told.getvalue()
+    assert not job.run(load(spec, ["checks.enabled=false"]), job.Options(), bars, engine.opened).new
+    assert bars.warnings == 1
 
 
 def test_a_resumed_job_checks_nothing_twice(make_spec, tmp_path, engine):
