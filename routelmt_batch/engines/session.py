@@ -23,6 +23,7 @@ NO_TELEMETRY = {
     "DO_NOT_TRACK": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
 }
+logger = logging.getLogger(__name__)
 # An engine whose process dies is started again this often for the rows it held.
 RESTARTS = 2
 _CONNECT_S = 5.0
@@ -166,10 +167,13 @@ class Session:
 
     def keep_logs(self) -> None:
         """Copy the engines' logs beside the job: Ray keeps its own no longer than its session."""
-        if self.local:
-            logs.copy(self.log_folder, self._started_at)
-        else:
-            logs.copy_from_nodes(self.log_folder)
+        try:
+            if self.local:
+                logs.copy(self.log_folder, self._started_at)
+            else:
+                logs.copy_from_nodes(self.log_folder)
+        except Exception as error:  # Ray itself may be gone; how the job ended matters more than its logs
+            logger.warning("the engines' logs were not copied: %s", type(error).__name__)
 
 
 def _check_answers(address: str) -> None:
