@@ -1,0 +1,43 @@
+"""What tables on a terminal are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from routelmt_batch.progress import counted
+
+
+def console() -> Console:
+    return Console(highlight=False, markup=False)
+
+
+def new_table(*columns: str) -> Table:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for index, name in enumerate(columns):
+        numeric = index > 0 and len(columns) > 2
+        longest_word = max(map(len, name.split()), default=None)
+        table.add_column(
+            name, justify="right" if numeric else "left", overflow="fold", min_width=longest_word
+        )
+    return table
+
+
+def extent(report: Mapping[str, Any]) -> str:
+    return f"{report['rows']:,} in {counted(report['shards'], 'shard')}"
+
+
+def counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)
+
+
+def number(value: float | None) -> str:
+    return "-" if value is None else f"{value:,.2f}"
+
+
+def interval(value: Mapping[str, float | None]) -> str:
+    return f"{number(value['value'])} ({number(value['low'])} to {number(value['high'])})"

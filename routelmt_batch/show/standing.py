@@ -1,0 +1,110 @@
+"""What else of a job is shown: budgets, a comparison, how far it is, what would be done or was cleaned."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Group, RenderableType
+from rich.filesize import decimal
+from rich.table import Table
+
+from routelmt_batch.clean import Cleaned
+from routelmt_batch.doctor import Finding
+from routelmt_batch.rates import Estimate
+from routelmt_batch.show.parts import counts, new_table, number
+from routelmt_batch.stages.allocate import WhatIf
+
+
+def what_if(lines: Sequence[WhatIf], estimates: Sequence[Estimate] = ()) -> Table:
+    """What each budget buys; with estimates, in how many hours and for how much."""
+    names = ("budget", "rows to large", "prompt tokens", "predicted gain", "gain/row", "threshold")
+    table = new_table(*names, *(("hours", "cost") if estimates else ()))
+    for line, estimate in itertools.zip_longest(lines, estimates):
+        table.add_row(
+            f"{line.fraction:.2f}",
+            f"{line.rows:,}",
+            f"{line.prompt_tokens:,}",
+            f"{line.predicted_gain:,.1f}",
+            number(line.predicted_gain / line.rows if line.rows else None),
+            number(line.threshold),
+            *((number(estimate.hours), number(estimate.cost)) if estimate else ()),
+        )
+    return table
+
+
+def comparison(compared: Mapping[str, Any]) -> Group:
+    """Two jobs side by side: figures, directions, score drift, rows routed differently."""
+    figures = new_table("", *compared["names"])
+    for name, pair in compared["figures"].items():
+        digits = 4 if "share" in name else 2 if isinstance(pair[0], float) else 0
+        figures.add_row(name, *("-" if value is None else f"{value:,.{digits}f}" for value in pair))
+    for group in ("status", "reason"):
+        for name, pair in compared[group].items():
+            figures.add_row(f"{group} {name}", *(f"{count:,}" for count in pair))
+    for name, pair in compared["direction"].items():
+        figures.add_row(f"{name} to large", *("-" if share is None else f"{share:.4f}" for share in pair))
+    told = new_table("compared", "")
+    if drift := compared["drift"]:
+        told.add_row(
+            "score drift",
+            f"population stability index {drift['psi']:.3f}, Kolmogorov-Smirnov distance {drift['ks']:.3f}",
+        )
+    routed = compared["routed"]
+    ways = f": {counts(routed['ways'])}" if routed["ways"] else ""
+    told.add_row("routed differently", f"{routed['different']:,} of {routed['common']:,} rows of both{ways}")
+    for name, (ours, theirs) in compared["settings"].items():
+        told.add_row("differs", f"{name}: {ours}, was {theirs}")
+    return Group(figures, told)
+
+
+def standing(state: Mapping[str, Any]) -> Group:
+    """Where an unfinished job stands."""
+    return Group(
+        stages(state["stages"]),
+        "running"
+        if state["running"]
+        else f"not running; the same `{state['command']}` command goes on from here",
+    )
+
+
+def stages(progress: Mapping[str, Sequence[int]]) -> Table:
+    """How far a job is."""
+    table = new_table("stage", "done", "of")
+    for name, (done, total) in progress.items():
+        table.add_row(name, f"{done:,}", f"{total:,}")
+    return table
+
+
+def checked(check: Mapping[str, Any]) -> Table:
+    """What a dry run found."""
+    table = new_table("dry run", "")
+    for name, value in check.items():
+        table.add_row(name, str(value))
+    return table
+
+
+def cleaned(found: Cleaned, would: bool) -> RenderableType:
+    """What was cleaned away, or would be."""
+    if not found.removed:
+        return "nothing to clean"
+    table = new_table("work files of", "files", "size")
+    for stage in found.removed:
+        table.add_row(stage.stage, f"{stage.files:,}", decimal(stage.bytes))
+    freed = decimal(found.freed_bytes)
+    if would:
+        return Group(table, f"at most {freed} would be freed")
+    kept = f", kept {decimal(found.kept_bytes)} of translations" if found.kept_bytes else ""
+    return Group(table, f"freed {freed}{kept}")
+
+
+def health(lines: Iterable[Finding]) -> Table:
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for name in ("", "what", "found", "next move"):
+        table.add_column(name, overflow="fold")
+    for line in lines:
+        mark, move = ("ok", "") if line.fine else ("NO", line.next_move)
+        table.add_row(mark, line.what, line.found, move)
+    return table
