@@ -26,7 +26,8 @@ from routelmt_batch.ledger import SCORES, TRANSLATIONS, Ledger
 from routelmt_batch.routers.calibration import HeldOut
 from routelmt_batch.rows import SKIP_REASONS
 from routelmt_batch.selection import Cut, Gains, count, cuts, places
-from routelmt_batch.spec import Budget, Guard
+from routelmt_batch.spec import Budget, Guard, JobSpec
+from routelmt_batch.spec_file import read
 from routelmt_batch.stages.passes import record_time
 from routelmt_batch.stages.recipe import Job
 from routelmt_batch.workspace import AnyWorkspace, Folder
@@ -118,10 +119,13 @@ def allocate(workspace: Job) -> Plan:
 
 
 def _record(workspace: Job) -> None:
-    """Keep the spec that the plan is of, with this run's pools and page."""
-    path, text = workspace.folder.spec, workspace.spec.dump()
-    if path.read_text(encoding="utf8") != text:
-        write_text(path, text, "spec")
+    """Keep the spec that the plan is of, as this run has it. A finished job was made as it says, but its
+    page may be drawn again."""
+    path, spec = workspace.folder.spec, workspace.spec
+    if workspace.folder.success.exists():
+        spec = read(path, (), JobSpec).model_copy(update={"page": spec.page})
+    if path.read_text(encoding="utf8") != spec.dump():
+        write_text(path, spec.dump(), "spec")
 
 
 def last_plan(ledger: Ledger) -> dict[str, Any] | None:

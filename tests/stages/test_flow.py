@@ -216,11 +216,17 @@ def test_a_refused_budget_leaves_the_record_as_it_is(make_spec, tmp_path, engine
     assert {name: (tmp_path / "out/_job" / name).read_bytes() for name in names} == before
 
 
-def test_the_page_settings_and_pools_of_the_last_run_are_on_record(make_spec, tmp_path, engine):
-    run(make_spec(), engine)
-    assert not run(make_spec(page={"rows": 0}, models__small__replicas=2), engine).new
-    kept = load(tmp_path / "out/_job/spec.yaml")
-    assert (kept.page.rows, kept.models.small.replicas) == (0, 2)
+def test_the_settings_that_a_job_goes_on_with_are_on_record(make_spec, tmp_path, engine):
+    """Of one that is finished, the page's alone."""
+    kept = tmp_path / "out/_job/spec.yaml"
+    job.plan(load(make_spec()), job.Options(), BARS, engine.opened)
+    run(make_spec(page={"rows": 3}, models__small__replicas=2), engine)
+    assert (load(kept).page.rows, load(kept).models.small.replicas) == (3, 2)
+    (tmp_path / "out/_SUCCESS").unlink()
+    run(make_spec(page={"rows": 2}, models__small__replicas=3), engine)
+    assert (load(kept).page.rows, load(kept).models.small.replicas) == (2, 3)
+    assert not run(make_spec(page={"rows": 0}, models__small__replicas=4), engine).new
+    assert (load(kept).page.rows, load(kept).models.small.replicas) == (0, 3)
 
 
 def test_a_finished_job_without_translations_keeps_its_budget_too(make_spec, corpus, tmp_path, engine):
