@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pytest
 
 from routelmt_batch.engines.lanes import RESULTS, Lane, Receipt, scored
 
@@ -36,6 +37,20 @@ class FakeEngine:
     @contextmanager
     def opened(self, folder: Any) -> Iterator["FakeEngine"]:
         yield self
+
+    @contextmanager
+    def stopping(self, when: Callable[[str, dict[str, Any]], bool]) -> Iterator[None]:
+        """What runs inside is stopped at the first row of a lane for which `when` holds."""
+
+        def fails(label: str, row: dict[str, Any]) -> str:
+            if when(label, row):
+                raise OSError("stopped on the way")
+            return ""
+
+        before, self.fails = self.fails, fails
+        with pytest.raises(OSError, match="stopped on the way"):
+            yield
+        self.fails = before
 
     def check_fit(self, together: Sequence[Any]) -> list[str]:
         return []

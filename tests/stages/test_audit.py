@@ -224,17 +224,8 @@ def test_a_corpus_with_nothing_to_sample_is_a_whole_job(audited_spec, corpus, tm
 def test_an_audit_that_is_given_up_leaves_a_whole_job(audited_spec, tmp_path, engine):
     spec = audited_spec({"fraction": 0.5, "min_rows": 1})
     large = []
-
-    def stop(label, row):
-        large.append(label == "large")
-        if sum(large) > 23:
-            raise OSError("stopped on the way")
-        return ""
-
-    engine.fails = stop
-    with pytest.raises(OSError, match="stopped"):
+    with engine.stopping(lambda label, row: large.append(label == "large") or sum(large) > 23):
         run(spec, engine)
-    engine.fails = lambda label, row: ""
     loaded = load(spec, ("audit.fraction=0",))
     assert job.run(loaded, job.Options(), BARS, engine.opened).report["audit"] is None
 

@@ -160,20 +160,10 @@ def test_a_guarded_job_that_stops_goes_on_where_it_stood(guarded, tmp_path, engi
     spec = guarded(
         mode="hypothesis", keep_small_above=60, verify=True, escalate_fraction="0.05", escalate_below=50
     )
-    left = [5]
-
-    def stop(label, row):
-        left[0] -= label == stop_at
-        if left[0] < 0:
-            raise OSError("stopped on the way")
-        return ""
-
-    engine.fails = stop
     for _ in range(3):
-        left[0] = 5
-        with pytest.raises(OSError, match="stopped"):
+        asked = []
+        with engine.stopping(lambda label, row, asked=asked: asked.append(label) or asked.count(stop_at) > 5):
             run(spec, engine)
-    engine.fails = lambda label, row: ""
     run(spec, engine)
     assert len(set(calls(engine, "large"))) <= 18
     whole = output(tmp_path / "out")
@@ -318,16 +308,8 @@ def test_another_budget_after_a_guards_decision_is_refused(guarded, tmp_path, en
     """Or the places of an old plan would add to those of the new one."""
     pool = {"source": str(quality_router(tmp_path)), "max_model_len_tokens": 256}
     spec = guarded(metric=None, mode="predicted", keep_small_above=60, router=pool)
-
-    def stop(label, row):
-        if label in ("small", "large"):
-            raise OSError("stopped on the way")
-        return ""
-
-    engine.fails = stop
-    with pytest.raises(OSError, match="stopped"):
+    with engine.stopping(lambda label, row: label in ("small", "large")):
         run(spec, engine)
-    engine.fails = lambda label, row: ""
     with pytest.raises(OutputError, match=r"frozen at budget.fraction 0\.3"):
         job.run(load(spec, ("budget.fraction=0.1",)), job.Options(), BARS, engine.opened)
     other = ("guard.router.threads=1",)
