@@ -98,4 +98,4 @@ lock:
 	rm pyproject.toml
 
 clean:
-	rm -rf runs .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info

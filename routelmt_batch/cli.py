@@ -120,7 +120,7 @@ def run(
             output_uri=output,
         )
         ending.begin(job_spec.name, job_spec.output.uri)
-        conditions = Conditions.parse(fail_if or (), _finished(against) if against else None)
+        conditions = Conditions.parse(fail_if or (), _finished(against, "--against ") if against else None)
         if dry_run:
             checked = job.check(job_spec, shards, limit, ending.bars, conditions)
             ending.show(show.checked(checked))
@@ -237,7 +237,7 @@ def _audit(output: str, against: str | None, html: bool, rows: int | None, as_js
     from routelmt_batch.page.comparison import compare
     from routelmt_batch.page.page import write_page
 
-    this, other = _finished(output), _finished(against) if against else None
+    this, other = _finished(output), _finished(against, "--against ") if against else None
     settings = this.spec.page if rows is None else this.spec.page.model_copy(update={"rows": rows})
     comparison = compare(this, other, settings.rows if html else 0) if other else None
     if html:
@@ -249,14 +249,14 @@ def _audit(output: str, against: str | None, html: bool, rows: int | None, as_js
         show.console().print(show.comparison(comparison))
 
 
-def _finished(output: str) -> FinishedJob:
+def _finished(output: str, option: str = "") -> FinishedJob:
     from routelmt_batch import job
     from routelmt_batch.page.finished import FinishedJob
     from routelmt_batch.workspace import Folder
 
     folder = Folder(Path(output))
     if not job.finished(folder):
-        raise OutputError(f"{output}: no finished job there; `run` it to its end first")
+        raise OutputError(f"{option}{output}: no finished job there; give the output of one")
     return FinishedJob.read(folder)
 
 

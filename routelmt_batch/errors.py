@@ -5,10 +5,10 @@ RoutelmtError            1  the job failed
 │   ├── SpecError           a key or a value of the spec
 │   ├── ModelError          a model or router folder
 │   ├── InputError          the input shards
+│   │   └── InputChanged        a shard is no longer the file that the job first read
 │   └── OutputError         the output folder: foreign or locked
 │       └── WorkChanged        its committed work was made from something else, or is damaged
 ├── EngineError          1  an engine did not start or died
-├── InputChanged         1  a shard is no longer the file that the job first read
 └── DiskFull             1  no space where a part or a shard was to be written
 Interrupted          130/143  stopped by a signal, or at its time limit (124); resumable. Not an Exception, so
                               that no library's `except Exception` takes it for a failure of its own
@@ -53,7 +53,7 @@ class EngineError(RoutelmtError):
     pass
 
 
-class InputChanged(RoutelmtError):
+class InputChanged(InputError):
     pass
 
 

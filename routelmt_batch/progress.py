@@ -103,7 +103,12 @@ class Bars:
             return
         told = message if level == "info" else f"{level}: {message}"
         self.console.print(
-            told, style=_STYLES[level], markup=False, highlight=False, soft_wrap=level == "error"
+            told,
+            style=_STYLES[level],
+            markup=False,
+            highlight=False,
+            # A log is searched by line; an error is copied from the terminal, too.
+            soft_wrap=level == "error" or not self.console.is_terminal,
         )
 
     @contextmanager
@@ -154,7 +159,8 @@ class Bars:
     @contextmanager
     def _lines(self, name: str, total: int, done: int, unit: str) -> Iterator[Tell]:
         started = told = time.monotonic()
-        state = {"done": done, "told": told}
+        # Its speed is from the first rows on: before them engines start.
+        state = {"done": done, "told": told, "since": 0.0, "base": 0}
 
         def say(message: str, **fields: Any) -> None:
             done_of: dict[str, Any] = {f"{unit}_done": state["done"], unit: total}
@@ -165,9 +171,12 @@ class Bars:
         def tell(rows: int, note: str) -> None:
             state["done"] += rows
             now = time.monotonic()
+            if not state["since"]:
+                state.update(since=now, base=state["done"])
             if now - state["told"] >= _LINE_EVERY_S:
                 state["told"] = now
-                per_second = (state["done"] - done) / (now - started)
+                took = now - state["since"]
+                per_second = (state["done"] - state["base"]) / took if took else 0.0
                 left = round((total - state["done"]) / per_second) if per_second else None
                 say(
                     f"{name}: {state['done']:,}/{total:,} {unit}, {speed(per_second, unit)}, "

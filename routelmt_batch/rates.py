@@ -175,6 +175,7 @@ def _lanes(line: Mapping[str, Any], pool: str) -> Iterable[Mapping[str, Any]]:
     """What a pass did with a pool's engines. Of passes, translations are named for their models, side
     by side as `large+small`, measurements `<metric> of <model>`."""
     if pool in (SMALL, LARGE):
-        return [line["lanes"][pool]] if pool in line["name"].split("+") and pool in line["lanes"] else []
+        translates = set(line["name"].split("+")) <= {SMALL, LARGE}  # and is no `check small+large`
+        return [line["lanes"][pool]] if translates and pool in line["lanes"] else []
     named = line["name"] == "score" if pool == ROUTER else " of " in line["name"]
     return line["lanes"].values() if named else []

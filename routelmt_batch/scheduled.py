@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shlex
 import signal
 import sys
 import traceback
@@ -21,7 +22,7 @@ from click.exceptions import Exit
 
 from routelmt_batch import interrupts
 from routelmt_batch.errors import Interrupted, RoutelmtError
-from routelmt_batch.progress import Bars, Level, stderr_console
+from routelmt_batch.progress import Bars, Level, counted, stderr_console
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -158,9 +159,23 @@ def carry_out(
     if folder.page.exists():
         ending.show(str(folder.page))
     exit_code, figures = summary(outcome.report)
+    for told in _left(outcome.report):
+        ending.bars.warn(told)
     ending.end(exit_code, report=str(folder.job_report), **figures)
     if options.conditions.conditions:
         held = conditions.held(outcome.report)
         for told in held:
             ending.bars.say(f"--fail-if {told}", "error")
         ending.end(conditions.CONDITION_HELD if held else exit_code, failed_if=held)
+
+
+def _left(report: Mapping[str, Any]) -> Iterator[str]:
+    """What a done job or labels left undone, and how it is made up for."""
+    if unreadable := list(report["unreadable"]):
+        yield (
+            f"{counted(len(unreadable), 'shard')} could not be read: mended, each is a job of its own, with "
+            f"--shards {shlex.quote(unreadable[0])} and another --output"
+        )
+    status = report.get("status", {})
+    if failed := status.get("failed", 0) + status.get("quarantined", 0):
+        yield f"{counted(failed, 'row')} without a translation: --retry-failed tries them again"

@@ -57,7 +57,7 @@ def read(
     """
     starter = kind.starter()
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf8"))
+        raw = yaml.load(path.read_text(encoding="utf8"), _Loader)  # noqa: S506: a SafeLoader
     except FileNotFoundError:
         raise SpecError(f"{path}: no such spec file; {starter} to start from") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -125,6 +125,21 @@ def _keys_at(kind: type[BaseModel], location: tuple[int | str, ...]) -> list[str
             return []
         model = inner
     return list(model.model_fields)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML, with a key that is given twice an error: the first would be lost. `<<` may be overridden."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        lines: dict[str, int] = {}
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            line = key.start_mark.line + 1
+            if key.value in lines and key.tag != "tag:yaml.org,2002:merge":
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"{key.value}: given twice, in lines {lines[key.value]} and {line}"
+                )
+            lines[key.value] = line
+        return super().construct_mapping(node, deep)
 
 
 PassSpecs = TypeVar("PassSpecs", JobSpec, LabelSpec)

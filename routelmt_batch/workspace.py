@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,7 @@ from routelmt_batch.spec import PassSpec, Pool
 from routelmt_batch.units import Unit, units
 
 WORK = "_job"
+_MOST_TOLD = 10
 
 
 @dataclass(frozen=True)
@@ -154,7 +156,8 @@ def find_input(
     found = discover_all(spec.input.uris, only)
     shards: list[Shard] = []
     unreadable: dict[str, str] = {}
-    with (bars or Bars.none()).rows("read input", len(found), unit="shards") as advance:
+    bars = bars or Bars.none()
+    with bars.rows("read input", len(found), unit="shards") as advance:
         rows = 0
         while found and (limit is None or rows < limit):
             # With a limit, round by round: a shard that cannot be read is made up for by the next.
@@ -164,10 +167,12 @@ def find_input(
             rows += sum(shard.rows for shard in good)
             found = found[len(some) :]
     if not shards:
-        shown = "\n".join(f"  {name}: {reason}" for name, reason in list(unreadable.items())[:10])
+        shown = "\n".join(f"  {name}: {reason}" for name, reason in list(unreadable.items())[:_MOST_TOLD])
         raise InputError(
             f"input.uri {', '.join(spec.input.uris)}: none of {len(unreadable)} shards can be read:\n{shown}"
         )
+    for name, reason in list(unreadable.items())[:_MOST_TOLD]:
+        bars.warn(f"{name} cannot be read and is left out: {reason}")
     return shards, unreadable
 
 
@@ -281,7 +286,7 @@ class Begun:
 
 
 def check_output(folder: Folder, spec: PassSpec) -> None:
-    """Raises OutputError if the output is no folder, somebody else's, or inside the input."""
+    """Raises OutputError if the output is no folder, somebody else's, inside the input, or not writable."""
     root = folder.root
     for uri in spec.input.uris:
         inside, source = root.resolve(), Path(uri).resolve()
@@ -298,6 +303,15 @@ def check_output(folder: Folder, spec: PassSpec) -> None:
             f"output.uri {root}: not empty, and not a job's folder (no {WORK}/). "
             "Give an empty or new folder; nothing was touched"
         )
+    place = next(folder for folder in (folder.work, root, *root.resolve().parents) if folder.is_dir())
+    try:
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        raise OutputError(
+            f"output.uri {root}: {place} cannot be written to ({error.strerror}). Give another folder, or "
+            "mend its rights"
+        ) from None
 
 
 def _prepare(folder: Folder, ledger: Ledger) -> None:

@@ -139,9 +139,10 @@ def test_a_report_gives_the_rates_that_it_measured(make_spec):
                 "gpus": {"large": 4, "small": 4},  # of another run, with more
             },
             {
-                "name": "check large+small",
+                "name": "check small+large",
                 "engine_start_seconds": 1.0,
-                "lanes": {"large": {"rows": 1, "seconds": 50.0}},
+                "lanes": {"large": {"rows": 1, "seconds": 50.0}, "small": {"rows": 1, "seconds": 50.0}},
+                "gpus": {"check large": 1, "check small": 1},
             },
         ],
     }

@@ -48,9 +48,18 @@ def test_a_bare_off_is_a_word(tmp_path, make_spec):
     assert load(path).guard.mode == "off"
 
 
+def test_a_key_that_is_given_twice_is_refused(make_spec):
+    path = make_spec()
+    lines = path.read_text().splitlines()
+    first = 1 + lines.index("budget:")
+    path.write_text("\n".join([*lines, "budget:", "  fraction: 0.9", ""]))
+    with pytest.raises(SpecError, match=f"budget: given twice, in lines {first} and {len(lines) + 1}"):
+        load(path)
+
+
 def test_norwegian_and_empty_sections(make_spec):
     path = make_spec()
-    path.write_text(path.read_text() + "\nrun:\nguard:\n")
+    path.write_text(path.read_text().replace("run:\n  part_rows: 8\n", "run:\n") + "\nguard:\n")
     spec = load(path, ["input.target_lang=no", "run.retries=1"])
     assert (spec.input.target_lang, spec.run.retries) == ("no", 1)
 

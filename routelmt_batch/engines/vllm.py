@@ -103,7 +103,8 @@ class VllmEngine:
                         "the pools lower, or give a cluster with --address"
                     )
                 warnings.append(
-                    f"{name}s needed: {told}; the cluster has {has:g} now, and the job waits for more"
+                    f"{name}s needed: {told}; the cluster has {has:g} now, and the job waits for more: add a "
+                    f"node, or stop it and set replicas, gpus or cpus of the pools lower"
                 )
         return warnings
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 
 from routelmt_batch.engines.lanes import Tell
 
 logger = logging.getLogger(__name__)
 _POLL_S = 2.0
+_REMIND_S = 300.0  # of what is lacking, while it is
 
 
 @contextlib.contextmanager
@@ -32,6 +34,7 @@ def watching(tell: Tell, lacks: Callable[[], Sequence[str]]) -> Iterator[None]:
 
 def _watch(ended: threading.Event, tell: Tell, lacks: Callable[[], Sequence[str]]) -> None:
     before: dict[str, str] | None = None
+    remind_at = time.monotonic() + _REMIND_S
     while not ended.wait(_POLL_S if before is not None else 0):
         try:
             now = _alive()
@@ -40,7 +43,8 @@ def _watch(ended: threading.Event, tell: Tell, lacks: Callable[[], Sequence[str]
                 tell(f"node {known[node]} is lost: the rows that it had are done again elsewhere", "warning")
             for node in now.keys() - known.keys():
                 tell(f"node {now[node]} has joined", "info")
-            if now.keys() != known.keys():
+            if now.keys() != known.keys() or time.monotonic() > remind_at:
+                remind_at = time.monotonic() + _REMIND_S
                 for message in lacks():
                     tell(message, "warning")
             before = now

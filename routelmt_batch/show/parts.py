@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,9 +13,14 @@ from rich.table import Table
 
 from routelmt_batch.progress import counted
 
+_NO_TERMINAL = 1000  # columns
+
 
 def console() -> Console:
-    return Console(highlight=False, markup=False)
+    """Standard output. Where it is no terminal nothing is cut or wrapped, unless COLUMNS says so: it is
+    searched by line."""
+    wide = not sys.stdout.isatty() and "COLUMNS" not in os.environ
+    return Console(highlight=False, markup=False, width=_NO_TERMINAL if wide else None)
 
 
 def new_table(*columns: str) -> Table:

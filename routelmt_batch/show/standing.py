@@ -37,7 +37,7 @@ def what_if(lines: Sequence[WhatIf], estimates: Sequence[Estimate] = ()) -> Tabl
 
 def comparison(compared: Mapping[str, Any]) -> Group:
     """Two jobs side by side: figures, directions, score drift, rows routed differently."""
-    figures = new_table("", *compared["names"])
+    figures = new_table("", "this job", "the other")
     for name, pair in compared["figures"].items():
         digits = 4 if "share" in name else 2 if isinstance(pair[0], float) else 0
         figures.add_row(name, *("-" if value is None else f"{value:,.{digits}f}" for value in pair))
@@ -47,6 +47,8 @@ def comparison(compared: Mapping[str, Any]) -> Group:
     for name, pair in compared["direction"].items():
         figures.add_row(f"{name} to large", *("-" if share is None else f"{share:.4f}" for share in pair))
     told = new_table("compared", "")
+    for side, folder in zip(("this job", "the other"), compared["folders"], strict=True):
+        told.add_row(side, folder)
     if drift := compared["drift"]:
         told.add_row(
             "score drift",
@@ -57,7 +59,7 @@ def comparison(compared: Mapping[str, Any]) -> Group:
     told.add_row("routed differently", f"{routed['different']:,} of {routed['common']:,} rows of both{ways}")
     for name, (ours, theirs) in compared["settings"].items():
         told.add_row("differs", f"{name}: {ours}, was {theirs}")
-    return Group(figures, told)
+    return Group(told, figures)
 
 
 def standing(state: Mapping[str, Any]) -> Group:

@@ -137,11 +137,13 @@ def translate(workspace: Job, plan: Plan, engine: Engine, bars: Bars, small_firs
 
 
 def order(spec: JobSpec | LabelSpec, engine: Engine) -> list[list[Route]]:
-    """Which pools run together, and in which order."""
-    both = [spec.models.small, spec.models.large]
-    if spec.run.pools == "concurrent" or (spec.run.pools == "auto" and engine.has_room_for(both)):
-        return [[LARGE, SMALL], [SMALL]]
-    return [[LARGE], [SMALL]]
+    """Which pools run together, and in which order. A cluster without room for both would wait for ever."""
+    small, large = spec.models.small, spec.models.large
+    if spec.run.pools == "auto":
+        together = engine.has_room_for([small, large])
+    else:
+        together = spec.run.pools == "concurrent" and not engine.check_fit([{SMALL: small, LARGE: large}])
+    return [[LARGE, SMALL], [SMALL]] if together else [[LARGE], [SMALL]]
 
 
 def check_fit(spec: JobSpec | LabelSpec, engine: Engine, bars: Bars, alone: Mapping[str, Pool]) -> None:
@@ -151,8 +153,12 @@ def check_fit(spec: JobSpec | LabelSpec, engine: Engine, bars: Bars, alone: Mapp
         UsageError: this machine can never hold them; of a cluster, which may grow, it is a warning.
     """
     small, large = {SMALL: spec.models.small}, {LARGE: spec.models.large}
-    together = [small | large] if spec.run.pools == "concurrent" else [small, large]
-    for message in engine.check_fit([*({label: pool} for label, pool in alone.items()), *together]):
+    if spec.run.pools == "concurrent" and engine.check_fit([small | large]):
+        bars.warn(
+            "run.pools concurrent: the cluster has no room for both pools now; as long as that is so, they "
+            "run one after the other"
+        )
+    for message in engine.check_fit([*({label: pool} for label, pool in alone.items()), small, large]):
         bars.warn(message)
 
 

@@ -208,7 +208,7 @@ def test_pools_that_this_machine_can_never_hold_are_refused_before_any_pass(spec
     asked.clear()
     with pytest.raises(UsageError, match="never"):
         run(spec, engine, "run.pools=concurrent")
-    assert asked == [["metric"], ["small", "large"]]
+    assert asked == [["small", "large"]]
     assert not engine.lanes_together
 
 
