@@ -17,6 +17,14 @@ from routelmt_batch.spec import COMET, Input, JobSpec, LabelSpec, Models, Pool, 
 Spec = TypeVar("Spec", bound=SpecFile)
 
 
+_OPTIONS = {
+    "budget.fraction": "--budget",
+    "budget.threshold": "--threshold",
+    "budget.cap": "--cap",
+    "output.uri": "--output",
+}
+
+
 def load(path: str | Path, settings: Iterable[str] = (), **overrides: str | None) -> JobSpec:
     """Read a job's spec file, apply `--set key=value` settings and overrides, resolve its paths.
 
@@ -55,7 +63,7 @@ def read(
     Raises:
         SpecError: the file cannot be read, or a key or value is wrong; one line for each fault.
     """
-    starter = kind.starter()
+    starter, settings, overrides = kind.starter(), list(settings), list(overrides)
     try:
         raw = yaml.load(path.read_text(encoding="utf8"), _Loader)  # noqa: S506: a SafeLoader
     except FileNotFoundError:
@@ -74,7 +82,9 @@ def read(
     try:
         return kind.model_validate(raw)
     except ValidationError as error:
-        raise SpecError(_explain(path, error, kind)) from None
+        given = {setting.partition("=")[0]: f"--set {setting}" for setting in settings}
+        given |= {dotted: f"{_OPTIONS.get(dotted, dotted)} {value}" for dotted, value in overrides}
+        raise SpecError(_explain(path, error, kind, given)) from None
 
 
 def _set(raw: dict[str, Any], setting: str) -> None:
@@ -98,10 +108,12 @@ def _put(raw: dict[str, Any], dotted: str, value: object) -> None:
     raw[last] = value
 
 
-def _explain(path: Path, error: ValidationError, kind: type[BaseModel]) -> str:
-    lines = [f"{path}: the spec is not valid"]
+def _explain(path: Path, error: ValidationError, kind: type[BaseModel], given: Mapping[str, str]) -> str:
+    """One line for each fault; above them what is at fault: the file, or options that were `given`, by key."""
+    lines, origins = [], []
     for fault in error.errors():
         where = ".".join(str(part) for part in fault["loc"])
+        origins.append(next((told for key, told in given.items() if f"{where}.".startswith(f"{key}.")), None))
         if fault["type"] == "extra_forbidden":
             known = _keys_at(kind, fault["loc"][:-1])
             lines.append(
@@ -114,7 +126,9 @@ def _explain(path: Path, error: ValidationError, kind: type[BaseModel]) -> str:
             value = fault["input"]
             shown = "" if isinstance(value, Mapping) else f"{value!r}: "
             lines.append(f"  {where or 'spec'}: {shown}{message}")
-    return "\n".join(lines)
+    options = [origin for origin in dict.fromkeys(origins) if origin]
+    head = f"{path}: the spec is not valid" if None in origins else f"{', '.join(options)}: not valid"
+    return "\n".join([head, *lines])
 
 
 def _keys_at(kind: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:

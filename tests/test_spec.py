@@ -57,6 +57,23 @@ def test_a_key_that_is_given_twice_is_refused(make_spec):
         load(path)
 
 
+def test_a_fault_is_the_options_or_the_files(make_spec):
+    """Whoever reads it knows what to mend."""
+    path = make_spec()
+    with pytest.raises(SpecError, match="^--budget 30: not valid\n  budget.fraction: '30': ") as caught:
+        load(path, ["run.part_rows=9"], budget_fraction="30")
+    assert str(path) not in str(caught.value)
+    with pytest.raises(
+        SpecError, match="^--set budget.fracton=0.2: not valid\n  budget.fracton: unknown key"
+    ):
+        load(path, ["budget.fracton=0.2"])
+    path.write_text(path.read_text() + "speed: 3\n")
+    with pytest.raises(
+        SpecError, match=f"^{path}: the spec is not valid\n  budget.fraction: '30'.*\n  speed: "
+    ):
+        load(path, budget_fraction="30")
+
+
 def test_norwegian_and_empty_sections(make_spec):
     path = make_spec()
     path.write_text(path.read_text().replace("run:\n  part_rows: 8\n", "run:\n") + "\nguard:\n")
