@@ -109,7 +109,7 @@ def _put(raw: dict[str, Any], dotted: str, value: object) -> None:
 
 
 def _explain(path: Path, error: ValidationError, kind: type[BaseModel], given: Mapping[str, str]) -> str:
-    """One line for each fault; above them what is at fault: the file, or options that were `given`, by key."""
+    """One line for each fault; above them what is at fault: the file, or options that were `given`."""
     lines, origins = [], []
     for fault in error.errors():
         where = ".".join(str(part) for part in fault["loc"])

@@ -33,6 +33,7 @@ class FakeEngine:
         self.fails = fails
         self.lanes_together: list[list[str]] = []
         self.room = False
+        self.room_for = 99  # pools at once, of a cluster
 
     @contextmanager
     def opened(self, folder: Any) -> Iterator["FakeEngine"]:
@@ -53,7 +54,7 @@ class FakeEngine:
         self.fails = before
 
     def check_fit(self, together: Sequence[Any]) -> list[str]:
-        return []
+        return ["the job waits for more" for pools in together if len(pools) > self.room_for]
 
     def has_room_for(self, pools: Sequence[Any]) -> bool:
         return self.room

@@ -253,6 +253,8 @@ def test_report_writes_the_page_and_compares(tmp_path, make_spec):
     answer = routelmt("report", str(out), "--against", str(other), "--html")
     assert answer.returncode == 0 and "I saw a" in page.read_text() and "went another way" in page.read_text()
     answer = routelmt("report", str(out), "--against", str(other))
+    unwrapped = "".join(answer.stdout.split())
+    assert f"thisjob{out}" in unwrapped and f"theother{other}" in unwrapped
     assert "routed differently   13 of 71 rows of both: 13 small to large" in answer.stdout
     compared = json.loads(routelmt("report", str(out), "--against", str(other), "--json").stdout)
     assert compared["settings"]["budget.fraction"] == ["0.5", "0.3"] and compared["routed"]["different"] == 13

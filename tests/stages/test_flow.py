@@ -63,6 +63,36 @@ def test_the_spec_can_force_the_order(make_spec, engine):
     assert engine.lanes_together == [["router"], ["large"], ["small"], ["check small", "check large"]]
 
 
+def test_pools_that_a_cluster_has_no_room_for_run_one_after_the_other(make_spec, engine):
+    """It would wait for ever; see VllmEngine.check_fit for the message of each pool that does not fit alone."""
+    engine.room_for = 1
+    said = io.StringIO()
+    spec = load(make_spec(run__pools="concurrent"))
+    job.run(spec, job.Options(), Bars(Console(file=said, width=200)), engine.opened)
+    assert engine.lanes_together[1:3] == [["large"], ["small"]]
+    assert said.getvalue().count("they run one after the other") == 1
+    engine.lanes_together.clear()
+    engine.room_for = 2
+    job.run(
+        load(make_spec(run__pools="concurrent"), output_uri=f"{spec.output.uri}-2"),
+        job.Options(),
+        BARS,
+        engine.opened,
+    )
+    assert engine.lanes_together[1] == ["large", "small"]
+
+
+def test_an_output_that_cannot_be_written_is_told_before_anything_starts(make_spec, engine):
+    """By dry runs, too; where nobody, not even root, can write."""
+    spec = load(make_spec(), output_uri="/proc/self/out")
+    for begin in (
+        lambda: job.run(spec, job.Options(), BARS, engine.opened),
+        lambda: job.check(spec, None, None, BARS),
+    ):
+        with pytest.raises(OutputError, match=r"output.uri /proc/self/out: /proc/\d+ cannot be written to"):
+            begin()
+
+
 @pytest.mark.parametrize("together", [False, True])
 def test_what_the_large_model_fails_on_the_small_one_translates(
     make_spec, corpus, tmp_path, engine, together
