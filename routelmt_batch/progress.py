@@ -178,10 +178,10 @@ class Bars:
                 took = now - state["since"]
                 per_second = (state["done"] - state["base"]) / took if took else 0.0
                 left = round((total - state["done"]) / per_second) if per_second else None
+                going = "" if left is None else f", {speed(per_second, unit)}, {left:,} s left"
                 say(
-                    f"{name}: {state['done']:,}/{total:,} {unit}, {speed(per_second, unit)}, "
-                    f"{'?' if left is None else f'{left:,}'} s left" + (f"; {note}" if note else ""),
-                    per_second=round(per_second, 3),
+                    f"{name}: {state['done']:,}/{total:,} {unit}{going}" + (f"; {note}" if note else ""),
+                    per_second=round(per_second, 3) if per_second else None,
                     seconds_left=left,
                     note=note or None,
                 )
