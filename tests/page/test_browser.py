@@ -1,5 +1,6 @@
 """The page in headless Chromium: opened from disk, clicked through, sorted, filtered, printed."""
 
+import re
 import shutil
 import time
 
@@ -11,7 +12,7 @@ from routelmt_batch.page.comparison import compare
 from routelmt_batch.page.page import write_page
 from routelmt_batch.page.shard_table import lines
 from routelmt_batch.spec import Page
-from tests.page.conftest import ODD_NAME, SCRIPT
+from tests.page.conftest import ODD_NAME, SCRIPT, run
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 FLAGS = (
@@ -131,10 +132,60 @@ def test_it_prints_dark_on_light_with_the_numbers_open(finished, tab):
     assert tab.locator("details:not([open])").count() == 0
 
 
-def test_a_comparison_is_on_the_page(finished, tab):
-    write_page(finished, finished.spec.page, compare(finished, finished, 5))
+# The contrast of each text with what is behind it, by WCAG 2.2's definition, and what it stands on.
+CONTRASTS = """
+() => {
+  const rgb = (text) => (text.match(/[\\d.]+/g) ?? []).map(Number);
+  const luminance = (color) => {
+    const [r, g, b] = color.map((c) => (c / 255 <= 0.04045 ? c / 255 / 12.92 : ((c / 255 + 0.055) / 1.055) ** 2.4));
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  const behind = (element) => {
+    for (let at = element; at; at = at.parentElement) {
+      const color = rgb(getComputedStyle(at).backgroundColor);
+      if (color.length === 3 || color[3] === 1) return color.slice(0, 3);
+    }
+    return [255, 255, 255];
+  };
+  const texts = [...document.querySelectorAll("body *:not(script, style, noscript)")].filter(
+    (one) => one.getClientRects().length && [...one.childNodes].some((node) => node.nodeType === 3 && node.data.trim()),
+  );
+  return texts.map((one) => {
+    const style = getComputedStyle(one);
+    const color = rgb(one.namespaceURI.endsWith("svg") ? style.fill : style.color).slice(0, 3);
+    const [light, dark] = [luminance(color), luminance(behind(one))].sort((a, b) => b - a);
+    return { text: one.textContent.trim().slice(0, 40), contrast: (light + 0.05) / (dark + 0.05) };
+  });
+}
+"""
+
+
+def test_every_text_can_be_read_in_light_and_in_dark(finished, tab):
+    """4.5 to 1: WCAG's success criterion 1.4.3, level AA."""
+    write_page(finished, Page(rows=5))
+    tab.goto(f"{finished.folder.page.as_uri()}#shard=sub/c.parquet")
+    found = tab.evaluate(CONTRASTS)
+    assert len(found) > 100
+    assert [one for one in found if one["contrast"] < 4.5] == []
+    dark = tab.evaluate("matchMedia('(prefers-color-scheme: dark)').matches")
+    red, *_ = map(int, re.findall(r"\d+", tab.evaluate("getComputedStyle(document.body).backgroundColor")))
+    assert red < 60 if dark else red > 220
+
+
+def test_a_comparison_is_on_the_page(finished, audited, engine, tmp_path, tab):
+    settings = {"budget__fraction": "0.5", "output__uri": str(tmp_path / "other"), "name": "other night"}
+    other = run(audited(**settings), engine)
+    compared = compare(finished, other, 5)
+    write_page(finished, finished.spec.page, compared)
     tab.goto(finished.folder.page.as_uri())
-    expect(tab.locator("#against")).to_contain_text("0 went another way")
+    against = tab.locator("#against")
+    expect(against).to_contain_text("Against other night")
+    expect(against).to_contain_text(f"{compared['routed']['different']} went another way")
+    assert compared["routed"]["different"] > 10
+    against.locator("summary", has_text="differ").click()
+    budget = against.locator("tr", has=tab.get_by_role("rowheader", name="budget.fraction"))
+    expect(budget).to_contain_text("0.3")
+    expect(budget).to_contain_text("0.5")
 
 
 def test_ten_thousand_shards_open_within_three_seconds(ten_thousand, tab):
