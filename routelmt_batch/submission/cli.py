@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
@@ -159,12 +160,13 @@ def status(job: JobArgument, address: UrlOption = None, as_json: JsonOption = Fa
     from routelmt_batch import show
     from routelmt_batch.submission import tables
 
-    _, submission = _find(job, address)
-    stages = _stages(submission)
+    cluster, submission = _find(job, address)
+    stages, why = _stages(submission), _why(cluster, submission)
     if as_json:
-        typer.echo(json.dumps(submission.as_json() | {"stages": stages}, ensure_ascii=False, indent=1))
+        told = submission.as_json() | {"message": why, "stages": stages}
+        typer.echo(json.dumps(told, ensure_ascii=False, indent=1))
         return
-    show.console().print(tables.told(submission))
+    show.console().print(tables.told(submission, why))
     if stages is not None:
         show.console().print(show.stages(stages))
 
@@ -224,6 +226,18 @@ def _find(job: str, address: str | None) -> tuple[Cluster, Submission]:
 
     cluster = _cluster(address)
     return cluster, cluster.find(job, from_here(job))
+
+
+def _why(cluster: Cluster, submission: Submission) -> str | None:
+    """What the job's last line says of an end that was no good one."""
+    if not submission.exit_code:
+        return None
+    for line in reversed(cluster.log(submission).splitlines()):
+        with contextlib.suppress(ValueError):
+            told = json.loads(line)
+            if isinstance(told, dict) and "exit_code" in told:
+                return told.get("message")
+    return None
 
 
 def _stages(submission: Submission) -> dict[str, Any] | None:

@@ -23,7 +23,8 @@ def listed(submissions: Iterable[Submission]) -> Table:
     return table
 
 
-def told(submission: Submission) -> Table:
+def told(submission: Submission, why: str | None = None) -> Table:
+    """One submission, and in its job's own words `why` it ended as it did."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column(submission.id)
     table.add_column("", overflow="fold")
@@ -35,6 +36,8 @@ def told(submission: Submission) -> Table:
     )
     if submission.exit_code is not None:
         table.add_row("exit code", str(submission.exit_code))
+    if why:
+        table.add_row("it says", why)
     if submission.status in ("PENDING", "FAILED") and submission.driver_exit_code is None:
         table.add_row("Ray says", submission.message)
     return table

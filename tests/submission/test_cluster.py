@@ -99,6 +99,7 @@ def test_waiting_ends_as_the_job_does(head, make_spec, tmp_path):
     assert "FAILED" in errors
     told = head.do("status", tmp_path / "wrong")[1]
     assert re.search(r"status +FAILED", told) and re.search(r"exit code +2", told)
+    assert re.search(r"it says +models.small.source /nowhere/small: no such folder", told)
     assert re.search(r"routelmt-wrong-\w+-1 +FAILED 2", head.do("list")[1])
 
 

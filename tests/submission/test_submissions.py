@@ -13,6 +13,7 @@ from routelmt_batch.cli import app
 from routelmt_batch.errors import OutputError, RoutelmtError, UsageError
 from routelmt_batch.spec_file import load
 from routelmt_batch.submission import submit as submit_module
+from routelmt_batch.submission.cli import _why
 from routelmt_batch.submission.submissions import Submission, submission_id
 from routelmt_batch.submission.submit import Order
 from tests.conftest import DEMO
@@ -86,6 +87,24 @@ def test_it_ends_as_run_would_have(status, driver, code):
     found = Submission.read(details(status, driver_exit_code=driver))
     assert found and found.exit_code == code
     assert found.live == (code is None)
+
+
+@pytest.mark.parametrize(
+    ("log", "why"),
+    [
+        ('score: 4 rows\n{"job": "nightly", "exit_code": 1, "message": "disk full"}\n', "disk full"),
+        ('{"level": "info", "message": "begun"}\n{"exit_code": 3, "failed": 2}\n', None),  # done
+        ('{"level": "info", "message": "score: 64/272 rows"}\n', None),  # killed
+        ("4\nexec: /no/python: not found\n", None),
+    ],
+)
+def test_why_it_ended_is_its_jobs_last_line(log, why):
+    class Kept:
+        def log(self, submission: Submission) -> str:
+            return log
+
+    assert _why(Kept(), Submission.read(details("FAILED", driver_exit_code=1))) == why
+    assert _why(Kept(), Submission.read(details("SUCCEEDED", driver_exit_code=0))) is None
 
 
 def test_options_reach_the_command_whole():
