@@ -152,6 +152,8 @@ def plan(
     with scheduled("plan", log_format, time_limit, metrics_port) as ending:
         from routelmt_batch import job, rates, show
         from routelmt_batch.spec_file import load
+        from routelmt_batch.stages.allocate import is_begun
+        from routelmt_batch.workspace import Folder
 
         job_spec = load(spec, settings or (), budget_fraction=budget, output_uri=output)
         ending.begin(job_spec.name, job_spec.output.uri)
@@ -160,7 +162,11 @@ def plan(
         lines = job.plan(job_spec, options, ending.bars, partial(job.vllm_engine, options=options))
         estimates = [rates.estimate(measured, job_spec, line) for line in lines] if measured else []
         again = shlex.join(["routelmt-batch", "run", *_without("--rates", sys.argv[2:])])
-        ending.show(show.what_if(lines, estimates), f"Go on with: {again} --budget P")
+        folder = Folder(Path(job_spec.output.uri))
+        hint = f"Go on with: {again} --budget P"
+        if is_begun(folder, folder.ledger()):
+            hint = "Its budget is frozen: rows were translated under it. Another one needs another --output"
+        ending.show(show.what_if(lines, estimates), hint)
         budgets = [vars(line) | {"fraction": str(line.fraction)} for line in lines]
         for told, estimate in zip(budgets, estimates, strict=bool(estimates)):
             told |= vars(estimate)

@@ -91,6 +91,15 @@ def test_a_defect_has_its_traceback_before_the_line_and_no_words_in_it(invoke, m
     assert "Traceback (most recent call last)" in answer.stderr
 
 
+def test_a_plan_says_how_to_go_on_or_that_its_budget_is_frozen(invoke, make_spec):
+    spec = make_spec()
+    told = " ".join(invoke("plan", spec).stdout.split())
+    assert "Go on with: routelmt-batch run" in told and "--budget P" in told
+    invoke("run", spec)
+    told = " ".join(invoke("plan", spec).stdout.split())
+    assert "Its budget is frozen" in told and "--budget P" not in told
+
+
 @pytest.mark.parametrize("command", ["run", "plan", "label", "train"])
 def test_without_a_spec_there_is_a_line(invoke, command):
     line = last_line(invoke(command, "nowhere.yaml"))

@@ -133,11 +133,15 @@ def last_plan(ledger: Ledger) -> dict[str, Any] | None:
     return next(reversed(list(ledger.events_of("plan"))), None)
 
 
+def is_begun(folder: Folder, ledger: Ledger) -> bool:
+    """Whether rows were routed under the plan that stands, which freezes it."""
+    return bool(ledger.rows(TRANSLATIONS) or any(ledger.events_of("guard")) or folder.success.exists())
+
+
 def refuse_other_budget(folder: Folder, ledger: Ledger, budget: Budget, guard: Guard) -> None:
     """Raises OutputError if rows were translated, or the job was finished, under another budget or guard."""
     frozen = last_plan(ledger)
-    begun = ledger.rows(TRANSLATIONS) or any(ledger.events_of("guard")) or folder.success.exists()
-    if not frozen or not begun:
+    if not frozen or not is_begun(folder, ledger):
         return
     asked = budget.model_dump(mode="json")
     # A job begun by an earlier version has fewer keys on record.
