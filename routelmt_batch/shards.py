@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import fnmatch
+import glob
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -107,6 +109,11 @@ def _is_utf8(name: str) -> bool:
     except UnicodeEncodeError:
         return False
     return True
+
+
+def alone(name: str) -> str:
+    """The option that takes one shard and no other, for a shell."""
+    return f"--shards {shlex.quote(glob.escape(name))}"
 
 
 def _until_glob(path: Path) -> Iterator[str]:

@@ -1,12 +1,15 @@
 """Discovery, inspection and atomic writes."""
 
+import fnmatch
+import shlex
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from routelmt_batch.atomic import write_atomically, write_json
 from routelmt_batch.errors import InputError
-from routelmt_batch.shards import discover, inspect
+from routelmt_batch.shards import alone, discover, inspect
 from routelmt_batch.spec import Columns, Input
 from routelmt_batch.units import read_lines, units
 from tests.conftest import COLUMNS, write_shard
@@ -135,3 +138,11 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
         write_atomically(path, fail, lambda file: None, "report")
     assert path.read_text() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "sub/part[1] of 2?.parquet", "it's *.parquet"])
+def test_the_option_for_one_shard_takes_no_other(name):
+    option, pattern = shlex.split(alone(name))
+    others = ["a.parquet", "sub/part1 of 2x.parquet", "it's x.parquet", "b.parquet", name]
+    assert option == "--shards"
+    assert {other for other in others if fnmatch.fnmatchcase(other, pattern)} == {name}
