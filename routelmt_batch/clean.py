@@ -27,7 +27,7 @@ from routelmt_batch.page.finished import FinishedJob
 from routelmt_batch.progress import Bars
 from routelmt_batch.rows import LARGE, OK, SMALL
 from routelmt_batch.rows import TRANSLATIONS as SCHEMA
-from routelmt_batch.stages.passes import NO_TIMES, PartWriter
+from routelmt_batch.stages.passes import PartWriter
 from routelmt_batch.threads import Stop, each
 from routelmt_batch.workspace import Folder
 
@@ -149,11 +149,11 @@ def _keep(folder: Folder, ledger: Ledger, bars: Bars) -> Iterator[PartEntry]:
         for shard in job.shards:
             held = pa.concat_tables([held, *_standing_nowhere(job, ledger, shard)])
             if held.num_rows >= _PART_ROWS:
-                yield write(held, {}, NO_TIMES)["entry"]
+                yield write(held, {})["entry"]
                 held = SCHEMA.empty_table()
             advance(1)
     if held.num_rows:
-        yield write(held, {}, NO_TIMES)["entry"]
+        yield write(held, {})["entry"]
 
 
 def _standing_nowhere(job: FinishedJob, ledger: Ledger, shard: str) -> Iterator[pa.Table]:

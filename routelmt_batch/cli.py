@@ -159,7 +159,7 @@ def plan(
         ending.begin(job_spec.name, job_spec.output.uri)
         measured = rates.load(rates_file, job_spec) if rates_file else None
         options = job.Options(limit, shards, False, address, verbose)
-        lines = job.plan(job_spec, options, ending.bars, partial(job.vllm_engine, options=options))
+        lines = job.plan(job_spec, options, ending.bars, partial(job.ray_engine, options=options))
         estimates = [rates.estimate(measured, job_spec, line) for line in lines] if measured else []
         again = shlex.join(["routelmt-batch", "run", *_without("--rates", sys.argv[2:])])
         folder = Folder(Path(job_spec.output.uri))

@@ -274,10 +274,10 @@ def progress(folder: Folder) -> dict[str, list[int]]:
 
 
 @contextmanager
-def vllm_engine(folder: Folder, options: Options) -> Iterator[Engine]:
-    """vLLM pools in a Ray session that ends with the job."""
+def ray_engine(folder: Folder, options: Options) -> Iterator[Engine]:
+    """Pools in a Ray session that ends with the job."""
+    from routelmt_batch.engines.pools import Pools
     from routelmt_batch.engines.session import Session
-    from routelmt_batch.engines.vllm import VllmEngine
 
     with Session(folder.logs, options.address, options.verbose, stop_on_signals) as session:
-        yield VllmEngine(session)
+        yield Pools(session)

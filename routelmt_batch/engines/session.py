@@ -24,8 +24,6 @@ NO_TELEMETRY = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
 }
 logger = logging.getLogger(__name__)
-# An engine whose process dies is started again this often for the rows it held.
-RESTARTS = 2
 _CONNECT_S = 5.0
 _OBJECT_STORE_BYTES = 512 << 20
 
@@ -102,6 +100,8 @@ class Session:
         context = DataContext.get_current()
         context.enable_progress_bars = False
         context.print_on_execution_start = False
+        # A batch on its way is one row; none is to wait for others to fill a block.
+        context.target_max_block_size = 1
         self.take_signals()
 
     def _join(self) -> None:
@@ -152,13 +152,7 @@ class Session:
     def _engine_message(self, label: str, error: Exception) -> str:
         faults = logs.faults(self.log_folder, self._started_at) or [last_line(str(error))]
         if "EngineBroken" in str(error):
-            faults = [last_line(str(error)), *faults[-1:]]
-        elif "actor is dead" in str(error):
-            faults = [
-                f"its process died {RESTARTS + 1} times and is restarted {RESTARTS} times: out of memory, "
-                "or a row that kills it",
-                *faults[-1:],
-            ]
+            faults = [last_line(str(error)).removeprefix("routelmt_batch.engines.process."), *faults[-1:]]
         shown = "\n".join(f"  {line}" for line in faults[-5:])
         return (
             f"the {label} engine failed:\n{shown}\nIts whole log is in {self.log_folder}, unless its node is "

@@ -241,7 +241,7 @@ def _bars_and_engine(address: str | None, verbose: bool) -> tuple[Bars, OpenEngi
 
     interrupts.stop_on_signals()
     options = job.Options(address=address, verbose=verbose)
-    return Bars(stderr_console()), partial(job.vllm_engine, options=options)
+    return Bars(stderr_console()), partial(job.ray_engine, options=options)
 
 
 def fraction(text: str, option: str) -> Decimal:

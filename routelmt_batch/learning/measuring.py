@@ -24,7 +24,7 @@ from routelmt_batch.spec import Input, MeasureSpec, Output
 from routelmt_batch.spec import Metric as MetricPool
 from routelmt_batch.stages.measure import lane, quality_by_row, unmeasured
 from routelmt_batch.stages.passes import run_pass
-from routelmt_batch.stages.requests import blank_requests
+from routelmt_batch.stages.requests import column_requests
 from routelmt_batch.units import Unit, read_unit
 from routelmt_batch.workspace import Workspace
 
@@ -76,7 +76,7 @@ class Reader:
             if self.reference:
                 skips = np.where((skips == "") & _blank(texts["reference"]), NO_REFERENCE, skips)
             if len(keep):
-                yield blank_requests(unit, (first + keep).tolist(), texts, skips.tolist())
+                yield column_requests(unit, (first + keep).tolist(), texts, skips.tolist())
 
 
 def _blank(texts: pa.Array) -> npt.NDArray[np.bool_]:

@@ -66,11 +66,14 @@ class Checkpoint:
     def signature(self) -> str:
         return f"class {self.kind}, {self.dtype}, sha256 {self.sha256}"
 
+    def load(self) -> Any:
+        return _load(self)
+
     def predict(self, samples: Samples) -> npt.NDArray[np.float64]:
         """The model's scores. The library sorts the samples by length."""
         import torch
 
-        model = _load(self)
+        model = self.load()
         rows = max(1, min(self.batch_rows, self.batch_tokens // _limit(model)))
         found = model.predict(
             samples,
@@ -87,7 +90,7 @@ class Checkpoint:
         Each text is cut at the encoder's limit, and one sequence of several at the encoder's positions
         (comet/encoders/base.py, prepare_sample and concat_sequences).
         """
-        model = _load(self)
+        model = self.load()
         tokenizer = model.encoder.tokenizer
         lengths = np.array(
             [
@@ -118,6 +121,9 @@ class Comet:
     @property
     def needs_reference(self) -> bool:
         return "ref" in self.checkpoint.segments
+
+    def load(self) -> object:
+        return self.checkpoint.load()
 
     def signature(self) -> str:
         return f"{self.name}, {self.checkpoint.signature()}, unbabel-comet {self.version}"

@@ -8,6 +8,7 @@ from typing import Any
 
 from routelmt_batch import checkpoints, quality
 from routelmt_batch.atomic import sha256
+from routelmt_batch.engines.lanes import Scorer
 from routelmt_batch.errors import ModelError, UsageError
 from routelmt_batch.kinds import CORPUS, KINDS, ROUTER_FOLDER, SMALL_MODEL, Kind
 from routelmt_batch.manifest import of_pool
@@ -27,9 +28,9 @@ from routelmt_batch.routers.scorers import (
     Encoder,
     Entropy,
     Length,
+    Prefill,
     Random,
     Rarity,
-    Scorer,
 )
 from routelmt_batch.routers.sentinel import Sentinel
 from routelmt_batch.routers.words import corpus_files
@@ -40,13 +41,12 @@ from routelmt_batch.spec import Router as RouterSpec
 
 @dataclass(frozen=True)
 class Router:
-    """`scorer` is None where a vLLM engine scores. `tokenizer` names the model by whose tokens a row is
-    too long; without one no row is."""
+    """`tokenizer` names the model by whose tokens a row is too long; without one no row is."""
 
     pool: RouterSpec
     kind: Kind
     card: RouterCard | None
-    scorer: Scorer | None
+    scorer: Scorer
     tokenizer: Pool | None
 
     @property
@@ -123,7 +123,7 @@ def open_router(spec: PassSpec, pool: RouterSpec, small: Pool | None, small_weig
         check_kind(pool.source, card, pool.kind)
         if small_weights is not None:
             check_small(pool.source, card, small.source if small else "the labels'", small_weights)
-        if kind.engine == "vllm":
+        if kind.engine == "prefill":
             check_prompt(pool.source, card, spec.prompt.template)
     elif kind.source == SMALL_MODEL:
         checkpoints.locate(pool.source, "router.source")
@@ -136,8 +136,16 @@ def open_router(spec: PassSpec, pool: RouterSpec, small: Pool | None, small_weig
     return Router(pool, kind, card, scorer, tokenizer)
 
 
-def _scorer(pool: RouterSpec, card: RouterCard | None, column: str) -> Scorer | None:
+def _scorer(pool: RouterSpec, card: RouterCard | None, column: str) -> Scorer:
     match pool.kind:
+        case "routelmt" | "routelmt-q":
+            return Prefill(
+                pool.source,
+                pool.dtype,
+                pool.trust_remote_code,
+                pool.max_num_batched_tokens,
+                pool.max_num_seqs,
+            )
         case "random":
             return Random(pool.seed)
         case "length":
@@ -152,9 +160,7 @@ def _scorer(pool: RouterSpec, card: RouterCard | None, column: str) -> Scorer | 
             return Encoder(pool.source, card.prompt_template, longest, pool.trust_remote_code)
         case "sentinel":
             return _sentinel(pool)
-    if KINDS[pool.kind].engine != "vllm":
-        raise UsageError(f"router.kind {pool.kind}: needs references, for evaluation only")
-    return None
+    raise UsageError(f"router.kind {pool.kind}: needs references, for evaluation only")
 
 
 def _sentinel(pool: RouterSpec) -> Sentinel:

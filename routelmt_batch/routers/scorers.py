@@ -1,6 +1,7 @@
-"""Routers that need no vLLM engine: each scores rows from their text or prompt, higher for the large model.
+"""Routers as scorers: each scores rows from their text or prompt, higher for the large model.
 
-A scorer travels to its actor as a small frozen value and loads what it needs there, once.
+A scorer travels to its engine's process as a small frozen value and loads what it needs there, once. It reads
+tables with shard, row, source, source_lang, target_lang, and the prompt's `tokens` where the lane has a prompter.
 """
 
 from __future__ import annotations
@@ -11,27 +12,20 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from routelmt_batch.engines.lanes import Scores
 from routelmt_batch.prompts import Prompter, cut_off, load_tokenizer
 from routelmt_batch.routers.words import count_words, words
 
 if TYPE_CHECKING:
     import torch
 
-Scores = npt.NDArray[np.float64]
 _BATCH_TOKENS = 8192
-
-
-class Scorer(Protocol):
-    """Scores of rows that have a text: a table with shard, row, source, source_lang, target_lang,
-    tokenized_prompt."""
-
-    def __call__(self, rows: pa.Table) -> Scores: ...
 
 
 @dataclass(frozen=True)
@@ -68,7 +62,7 @@ class Length:
 class Rarity:
     """Minus the mean log-frequency of the text's words (add-one smoothed), counted in a corpus.
 
-    The corpus is read once in each actor, as it comes to its first rows: about 4 million words a second.
+    The corpus is read once in each process, as it comes to its first rows: about 4 million words a second.
     """
 
     files: tuple[str, ...]
@@ -87,6 +81,40 @@ class Rarity:
 
 
 @dataclass(frozen=True)
+class Prefill:
+    """Gain or quality (standardised) that a router reads off a prompt: a linear head on the hidden state of
+    its last token (paper, section on RouteLMT). A forward pass by transformers, nothing is decoded.
+
+    Prompts of like lengths go together, `batch_rows` or `batch_tokens` with their padding at most. Padding
+    stands behind a prompt, where a causal model's earlier tokens do not see it: no mask is needed.
+    The head computes in float32, whatever the model's dtype.
+    """
+
+    source: str
+    dtype: str = "float32"
+    trust_remote_code: bool = False
+    batch_tokens: int = 16384
+    batch_rows: int = 256
+
+    def load(self) -> Any:
+        return _load("AutoModelForSequenceClassification", self.source, self.dtype, self.trust_remote_code)
+
+    def __call__(self, rows: pa.Table) -> Scores:
+        import torch
+
+        model = self.load()
+        head = model.score.weight.float()
+        scores = np.zeros(rows.num_rows)
+        prompts = rows["tokens"].to_pylist()
+        for places, tokens, mask in _batches(prompts, self.batch_tokens, self.batch_rows):
+            with torch.inference_mode():
+                states = model.base_model(input_ids=tokens.to(model.device), use_cache=False)[0]
+                last = states[torch.arange(len(places)), mask.sum(1).to(model.device) - 1]
+                scores[places] = (last.float() @ head.T)[:, 0].cpu().numpy()
+        return scores
+
+
+@dataclass(frozen=True)
 class Entropy:
     """Entropy (nats) of the small model's next token at the end of the prompt.
 
@@ -102,12 +130,15 @@ class Entropy:
     dtype: str = "float32"
     trust_remote_code: bool = False
 
+    def load(self) -> Any:
+        return _load("AutoModelForCausalLM", self.source, self.dtype, self.trust_remote_code)
+
     def __call__(self, rows: pa.Table) -> Scores:
         import torch
 
-        model = _load("AutoModelForCausalLM", self.source, self.dtype, self.trust_remote_code)
+        model = self.load()
         scores = np.zeros(rows.num_rows)
-        for places, tokens, mask in _batches(rows["tokenized_prompt"].to_pylist(), left=True):
+        for places, tokens, mask in _batches(rows["tokens"].to_pylist(), left=True):
             with torch.inference_mode():
                 logits = model(
                     input_ids=tokens.to(model.device),
@@ -131,10 +162,13 @@ class Encoder:
     max_length_tokens: int
     trust_remote_code: bool = False
 
+    def load(self) -> Any:
+        return _load("AutoModelForSequenceClassification", self.source, "float32", self.trust_remote_code)
+
     def __call__(self, rows: pa.Table) -> Scores:
         import torch
 
-        model = _load("AutoModelForSequenceClassification", self.source, "float32", self.trust_remote_code)
+        model = self.load()
         prompter = Prompter(self.source, self.template, self.trust_remote_code)
         texts = (rows[name].to_pylist() for name in ("source", "source_lang", "target_lang"))
         limit = self.max_length_tokens
@@ -142,7 +176,7 @@ class Encoder:
             cut_off(tokens, limit) if len(tokens) > limit else tokens for tokens in prompter.token_ids(*texts)
         ]
         scores = np.zeros(rows.num_rows)
-        for places, tokens, mask in _batches(prompts, left=False, pad=model.config.pad_token_id or 0):
+        for places, tokens, mask in _batches(prompts, pad=model.config.pad_token_id or 0):
             with torch.inference_mode():
                 logits = model(input_ids=tokens.to(model.device), attention_mask=mask.to(model.device)).logits
             scores[places] = logits[:, 0].float().cpu().numpy()
@@ -164,26 +198,26 @@ def _load(kind: str, source: str, dtype: str, trust_remote_code: bool) -> Any:
 
 
 def _batches(
-    prompts: Sequence[Sequence[int]], left: bool, pad: int = 0
-) -> Iterator[tuple[list[int], torch.Tensor, torch.Tensor]]:
-    """Padded batches of like lengths: places of the prompts, token ids, attention mask."""
+    prompts: Sequence[Sequence[int]],
+    most_tokens: int = _BATCH_TOKENS,
+    most_rows: int = _BATCH_TOKENS,
+    left: bool = False,
+    pad: int = 0,
+) -> Iterator[tuple[npt.NDArray[np.int64], torch.Tensor, torch.Tensor]]:
+    """Padded batches of like lengths: places of the prompts; token ids and mask, rows x longest."""
     import torch
 
-    def batch(places: list[int]) -> tuple[list[int], torch.Tensor, torch.Tensor]:
-        longest = len(prompts[places[-1]])
-        tokens = torch.full((len(places), longest), pad)
-        mask = torch.zeros((len(places), longest), dtype=torch.long)
-        for line, place in enumerate(places):
-            at = slice(longest - len(prompts[place]), None) if left else slice(len(prompts[place]))
-            tokens[line, at] = torch.tensor(prompts[place])
-            mask[line, at] = 1
-        return places, tokens, mask
-
-    places: list[int] = []
-    for place in sorted(range(len(prompts)), key=lambda place: len(prompts[place])):
-        if places and (len(places) + 1) * len(prompts[place]) > _BATCH_TOKENS:
-            yield batch(places)
-            places = []
-        places.append(place)
-    if places:
-        yield batch(places)
+    lengths = np.array([len(prompt) for prompt in prompts])
+    order = np.argsort(lengths, kind="stable")
+    start = 0
+    while start < len(order):
+        end = min(len(order), start + most_rows)
+        while end > start + 1 and (end - start) * lengths[order[end - 1]] > most_tokens:
+            end -= 1
+        places, start = order[start:end], end
+        longest = int(lengths[places[-1]])
+        place = np.arange(longest)
+        mask = place >= longest - lengths[places, None] if left else place < lengths[places, None]
+        tokens = np.full(mask.shape, pad)
+        tokens[mask] = np.concatenate([prompts[at] for at in places])
+        yield places, torch.from_numpy(tokens), torch.from_numpy(mask.astype(np.int64))

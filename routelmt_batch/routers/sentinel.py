@@ -1,6 +1,6 @@
 """The sentinel router, by a COMET checkpoint that reads the source alone, in the quality environment.
 
-Actors there load this module: it imports nothing that is not there.
+Engines' processes there load this module: it imports nothing that is not there.
 """
 
 from __future__ import annotations
@@ -23,6 +23,9 @@ class Sentinel:
 
     checkpoint: Checkpoint
     python: str
+
+    def load(self) -> object:
+        return self.checkpoint.load()
 
     def __call__(self, rows: pa.Table) -> npt.NDArray[np.float64]:
         return -self.checkpoint.predict(self._samples(rows))

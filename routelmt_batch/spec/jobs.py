@@ -97,7 +97,7 @@ class JobSpec(PassSpec):
     def prompt_limit_tokens(self) -> int:
         """Longest prompt that the router reads whole and that leaves both models their output."""
         limits = [self.models.small.prompt_limit_tokens, self.models.large.prompt_limit_tokens]
-        if KINDS[self.router.kind].engine == "vllm":
+        if KINDS[self.router.kind].engine == "prefill":
             limits.append(self.router.max_model_len_tokens)
         return min(limits)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from decimal import Decimal
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from routelmt_batch.kinds import KINDS, SMALL_MODEL
 from routelmt_batch.prompts import LANGUAGES, LMT_TEMPLATE
@@ -16,7 +16,8 @@ from routelmt_batch.values import Fraction, Language, Threshold, Uri
 # Engine arguments that have a key of their own in the spec, or that the passes depend on.
 OWN_ENGINE_KEYS = {
     "model": "source",
-    "task_type": "(set by the pass)",
+    "runner": "(set by the pass)",
+    "skip_tokenizer_init": "(set by the pass)",
     "dtype": "dtype",
     "max_model_len": "max_model_len_tokens",
     "max_num_batched_tokens": "max_num_batched_tokens",
@@ -91,38 +92,63 @@ class Output(Part):
     compression: Literal["zstd", "snappy", "gzip", "none"] = "zstd"
 
 
+class Replicas(Part):
+    """How many engines a pool has: it starts with `min` and grows to `max` while there is work and room."""
+
+    min: int = Field(1, ge=1)
+    max: int = Field(ge=1)
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Replicas:
+        if self.min > self.max:
+            raise ValueError(f"min {self.min} is more than max {self.max}")
+        return self
+
+
+def _as_replicas(value: object) -> object:
+    return {"min": value, "max": value} if isinstance(value, int) else value
+
+
 class Pool(Part):
-    """One model and the engines that serve it. Sizes are per replica."""
+    """One model and the engines that serve it. Sizes are per engine."""
 
     source: str
-    replicas: int = Field(1, ge=1)
-    gpus: int | None = Field(None, ge=0)  # None: tensor_parallel_size if the cluster has GPUs
+    # A number, or `{min: 1, max: 4}`.
+    replicas: Annotated[Replicas, BeforeValidator(_as_replicas)] = Replicas(min=1, max=1)
+    gpus: int | None = Field(None, ge=0)  # None: as many as the model is split over, if there are GPUs
     cpus: float = Field(1, gt=0)  # Ray CPUs reserved
     threads: int | None = Field(None, ge=1)  # CPU engine only; None: every core
-    tensor_parallel_size: int = Field(1, ge=1)
-    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "bfloat16"
+    # auto: bfloat16 where the pool's nodes compute in it, else float32.
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     max_model_len_tokens: int = Field(2048, ge=8)
-    max_num_batched_tokens: int = Field(16384, ge=8)
-    max_num_seqs: int = Field(256, ge=1)
+    max_num_batched_tokens: int = Field(16384, ge=8)  # of one forward pass
+    max_num_seqs: int = Field(256, ge=1)  # rows of one forward pass
     trust_remote_code: bool = False
-    engine: dict[str, Any] = {}
     env: dict[str, str] = {}
 
     @property
-    def all_gpus(self) -> int:
-        """Of all replicas, where there are GPUs."""
-        return self.replicas * (self.gpus or self.tensor_parallel_size)
+    def gpus_of_model(self) -> int:
+        """GPUs that one engine's model is split over, where there are GPUs."""
+        return 1
+
+
+class Translator(Pool):
+    """A pool of vLLM engines; `engine` takes any other argument of vLLM's."""
+
+    max_output_tokens: int = Field(512, ge=1)
+    tensor_parallel_size: int = Field(1, ge=1)
+    engine: dict[str, Any] = {}
+
+    @property
+    def gpus_of_model(self) -> int:
+        return self.tensor_parallel_size
 
     @model_validator(mode="after")
-    def _engine_keys(self) -> Pool:
+    def _engine_keys(self) -> Translator:
         for key in self.engine:
             if key in OWN_ENGINE_KEYS:
                 raise ValueError(f"engine.{key} has a key of its own: {OWN_ENGINE_KEYS[key]}")
         return self
-
-
-class Translator(Pool):
-    max_output_tokens: int = Field(512, ge=1)
 
     @model_validator(mode="after")
     def _room(self) -> Translator:

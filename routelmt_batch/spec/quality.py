@@ -36,7 +36,7 @@ class Metric(Pool):
     def _known_metric(self) -> Metric:
         if self.source != "chrf" and not self.source.startswith(COMET):
             raise ValueError(f"unknown metric {self.source!r}: use chrf, or comet:<folder or hub name>")
-        if max(self.gpus or 0, self.tensor_parallel_size) > 1:
+        if (self.gpus or 0) > 1:
             raise ValueError("a metric runs on one GPU at most: set replicas, not gpus")
         return self
 

@@ -32,9 +32,10 @@ from routelmt_batch.stages import measure
 from routelmt_batch.stages.allocate import Plan
 from routelmt_batch.stages.attempts import Mask, attempts
 from routelmt_batch.stages.measure import measurable, verified_small
-from routelmt_batch.stages.passes import NO_TIMES, PartWriter, record_time, run_pending
+from routelmt_batch.stages.passes import PartWriter, record_time, run_pending
 from routelmt_batch.stages.recipe import Job
-from routelmt_batch.stages.translate import lane, prompts
+from routelmt_batch.stages.requests import PromptReader
+from routelmt_batch.stages.translate import lane
 from routelmt_batch.stages.work import planned_rows, work_on
 from routelmt_batch.units import Unit, languages, read_lines, read_unit
 
@@ -121,7 +122,7 @@ def to_measure(work: Work, route: Route) -> Mask:
 
 
 def _translating(workspace: Job, route: Route, work: Sequence[Work]) -> Lane:
-    read = prompts(workspace.spec, route, partial(to_translate, route=route))
+    read = PromptReader(workspace.spec.input, partial(to_translate, route=route))
     return lane(workspace, route, work, read, AUDIT_TRANSLATIONS)
 
 
@@ -191,7 +192,7 @@ def _draw_sample(workspace: Job, plan: Plan) -> None:
             drawn[stratum] = heapq.nsmallest(quota[stratum], itertools.chain(drawn[stratum], keys))
     table = _sample_table(workspace, drawn)
     part = PartWriter(workspace.folder.work, AUDIT, "sample")
-    parts = [part(table, {}, NO_TIMES)["entry"]] if table.num_rows else []
+    parts = [part(table, {})["entry"]] if table.num_rows else []
     strata = {" ".join(stratum): size for stratum, size in sorted(sizes.items())}
     workspace.ledger.record("audit", parts=parts, rows=table.num_rows, strata=strata)
     record_time(workspace.ledger, "audit: sample", table.num_rows, started)

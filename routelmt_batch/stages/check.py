@@ -20,7 +20,7 @@ from routelmt_batch.rows import TRANSLATIONS as TRANSLATIONS_SCHEMA
 from routelmt_batch.spec import Checks, Input, Pool
 from routelmt_batch.stages.passes import PartWriter, run_pass
 from routelmt_batch.stages.recipe import Job
-from routelmt_batch.stages.requests import blank_requests
+from routelmt_batch.stages.requests import column_requests
 from routelmt_batch.stages.work import Work, work_on
 from routelmt_batch.units import Unit, read_lines
 
@@ -52,7 +52,6 @@ def _lane(workspace: Job, route: Route) -> Lane:
     return Lane(
         label=f"check {route}",
         pool=checks_pool(spec.checks),
-        task="score",
         scorer=TextChecks(spec.checks),
         units=[work_on(workspace, unit) for unit in workspace.units],
         read=Reader(spec.input, route),
@@ -97,7 +96,7 @@ class Reader:
                     "source_lang": pa.array([lines.source_langs[i] for i in places], pa.string()),
                     "target_lang": pa.array([lines.target_langs[i] for i in places], pa.string()),
                 }
-                yield blank_requests(unit, rows, columns)
+                yield column_requests(unit, rows, columns)
 
 
 @dataclass(frozen=True)
@@ -134,7 +133,7 @@ class Writer:
             },
             schema=SCHEMA,
         )
-        return self.part(table, {self.route: table.num_rows}, results["engine_seconds"])
+        return self.part(table, {self.route: table.num_rows})
 
 
 def _slugs(bits: int) -> list[str]:

@@ -36,7 +36,7 @@ from routelmt_batch.stages.allocate import Plan, admitted
 from routelmt_batch.stages.attempts import Mask, attempts
 from routelmt_batch.stages.check import reasons
 from routelmt_batch.stages.measure import quality_by_row
-from routelmt_batch.stages.passes import NO_TIMES, PartWriter, record_time
+from routelmt_batch.stages.passes import PartWriter, record_time
 from routelmt_batch.stages.recipe import Job
 from routelmt_batch.stages.work import Work, planned_rows, work_on
 
@@ -111,7 +111,7 @@ def _decide(workspace: Job, step: str, places: int, contest: Contest) -> None:
     for table in _batches(changes()):
         large = pc.sum(pc.equal(table["call"], LARGE)).as_py()
         to_large, to_small = to_large + large, to_small + table.num_rows - large
-        parts.append(part(table, {}, NO_TIMES)["entry"])
+        parts.append(part(table, {})["entry"])
     workspace.ledger.record(
         "guard",
         parts=parts,

@@ -130,11 +130,13 @@ def _predict(workspace: Job, plan: Plan, candidates: Cut | None, engine: Engine,
         return Lane(
             label="quality-router",
             pool=router.pool,
-            task="score",
             units=work,
-            read=PromptReader(spec.input, prompter, limit, unpredicted),
+            read=PromptReader(spec.input, unpredicted),
             write=measure.Writer(PartWriter(workspace.folder.work, QUALITY, PREDICTED), PREDICTED, scale),
             part_rows=spec.run.part_rows,
+            prompter=prompter,
+            limit_tokens=limit,
+            scorer=router.scorer,
             retries=spec.run.retries,
         )
 

@@ -28,7 +28,7 @@ from routelmt_batch.rows import QUALITY as SCHEMA
 from routelmt_batch.spec import Input, Pool
 from routelmt_batch.stages.attempts import Attempts, Mask
 from routelmt_batch.stages.passes import PartWriter
-from routelmt_batch.stages.requests import blank_requests
+from routelmt_batch.stages.requests import column_requests
 from routelmt_batch.units import Unit, read_lines
 from routelmt_batch.workspace import AnyWorkspace
 
@@ -114,7 +114,7 @@ class Reader:
                 columns["reference"] = references = [lines.references[i] for i in at]
                 skips = ["" if (text or "").strip() else NO_REFERENCE for text in references]
             texts_of = {name: pa.array(values, pa.string()) for name, values in columns.items()}
-            yield blank_requests(unit, rows, texts_of, skips)
+            yield column_requests(unit, rows, texts_of, skips)
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ class Writer:
             f"{self.of}_unknown": table["quality"].null_count,
             f"{self.of}_cut": pc.sum(results["cut"]).as_py() or 0,
         }
-        return self.part(table, counts, results["engine_seconds"])
+        return self.part(table, counts)
 
 
 def lane(
@@ -167,7 +167,6 @@ def lane(
     return Lane(
         label=f"{metric.name} of {route}",
         pool=pool,
-        task="score",
         scorer=metric,
         cuts=metric.cuts,
         python=metric.python,

@@ -6,7 +6,7 @@ import time
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -24,7 +24,6 @@ from routelmt_batch.workspace import AnyWorkspace
 
 KILLED = "killed"  # counts a part's rows that the engine died of
 _ALWAYS_ALLOWED = 10
-NO_TIMES = pa.chunked_array([pa.array([0.0])])  # of a part that no engine made
 
 
 class OfUnit(Protocol):
@@ -44,12 +43,10 @@ class PartWriter:
     prefix: str
     generation: int = 0
 
-    def __call__(self, table: pa.Table, counts: dict[str, int], engine_seconds: pa.ChunkedArray) -> Receipt:
+    def __call__(self, table: pa.Table, counts: dict[str, int]) -> Receipt:
         name = f"{self.prefix}-{uuid.uuid4().hex}.parquet"
         path = self.folder / self.stage / name
         table = table.sort_by([("shard", "ascending"), ("row", "ascending")])
-        slowest = pc.max(engine_seconds).as_py() or 0.0
-        ready_at = time.time() - slowest
         write_parquet(path, table, self.stage)
         reasons = table["reason"] if "reason" in table.column_names else pa.chunked_array([], pa.string())
         if killed := pc.sum(pc.equal(reasons, ENGINE_KILLED)).as_py():
@@ -63,7 +60,7 @@ class PartWriter:
             counts,
             self.generation,
         )
-        return {"entry": entry, "engine_ready_at": ready_at}
+        return {"entry": entry}
 
 
 def spans(table: pa.Table) -> dict[str, Span]:
@@ -81,14 +78,17 @@ def tokens_of(results: pa.Table, column: str) -> int:
 
 @dataclass
 class LaneTime:
-    """What one lane of a pass committed: rows, when its engine was ready, when its last part was there."""
+    """What one lane of a pass committed: rows, by which engines, when the first of them was ready, when the
+    last part was there."""
 
     rows: int = 0
+    engines: set[str] = field(default_factory=set)
     ready_at: float = float("inf")
     done_at: float = 0.0
 
     def take(self, receipt: Receipt) -> None:
         self.rows += receipt["entry"].rows
+        self.engines.add(receipt["engine"])
         self.ready_at = min(self.ready_at, receipt["engine_ready_at"])
         self.done_at = time.time()
 
@@ -127,7 +127,8 @@ def run_pass(
     finally:
         ready = min((lane.ready_at for lane in lane_times.values()), default=time.time())
         rows = sum(lane.rows for lane in lane_times.values())
-        gpus = {lane.label: lane.pool.all_gpus for lane in lanes}
+        gpus = {lane.label: lane.pool.gpus or lane.pool.gpus_of_model for lane in lanes}
+        gpus = {label: number * len(lane_times[label].engines) for label, number in gpus.items()}
         record_time(workspace.ledger, name, rows, started, ready - started, lane_times, gpus)
 
 

@@ -81,7 +81,7 @@ def check_models(spec: JobSpec, bars: Bars | None = None) -> JobRecipe:
     """
     for key, pool in (("models.small", spec.models.small), ("models.large", spec.models.large)):
         check_pool(key, pool)
-    if KINDS[spec.router.kind].engine == "vllm":
+    if KINDS[spec.router.kind].engine == "prefill":
         check_pool("router", spec.router)
     small = spec.models.small
     weights = checkpoints.weights_hash(small.source)

@@ -70,7 +70,7 @@ class Writer:
             "cut": pc.sum(results["cut"]).as_py() or 0,
             "prompt_tokens": tokens_of(results, "prompt_tokens"),
         }
-        return self.part(table, counts, results["engine_seconds"])
+        return self.part(table, counts)
 
 
 class Scoring(Recipe, Protocol):
@@ -111,16 +111,15 @@ def _lane(workspace: AnyWorkspace) -> Lane:
     return Lane(
         label="router",
         pool=router.pool,
-        task="score",
+        units=_work(workspace),
+        read=PromptReader(spec.input, unscored),
+        write=Writer(PartWriter(workspace.folder.work, SCORES, "part"), router.scale),
+        part_rows=spec.run.part_rows,
+        prompter=prompter,
+        limit_tokens=recipe.prompt_limit_tokens,
         scorer=router.scorer,
         cuts=router.scorer.cuts if isinstance(router.scorer, Sentinel) else None,
         python=router.scorer.python if isinstance(router.scorer, Sentinel) else None,
-        units=_work(workspace),
-        read=PromptReader(
-            spec.input, prompter, recipe.prompt_limit_tokens, unscored, texts=router.scorer is not None
-        ),
-        write=Writer(PartWriter(workspace.folder.work, SCORES, "part"), router.scale),
-        part_rows=spec.run.part_rows,
         retries=spec.run.retries,
     )
 

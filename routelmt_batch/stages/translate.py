@@ -63,15 +63,14 @@ class Writer:
 
     part: PartWriter
     route: Route
-    end_tokens: tuple[int, ...]
 
     def __call__(self, results: pa.Table) -> Receipt:
         texts, statuses, reasons = [], [], []
-        for result in results.select(["skip", "error", "text", "last_token"]).to_pylist():
+        for result in results.select(["skip", "error", "text", "truncated"]).to_pylist():
             # A row can be too long for this model's own tokenizer alone: it fails here.
             reason = result["skip"] or result["error"] or None
             text = None if reason else result["text"].strip()
-            if text is not None and result["last_token"] not in self.end_tokens:
+            if text is not None and result["truncated"]:
                 reason = TRUNCATED
             texts.append(text)
             failure = QUARANTINED if reason == ENGINE_KILLED else FAILED
@@ -103,7 +102,7 @@ class Writer:
                 for name in ("prompt_tokens", "output_tokens")
             },
         }
-        return self.part(table, counts, results["engine_seconds"])
+        return self.part(table, counts)
 
 
 def translate(workspace: Job, plan: Plan, engine: Engine, bars: Bars, small_first: bool = False) -> None:
@@ -197,16 +196,7 @@ def _lane(workspace: Job, plan: Plan, route: Route) -> Lane:
         shard = plan.shards[unit.shard.name]
         if shard.large or (shard.small and (route == SMALL or guarded)):
             work.append(work_on(workspace, unit))
-    return lane(workspace, route, work, prompts(spec, route, ToSend(route, plan.cut, plan.hypotheses)))
-
-
-def prompts(
-    spec: JobSpec | LabelSpec, route: Route, wanted: Callable[[Any], Mask], needs: tuple[str, ...] = ()
-) -> PromptReader:
-    """The prompts of the wanted rows, as one model reads them."""
-    pool = pool_of(spec, route)
-    prompter = Prompter(pool.source, spec.prompt.template, pool.trust_remote_code)
-    return PromptReader(spec.input, prompter, pool.prompt_limit_tokens, wanted, needs)
+    return lane(workspace, route, work, PromptReader(spec.input, ToSend(route, plan.cut, plan.hypotheses)))
 
 
 def pool_of(spec: JobSpec | LabelSpec, route: Route) -> Translator:
@@ -224,19 +214,19 @@ def lane(
     spec: JobSpec | LabelSpec = workspace.spec
     generation = workspace.ledger.generation
     pool = pool_of(spec, route)
-    end_tokens = checkpoints.end_tokens(pool.source)
     part = PartWriter(workspace.folder.work, stage, route, generation)
     return Lane(
         label=route,
         pool=pool,
-        task="generate",
         units=work,
         read=read,
-        write=Writer(part, route, end_tokens),
+        write=Writer(part, route),
         part_rows=spec.run.part_rows,
+        prompter=Prompter(pool.source, spec.prompt.template, pool.trust_remote_code),
+        limit_tokens=pool.prompt_limit_tokens,
         retries=spec.run.retries,
         max_output_tokens=pool.max_output_tokens,
-        end_tokens=end_tokens,
+        end_tokens=checkpoints.end_tokens(pool.source),
     )
 
 

@@ -14,8 +14,8 @@ from routelmt_batch.rows import LARGE, SMALL, Route
 from routelmt_batch.rows import TRANSLATIONS as TRANSLATIONS_SCHEMA
 from routelmt_batch.stages.measure import lane as measuring
 from routelmt_batch.stages.passes import refuse_failures, run_pass
-from routelmt_batch.stages.requests import not_in
-from routelmt_batch.stages.translate import lane, order, prompts
+from routelmt_batch.stages.requests import PromptReader, not_in
+from routelmt_batch.stages.translate import lane, order
 from routelmt_batch.units import Unit
 
 ROUTES: tuple[Route, Route] = (SMALL, LARGE)
@@ -85,7 +85,7 @@ def translate(workspace: Labelling, engine: Engine, bars: Bars) -> None:
 def _translating(workspace: Labelling, route: Route) -> Lane:
     spec = workspace.spec
     work = [work_on(workspace.ledger, route, unit) for unit in workspace.units]
-    return lane(workspace, route, work, prompts(spec, route, untried, spec.also))
+    return lane(workspace, route, work, PromptReader(spec.input, untried, spec.also))
 
 
 def translated(ledger: Ledger, route: Route, what: str) -> int:

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from routelmt_batch.engines.session import RESTARTS, Session
+from routelmt_batch.engines.deaths import RESTARTS
+from routelmt_batch.engines.session import Session
 from routelmt_batch.errors import EngineError, RoutelmtError, UsageError
 from routelmt_batch.learning.training.folder import TrainingFolder, step_of
 from routelmt_batch.learning.training.spec import TrainSpec

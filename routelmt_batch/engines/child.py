@@ -1,0 +1,104 @@
+"""An engine's process: it loads a model, takes rows from a pipe and answers them until the pipe closes.
+
+`python -m routelmt_batch.engines.child FD`. It is a process of its own so that a row that kills the model
+kills nothing else, and so that the model's threads belong to its main thread. It imports neither Ray nor
+what its model does not need. See process.py for the other end.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import sys
+import threading
+import traceback
+from collections.abc import Sequence
+from multiprocessing.connection import Connection
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from routelmt_batch.engines.lanes import Answer
+from routelmt_batch.engines.lifeline import VARIABLE
+from routelmt_batch.engines.models import Keyed, Load, Model, ScorerBroken
+from routelmt_batch.rows import TOO_LONG
+
+if TYPE_CHECKING:
+    from routelmt_batch.prompts import Prompter
+
+Batch = tuple[Sequence[int], pa.Table, list[Keyed]]  # keys, rows, and answers that need no model
+
+
+def main(pipe: Connection) -> None:
+    """Load the model that the first message names, then serve it. Messages: see process.EngineProcess."""
+    os.environ[VARIABLE] = str(os.getpid())
+    load: Load
+    load, prompter, limit_tokens = pipe.recv()
+    inbox: queue.SimpleQueue[Batch] = queue.SimpleQueue()
+    # Rows are tokenized beside the model, in a thread: the tokenizer's Rust code lets Python run on.
+    thread = threading.Thread(target=_take, args=(pipe, prompter, limit_tokens, inbox), daemon=True)
+    thread.start()
+    try:
+        model = load()
+    except Exception as error:
+        traceback.print_exc()
+        pipe.send(("failed", f"{type(error).__name__}: {error}"))
+        return
+    pipe.send(("ready", None))
+    serve(pipe, model, inbox)
+
+
+def serve(pipe: Connection, model: Model, inbox: queue.SimpleQueue[Batch]) -> None:
+    """Feed the model whatever has come, and send its answers as it gives them."""
+    while True:
+        while not (model.busy and inbox.empty()):
+            keys, rows, refused = inbox.get()
+            if refused:
+                pipe.send(("answers", refused))
+            if len(keys):
+                model.add(keys, rows)
+        try:
+            answers = model.step()
+        except ScorerBroken as error:
+            traceback.print_exc()
+            pipe.send(("failed", str(error)))
+            return
+        if answers:
+            pipe.send(("answers", answers))
+
+
+def _take(
+    pipe: Connection, prompter: Prompter | None, limit_tokens: int, inbox: queue.SimpleQueue[Batch]
+) -> None:
+    try:
+        while True:
+            keys, rows = pipe.recv()
+            inbox.put(tokenized(keys, rows, prompter, limit_tokens) if prompter else (keys, rows, []))
+    except EOFError:
+        pass  # whoever started this process is gone
+    except BaseException:
+        traceback.print_exc()
+    os._exit(1)
+
+
+def tokenized(keys: Sequence[int], rows: pa.Table, prompter: Prompter, limit_tokens: int) -> Batch:
+    """Rows with the token ids of their prompts as a column `tokens`, and answers to those that are too long."""
+    columns = (rows[name].to_pylist() for name in ("source", "source_lang", "target_lang"))
+    tokens = prompter.token_ids(*columns)
+    refused = [
+        (key, Answer(TOO_LONG, "", len(ids)))
+        for key, ids in zip(keys, tokens, strict=True)
+        if len(ids) > limit_tokens
+    ]
+    rows = rows.append_column("tokens", pa.array(tokens, pa.list_(pa.int32())))
+    if refused:
+        kept = [place for place, ids in enumerate(tokens) if len(ids) <= limit_tokens]
+        keys, rows = [keys[place] for place in kept], rows.take(kept)
+    return keys, rows, refused
+
+
+if __name__ == "__main__":
+    logging.basicConfig(stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
+    main(Connection(int(sys.argv[1])))
+    os._exit(0)

@@ -1,0 +1,113 @@
+"""The other end of an engine's process: starts it, sends it rows, takes its answers, notices its death."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from multiprocessing import Pipe
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from routelmt_batch.engines.models import Keyed, Load
+
+if TYPE_CHECKING:
+    from routelmt_batch.prompts import Prompter
+
+
+class EngineDied(Exception):
+    """The engine's process is gone, and with it what was in it."""
+
+
+class EngineBroken(Exception):
+    """The engine does not start, or fails whatever it is sent."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What an engine's process loads, and how it is started.
+
+    Args:
+        python: its interpreter; None: this one.
+        environment: variables beside this process's own.
+    """
+
+    load: Load
+    prompter: Prompter | None = None
+    limit_tokens: int = 0
+    python: str | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+class EngineProcess:
+    """Raises EngineBroken, with the engine's own words, if it does not start.
+
+    Messages to the process: its Recipe's first three fields, then `(keys, rows)`. Messages from it:
+    `("ready", None)`, `("failed", words)`, `("answers", [(key, Answer)])`.
+    """
+
+    def __init__(self, recipe: Recipe) -> None:
+        self._recipe = recipe
+        self.start()
+
+    def start(self) -> None:
+        """Start it, anew if it died, and wait until it takes rows.
+
+        Raises:
+            EngineBroken: it failed, and said why.
+            EngineDied: it ended without a word.
+        """
+        recipe = self._recipe
+        self._pipe, theirs = Pipe()
+        with theirs:
+            self._process = subprocess.Popen(
+                [
+                    recipe.python or sys.executable,
+                    "-P",
+                    "-m",
+                    "routelmt_batch.engines.child",
+                    str(theirs.fileno()),
+                ],
+                pass_fds=[theirs.fileno()],
+                env={**os.environ, **recipe.environment},
+            )
+        self.send_first((recipe.load, recipe.prompter, recipe.limit_tokens))
+        self.receive()
+        self.ready_at = time.time()
+
+    def send_first(self, message: object) -> None:
+        try:
+            self._pipe.send(message)
+        except OSError:
+            pass  # it is dead: `receive` finds out
+
+    def send(self, keys: Sequence[int], rows: pa.Table) -> None:
+        """Send rows; of a process that is dead `receive` tells."""
+        self.send_first((keys, rows))
+
+    def receive(self) -> list[Keyed]:
+        """Wait for answers.
+
+        Raises:
+            EngineDied: its process ended.
+            EngineBroken: it told why it cannot go on.
+        """
+        try:
+            kind, content = self._pipe.recv()
+        except (EOFError, OSError):
+            self.end()
+            raise EngineDied(f"its process ended with {self._process.returncode}") from None
+        if kind == "failed":
+            self.end()
+            raise EngineBroken(content)
+        return content or []
+
+    def end(self) -> None:
+        """Kill it, if it lives, and wait until it is gone."""
+        self._pipe.close()
+        self._process.kill()
+        self._process.wait()
