@@ -1,5 +1,5 @@
 # Two commands for a fresh machine: `make demo` and `make test`. The rest is development.
-.PHONY: setup setup-quality demo demo-guarded demo-quality demo-models test check lock clean
+.PHONY: setup setup-quality demo demo-guarded demo-quality demo-models test test-quick bench check lock clean
 
 PYTHON ?= python3.11
 # Where pip finds the CPU build of torch, if not in its ordinary sources: see README, Set-up.
@@ -74,6 +74,14 @@ demo-models: setup setup-quality
 	$(RUN) calibrate $(TRAINED)/router $(TRAINED)/labels-test/data
 	$(QUALITY)/bin/python jobs/demo/make_comet.py $(TRAINED) --out $(TRAINED)/comet
 	$(BIN)/python jobs/demo/publish_models.py $(TRAINED) --to jobs/demo/models
+
+# Without engines, in two minutes.
+test-quick: setup
+	$(BIN)/python -m pytest -m "not engine" -k "not engines"
+
+# The passes beside bare vLLM: tests/benchmarks/engines.py.
+bench: setup
+	$(BIN)/python tests/benchmarks/engines.py
 
 test: setup setup-quality
 	$(BIN)/python -m pytest

@@ -149,11 +149,11 @@ def _keep(folder: Folder, ledger: Ledger, bars: Bars) -> Iterator[PartEntry]:
         for shard in job.shards:
             held = pa.concat_tables([held, *_standing_nowhere(job, ledger, shard)])
             if held.num_rows >= _PART_ROWS:
-                yield write(held, {})["entry"]
+                yield write(held, {})
                 held = SCHEMA.empty_table()
             advance(1)
     if held.num_rows:
-        yield write(held, {})["entry"]
+        yield write(held, {})
 
 
 def _standing_nowhere(job: FinishedJob, ledger: Ledger, shard: str) -> Iterator[pa.Table]:

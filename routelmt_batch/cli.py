@@ -122,7 +122,7 @@ def run(
         ending.begin(job_spec.name, job_spec.output.uri)
         conditions = Conditions.parse(fail_if or (), _finished(against, "--against ") if against else None)
         if dry_run:
-            checked = job.check(job_spec, shards, limit, ending.bars, conditions)
+            checked = job.check(job_spec, shards, limit, ending.bars, conditions, address)
             ending.show(show.checked(checked))
             ending.end(status="checked", checked=checked)
             return

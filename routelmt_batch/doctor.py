@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from routelmt_batch import quality
+from routelmt_batch.dtypes import choose, cpu_flags, here
 from routelmt_batch.errors import UsageError
+from routelmt_batch.spec import Pool
 
 _MIN_MEMORY_GIB = 8
 _MIN_DISK_GIB = 10
@@ -36,6 +38,7 @@ def examine() -> list[Finding]:
         _torchvision(),
         _quality(),
         _processor(),
+        _dtype(),
         _memory(),
         _shared_memory(),
         _disk(Path.cwd()),
@@ -101,7 +104,7 @@ def _processor() -> Finding:
     gpus = _gpus()
     if gpus:
         return Finding("GPU", gpus, _version("vllm") is not None, "install the GPU pins: cluster/README.md")
-    flags = _cpu_flags()
+    flags = cpu_flags()
     best = next((name for name in ("avx512_bf16", "avx512f", "avx2") if name in flags), "")
     cores = len(os.sched_getaffinity(0))
     found = f"no GPU; {cores} cores, {best or 'neither AVX2 nor AVX-512'}"
@@ -116,12 +119,9 @@ def _gpus() -> str:
     return "; ".join(answer.stdout.split("\n")).strip("; ") if answer.returncode == 0 else ""
 
 
-def _cpu_flags() -> set[str]:
-    info = Path("/proc/cpuinfo")
-    if not info.exists():
-        return set()
-    line = next((line for line in info.read_text().splitlines() if line.startswith("flags")), "")
-    return set(line.split())
+def _dtype() -> Finding:
+    found, why = choose(Pool(source=""), here())
+    return Finding("dtype: auto", f"{found}: {why}", True)
 
 
 def _memory() -> Finding:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from routelmt_batch.conditions import NO_CONDITIONS, Conditions
+from routelmt_batch.dtypes import settle
 from routelmt_batch.engines.lanes import Engine
+from routelmt_batch.engines.nodes import processors
 from routelmt_batch.errors import OutputError
 from routelmt_batch.interrupts import stop_on_signals
 from routelmt_batch.ledger import SCORES, TRANSLATIONS, is_held
@@ -153,7 +156,8 @@ def _open(spec: JobSpec, options: Options, bars: Bars) -> AbstractContextManager
         options.conditions.check(recipe, Folder(Path(spec.output.uri)))
         return recipe
 
-    return open_workspace(spec, options.shards, options.limit, bars, check_all)
+    look = partial(processors, options.address)
+    return open_workspace(spec, options.shards, options.limit, bars, check_all, look)
 
 
 def plan(spec: JobSpec, options: Options, bars: Bars, open_engine: OpenEngine) -> list[WhatIf]:
@@ -180,7 +184,12 @@ def _warn_of_directions(workspace: Job, bars: Bars) -> None:
 
 
 def check(
-    spec: JobSpec, only: str | None, limit: int | None, bars: Bars, conditions: Conditions = NO_CONDITIONS
+    spec: JobSpec,
+    only: str | None,
+    limit: int | None,
+    bars: Bars,
+    conditions: Conditions = NO_CONDITIONS,
+    address: str | None = None,
 ) -> dict[str, Any]:
     """What a run would work on: every check of a run, nothing started and nothing written.
 
@@ -189,9 +198,10 @@ def check(
     """
     folder = Folder(Path(spec.output.uri))
     check_output(folder, spec)
+    begun = Begun.read(folder)
+    spec, _, dtypes = settle(spec, begun.dtypes(), partial(processors, address))
     recipe = check_models(spec, bars)
     conditions.check(recipe, folder)
-    begun = Begun.read(folder)
     shards, unreadable = find_input(spec, only, limit, begun.known_shards(), bars)
     begun.check(shards, unreadable, recipe.fingerprints(shards, limit), bars)
     refuse_other_budget(folder, begun.ledger, recipe.budget, spec.guard)
@@ -205,11 +215,18 @@ def check(
         "small": spec.models.small.source,
         "large": spec.models.large.source,
         "router": recipe.router.describe(),
+        "dtype": _dtypes(spec, dtypes),
         "budget": _budget(recipe, rows),
         **_measured(recipe),
         "longest prompt": f"{spec.prompt_limit_tokens} tokens",
         "output": f"{spec.output.uri} ({_state(folder, begun)})",
     }
+
+
+def _dtypes(spec: JobSpec, told: Sequence[str]) -> str:
+    pools = {"router": spec.router, SMALL: spec.models.small, LARGE: spec.models.large}
+    shown = ", ".join(f"{name} {pool.dtype}" for name, pool in pools.items())
+    return shown + "".join(f" ({reason})" for reason in dict.fromkeys(one.split(", for ")[1] for one in told))
 
 
 def _measured(recipe: JobRecipe) -> dict[str, str]:

@@ -66,11 +66,13 @@ def manifest(
     unreadable: dict[str, str],
     fingerprints: dict[str, dict[str, Any]],
     limit: int | None,
+    dtypes: Mapping[str, str],
 ) -> dict[str, Any]:
     return {
         "shards": [{**asdict(shard), "row_groups": list(shard.row_groups)} for shard in shards],
         "unreadable": unreadable,
         "limit": limit,
+        "dtypes": dict(dtypes),
         "fingerprints": fingerprints,
         "versions": versions(),
     }

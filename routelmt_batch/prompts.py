@@ -107,6 +107,9 @@ class Prompter:
     template: str = LMT_TEMPLATE
     trust_remote_code: bool = False
 
+    def load(self) -> PreTrainedTokenizerBase:
+        return load_tokenizer(self.source, self.trust_remote_code)
+
     def token_ids(
         self, texts: Sequence[str], source_langs: Sequence[str], target_langs: Sequence[str]
     ) -> list[list[int]]:
@@ -117,7 +120,7 @@ class Prompter:
             self.template.format(source_lang=LANGUAGES[s], target_lang=LANGUAGES[t], source=text)
             for text, s, t in zip(texts, source_langs, target_langs, strict=True)
         ]
-        tokenizer = load_tokenizer(self.source, self.trust_remote_code)
+        tokenizer = self.load()
         chat = bool(getattr(tokenizer, "chat_template", None))
         if chat:
             conversations = [[{"role": "user", "content": prompt}] for prompt in prompts]

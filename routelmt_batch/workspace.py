@@ -9,13 +9,14 @@ import contextlib
 import functools
 import json
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 from routelmt_batch import checkpoints
 from routelmt_batch.atomic import remove_temporary, write_json, write_text
+from routelmt_batch.dtypes import Processors, here, settle
 from routelmt_batch.errors import InputError, ModelError, OutputError
 from routelmt_batch.ledger import STAGES, Ledger, hold
 from routelmt_batch.manifest import (
@@ -195,9 +196,15 @@ class Recipe(Protocol):
 
 @contextlib.contextmanager
 def open_workspace(
-    spec: Spec, only: str | None, limit: int | None, bars: Bars, check: Callable[[Spec], R]
+    spec: Spec,
+    only: str | None,
+    limit: int | None,
+    bars: Bars,
+    check: Callable[[Spec], R],
+    look: Callable[[], Sequence[Processors]] = here,
 ) -> Iterator[Workspace[Spec, R]]:
-    """Check spec, models (`check`) and input, take the output folder and hold it.
+    """Check spec, models (`check`) and input, take the output folder and hold it; `look` at the machines
+    that it runs on says what `dtype: auto` is.
 
     Raises:
         UsageError: see the checks; of a new job nothing is written before all of them pass.
@@ -210,6 +217,9 @@ def open_workspace(
         if held:
             stack.enter_context(hold(folder.work))
         begun = Begun.read(folder)
+        spec, dtypes, told = settle(spec, begun.dtypes(), look)
+        for message in told:
+            bars.say(message, "info")
         recipe = check(spec)
         spec = recipe.spec
         shards, unreadable = find_input(spec, only, limit, begun.known_shards(), bars)
@@ -226,7 +236,7 @@ def open_workspace(
         _prepare(folder, begun.ledger)
         if not folder.spec.exists():
             write_text(folder.spec, spec.dump(), "spec")
-        record = begun.keep(manifest(shards, unreadable, fingerprints, limit))
+        record = begun.keep(manifest(shards, unreadable, fingerprints, limit, dtypes))
         if record != begun.manifest:
             write_json(folder.manifest, record, "manifest")
         rows = tuple(units(shards, limit))
@@ -254,6 +264,10 @@ class Begun:
     def known_shards(self) -> dict[str, Shard]:
         """Shards that were read with the columns of today's spec: committed work pins them."""
         return known_shards(self.manifest) if self.stages else {}
+
+    def dtypes(self) -> dict[str, str]:
+        """What `dtype: auto` was when the job began, by pool."""
+        return dict(self.manifest["dtypes"]) if self.stages else {}
 
     def unreadable(self) -> dict[str, str]:
         """Shards that the committed work was made without, whatever became of their files."""

@@ -67,13 +67,14 @@ def make_spec(tmp_path: Path, corpus: Path) -> Callable[..., Path]:
     """Writes a spec over the corpus and the demo models; keyword arguments set dotted keys."""
 
     def write(**settings: Any) -> Path:
-        pool = {"max_model_len_tokens": 256, "engine": {"kv_cache_memory_bytes": 64 << 20}}
+        pool = {"max_model_len_tokens": 256}
+        engine = {"kv_cache_memory_bytes": 64 << 20}
         spec: dict[str, Any] = {
             "name": "test",
             "input": {"uri": str(corpus), "columns": dict(COLUMNS)},
             "output": {"uri": str(tmp_path / "out")},
             "models": {
-                name: {"source": str(MODELS / name), "max_output_tokens": 64, **pool}
+                name: {"source": str(MODELS / name), "max_output_tokens": 64, "engine": engine, **pool}
                 for name in ("small", "large")
             },
             "router": {"source": str(MODELS / "router"), **pool},

@@ -4,6 +4,7 @@ It stands in where a test kills the process a hundred times; real engines run in
 """
 
 import hashlib
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,14 +13,17 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from routelmt_batch.engines.lanes import RESULTS, Lane, Receipt, scored
+from routelmt_batch.engines.child import tokenized
+from routelmt_batch.engines.lanes import Answer, Lane, Receipt, as_results
+from routelmt_batch.engines.models import scored
+from routelmt_batch.routers.scorers import Prefill
 
-END_TOKEN = 1
+TRUNCATED = False  # whether texts end before their end token
 
 
 def gain_of(request: dict[str, Any]) -> float:
     """A number of few values, so that there are ties, from the row's prompt alone."""
-    digest = hashlib.sha256(str(request["tokenized_prompt"]).encode()).digest()
+    digest = hashlib.sha256(str(request["tokens"]).encode()).digest()
     return float(digest[0] % 7) - 3.0
 
 
@@ -62,34 +66,43 @@ class FakeEngine:
     def run(self, lanes: Sequence[Lane], tell: Callable[[str, str], None] = print) -> Iterator[Receipt]:
         self.lanes_together.append([lane.label for lane in lanes])
         for lane in lanes:
-            if lane.scorer:
-                yield from self._apply(lane)
-                continue
-            requests: list[dict[str, Any]] = []
-            for unit in lane.units:
-                for table in lane.read(unit):
-                    requests += table.to_pylist()
-            for start in range(0, len(requests), lane.part_rows):
-                yield lane.write(self._results(lane, requests[start : start + lane.part_rows]))
+            for part in self._parts(lane):
+                yield Receipt(lane.label, lane.write(part), "made-up", time.time())
 
-    def _apply(self, lane: Lane) -> Iterator[Receipt]:
-        """A scorer is real wherever it runs."""
-        for unit in lane.units:
-            for table in lane.read(unit):
-                for start in range(0, table.num_rows, lane.part_rows):
-                    yield lane.write(scored(table.slice(start, lane.part_rows), lane.scorer, lane.cuts))
+    def _parts(self, lane: Lane) -> Iterator[pa.Table]:
+        """RESULTS of a lane's rows, across the borders of units; a scorer's, which is real, within them."""
+        tables = (table for unit in lane.units for table in lane.read(unit))
+        made_up = lane.scorer is None or isinstance(lane.scorer, Prefill)
+        if made_up:
+            whole = list(tables)
+            tables = iter([pa.concat_tables(whole)] if whole else [])
+        for table in tables:
+            for start in range(0, table.num_rows, lane.part_rows):
+                yield self._results(lane, table.slice(start, lane.part_rows), made_up)
 
-    def _results(self, lane: Lane, requests: list[dict[str, Any]]) -> pa.Table:
-        with open(self.log, "a") as file:
-            file.writelines(f"{lane.label} {line['shard']} {line['row']}\n" for line in requests)
-        return pa.Table.from_pylist([self._result(lane, line) for line in requests], RESULTS)
+    def _results(self, lane: Lane, requests: pa.Table, made_up: bool) -> pa.Table:
+        if made_up:
+            with open(self.log, "a") as file:
+                rows = zip(requests["shard"].to_pylist(), requests["row"].to_pylist(), strict=True)
+                file.writelines(f"{lane.label} {shard} {row}\n" for shard, row in rows)
+        places = [place for place, skip in enumerate(requests["skip"].to_pylist()) if not skip]
+        wanted = requests.take(pa.array(places, pa.int64()))
+        answers: dict[int, Answer] = {}
+        if lane.prompter and places:
+            kept, wanted, refused = tokenized(places, wanted, lane.prompter, lane.limit_tokens)
+            answers, places = dict(refused), list(kept)
+        if made_up:
+            lines = wanted.to_pylist()
+            found = [self._answer(lane, line) for line in lines]
+        else:
+            found = scored(wanted, lane.scorer, lane.cuts)
+        return as_results(requests, answers | dict(zip(places, found, strict=True)))
 
-    def _result(self, lane: Lane, line: dict[str, Any]) -> dict[str, Any]:
-        error = "" if line["skip"] else self.fails(lane.label, line)
-        result = {**line, "error": error, "engine_seconds": 0.0}
-        if line["skip"] or error:
-            return result
-        if lane.task == "score":
-            return result | {"score": gain_of(line)}
+    def _answer(self, lane: Lane, line: dict[str, Any]) -> Answer:
+        length = len(line["tokens"])
+        if error := self.fails(lane.label, line):
+            return Answer(error=error, prompt_tokens=length)
+        if lane.scorer:
+            return Answer(prompt_tokens=length, score=gain_of(line))
         text = f" {lane.label} of {line['row']} "
-        return result | {"text": text, "output_tokens": 5, "last_token": END_TOKEN}
+        return Answer(prompt_tokens=length, text=text, output_tokens=5, truncated=TRUNCATED)

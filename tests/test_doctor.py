@@ -32,7 +32,7 @@ def test_packages(monkeypatch, installed, check, fine, move):
 
 def test_a_processor_without_avx_is_told(monkeypatch):
     monkeypatch.setattr(doctor, "_gpus", lambda: "")
-    monkeypatch.setattr(doctor, "_cpu_flags", lambda: {"sse4_2"})
+    monkeypatch.setattr(doctor, "cpu_flags", lambda: {"sse4_2"})
     assert not doctor._processor().fine
-    monkeypatch.setattr(doctor, "_cpu_flags", lambda: {"avx2", "avx512f"})
+    monkeypatch.setattr(doctor, "cpu_flags", lambda: {"avx2", "avx512f"})
     assert "avx512f" in doctor._processor().found

@@ -8,6 +8,7 @@ import yaml
 
 from routelmt_batch.errors import SpecError
 from routelmt_batch.learning.training.spec import load_train_spec
+from routelmt_batch.spec import Replicas
 from routelmt_batch.spec_file import load, load_label
 from tests.conftest import DEMO, MODELS, REPOSITORY
 
@@ -178,6 +179,6 @@ def test_the_starter_spec_is_valid_and_names_every_default(tmp_path):
     text = "\n".join(whole).replace("  source_lang: en  ", "  #").replace("  target_lang: de", "  #")
     path = tmp_path / "whole.yaml"
     path.write_text(text)
-    assert load(path).models.small.replicas == spec.models.small.replicas == 1
+    assert load(path).models.small.replicas == spec.models.small.replicas == Replicas(min=1, max=1)
     for part in ("run", "guard", "checks", "audit"):
         assert getattr(load(path), part) == getattr(spec, part), "the commented defaults are the defaults"

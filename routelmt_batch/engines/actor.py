@@ -30,8 +30,9 @@ _HARMLESS = pa.table({"source": ["."], "source_lang": ["en"], "target_lang": ["d
 class Serving:
     """What an actor serves: a lane, as far as the actor needs it."""
 
+    lane: str
     recipe: Recipe
-    write: Callable[[pa.Table], Receipt]
+    write: Callable[[pa.Table], Any]
     retries: int
 
 
@@ -43,8 +44,10 @@ class EngineActor:
         EngineBroken: the engine does not start, or this actor died too often.
     """
 
-    def __init__(self, serving: Serving, deaths: Any) -> None:
-        refuse_too_many(deaths)
+    def __init__(self, serving: Serving, deaths: Any | None) -> None:
+        if deaths is not None:
+            refuse_too_many(deaths)
+        self._lane = serving.lane
         self._name = uuid.uuid4().hex
         self._write = serving.write
         self._engine = _Engine(serving.recipe)
@@ -67,8 +70,8 @@ class EngineActor:
         found = self._halving.run(requests, places)
         killed = Answer(error=ENGINE_KILLED)
         answers = {place: answer if answer is not None else killed for place, answer in found.items()}
-        receipt = self._write(as_results(requests, answers))
-        return {**receipt, "engine": self._name, "engine_ready_at": self._engine.ready_at}
+        part = self._write(as_results(requests, answers))
+        return Receipt(self._lane, part, self._name, self._engine.ready_at)
 
 
 class _Engine(EngineProcess):

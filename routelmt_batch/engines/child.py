@@ -33,13 +33,14 @@ Batch = tuple[Sequence[int], pa.Table, list[Keyed]]  # keys, rows, and answers t
 def main(pipe: Connection) -> None:
     """Load the model that the first message names, then serve it. Messages: see process.EngineProcess."""
     os.environ[VARIABLE] = str(os.getpid())
-    load: Load
-    load, prompter, limit_tokens = pipe.recv()
     inbox: queue.SimpleQueue[Batch] = queue.SimpleQueue()
-    # Rows are tokenized beside the model, in a thread: the tokenizer's Rust code lets Python run on.
-    thread = threading.Thread(target=_take, args=(pipe, prompter, limit_tokens, inbox), daemon=True)
-    thread.start()
     try:
+        load, prompter, limit_tokens = _first(pipe)
+        # Rows are tokenized beside the model, in a thread: the tokenizer's Rust code lets Python run on.
+        thread = threading.Thread(target=_take, args=(pipe, prompter, limit_tokens, inbox), daemon=True)
+        thread.start()
+        if prompter:
+            prompter.load()
         model = load()
     except Exception as error:
         traceback.print_exc()
@@ -47,6 +48,11 @@ def main(pipe: Connection) -> None:
         return
     pipe.send(("ready", None))
     serve(pipe, model, inbox)
+
+
+def _first(pipe: Connection) -> tuple[Load, Prompter | None, int]:
+    load, prompter, limit_tokens = pipe.recv()
+    return load, prompter, limit_tokens
 
 
 def serve(pipe: Connection, model: Model, inbox: queue.SimpleQueue[Batch]) -> None:
@@ -83,7 +89,7 @@ def _take(
 
 
 def tokenized(keys: Sequence[int], rows: pa.Table, prompter: Prompter, limit_tokens: int) -> Batch:
-    """Rows with the token ids of their prompts as a column `tokens`, and answers to those that are too long."""
+    """Rows with their prompts' token ids as a column `tokens`, and answers to those that are too long."""
     columns = (rows[name].to_pylist() for name in ("source", "source_lang", "target_lang"))
     tokens = prompter.token_ids(*columns)
     refused = [
@@ -100,5 +106,6 @@ def tokenized(keys: Sequence[int], rows: pa.Table, prompter: Prompter, limit_tok
 
 if __name__ == "__main__":
     logging.basicConfig(stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
+    os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))  # see session._yielding
     main(Connection(int(sys.argv[1])))
     os._exit(0)

@@ -1,7 +1,7 @@
 """Counts the deaths of a job's actors. One whose node is lost did not die: spot nodes go all night long.
 
 Ray restarts a dead actor wherever there is room. Its own limit (`max_restarts`) counts lost nodes, too, and
-so is not used here.
+so is not used on a cluster.
 """
 
 from __future__ import annotations

@@ -85,7 +85,17 @@ class Scorer(Protocol):
     def __call__(self, rows: pa.Table) -> Scores: ...
 
 
-Receipt = dict[str, Any]
+@dataclass(frozen=True)
+class Receipt:
+    """A part that was written: what `Lane.write` said of it, by which engine, and since when that was ready
+    (seconds since the epoch)."""
+
+    lane: str
+    part: Any
+    engine: str
+    ready_at: float
+
+
 Tell = Callable[[str, Literal["info", "warning"]], None]  # takes what an operator should know while it runs
 
 
@@ -95,7 +105,8 @@ class Lane:
 
     Args:
         read: turns a work unit into REQUESTS tables.
-        write: commits a RESULTS table of at most `part_rows` rows and says so in a receipt. Both must pickle.
+        write: commits a RESULTS table of at most `part_rows` rows; what it returns is in the receipt. Both
+            must pickle.
         prompter: tokenizes each row for the model; longer prompts than `limit_tokens` are `too_long`.
         scorer: scores the rows; None: vLLM translates them, in at most `max_output_tokens`.
         cuts: which rows the scorer reads the beginning of only.
@@ -107,7 +118,7 @@ class Lane:
     pool: Pool
     units: Sequence[Any]
     read: Callable[[Any], Iterator[pa.Table]]
-    write: Callable[[pa.Table], Receipt]
+    write: Callable[[pa.Table], Any]
     part_rows: int
     prompter: Prompter | None = None
     limit_tokens: int = 0

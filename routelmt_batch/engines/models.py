@@ -59,12 +59,9 @@ class Generation:
     """vLLM, decoding greedily.
 
     LLMEngine's `add_request` and `step` are fed while it runs, so that its sequences never run dry between
-    batches (docs.vllm.ai, LLMEngine). It gets token ids and gives token ids: its tokenizer is not loaded
-    twice, and texts are decoded in one go.
+    batches (docs.vllm.ai, LLMEngine). It gets token ids and gives token ids: texts are decoded in one go.
     """
 
-    source: str
-    trust_remote_code: bool
     engine: dict[str, Any]  # vllm.EngineArgs
     max_output_tokens: int
     end_tokens: tuple[int, ...]
@@ -85,10 +82,8 @@ class Generator:
         from vllm import EngineArgs, LLMEngine, SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
-        from routelmt_batch.prompts import load_tokenizer
-
-        self._engine = LLMEngine.from_engine_args(EngineArgs(skip_tokenizer_init=True, **spec.engine))
-        self._tokenizer = load_tokenizer(spec.source, spec.trust_remote_code)
+        self._engine = LLMEngine.from_engine_args(EngineArgs(**spec.engine))
+        self._tokenizer = self._engine.get_tokenizer()
         end = self._tokenizer.eos_token_id
         self._end_tokens = {*spec.end_tokens, *([end] if isinstance(end, int) else [])}
         self._params = SamplingParams(

@@ -10,12 +10,14 @@ from __future__ import annotations
 import pickle
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from routelmt_batch import quality
 from routelmt_batch.engines.actor import BATCH, RECEIPT, EngineActor, Serving
-from routelmt_batch.engines.deaths import open_deaths
+from routelmt_batch.engines.deaths import RESTARTS, open_deaths
 from routelmt_batch.engines.lanes import Lane, Receipt, Tell
 from routelmt_batch.engines.models import Generation, Load, Scoring
 from routelmt_batch.engines.process import Recipe
@@ -69,7 +71,8 @@ class Pools:
         pools = [{lane.label: lane.pool for lane in lanes}]
         for message in self.check_fit(pools):
             tell(message, "warning")
-        deaths = open_deaths()
+        # A local Ray is one node: Ray's own count of restarts does.
+        deaths = None if self.session.local else open_deaths()
         datasets = [self._dataset(lane, deaths) for lane in lanes]
         whole = datasets[0].union(*datasets[1:]) if len(datasets) > 1 else datasets[0]
         with (
@@ -121,6 +124,8 @@ class Pools:
             batch_format="pyarrow",
             num_cpus=self.session.task_cpus,
         )
+        if lane.python and not self.session.local:
+            self.check_nodes(lane.python)
         recipe = self.recipe(lane)
         # Batches whose rows are in the engine or wait for it, one that is written and one that is fetched.
         calls = 2 + -(-recipe.load.room // lane.part_rows)
@@ -129,7 +134,7 @@ class Pools:
             warnings.filterwarnings("ignore", message=".*ray_remote_args.* is deprecated")
             return ds.map_batches(
                 EngineActor,
-                fn_constructor_args=(Serving(recipe, lane.write, lane.retries), deaths),
+                fn_constructor_args=(Serving(lane.label, recipe, lane.write, lane.retries), deaths),
                 batch_size=None,
                 batch_format="pyarrow",
                 compute=ray.data.ActorPoolStrategy(
@@ -141,8 +146,29 @@ class Pools:
                 ),
                 num_cpus=lane.pool.cpus,
                 num_gpus=self.gpus(lane.pool) or None,
-                max_restarts=_ALWAYS,
+                max_restarts=RESTARTS if deaths is None else _ALWAYS,
                 max_task_retries=_ALWAYS,
+            )
+
+    def check_nodes(self, python: str) -> None:
+        """Try the quality environment on every node: engines' processes are started in it there.
+
+        Raises:
+            UsageError: see quality.check_at.
+        """
+        import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        check = ray.remote(num_cpus=0, max_retries=0)(lambda: quality.check_at(Path(python)))
+        with self.session.explaining("quality environment"):
+            ray.get(
+                [
+                    check.options(
+                        scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+                    ).remote()
+                    for node in ray.nodes()
+                    if node["Alive"]
+                ]
             )
 
     def recipe(self, lane: Lane) -> Recipe:
@@ -153,8 +179,6 @@ class Pools:
         else:
             assert isinstance(lane.pool, Translator)
             load = Generation(
-                lane.pool.source,
-                lane.pool.trust_remote_code,
                 self.engine_arguments(lane.pool),
                 lane.max_output_tokens,
                 lane.end_tokens,
@@ -188,9 +212,9 @@ class Pools:
             environment |= {
                 "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
                 "OMP_NUM_THREADS": str(pool.threads or self.session.cores),
-                # Threads that wait for the next step spin for as short a time as costs the engine nothing:
-                # reading, tokenizing and writing need the cores, too.
-                "GOMP_SPINCOUNT": "20000",
+                # How long a thread spins for the next step before it sleeps. To wake it takes longer than
+                # most waits do, on a virtual machine above all.
+                "GOMP_SPINCOUNT": "200000",
             }
         return environment | pool.env
 

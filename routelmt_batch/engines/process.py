@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -17,6 +18,9 @@ from routelmt_batch.engines.models import Keyed, Load
 
 if TYPE_CHECKING:
     from routelmt_batch.prompts import Prompter
+
+
+_LAST_BREATH_S = 5.0  # from the end of its pipe to its own end
 
 
 class EngineDied(Exception):
@@ -80,10 +84,8 @@ class EngineProcess:
         self.ready_at = time.time()
 
     def send_first(self, message: object) -> None:
-        try:
+        with contextlib.suppress(OSError):  # it is dead: `receive` finds out
             self._pipe.send(message)
-        except OSError:
-            pass  # it is dead: `receive` finds out
 
     def send(self, keys: Sequence[int], rows: pa.Table) -> None:
         """Send rows; of a process that is dead `receive` tells."""
@@ -99,6 +101,8 @@ class EngineProcess:
         try:
             kind, content = self._pipe.recv()
         except (EOFError, OSError):
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(_LAST_BREATH_S)
             self.end()
             raise EngineDied(f"its process ended with {self._process.returncode}") from None
         if kind == "failed":

@@ -111,14 +111,15 @@ class Session:
         if not self.local:
             ray.init(address=self.address, **quiet)
             return
-        ray.init(
-            address="local",
-            # An engine holds a CPU while it runs; reading and writing need room beside it.
-            num_cpus=self.cores + 2,
-            include_dashboard=False,
-            object_store_memory=_OBJECT_STORE_BYTES,
-            **quiet,
-        )
+        with _yielding():
+            ray.init(
+                address="local",
+                # An engine holds a CPU while it runs; reading and writing need room beside it.
+                num_cpus=self.cores + 2,
+                include_dashboard=False,
+                object_store_memory=_OBJECT_STORE_BYTES,
+                **quiet,
+            )
 
     def _stop(self) -> None:
         import ray
@@ -168,6 +169,21 @@ class Session:
                 logs.copy_from_nodes(self.log_folder)
         except Exception as error:  # Ray itself may be gone; how the job ended matters more than its logs
             logger.warning("the engines' logs were not copied: %s", type(error).__name__)
+
+
+@contextlib.contextmanager
+def _yielding() -> Iterator[None]:
+    """Processes that are started inside let those that compute run on when they wake up.
+
+    Each of Ray's processes wakes up a hundred times a second, and an engine computes in step on all cores:
+    where one of its threads is put off, the others wait.
+    """
+    before = os.sched_getscheduler(0)
+    os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, before, os.sched_param(0))
 
 
 def _check_answers(address: str) -> None:

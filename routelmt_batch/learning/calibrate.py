@@ -37,7 +37,7 @@ def calibrate(
     traffic_rows: int,
     bars: Bars,
     open_engine: OpenEngine,
-    dtype: str = "bfloat16",
+    dtype: str = "auto",
 ) -> Calibration:
     """Score held-out tables and store thresholds in the router folder's card.
 

@@ -180,7 +180,7 @@ def evaluate(
         int | None, typer.Option("--resamples", min=10, help="Of the bootstrap; default by rows.")
     ] = None,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of the bootstrap and of random routing.")] = 0,
-    dtype: DtypeOption = "bfloat16",
+    dtype: DtypeOption = "auto",
     address: AddressOption = None,
     verbose: VerboseOption = False,
 ) -> None:
@@ -216,7 +216,7 @@ def calibrate(
     traffic_rows: Annotated[
         int, typer.Option("--traffic-rows", metavar="N", min=1, help="Rows of a job, for the interval.")
     ] = 1_000_000,
-    dtype: DtypeOption = "bfloat16",
+    dtype: DtypeOption = "auto",
     address: AddressOption = None,
     verbose: VerboseOption = False,
 ) -> None:

@@ -57,7 +57,7 @@ class Scored:
     directions: tuple[str, ...]  # of the tables, as tally.direction names them, in name order
 
 
-def router_spec(kind: str, source: str, seed: int = 0, dtype: str = "bfloat16") -> RouterSpec:
+def router_spec(kind: str, source: str, seed: int = 0, dtype: str = "auto") -> RouterSpec:
     """A router's pool with the sizes that its checkpoint allows."""
     longest = _LONGEST_PROMPT_TOKENS
     if source and KINDS[kind].source in (ROUTER_FOLDER, SMALL_MODEL):

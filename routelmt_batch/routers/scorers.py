@@ -1,7 +1,8 @@
 """Routers as scorers: each scores rows from their text or prompt, higher for the large model.
 
-A scorer travels to its engine's process as a small frozen value and loads what it needs there, once. It reads
-tables with shard, row, source, source_lang, target_lang, and the prompt's `tokens` where the lane has a prompter.
+A scorer travels to its engine's process as a small frozen value and loads what it needs there, once. It
+reads tables with shard, row, source, source_lang, target_lang, and the `tokens` of the prompt where the lane
+has a prompter.
 """
 
 from __future__ import annotations

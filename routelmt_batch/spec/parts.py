@@ -17,7 +17,6 @@ from routelmt_batch.values import Fraction, Language, Threshold, Uri
 OWN_ENGINE_KEYS = {
     "model": "source",
     "runner": "(set by the pass)",
-    "skip_tokenizer_init": "(set by the pass)",
     "dtype": "dtype",
     "max_model_len": "max_model_len_tokens",
     "max_num_batched_tokens": "max_num_batched_tokens",

@@ -192,7 +192,7 @@ def _draw_sample(workspace: Job, plan: Plan) -> None:
             drawn[stratum] = heapq.nsmallest(quota[stratum], itertools.chain(drawn[stratum], keys))
     table = _sample_table(workspace, drawn)
     part = PartWriter(workspace.folder.work, AUDIT, "sample")
-    parts = [part(table, {})["entry"]] if table.num_rows else []
+    parts = [part(table, {})] if table.num_rows else []
     strata = {" ".join(stratum): size for stratum, size in sorted(sizes.items())}
     workspace.ledger.record("audit", parts=parts, rows=table.num_rows, strata=strata)
     record_time(workspace.ledger, "audit: sample", table.num_rows, started)

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from routelmt_batch.checks import CHECK_REASONS, NOT_CHECKED, check_translations
-from routelmt_batch.engines.lanes import Engine, Lane, Receipt
-from routelmt_batch.ledger import CHECKS, TRANSLATIONS, read_rows
+from routelmt_batch.engines.lanes import Engine, Lane
+from routelmt_batch.ledger import CHECKS, TRANSLATIONS, PartEntry, read_rows
 from routelmt_batch.progress import Bars
 from routelmt_batch.rows import CHECKS as SCHEMA
 from routelmt_batch.rows import OK, TRUNCATED, Route
@@ -121,7 +121,7 @@ class Writer:
     part: PartWriter
     route: Route
 
-    def __call__(self, results: pa.Table) -> Receipt:
+    def __call__(self, results: pa.Table) -> PartEntry:
         scores = results["score"].to_pylist()
         reasons = [[NOT_CHECKED] if score is None else _slugs(int(score)) for score in scores]
         table = pa.table(

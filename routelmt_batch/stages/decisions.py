@@ -111,7 +111,7 @@ def _decide(workspace: Job, step: str, places: int, contest: Contest) -> None:
     for table in _batches(changes()):
         large = pc.sum(pc.equal(table["call"], LARGE)).as_py()
         to_large, to_small = to_large + large, to_small + table.num_rows - large
-        parts.append(part(table, {})["entry"])
+        parts.append(part(table, {}))
     workspace.ledger.record(
         "guard",
         parts=parts,

@@ -11,8 +11,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from routelmt_batch.engines.lanes import Lane, Receipt
-from routelmt_batch.ledger import QUALITY, read_rows
+from routelmt_batch.engines.lanes import Lane
+from routelmt_batch.ledger import QUALITY, PartEntry, read_rows
 from routelmt_batch.metrics.metric import Metric
 from routelmt_batch.routers.card import Scale
 from routelmt_batch.rows import (
@@ -125,7 +125,7 @@ class Writer:
     of: str
     scale: Scale = field(default_factory=Scale)
 
-    def __call__(self, results: pa.Table) -> Receipt:
+    def __call__(self, results: pa.Table) -> PartEntry:
         score = results["score"].to_numpy(zero_copy_only=False).astype(np.float64)
         quality = self.scale.mean + self.scale.std * score
         known = np.isfinite(quality)

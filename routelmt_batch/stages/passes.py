@@ -36,14 +36,14 @@ W = TypeVar("W", bound=OfUnit)
 
 @dataclass(frozen=True)
 class PartWriter:
-    """Commits one part of a stage below `folder` and gives its receipt."""
+    """Commits one part of a stage below `folder` and returns its entry for the ledger."""
 
     folder: Path
     stage: str
     prefix: str
     generation: int = 0
 
-    def __call__(self, table: pa.Table, counts: dict[str, int]) -> Receipt:
+    def __call__(self, table: pa.Table, counts: dict[str, int]) -> PartEntry:
         name = f"{self.prefix}-{uuid.uuid4().hex}.parquet"
         path = self.folder / self.stage / name
         table = table.sort_by([("shard", "ascending"), ("row", "ascending")])
@@ -51,7 +51,7 @@ class PartWriter:
         reasons = table["reason"] if "reason" in table.column_names else pa.chunked_array([], pa.string())
         if killed := pc.sum(pc.equal(reasons, ENGINE_KILLED)).as_py():
             counts = {**counts, KILLED: killed}
-        entry = PartEntry(
+        return PartEntry(
             self.stage,
             name,
             path.stat().st_size,
@@ -60,7 +60,6 @@ class PartWriter:
             counts,
             self.generation,
         )
-        return {"entry": entry}
 
 
 def spans(table: pa.Table) -> dict[str, Span]:
@@ -87,9 +86,9 @@ class LaneTime:
     done_at: float = 0.0
 
     def take(self, receipt: Receipt) -> None:
-        self.rows += receipt["entry"].rows
-        self.engines.add(receipt["engine"])
-        self.ready_at = min(self.ready_at, receipt["engine_ready_at"])
+        self.rows += receipt.part.rows
+        self.engines.add(receipt.engine)
+        self.ready_at = min(self.ready_at, receipt.ready_at)
         self.done_at = time.time()
 
 
@@ -115,20 +114,23 @@ def run_pass(
     try:
         with bars.rows(name, total, done) as advance:
             for receipt in engine.run(lanes, bars.say):
-                entry: PartEntry = receipt["entry"]
+                entry: PartEntry = receipt.part
                 before_commit(entry)
                 if killed := entry.counts.get(KILLED):
                     _refuse_killers(workspace, entry)
                     bars.warn(f"{name}: {counted(killed, 'row')} killed the engine: {ENGINE_KILLED}")
                 workspace.ledger.commit(entry)
-                lane_times[entry.lane].take(receipt)
+                lane_times[receipt.lane].take(receipt)
                 advance(entry.rows)
                 after_commit()
     finally:
         ready = min((lane.ready_at for lane in lane_times.values()), default=time.time())
         rows = sum(lane.rows for lane in lane_times.values())
-        gpus = {lane.label: lane.pool.gpus or lane.pool.gpus_of_model for lane in lanes}
-        gpus = {label: number * len(lane_times[label].engines) for label, number in gpus.items()}
+        gpus = {
+            lane.label: len(lane_times[lane.label].engines) * (lane.pool.gpus or lane.pool.gpus_of_model)
+            for lane in lanes
+            if lane.label in lane_times
+        }
         record_time(workspace.ledger, name, rows, started, ready - started, lane_times, gpus)
 
 

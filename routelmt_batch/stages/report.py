@@ -15,7 +15,7 @@ from routelmt_batch.metrics.metric import describe
 from routelmt_batch.routers.router import Router
 from routelmt_batch.rows import ESCALATE, FAILED, LARGE, PREDICTED, QUARANTINED, ROUTE, SMALL, STATUSES
 from routelmt_batch.selection import cuts
-from routelmt_batch.spec import Guard
+from routelmt_batch.spec import Guard, Pool
 from routelmt_batch.stages.allocate import Plan, gains, what_if
 from routelmt_batch.stages.outputs import write_report
 from routelmt_batch.stages.recipe import Job
@@ -90,8 +90,8 @@ def job_report(workspace: Job, plan: Plan) -> dict[str, Any]:
         "passes": passes,
         "seconds": math.fsum(line["seconds"] for line in passes),
         "models": {
-            "small": _model(spec.models.small.source),
-            "large": _model(spec.models.large.source),
+            "small": _model(spec.models.small),
+            "large": _model(spec.models.large),
             "router": _router(workspace.recipe.router),
         },
         "fingerprints": workspace.fingerprints,
@@ -215,14 +215,18 @@ def _distributions(workspace: Job, plan: Plan, summed: dict[str, Any]) -> dict[s
     return distributions
 
 
-def _model(source: str) -> dict[str, str]:
-    return {"source": source, "weights": checkpoints.weights_hash(source)}
+def _model(pool: Pool) -> dict[str, str]:
+    return {
+        "source": pool.source,
+        "weights": checkpoints.weights_hash(pool.source),
+        "dtype": pool.dtype,
+    }
 
 
 def _router(router: Router) -> dict[str, Any]:
     found: dict[str, Any] = {"kind": router.pool.kind, "source": router.pool.source}
     if router.card:
-        found |= _model(router.pool.source) | {"metric": router.card.metric.model_dump()}
+        found |= _model(router.pool) | {"metric": router.card.metric.model_dump()}
     return found
 
 

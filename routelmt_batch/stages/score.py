@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from routelmt_batch.engines.lanes import Engine, Lane, Mask, Receipt
+from routelmt_batch.engines.lanes import Engine, Lane, Mask
 from routelmt_batch.ledger import SCORES, PartEntry
 from routelmt_batch.progress import Bars
 from routelmt_batch.prompts import Prompter
@@ -44,7 +44,7 @@ class Writer:
     part: PartWriter
     scale: Scale
 
-    def __call__(self, results: pa.Table) -> Receipt:
+    def __call__(self, results: pa.Table) -> PartEntry:
         score = results["score"].to_numpy(zero_copy_only=False).astype(np.float64)
         gain = (self.scale.mean + self.scale.std * score).astype(np.float32)
         none = pc.is_null(results["score"])

@@ -13,9 +13,9 @@ from typing import Any
 import pyarrow as pa
 
 from routelmt_batch import checkpoints
-from routelmt_batch.engines.lanes import Engine, Lane, Receipt
+from routelmt_batch.engines.lanes import Engine, Lane
 from routelmt_batch.errors import RoutelmtError
-from routelmt_batch.ledger import TRANSLATIONS, Ledger
+from routelmt_batch.ledger import TRANSLATIONS, Ledger, PartEntry
 from routelmt_batch.progress import Bars
 from routelmt_batch.prompts import Prompter
 from routelmt_batch.rows import (
@@ -64,7 +64,7 @@ class Writer:
     part: PartWriter
     route: Route
 
-    def __call__(self, results: pa.Table) -> Receipt:
+    def __call__(self, results: pa.Table) -> PartEntry:
         texts, statuses, reasons = [], [], []
         for result in results.select(["skip", "error", "text", "truncated"]).to_pylist():
             # A row can be too long for this model's own tokenizer alone: it fails here.

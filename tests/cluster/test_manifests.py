@@ -13,7 +13,7 @@ import yaml
 from pydantic import ValidationError
 
 from routelmt_batch.cli import app
-from routelmt_batch.engines.vllm import VllmEngine
+from routelmt_batch.engines.pools import Pools
 from routelmt_batch.spec_file import load
 from tests.cluster.kubernetes import RayJob, documents, quantity
 from tests.conftest import REPOSITORY
@@ -133,19 +133,21 @@ class Ray:
 
 def test_the_groups_hold_the_pools_of_the_nightly_job():
     spec, ray = load(REPOSITORY / "jobs" / "nightly.yaml"), Ray()
-    engine = VllmEngine(ray)
+    engine = Pools(ray)
     small, large, router, metric = spec.models.small, spec.models.large, spec.router, spec.metric
     assert metric
     assert engine.has_room_for([small, large]), "side by side"
     assert engine.check_fit([{"router": router}, {"small": small, "large": large}, {"metric": metric}]) == []
     gpus = ray.resource("GPU")
-    assert gpus == 9 == router.replicas * engine.gpus(router), "scoring uses every GPU"
-    assert gpus == sum(pool.replicas * engine.gpus(pool) for pool in (small, large)), "so does translation"
+    assert gpus == 9 == router.replicas.min * engine.gpus(router), "scoring uses every GPU"
+    assert gpus == sum(pool.replicas.min * engine.gpus(pool) for pool in (small, large)), (
+        "so does translation"
+    )
     for group in CLUSTER_SPEC.workerGroupSpecs:
         limits = group.template["spec"]["containers"][0]["resources"]["limits"]
-        for bundle in (bundle for pool in (small, large, router, metric) for bundle in engine.bundles(pool)):
-            assert bundle["GPU"] <= quantity(limits["nvidia.com/gpu"])
-            assert bundle["CPU"] < quantity(limits["cpu"]), "a read has room beside an engine"
+        for pool in (small, large, router, metric):
+            assert engine.gpus(pool) <= quantity(limits["nvidia.com/gpu"])
+            assert pool.cpus < quantity(limits["cpu"]), "a read has room beside an engine"
 
 
 def test_each_pool_has_a_group_and_engines_stay_off_the_head():

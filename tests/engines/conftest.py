@@ -5,16 +5,16 @@ from collections.abc import Iterator
 
 import pytest
 
+from routelmt_batch.engines.pools import Pools
 from routelmt_batch.engines.session import Session
-from routelmt_batch.engines.vllm import VllmEngine
 from routelmt_batch.workspace import Folder
 
 
 @pytest.fixture
 def open_engine(ray_session):
     @contextlib.contextmanager
-    def opened(folder: Folder) -> Iterator[VllmEngine]:
+    def opened(folder: Folder) -> Iterator[Pools]:
         with Session(folder.logs, verbose=True) as session:
-            yield VllmEngine(session)
+            yield Pools(session)
 
     return opened

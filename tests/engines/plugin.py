@@ -1,50 +1,53 @@
-"""A vLLM plugin for tests: a brake on an engine, and prompts that kill it.
+"""For tests: a brake on an engine, and texts that kill its process.
 
-vLLM loads it in each of its processes, as any plugin, from a folder on PYTHONPATH.
+It is a `sitecustomize` in a folder on PYTHONPATH: Python loads it as the engine's process starts.
 """
 
+import importlib
 import json
 import os
 import signal
+import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
-VARIABLE = "TEST_ENGINE"  # JSON: `deadly`, a list of prompts as token ids; `brake`, a file
-
-
+VARIABLE = "TEST_ENGINE"  # JSON: `deadly`, a list of source texts; `brake`, a file
 _BRAKE_S = 0.5  # for each row
 
 
 def hold() -> None:
-    if VARIABLE not in os.environ:
+    if VARIABLE not in os.environ or "routelmt_batch.engines.child" not in sys.orig_argv:
         return
-    from vllm.v1.engine.core import EngineCore
-
     settings = json.loads(os.environ[VARIABLE])
-    deadly = set(map(tuple, settings["deadly"]))
-    add_request = EngineCore.add_request
+    models = importlib.import_module("routelmt_batch.engines.models")
 
-    def add(self, request, *args, **kwargs):
-        if tuple(request.prompt_token_ids) in deadly:
-            os.kill(os.getpid(), signal.SIGKILL)
-        if Path(settings["brake"]).exists():
-            time.sleep(_BRAKE_S)
-        return add_request(self, request, *args, **kwargs)
+    def slowed(model: type) -> None:
+        add_rows = model.add
 
-    EngineCore.add_request = add
+        def add(self, keys, rows):
+            texts = rows["source"].to_pylist()
+            if set(texts) & set(settings["deadly"]):
+                os.kill(os.getpid(), signal.SIGKILL)
+            brake = Path(settings["brake"])
+            brake.with_name(f"rows-{os.getpid()}").touch()
+            if brake.exists():
+                time.sleep(_BRAKE_S * len(texts))
+            add_rows(self, keys, rows)
+
+        model.add = add
+
+    slowed(models.Generator)
+    slowed(models.ScorerModel)
 
 
-def environment(folder: Path, deadly: Iterable[Sequence[int]] = ()) -> dict[str, str]:
-    """Install the plugin into a folder: what a pool's `env` then has to hold. Its brake is on while there
-    is a file `brake` in the folder."""
-    metadata = folder / "routelmt_test_engine-1.dist-info"
-    metadata.mkdir(parents=True, exist_ok=True)
-    (folder / "routelmt_test_engine.py").write_text(Path(__file__).read_text())
-    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: routelmt-test-engine\nVersion: 1\n")
-    (metadata / "entry_points.txt").write_text(
-        "[vllm.general_plugins]\nroutelmt_test_engine = routelmt_test_engine:hold\n"
-    )
+def environment(folder: Path, deadly: Iterable[str] = ()) -> dict[str, str]:
+    """Install it into a folder: what a pool's `env` then has to hold. Its brake is on while there is a file
+    `brake` in the folder; a process with rows leaves a file `rows-<pid>`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "sitecustomize.py").write_text(Path(__file__).read_text() + "\n\nhold()\n")
     path = os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
-    settings = {"deadly": [list(map(int, prompt)) for prompt in deadly], "brake": str(folder / "brake")}
-    return {"PYTHONPATH": path, VARIABLE: json.dumps(settings)}
+    return {
+        "PYTHONPATH": path,
+        VARIABLE: json.dumps({"deadly": list(deadly), "brake": str(folder / "brake")}),
+    }

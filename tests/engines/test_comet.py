@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from routelmt_batch import job, quality
-from routelmt_batch.engines.lanes import REQUESTS, Lane
+from routelmt_batch.engines.lanes import Lane
 from routelmt_batch.errors import UsageError
 from routelmt_batch.learning.evaluation.evaluate import Settings, evaluate
 from routelmt_batch.learning.evaluation.guards import GuardSettings
@@ -25,6 +25,7 @@ from routelmt_batch.spec import Metric
 from routelmt_batch.spec_file import load, load_label
 from routelmt_batch.workspace import Folder
 from tests.conftest import DEMO, MODELS, comets, in_quality
+from tests.engines.given import Given, keep_results, read_given, requests
 
 pytestmark = pytest.mark.engine
 BARS = Bars(Console(quiet=True), quiet=True)
@@ -47,39 +48,10 @@ def texts(seed: int, rows: int = 60) -> list[str]:
     return [" ".join(draw.choices(WORDS.split(), k=draw.choice([1, 3, 5, 8, 13]))) for _ in range(rows)]
 
 
-def read_table(table: pa.Table):
-    yield table
-
-
-def keep_results(folder: Path):
-    def write(results: pa.Table) -> dict:
-        pq.write_table(results, folder / f"{results['row'][0].as_py()}.parquet")
-        return {"rows": results.num_rows}
-
-    return write
-
-
-def requests(**columns: list[str]) -> pa.Table:
-    rows = len(next(iter(columns.values())))
-    table = pa.table(
-        {
-            "shard": ["s"] * rows,
-            "row": list(range(rows)),
-            "prompt_tokens": pa.nulls(rows, pa.int32()),
-            "tokenized_prompt": [[]] * rows,
-            "skip": ["empty" if row == 7 else "" for row in range(rows)],
-        },
-        schema=REQUESTS,
-    )
-    for name, values in columns.items():
-        table = table.append_column(name, pa.array(values))
-    return table
-
-
 def test_scores_and_cut_rows_are_unbabel_comets_own(comet_models, tmp_path, open_engine):
     """Every class at once, each in a pool of its own."""
     source, hypothesis, reference = texts(1), texts(2), texts(3)
-    table = requests(source=source, hypothesis=hypothesis, reference=reference)
+    table = requests({7: "empty"}, source=source, hypothesis=hypothesis, reference=reference)
     lanes = []
     for name, (model, dtype, _) in METRICS.items():
         pool = Metric(source=f"comet:{comet_models / model}", cpus=0.4, max_num_seqs=8, dtype=dtype)
@@ -91,9 +63,8 @@ def test_scores_and_cut_rows_are_unbabel_comets_own(comet_models, tmp_path, open
             Lane(
                 name,
                 pool,
-                "score",
-                [table],
-                read_table,
+                [Given(table)],
+                read_given,
                 write,
                 part_rows=25,
                 scorer=metric,
@@ -102,7 +73,7 @@ def test_scores_and_cut_rows_are_unbabel_comets_own(comet_models, tmp_path, open
             )
         )
     with open_engine(Folder(tmp_path)) as engine:
-        assert sum(receipt["rows"] for receipt in engine.run(lanes)) == 60 * len(METRICS)
+        assert sum(receipt.part for receipt in engine.run(lanes)) == 60 * len(METRICS)
     samples = {}
     for model, *_ in METRICS.values():
         columns = {"src": source, "mt": hypothesis}
@@ -148,13 +119,13 @@ def labelled(tmp_path_factory, ray_session, comet_models, sentences):
     """A label job by a metric that needs no reference: its report and its rows."""
     import contextlib
 
+    from routelmt_batch.engines.pools import Pools
     from routelmt_batch.engines.session import Session
-    from routelmt_batch.engines.vllm import VllmEngine
 
     @contextlib.contextmanager
     def opened(folder):
         with Session(folder.logs, verbose=True) as session:
-            yield VllmEngine(session)
+            yield Pools(session)
 
     output = tmp_path_factory.mktemp("labels") / "out"
     spec = load_label(

@@ -1,56 +1,80 @@
 """An engine that certain rows kill, in this process: who is given up, and after how many deaths."""
 
-import asyncio
+import threading
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from routelmt_batch.engines.halving import EngineBroken, EngineDied, Halving
+from routelmt_batch.engines.halving import Halving
+from routelmt_batch.engines.process import EngineBroken, EngineDied
 
 HARMLESS = -1
 
 
 class Mortal:
-    """Answers a row with twice its number. A batch with a killer in it dies as a whole, some rows after
-    the first answers."""
+    """Answers a row with twice its number, `step` rows at a time. With a killer in it, it dies as a whole,
+    after some answers."""
 
-    def __init__(self, kills=lambda rows: False) -> None:
+    def __init__(self, kills=lambda rows: False, step: int = 3) -> None:
         self.kills = kills
+        self.step = step
         self.alive = True
-        self.inside: set[int] = set()
+        self.inside: dict[int, int] = {}  # rows by their keys
         self.answered: list[int] = []
+        self.most_inside = 0
         self.deaths = 0
         self.starts = 0
 
-    async def ask(self, row: int) -> int:
-        self.inside.add(row)
-        try:
-            await asyncio.sleep(0)
-            if self.alive and self.kills(self.inside):
-                self.alive = False
-                self.deaths += 1
-            await asyncio.sleep(0)
-            if not self.alive:
-                raise EngineDied
-        finally:
-            self.inside.discard(row)
-        self.answered.append(row)
-        return 2 * row
+    def send(self, keys, rows) -> None:
+        self.inside.update(zip(keys, rows, strict=True))
+        self.most_inside = max(self.most_inside, len(self.inside))
 
-    def restart(self) -> None:
+    def receive(self):
+        if self.alive and self.kills(set(self.inside.values())):
+            self.alive = False
+            self.deaths += 1
+        if not self.alive:
+            raise EngineDied
+        some = list(self.inside.items())[: self.step]
+        for key, _ in some:
+            del self.inside[key]
+        self.answered += [row for _, row in some]
+        return [(key, 2 * row) for key, row in some]
+
+    def start(self) -> None:
         self.starts += 1
-        assert not self.alive and not self.inside
-        self.alive = True
+        assert not self.alive
+        self.alive, self.inside = True, {}
 
 
-def results(engine: Mortal, rows: int, room: int) -> list:
-    async def run() -> list:
-        halving = Halving(engine.ask, engine.restart, room, lambda row: HARMLESS)
-        sent = asyncio.gather(*(halving.send(row) for row in range(rows)), return_exceptions=True)
-        return await asyncio.wait_for(sent, 20)
+def results(engine: Mortal, rows: int, room: int, calls: int = 3, **settings) -> list:
+    """What each row gets; of some calls at once, each with a share of the rows."""
+    halving = Halving(
+        engine,
+        room,
+        lambda rows, places: [rows[place] for place in places],
+        lambda rows: [HARMLESS],
+        **settings,
+    )
+    found: list = [None] * rows
+    shares = [list(range(rows))[start::calls] for start in range(min(calls, rows))]
 
-    found = asyncio.run(run())
+    def call(share: list[int]) -> None:
+        try:
+            for place, result in halving.run(share, range(len(share))).items():
+                found[share[place]] = result
+        except Exception as error:
+            for row in share:
+                found[row] = error
+
+    threads = [threading.Thread(target=call, args=(share,)) for share in shares]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+        assert not thread.is_alive()
+    assert engine.most_inside <= room
     engine.answered = [row for row in engine.answered if row != HARMLESS]
     return found
 
@@ -90,7 +114,7 @@ def test_rows_that_kill_it_only_together_all_pass():
 def test_an_engine_that_dies_of_everything_is_broken_for_every_row(room):
     engine = Mortal(lambda inside: True)
     found = results(engine, 16, room)
-    assert {type(each) for each in found[3:]} == {EngineBroken}
+    assert {type(each) for each in found} == {EngineBroken}
     assert engine.deaths <= 12
 
 
@@ -99,39 +123,23 @@ def test_many_killers_in_succession_do_not_make_an_engine_broken():
     assert results(engine, 32, 32) == [None if 10 <= row < 20 else 2 * row for row in range(32)]
 
 
-def test_an_engine_that_dies_with_nothing_in_it_is_started_once():
-    """It is found dead by the rows that a search let in again."""
-
-    class Idle(Mortal):
-        idle_deaths = 0
-
-        async def ask(self, row: int) -> int:
-            if row > 2 and not self.idle_deaths:
-                self.alive, self.idle_deaths = False, 1
-            if not self.alive:
-                raise EngineDied
-            return await super().ask(row)
-
-    engine = Idle(lambda inside: 2 in inside)
-    assert results(engine, 9, 3) == [0, 2, None, *(2 * row for row in range(3, 9))]
-    assert engine.starts == engine.deaths + engine.idle_deaths
+def test_an_engine_that_died_with_nothing_in_it_is_started_once():
+    """It is found dead by the rows that come next."""
+    engine = Mortal()
+    engine.alive = False
+    assert results(engine, 9, 3) == [2 * row for row in range(9)]
+    assert engine.starts == 1
 
 
 def test_an_engine_that_does_not_start_again_ends_it():
     engine = Mortal(lambda inside: 1 in inside)
-    engine.restart = lambda: 1 / 0
+    engine.start = lambda: 1 / 0
     assert {type(each) for each in results(engine, 4, 4)} == {ZeroDivisionError}
 
 
-def test_an_error_of_a_row_is_its_own():
-    engine = Mortal(lambda inside: 3 in inside)
-    ask = engine.ask
-
-    async def fails(row: int) -> int:
-        if row == 1:
-            raise ValueError("no such token")
-        return await ask(row)
-
-    engine.ask = fails
-    found = results(engine, 4, 4)
-    assert isinstance(found[1], ValueError) and [found[0], *found[2:]] == [0, 4, None]
+@pytest.mark.parametrize("retries", [0, 1, 2])
+def test_a_row_whose_result_is_none_yet_is_sent_again_as_often_as_it_may(retries):
+    engine = Mortal()
+    found = results(engine, 6, 4, again=lambda result: result == 4, retries=retries)
+    assert found == [2 * row for row in range(6)]
+    assert engine.answered.count(2) == 1 + retries and engine.answered.count(3) == 1

@@ -32,13 +32,13 @@ def labels(tmp_path_factory, ray_session) -> Path:
     """The demo's first rows, labelled by its own models."""
     import contextlib
 
+    from routelmt_batch.engines.pools import Pools
     from routelmt_batch.engines.session import Session
-    from routelmt_batch.engines.vllm import VllmEngine
 
     @contextlib.contextmanager
     def opened(folder):
         with Session(folder.logs, verbose=True) as session:
-            yield VllmEngine(session)
+            yield Pools(session)
 
     output = tmp_path_factory.mktemp("labels") / "out"
     models = [f"models.{name}.source={MODELS / name}" for name in ("small", "large")]

@@ -78,7 +78,7 @@ class Node:
 class Cluster:
     def __init__(self, folder: Path, temporary: str) -> None:
         self.folder = folder
-        self.logs = Path(temporary) / "session_latest/logs"
+        self.plugin = folder / "plugin"
         self.token = secrets.token_hex(32)
         port, client = free_ports(2)
         self.address = f"127.0.0.1:{port}"
@@ -97,9 +97,8 @@ class Cluster:
         return self._start("--address", self.address)
 
     def at_work(self, node: Node) -> bool:
-        """Whether an engine of the node has answered, by its actor's log."""
-        logs = [log for pid in node.actors() for log in self.logs.glob(f"worker-*-{pid}.*")]
-        return any("Elapsed time for batch" in log.read_text(errors="replace") for log in logs)
+        """Whether an engine of the node has rows."""
+        return any((self.plugin / f"rows-{process.pid}").exists() for process in node.family())
 
 
 @pytest.fixture
@@ -142,7 +141,7 @@ def test_a_job_spreads_over_nodes_and_outlives_those_that_are_killed(make_spec, 
             corpus / f"{shard}.parquet", [f"I saw {number} trees in {shard}." for number in range(100)]
         )
     # Few rows in an engine, and slow while the brake is on: so there is something left for another.
-    slow = {"env": plugin.environment(tmp_path / "plugin"), "max_num_seqs": 4, "cpus": 2}
+    slow = {"env": plugin.environment(cluster.plugin), "max_num_seqs": 4, "cpus": 2}
     brake = tmp_path / "plugin/brake"
     brake.touch()
     spec = make_spec(

@@ -5,21 +5,14 @@ import json
 
 import psutil
 import pytest
-from transformers import AutoTokenizer
 
 from tests import oracle
-from tests.conftest import MODELS, write_shard
+from tests.conftest import write_shard
 from tests.engines import plugin
-from tests.engines.test_kill import Command
+from tests.engines.test_kill import CHILD, Command
 from tests.waiting import wait_for
 
 pytestmark = pytest.mark.engine
-
-
-def prompt(text: str) -> list[int]:
-    tokenizer = AutoTokenizer.from_pretrained(MODELS / "small")
-    words = f"Translate the following text from English into German:\nEnglish: {text}\nGerman:"
-    return tokenizer(words)["input_ids"]
 
 
 def engines(command: Command) -> set[psutil.Process]:
@@ -27,7 +20,7 @@ def engines(command: Command) -> set[psutil.Process]:
     found = set()
     for process in list(command.family):
         with contextlib.suppress(psutil.Error):
-            if process.status() != psutil.STATUS_ZOMBIE and "EngineCore" in " ".join(process.cmdline()):
+            if process.status() != psutil.STATUS_ZOMBIE and CHILD in " ".join(process.cmdline()):
                 found.add(process)
     return found
 
@@ -43,8 +36,8 @@ def test_rows_that_kill_their_engine_are_found_though_the_actor_that_looks_for_t
         run__part_rows=3,
         run__max_failed_fraction=0.5,
         budget__fraction=0.1,  # of five gains: no place, no large engine to start
-        router__env=plugin.environment(tmp_path / "plugin", [prompt(texts[5])]),
-        models__small__env=plugin.environment(tmp_path / "plugin", [prompt(texts[4])]),
+        router__env=plugin.environment(tmp_path / "plugin", [texts[5]]),
+        models__small__env=plugin.environment(tmp_path / "plugin", [texts[4]]),
     )
     command = Command(spec)
     wait_for(lambda: any((tmp_path / "out/_job/plan").glob("*")), "plan")

@@ -1,6 +1,7 @@
 """Real Ray, real vLLM, the demo's models: scores and translations against transformers."""
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,14 +14,16 @@ from scipy.stats import spearmanr
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from routelmt_batch import job
-from routelmt_batch.engines.lanes import REQUESTS, Lane
+from routelmt_batch.engines.lanes import Lane
 from routelmt_batch.errors import EngineError, UsageError
 from routelmt_batch.progress import Bars
+from routelmt_batch.prompts import Prompter
 from routelmt_batch.spec import Translator
 from routelmt_batch.spec_file import load
 from routelmt_batch.workspace import Folder
 from tests import oracle
-from tests.conftest import DEMO, MODELS
+from tests.conftest import DEMO, MODELS, REPOSITORY
+from tests.engines.given import Given, keep_results, read_given, requests
 
 pytestmark = pytest.mark.engine
 BARS = Bars(Console(quiet=True), quiet=True)
@@ -37,8 +40,8 @@ def demo(tmp_path_factory, ray_session) -> Path:
     """The demo job, run once in float32 for comparison with transformers."""
     import contextlib
 
+    from routelmt_batch.engines.pools import Pools
     from routelmt_batch.engines.session import Session
-    from routelmt_batch.engines.vllm import VllmEngine
 
     output = tmp_path_factory.mktemp("demo") / "out"
     settings = [f"{pool}.dtype=float32" for pool in ("models.small", "models.large", "router")]
@@ -47,7 +50,7 @@ def demo(tmp_path_factory, ray_session) -> Path:
     @contextlib.contextmanager
     def opened(folder: Folder):
         with Session(folder.logs, verbose=True) as session:
-            yield VllmEngine(session)
+            yield Pools(session)
 
     outcome = job.run(spec, job.Options(), BARS, opened)
     assert outcome.report["status"]["ok"] >= 260
@@ -124,49 +127,43 @@ def test_the_report_times_each_pass_and_names_what_ran(demo):
     assert len(report["models"]["router"]["weights"]) == 64
 
 
-def read_requests(requests: list[dict]):
-    yield pa.Table.from_pylist(requests, REQUESTS)
-
-
-def keep_results(folder: Path):
-    def write(results: pa.Table) -> dict:
-        pq.write_table(results, folder / f"{results['row'][0].as_py()}.parquet")
-        return {"rows": results.num_rows}
-
-    return write
-
-
-def lane(tmp_path: Path, requests: list[dict], **settings) -> Lane:
+def lane(tmp_path: Path, rows: pa.Table, **settings) -> Lane:
     pool = Translator(
         source=str(MODELS / "small"),
+        dtype="float32",
         max_model_len_tokens=256,
         max_output_tokens=64,
         engine={"kv_cache_memory_bytes": 64 << 20},
+        env={"PYTHONPATH": str(REPOSITORY)},
     )
-    defaults = {"part_rows": 4, "retries": 2, "max_output_tokens": 64, "end_tokens": (1,)}
-    return Lane(
-        "small", pool, "generate", [requests], read_requests, keep_results(tmp_path), **(defaults | settings)
-    )
+    defaults = {
+        "part_rows": 4,
+        "prompter": Prompter(pool.source),
+        "limit_tokens": 192,
+        "retries": 2,
+        "max_output_tokens": 64,
+        "end_tokens": (1,),
+    }
+    return Lane("small", pool, [Given(rows)], read_given, keep_results(tmp_path), **(defaults | settings))
 
 
-def request(row: int, tokens: list[int], skip: str = "") -> dict:
-    return {"shard": "s", "row": row, "prompt_tokens": len(tokens), "tokenized_prompt": tokens, "skip": skip}
+@dataclass(frozen=True)
+class OutOfVocabulary(Prompter):
+    """Prompts of texts that say so hold a token that the model does not know."""
+
+    def token_ids(self, texts, *languages):
+        tokens = super().token_ids(texts, *languages)
+        return [[10**6] if text == "no such token" else ids for text, ids in zip(texts, tokens, strict=True)]
 
 
-def test_a_row_that_the_engine_refuses_fails_alone(tmp_path, open_engine, caplog):
-    tokens = AutoTokenizer.from_pretrained(MODELS / "small")(
-        prompt({"source": "I like tea.", "source_lang": "en", "target_lang": "de"})
-    )["input_ids"]
-    requests = [
-        request(0, tokens),
-        request(1, [10**6]),  # no such token in the vocabulary
-        request(2, [], skip="empty"),
-        request(3, tokens),
-        request(4, [], skip="null"),
-    ]
+def test_a_row_that_the_engine_refuses_fails_alone(tmp_path, open_engine):
+    texts = ["I like tea.", "no such token", "", "I like tea.", None, "far too long " * 100]
+    rows = requests({2: "empty", 4: "null"}, source=texts)
+    small = str(MODELS / "small")
     with open_engine(Folder(tmp_path)) as engine:
-        receipts = list(engine.run([lane(tmp_path, requests)]))
-    assert sorted(receipt["rows"] for receipt in receipts) == [1, 4]
+        receipts = list(engine.run([lane(tmp_path, rows, prompter=OutOfVocabulary(small))]))
+    assert sorted(receipt.part for receipt in receipts) == [2, 4]
+    assert {receipt.lane for receipt in receipts} == {"small"}
     results = [
         line for path in sorted(tmp_path.glob("*.parquet")) for line in pq.read_table(path).to_pylist()
     ]
@@ -176,16 +173,20 @@ def test_a_row_that_the_engine_refuses_fails_alone(tmp_path, open_engine, caplog
         (2, "empty", ""),
         (3, "", ""),
         (4, "null", ""),
+        (5, "too_long", ""),
     ]
     assert results[0]["text"] == results[3]["text"] and results[0]["text"].strip()
-    assert results[0]["last_token"] == 1
+    assert not results[0]["truncated"]
+    assert "far too long" not in "".join(
+        log.read_text(errors="replace") for log in (tmp_path / "_job/logs").glob("*")
+    ), "corpus text stays out of logs"
 
 
 def test_an_empty_output_is_an_error_after_its_retries(tmp_path, open_engine):
-    tokens = AutoTokenizer.from_pretrained(MODELS / "small")("Hello")["input_ids"]
     everything_ends = tuple(range(2, 8192))
+    rows = requests(source=["Hello"])
     with open_engine(Folder(tmp_path)) as engine:
-        list(engine.run([lane(tmp_path, [request(0, tokens)], end_tokens=everything_ends)]))
+        list(engine.run([lane(tmp_path, rows, end_tokens=everything_ends)]))
     (result,) = pq.read_table(tmp_path / "0.parquet").to_pylist()
     assert (result["error"], result["text"]) == ("empty_output", None)
 
@@ -196,11 +197,15 @@ def test_a_pool_that_does_not_fit_is_refused_at_once(make_spec, open_engine):
 
 
 def test_an_engine_that_does_not_start_says_why_in_its_own_words(make_spec, open_engine, tmp_path):
-    spec = load(make_spec(router__engine={"kv_cache_memory_bytes": 1000}))
+    spec = load(
+        make_spec(
+            router__kind="random", models__small__engine={"kv_cache_memory_bytes": 1000}, budget__fraction=0
+        )
+    )
     with pytest.raises(EngineError) as error:
         job.run(spec, job.Options(), BARS, open_engine)
     message = str(error.value)
-    assert "the router engine failed" in message and "No available memory for the cache blocks" in message
+    assert "the small engine failed" in message and "No available memory for the cache blocks" in message
     assert "ray.exceptions" not in message and "Traceback" not in message
     assert len(message.splitlines()) <= 8
     assert list((tmp_path / "out/_job/logs").glob("engine-*")), "its whole log is kept"

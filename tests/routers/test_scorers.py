@@ -41,7 +41,7 @@ def rows(texts: list[str]) -> pa.Table:
             "shard": ["s"] * len(texts),
             "row": list(range(len(texts))),
             "prompt_tokens": pa.nulls(len(texts), pa.int32()),
-            "tokenized_prompt": tokenizer(prompts)["input_ids"],
+            "tokens": tokenizer(prompts)["input_ids"],
             "skip": [""] * len(texts),
             "source": texts,
             "source_lang": ["en"] * len(texts),
@@ -84,7 +84,7 @@ def test_entropy_is_that_of_the_whole_vocabulary_at_the_prompts_end():
     model = AutoModelForCausalLM.from_pretrained(SMALL, dtype=torch.float32)
     table = rows(TEXTS * 3)
     expected = []
-    for prompt in table["tokenized_prompt"].to_pylist():
+    for prompt in table["tokens"].to_pylist():
         with torch.no_grad():
             logits = model(input_ids=torch.tensor([prompt])).logits[0, -1].double()
         p = logits.softmax(-1)

@@ -64,7 +64,7 @@ def test_the_spec_can_force_the_order(make_spec, engine):
 
 
 def test_pools_that_a_cluster_has_no_room_for_run_one_after_the_other(make_spec, engine):
-    """It would wait for ever; see VllmEngine.check_fit for the message of each pool that does not fit alone."""
+    """It would wait for ever; see Pools.check_fit for the message of each pool that does not fit alone."""
     engine.room_for = 1
     said = io.StringIO()
     spec = load(make_spec(run__pools="concurrent"))
@@ -402,7 +402,7 @@ def test_min_gain_leaves_places_and_says_so(make_spec, tmp_path, engine):
 
 
 def test_a_cut_off_translation_is_ok_and_says_truncated(make_spec, tmp_path, engine, monkeypatch):
-    monkeypatch.setattr("tests.fake_engine.END_TOKEN", 77)
+    monkeypatch.setattr("tests.fake_engine.TRUNCATED", True)
     run(make_spec(), engine)
     row = pq.read_table(tmp_path / "out/data/b-one.parquet").to_pylist()[0]
     assert (row["status"], row["reason"]) == ("ok", "truncated")

@@ -54,7 +54,7 @@ class Settings:
     severe: float = SEVERE_LOSS_GAIN
     resamples: int | None = None
     seed: int = 0
-    dtype: str = "bfloat16"
+    dtype: str = "auto"
 
 
 def evaluate(

@@ -5,6 +5,7 @@ The main job's passes on another recipe: sharded, resumable, the same commits. P
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from routelmt_batch.engines.nodes import processors
 from routelmt_batch.job import OpenEngine, Options, Outcome, finished
 from routelmt_batch.learning.labelling.passes import (
     ROUTES,
@@ -42,7 +44,14 @@ def label(spec: LabelSpec, options: Options, bars: Bars, open_engine: OpenEngine
         RoutelmtError: see errors; what is committed stays, and the same command goes on.
     """
     with (
-        open_workspace(spec, options.shards, options.limit, bars, check_label_models) as workspace,
+        open_workspace(
+            spec,
+            options.shards,
+            options.limit,
+            bars,
+            check_label_models,
+            partial(processors, options.address),
+        ) as workspace,
         open_engine(workspace.folder) as engine,
     ):
         done = finished(workspace.folder)
