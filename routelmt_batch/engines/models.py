@@ -80,8 +80,10 @@ class Generator:
 
     def __init__(self, spec: Generation) -> None:
         from vllm import EngineArgs, LLMEngine, SamplingParams
+        from vllm.exceptions import VLLMClientError
         from vllm.sampling_params import RequestOutputKind
 
+        self._invalid = VLLMClientError
         self._engine = LLMEngine.from_engine_args(EngineArgs(**spec.engine))
         self._tokenizer = self._engine.get_tokenizer()
         end = self._tokenizer.eos_token_id
@@ -105,7 +107,7 @@ class Generator:
         for key, tokens in zip(keys, rows["tokens"].to_pylist(), strict=True):
             try:
                 self._engine.add_request(str(key), {"prompt_token_ids": tokens}, self._params)
-            except ValueError as error:  # not a prompt for this model; its message may quote it
+            except (ValueError, self._invalid) as error:  # no prompt for this model; the message may quote it
                 logger.warning("a row was refused: %s", type(error).__name__)
                 self._refused.append((key, Answer(error=ENGINE_ERROR, prompt_tokens=len(tokens))))
             else:

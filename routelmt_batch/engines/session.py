@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from routelmt_batch.engines import logs
+from routelmt_batch.engines.deaths import RESTARTS
 from routelmt_batch.engines.reaper import Reaper
 from routelmt_batch.errors import EngineError, RoutelmtError, UsageError
 
@@ -154,6 +155,12 @@ class Session:
         faults = logs.faults(self.log_folder, self._started_at) or [last_line(str(error))]
         if "EngineBroken" in str(error):
             faults = [last_line(str(error)).removeprefix("routelmt_batch.engines.process."), *faults[-1:]]
+        elif "actor is dead" in str(error):
+            faults = [
+                f"its process died {RESTARTS + 1} times and is restarted {RESTARTS} times: out of memory, "
+                "or a row that kills it",
+                *faults[-1:],
+            ]
         shown = "\n".join(f"  {line}" for line in faults[-5:])
         return (
             f"the {label} engine failed:\n{shown}\nIts whole log is in {self.log_folder}, unless its node is "

@@ -118,7 +118,7 @@ def test_a_second_try_with_other_tables_is_no_dead_end(router, stopped, tmp_path
 def test_a_second_try_with_another_dtype_scores_anew(router, stopped, tmp_path):
     table = texts(tmp_path / "a.parquet")
     stopped(table)
-    _, _, sent = run(router, table, dtype="float32")
+    _, _, sent = run(router, table, dtype="float16")
     assert len(sent) == 60
 
 

@@ -123,7 +123,11 @@ def test_the_input_comes_back_as_it_was_and_the_file_says_what_the_labels_are_of
 
 
 def test_engine_settings_that_change_what_a_model_says_stand_in_the_signature(spec, engine, tmp_path):
-    settings = ['models.large.engine={"quantization": "fp8", "enforce_eager": true}']
+    settings = [
+        'models.large.engine={"quantization": "fp8", "enforce_eager": true}',
+        "models.small.dtype=bfloat16",
+        "models.large.dtype=bfloat16",
+    ]
     run(spec, engine, *settings, "models.small.max_model_len_tokens=200")
     schema = pq.read_schema(tmp_path / "labels" / "data" / "a.parquet")
     generation = json.loads(schema.metadata[b"routelmt"])["generation"]

@@ -19,6 +19,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from routelmt_batch.engines.child import tokenized
 from routelmt_batch.prompts import LMT_TEMPLATE, Prompter
 from routelmt_batch.routers.scorers import Encoder, Entropy, Length, Random, Rarity
 from routelmt_batch.shards import discover, inspect
@@ -106,14 +107,12 @@ def demo_prompts() -> pa.Table:
     """The prompts of the demo's input that a job scores."""
     spec = load(DEMO / "job.yaml")
     shards, _ = inspect(discover(spec.input.uri), spec.input)
-    prompter = Prompter(SMALL)
-    tables = [
-        requests(lines, unit.shard.name, prompter, spec.prompt_limit_tokens)
-        for unit in units(shards)
-        for lines in read_lines(unit, spec.input)
-    ]
-    found = pa.concat_tables(tables)
-    return found.filter(pc.equal(found["skip"], ""))
+    found = pa.concat_tables(
+        requests(lines, unit.shard.name) for unit in units(shards) for lines in read_lines(unit, spec.input)
+    )
+    wanted = found.filter(pc.equal(found["skip"], ""))
+    _, prompts, _ = tokenized(range(wanted.num_rows), wanted, Prompter(SMALL), spec.prompt_limit_tokens)
+    return prompts
 
 
 @pytest.fixture
