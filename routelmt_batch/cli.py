@@ -206,8 +206,6 @@ def report(
     from routelmt_batch import job, rates, show
     from routelmt_batch.learning.labelling import label
     from routelmt_batch.manifest import command
-    from routelmt_batch.spec import JobSpec
-    from routelmt_batch.spec_file import read
     from routelmt_batch.workspace import Folder
 
     if rows is not None and not html:
@@ -225,7 +223,7 @@ def report(
     if as_rates:
         if not found or labels:
             raise OutputError(f"{output}: rates are of a finished job that translated")
-        typer.echo(rates.measured(found, read(folder.spec, (), JobSpec)), nl=False)
+        typer.echo(rates.measured(found), nl=False)
     elif as_json:
         typer.echo(json.dumps(state, ensure_ascii=False, indent=1))
     else:

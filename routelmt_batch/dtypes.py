@@ -105,7 +105,8 @@ def settle(
                 changes[name] = settled(inner, value)
         if isinstance(model, Pool) and not isinstance(model, Metric) and model.dtype == AUTO:
             if key not in known:
-                machines.extend(machines or look())
+                if not machines:
+                    machines.extend(look())
                 dtype, why = choose(model, machines)
                 told.append(f"{key}.dtype auto: {dtype}, for {why}")
             chosen[key] = changes["dtype"] = known.get(key) or dtype

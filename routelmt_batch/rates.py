@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 
 from routelmt_batch.errors import SpecError
 from routelmt_batch.rows import LARGE, SMALL
-from routelmt_batch.spec import JobSpec, Part, Pool, SpecFile
+from routelmt_batch.spec import JobSpec, Part, SpecFile
 from routelmt_batch.spec_file import read
 from routelmt_batch.stages.allocate import WhatIf
 
@@ -142,18 +142,12 @@ def workload(spec: JobSpec, line: WhatIf) -> dict[str, Work]:
     }
 
 
-def measured(report: Mapping[str, Any], spec: JobSpec) -> str:
+def measured(report: Mapping[str, Any]) -> str:
     """A rates file from a finished job's report: rows/s of each pool that ran, its start, its GPUs."""
-    pools: dict[str, Pool] = {
-        ROUTER: spec.router,
-        SMALL: spec.models.small,
-        LARGE: spec.models.large,
-        **({METRIC: spec.metric} if spec.metric else {}),
-    }
     found: dict[str, dict[str, Any]] = {}
-    for name, pool in pools.items():
+    for name in (ROUTER, SMALL, LARGE, METRIC):
         passes = [(line, lane) for line in report["passes"] for lane in _lanes(line, name)]
-        gpus = [_gpus(line, name, pool) for line, _ in passes]
+        gpus = [_gpus(line, name) for line, _ in passes]
         seconds = sum(lane["seconds"] * number for (_, lane), number in zip(passes, gpus, strict=True))
         if seconds > 0:
             found[name] = {
@@ -165,7 +159,7 @@ def measured(report: Mapping[str, Any], spec: JobSpec) -> str:
     return _HEADER.format(name=report["name"]) + yaml.safe_dump(found, sort_keys=False)
 
 
-def _gpus(line: Mapping[str, Any], name: str, pool: Pool) -> int:
+def _gpus(line: Mapping[str, Any], name: str) -> int:
     """What a pool's engines had in a pass."""
     pools: Mapping[str, int] = line["gpus"]
     return pools.get(name) or sum(pools.values())
