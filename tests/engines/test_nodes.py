@@ -154,8 +154,8 @@ def test_a_job_spreads_over_nodes_and_outlives_those_that_are_killed(make_spec, 
     first = cluster.join()
     command = Command(spec, "", "--address", cluster.address, RAY_AUTH_TOKEN=cluster.token)
     scored = kill_at_work(cluster, first, output, "scores")
+    second = cluster.join()  # before the pass ends, which without the brake takes a moment
     brake.unlink()
-    second = cluster.join()
     wait_for((output / "_job/plan/plan.json").exists, "plan")
     brake.touch()
     translated = kill_at_work(cluster, second, output, "translations")
