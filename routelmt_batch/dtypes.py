@@ -72,7 +72,7 @@ def choose(pool: Pool, machines: Sequence[Processors]) -> tuple[Literal["bfloat1
     with_gpus = [one for one in machines if one.gpus]
     on_gpu = bool(with_gpus) if pool.gpus is None else pool.gpus > 0
     if on_gpu and not with_gpus:
-        return BFLOAT16, "no node with a GPU is there yet; those of today compute in it"
+        return BFLOAT16, "the GPUs of today compute in it (no node with one is there yet)"
     found = with_gpus if on_gpu else machines
     lacking = [told for one in found if (told := one.lacks(on_gpu))]
     if lacking:
@@ -108,7 +108,7 @@ def settle(
                 if not machines:
                     machines.extend(look())
                 dtype, why = choose(model, machines)
-                told.append(f"{key}.dtype auto: {dtype}, for {why}")
+                told.append(f"{key}.dtype auto: {dtype}, because {why}")
             chosen[key] = changes["dtype"] = known.get(key) or dtype
         return model.model_copy(update=changes)
 

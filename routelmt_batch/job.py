@@ -226,7 +226,9 @@ def check(
 def _dtypes(spec: JobSpec, told: Sequence[str]) -> str:
     pools = {"router": spec.router, SMALL: spec.models.small, LARGE: spec.models.large}
     shown = ", ".join(f"{name} {pool.dtype}" for name, pool in pools.items())
-    return shown + "".join(f" ({reason})" for reason in dict.fromkeys(one.split(", for ")[1] for one in told))
+    return shown + "".join(
+        f" ({reason})" for reason in dict.fromkeys(one.split(", because ")[1] for one in told)
+    )
 
 
 def _measured(recipe: JobRecipe) -> dict[str, str]:

@@ -26,7 +26,7 @@ T4 = Processors("node d", "amx_bf16", (7.5,))
         ([OLD, H100], 0, "float32", "the CPU of node a has no bfloat16 instructions, and 1 more"),
         ([H100, T4], 1, "float32", "node d has a GPU of CUDA capability 7.5"),
         ([T4], 0, "bfloat16", "the CPU has instructions for it"),
-        ([OLD], 1, "bfloat16", "no node with a GPU is there yet; those of today compute in it"),
+        ([OLD], 1, "bfloat16", "the GPUs of today compute in it (no node with one is there yet)"),
     ],
 )
 def test_bfloat16_is_for_machines_that_compute_in_it(machines, gpus, dtype, why):
@@ -47,7 +47,7 @@ def test_every_pool_that_says_auto_is_settled_and_the_machines_are_asked_once(ma
         "float16",
     )
     assert chosen == {"router": "bfloat16", "models.small": "bfloat16"}
-    assert "router.dtype auto: bfloat16, for the CPU has instructions for it" in told
+    assert "router.dtype auto: bfloat16, because the CPU has instructions for it" in told
     assert len(asked) == 1
 
 

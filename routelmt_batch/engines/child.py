@@ -7,6 +7,7 @@ what its model does not need. See process.py for the other end.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import queue
@@ -106,6 +107,7 @@ def tokenized(keys: Sequence[int], rows: pa.Table, prompter: Prompter, limit_tok
 
 if __name__ == "__main__":
     logging.basicConfig(stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
-    os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))  # see session._yielding
+    with contextlib.suppress(OSError):  # not every container allows it
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))  # see session._yielding
     main(Connection(int(sys.argv[1])))
     os._exit(0)

@@ -79,17 +79,17 @@ class EngineProcess:
                 pass_fds=[theirs.fileno()],
                 env={**os.environ, **recipe.environment},
             )
-        self.send_first((recipe.load, recipe.prompter, recipe.limit_tokens))
+        self._tell((recipe.load, recipe.prompter, recipe.limit_tokens))
         self.receive()
         self.ready_at = time.time()
 
-    def send_first(self, message: object) -> None:
+    def _tell(self, message: object) -> None:
         with contextlib.suppress(OSError):  # it is dead: `receive` finds out
             self._pipe.send(message)
 
     def send(self, keys: Sequence[int], rows: pa.Table) -> None:
         """Send rows; of a process that is dead `receive` tells."""
-        self.send_first((keys, rows))
+        self._tell((keys, rows))
 
     def receive(self) -> list[Keyed]:
         """Wait for answers.
