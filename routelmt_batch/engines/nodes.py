@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 
 from routelmt_batch.dtypes import Processors, here
+from routelmt_batch.engines.session import Session
 
 
 def processors(address: str | None) -> list[Processors]:
@@ -16,13 +17,11 @@ def processors(address: str | None) -> list[Processors]:
     """
     if address in (None, "local"):
         return here()
-    import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    from routelmt_batch.engines.session import Session
-
     with tempfile.TemporaryDirectory() as folder, Session(Path(folder), address) as session:
-        session.start()
+        session.start()  # before Ray is imported: it says whether a token is sent
+        import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
         look = ray.remote(num_cpus=0, max_retries=0)(here)
         with session.explaining("nodes"):
             found = ray.get(
