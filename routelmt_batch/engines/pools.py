@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 _CPU_KV_CACHE_BYTES = 1 << 30
 # Rows of one reading task, at most, if its units are small.
 _READ_ROWS = 65536
+# Batches that one engine holds at most: of small ones the first engine would take those of the others.
+_MOST_CALLS = 16
 # A task's calls of an actor are tried again whenever the actor is: what bounds them is how often it may die.
 _ALWAYS = -1
 
@@ -128,7 +130,7 @@ class Pools:
             self.check_nodes(lane.python)
         recipe = self.recipe(lane)
         # Batches whose rows are in the engine or wait for it, one that is written and one that is fetched.
-        calls = 2 + -(-recipe.load.room // lane.part_rows)
+        calls = min(_MOST_CALLS, 2 + -(-recipe.load.room // lane.part_rows))
         with warnings.catch_warnings():
             # Ray 2.60 deprecates the only way there is to say how often an actor is restarted.
             warnings.filterwarnings("ignore", message=".*ray_remote_args.* is deprecated")

@@ -22,7 +22,9 @@ class Metric(Pool):
     """
 
     source: str = "chrf"
-    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "float32"  # as COMET runs by itself
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = (
+        "float32"  # as COMET runs by itself; so does auto
+    )
 
     @model_validator(mode="before")
     @classmethod
