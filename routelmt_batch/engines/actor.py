@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import pickle
 import uuid
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from routelmt_batch.engines.child import tokenized
 from routelmt_batch.engines.deaths import RESTARTS, refuse_too_many
 from routelmt_batch.engines.halving import Halving
 from routelmt_batch.engines.lanes import Answer, Receipt, as_results
@@ -50,10 +51,16 @@ class EngineActor:
         self._lane = serving.lane
         self._name = uuid.uuid4().hex
         self._write = serving.write
-        self._engine = _Engine(serving.recipe)
+        recipe = serving.recipe
+        # Another environment's transformers may not read this model's tokenizer: rows get their tokens here.
+        self._prompter = recipe.prompter if recipe.python else None
+        if self._prompter:
+            self._prompter.load()  # now, before there are threads that would import transformers at once
+        self._limit_tokens = recipe.limit_tokens
+        self._engine = _Engine(replace(recipe, prompter=None) if self._prompter else recipe)
         self._halving: Halving[pa.Table, Answer] = Halving(
             self._engine,
-            serving.recipe.load.room,
+            recipe.load.room,
             lambda rows, places: rows.take(list(places)),
             _harmless,
             lambda answer: answer.error in (ENGINE_ERROR, EMPTY_OUTPUT),
@@ -65,11 +72,14 @@ class EngineActor:
         return pa.table({RECEIPT: pa.array([pickle.dumps(one) for one in receipts], pa.binary())})
 
     def _serve(self, requests: pa.Table) -> Receipt:
-        wanted = pc.equal(requests["skip"], "").to_pylist()
-        places = [place for place, want in enumerate(wanted) if want]
-        found = self._halving.run(requests, places)
+        places: Sequence[int] = pc.indices_nonzero(pc.equal(requests["skip"], "")).to_pylist()
+        rows, refused = requests.take(places), []
+        if self._prompter:
+            places, rows, refused = tokenized(places, rows, self._prompter, self._limit_tokens)
+        found = self._halving.run(rows, range(len(places)))
         killed = Answer(error=ENGINE_KILLED)
-        answers = {place: answer if answer is not None else killed for place, answer in found.items()}
+        answers = {places[at]: answer if answer is not None else killed for at, answer in found.items()}
+        answers |= refused
         part = self._write(as_results(requests, answers))
         return Receipt(self._lane, part, self._name, self._engine.ready_at)
 
