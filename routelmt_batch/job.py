@@ -42,7 +42,7 @@ from routelmt_batch.stages.recipe import Job, JobRecipe, check_models
 from routelmt_batch.stages.report import report
 from routelmt_batch.stages.score import score
 from routelmt_batch.stages.tally import directions
-from routelmt_batch.stages.translate import check_fit, reopen_failed, share, translate
+from routelmt_batch.stages.translate import check_fit, reopen_failed, share, translate, upcoming
 from routelmt_batch.units import units
 from routelmt_batch.workspace import (
     Begun,
@@ -104,7 +104,7 @@ def run(spec: JobSpec, options: Options, bars: Bars, open_engine: OpenEngine) ->
         if workspace.ledger.rows(SCORES) < workspace.rows:
             check_fit(spec, engine, bars, _alone(workspace.recipe))
             _warn_of_directions(workspace, bars)
-        score(workspace, engine, bars)
+        score(workspace, engine, bars, upcoming=partial(upcoming, workspace, engine))
         plan = allocate(workspace)
         if options.retry_failed and not done:
             reopen_failed(workspace, plan)
@@ -299,4 +299,8 @@ def ray_engine(folder: Folder, options: Options) -> Iterator[Engine]:
     from routelmt_batch.engines.session import Session
 
     with Session(folder.logs, options.address, options.verbose, stop_on_signals) as session:
-        yield Pools(session)
+        pools = Pools(session)
+        try:
+            yield pools
+        finally:
+            pools.dismiss()

@@ -36,6 +36,7 @@ class FakeEngine:
         self.log = log
         self.fails = fails
         self.lanes_together: list[list[str]] = []
+        self.started_ahead: list[list[str]] = []
         self.room = False
         self.room_for = 99  # pools at once, of a cluster
 
@@ -60,14 +61,18 @@ class FakeEngine:
     def check_fit(self, together: Sequence[Any]) -> list[str]:
         return ["the job waits for more" for pools in together if len(pools) > self.room_for]
 
-    def has_room_for(self, pools: Sequence[Any]) -> bool:
+    def has_room_for(self, pools: Sequence[Any], beside: Sequence[Any] = ()) -> bool:
         return self.room
+
+    def start_ahead(self, lanes: Sequence[Lane], beside: Sequence[Lane]) -> bool:
+        self.started_ahead.append([lane.label for lane in lanes])
+        return bool(lanes) and self.room
 
     def run(self, lanes: Sequence[Lane], tell: Callable[[str, str], None] = print) -> Iterator[Receipt]:
         self.lanes_together.append([lane.label for lane in lanes])
         for lane in lanes:
             for part in self._parts(lane):
-                yield Receipt(lane.label, lane.write(part), "made-up", time.time())
+                yield Receipt(lane.label, lane.write(part), "made-up", time.time(), time.time())
 
     def _parts(self, lane: Lane) -> Iterator[pa.Table]:
         """RESULTS of a lane's rows, across the borders of units; a scorer's, which is real, within them."""

@@ -19,6 +19,7 @@ from routelmt_batch.engines.child import tokenized
 from routelmt_batch.engines.deaths import RESTARTS, refuse_too_many
 from routelmt_batch.engines.halving import Halving
 from routelmt_batch.engines.lanes import Answer, Receipt, as_results
+from routelmt_batch.engines.models import Keyed
 from routelmt_batch.engines.process import EngineBroken, EngineDied, EngineProcess, Recipe
 from routelmt_batch.rows import EMPTY_OUTPUT, ENGINE_ERROR, ENGINE_KILLED
 
@@ -72,8 +73,10 @@ class EngineActor:
         return pa.table({RECEIPT: pa.array([pickle.dumps(one) for one in receipts], pa.binary())})
 
     def _serve(self, requests: pa.Table) -> Receipt:
-        places: Sequence[int] = pc.indices_nonzero(pc.equal(requests["skip"], "")).to_pylist()
-        rows, refused = requests.take(places), []
+        wanted = pc.indices_nonzero(pc.equal(requests["skip"], ""))
+        places: Sequence[int] = wanted.to_pylist()
+        refused: list[Keyed] = []
+        rows = requests.take(wanted)
         if self._prompter:
             places, rows, refused = tokenized(places, rows, self._prompter, self._limit_tokens)
         found = self._halving.run(rows, range(len(places)))
@@ -81,7 +84,7 @@ class EngineActor:
         answers = {places[at]: answer if answer is not None else killed for at, answer in found.items()}
         answers |= refused
         part = self._write(as_results(requests, answers))
-        return Receipt(self._lane, part, self._name, self._engine.ready_at)
+        return Receipt(self._lane, part, self._name, self._engine.started_at, self._engine.ready_at)
 
 
 class _Engine(EngineProcess):

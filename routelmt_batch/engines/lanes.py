@@ -87,12 +87,13 @@ class Scorer(Protocol):
 
 @dataclass(frozen=True)
 class Receipt:
-    """A part that was written: what `Lane.write` said of it, by which engine, and since when that was ready
-    (seconds since the epoch)."""
+    """A part that was written: what `Lane.write` said of it, by which engine, when that was started and when
+    it was ready (seconds since the epoch)."""
 
     lane: str
     part: Any
     engine: str
+    started_at: float
     ready_at: float
 
 
@@ -140,6 +141,11 @@ class Engine(Protocol):
         cluster, which may grow, say so."""
         ...
 
-    def has_room_for(self, pools: Sequence[Pool]) -> bool:
-        """Whether engines of all the pools fit side by side."""
+    def has_room_for(self, pools: Sequence[Pool], beside: Sequence[Pool] = ()) -> bool:
+        """Whether engines of all the pools fit side by side, also beside others that may grow."""
+        ...
+
+    def start_ahead(self, lanes: Sequence[Lane], beside: Sequence[Lane]) -> bool:
+        """Start the engines of a later pass, if there is room beside the lanes that run. Units and `read`
+        of the lanes do not matter: `run` gives them. Says whether it did."""
         ...

@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from routelmt_batch import quality
 from routelmt_batch.engines.actor import BATCH, RECEIPT, EngineActor, Serving
+from routelmt_batch.engines.ahead import Ahead, Waiting, open_inbox, receipts
 from routelmt_batch.engines.deaths import RESTARTS, open_deaths
 from routelmt_batch.engines.lanes import Lane, Receipt, Tell
 from routelmt_batch.engines.models import Generation, Load, Scoring
@@ -43,6 +44,7 @@ class Pools:
 
     def __init__(self, session: Session) -> None:
         self.session = session
+        self._ahead: Ahead | None = None
 
     def gpus(self, pool: Pool) -> int:
         """GPUs of one engine: the spec's, else what its model is split over, where GPUs are."""
@@ -50,16 +52,32 @@ class Pools:
             return pool.gpus
         return pool.gpus_of_model if self.session.resource("GPU") else 0
 
-    def has_room_for(self, pools: Sequence[Pool]) -> bool:
+    def has_room_for(self, pools: Sequence[Pool], beside: Sequence[Pool] = ()) -> bool:
+        """See Engine."""
+        engines = [(pool, pool.replicas.min) for pool in pools] + [
+            (pool, pool.replicas.max) for pool in beside
+        ]
+        gpus = sum(self.gpus(pool) * count for pool, count in engines)
         if self.session.local:
             # Side by side on one machine's cores two engines take as long as one after the other.
-            gpus = self.session.resource("GPU")
-            return 0 < sum(self.gpus(pool) * pool.replicas.min for pool in pools) <= gpus
-        needs = {
-            "GPU": sum(self.gpus(pool) * pool.replicas.min for pool in pools),
-            "CPU": sum(pool.cpus * pool.replicas.min for pool in pools) + 1,
-        }
-        return all(self.session.resource(name) >= need for name, need in needs.items())
+            return 0 < gpus <= self.session.resource("GPU")
+        cpus = sum(pool.cpus * count for pool, count in engines) + 1
+        return gpus <= self.session.resource("GPU") and cpus <= self.session.resource("CPU")
+
+    def start_ahead(self, lanes: Sequence[Lane], beside: Sequence[Lane]) -> bool:
+        """See Engine."""
+        running = [lane.pool for lane in beside]
+        if self._ahead or not lanes or not self.has_room_for([lane.pool for lane in lanes], running):
+            return False
+        inbox = open_inbox()
+        self._ahead = Ahead(lanes, inbox, self._dataset(lanes, inbox), RECEIPT)
+        return True
+
+    def dismiss(self) -> None:
+        """End engines that were started ahead and that no pass took."""
+        if self._ahead:
+            self._ahead.dismiss()
+            self._ahead = None
 
     def run(self, lanes: Sequence[Lane], tell: Tell = lambda message, level: None) -> Iterator[Receipt]:
         """One Dataset for all lanes. Yields a receipt for each part, as it is written; tells what becomes of
@@ -73,17 +91,18 @@ class Pools:
         pools = [{lane.label: lane.pool for lane in lanes}]
         for message in self.check_fit(pools):
             tell(message, "warning")
-        # A local Ray is one node: Ray's own count of restarts does.
-        deaths = None if self.session.local else open_deaths()
-        datasets = [self._dataset(lane, deaths) for lane in lanes]
-        whole = datasets[0].union(*datasets[1:]) if len(datasets) > 1 else datasets[0]
         with (
             self.session.explaining(", ".join(lane.label for lane in lanes)),
             watching(tell, lambda: self.check_fit(pools)),
         ):
-            for batch in whole.iter_batches(batch_size=None, batch_format="pyarrow"):
-                for receipt in batch.column(RECEIPT).to_pylist():
-                    yield pickle.loads(receipt)
+            if self._ahead and self._ahead.serves(lanes):
+                ahead, self._ahead = self._ahead, None
+                found = ahead.run({lane.label: _packed_groups(lane) for lane in lanes})
+            else:
+                self.dismiss()
+                found = receipts(self._dataset(lanes), RECEIPT)
+            for receipt in found:
+                yield pickle.loads(receipt)
 
     def check_fit(self, together: Sequence[Mapping[str, Pool]]) -> list[str]:
         """See Engine. Ray would wait for resources in silence.
@@ -115,16 +134,25 @@ class Pools:
                 )
         return warnings
 
-    def _dataset(self, lane: Lane, deaths: Any) -> Dataset:
+    def _dataset(self, lanes: Sequence[Lane], inbox: Any | None = None) -> Dataset:
+        """All lanes together; with an inbox they wait there for what they read."""
+        # A local Ray is one node: Ray's own count of restarts does.
+        deaths = None if self.session.local else open_deaths()
+        first, *others = (self._lane(lane, deaths, inbox) for lane in lanes)
+        return first.union(*others) if others else first
+
+    def _lane(self, lane: Lane, deaths: Any, inbox: Any | None) -> Dataset:
         import ray.data
 
-        items = [{"units": pickle.dumps(units)} for units in groups(lane.units)]
-        ds = ray.data.from_items(items, override_num_blocks=max(1, len(items)))
+        if inbox is None:
+            items = [{"group": group} for group in _packed_groups(lane)]
+            ds = ray.data.from_items(items, override_num_blocks=max(1, len(items)))
+        else:
+            ds = ray.data.from_items([{"label": lane.label}]).map_batches(
+                Waiting(inbox), batch_size=1, batch_format="pyarrow", num_cpus=0
+            )
         ds = ds.map_batches(
-            _reader(lane.read, lane.part_rows),
-            batch_size=1,
-            batch_format="pyarrow",
-            num_cpus=self.session.task_cpus,
+            _reader(lane.part_rows), batch_size=1, batch_format="pyarrow", num_cpus=self.session.task_cpus
         )
         if lane.python and not self.session.local:
             self.check_nodes(lane.python)
@@ -236,15 +264,19 @@ def groups(units: Sequence[Any]) -> Iterator[list[Any]]:
         yield group
 
 
-def _reader(
-    read: Callable[[Any], Iterator[pa.Table]], part_rows: int
-) -> Callable[[pa.Table], Iterator[pa.Table]]:
+def _packed_groups(lane: Lane) -> list[bytes]:
+    """What each reading task is given: the lane's `read`, and work units."""
+    return [pickle.dumps((lane.read, group)) for group in groups(lane.units)]
+
+
+def _reader(part_rows: int) -> Callable[[pa.Table], Iterator[pa.Table]]:
     """Reads units into batches of `part_rows` requests across their borders; each is a row of a block, so
     that Ray Data neither splits nor merges them."""
 
     def tables(block: pa.Table) -> Iterator[pa.Table]:
-        for units in block["units"].to_pylist():
-            for unit in pickle.loads(units):
+        for group in block["group"].to_pylist():
+            read, units = pickle.loads(group)
+            for unit in units:
                 yield from read(unit)
 
     def batches(block: pa.Table) -> Iterator[pa.Table]:

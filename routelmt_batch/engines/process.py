@@ -66,6 +66,7 @@ class EngineProcess:
             EngineDied: it ended without a word.
         """
         recipe = self._recipe
+        self.started_at = time.time()
         self._pipe, theirs = Pipe()
         with theirs:
             self._process = subprocess.Popen(

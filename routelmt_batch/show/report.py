@@ -71,11 +71,12 @@ def _directions(report: Mapping[str, Any]) -> Table:
 def _passes(report: Mapping[str, Any]) -> Table:
     passes = new_table("pass", "rows", "seconds", "engine start", "rows/s after start")
     for line in report["passes"]:
+        ahead = line["started_ahead_seconds"]
         passes.add_row(
             line["name"],
             f"{line['rows']:,}",
             f"{line['seconds']:.1f}",
-            f"{line['engine_start_seconds']:.1f}",
+            f"{line['engine_start_seconds']:.1f}" + (f" ({ahead:.1f} ahead)" if ahead else ""),
             f"{line['rows_per_second']:,.0f}",
         )
     return passes

@@ -22,6 +22,9 @@ from routelmt_batch.rows import ENGINE_KILLED
 from routelmt_batch.units import Unit
 from routelmt_batch.workspace import AnyWorkspace
 
+# How long before a pass's end the next one's engines are started: as long as a large one takes, or so. For
+# longer their GPUs had better stay free.
+_AHEAD_S = 120.0
 KILLED = "killed"  # counts a part's rows that the engine died of
 _ALWAYS_ALLOWED = 10
 
@@ -77,17 +80,19 @@ def tokens_of(results: pa.Table, column: str) -> int:
 
 @dataclass
 class LaneTime:
-    """What one lane of a pass committed: rows, by which engines, when the first of them was ready, when the
-    last part was there."""
+    """What one lane of a pass committed: rows, by which engines, when the first of them was started and
+    ready, when the last part was there."""
 
     rows: int = 0
     engines: set[str] = field(default_factory=set)
+    started_at: float = float("inf")
     ready_at: float = float("inf")
     done_at: float = 0.0
 
     def take(self, receipt: Receipt) -> None:
         self.rows += receipt.part.rows
         self.engines.add(receipt.engine)
+        self.started_at = min(self.started_at, receipt.started_at)
         self.ready_at = min(self.ready_at, receipt.ready_at)
         self.done_at = time.time()
 
@@ -102,10 +107,14 @@ def run_pass(
     done: int,
     before_commit: Callable[[PartEntry], None] = lambda entry: None,
     after_commit: Callable[[], None] = lambda: None,
+    upcoming: Callable[[], Sequence[Lane]] | None = None,
 ) -> None:
     """Run lanes as one pass over `total - done` rows, committing parts to the ledger as they come.
 
-    `before_commit` and `after_commit` may end the job; a part that the first refuses is not committed.
+    Args:
+        before_commit, after_commit: may end the job; a part that the first refuses is not committed.
+        upcoming: lanes of the next pass, as far as they are known; their engines start towards this one's
+            end, where there is room.
     """
     if done >= total:
         return
@@ -123,15 +132,27 @@ def run_pass(
                 lane_times[receipt.lane].take(receipt)
                 advance(entry.rows)
                 after_commit()
+                if upcoming and _seconds_left(lane_times, total - done) < _AHEAD_S:
+                    engine.start_ahead(upcoming(), lanes)
+                    upcoming = None
     finally:
         ready = min((lane.ready_at for lane in lane_times.values()), default=time.time())
+        ahead = [min(lane.ready_at, started) - lane.started_at for lane in lane_times.values()]
         rows = sum(lane.rows for lane in lane_times.values())
         gpus = {
             lane.label: len(lane_times[lane.label].engines) * (lane.pool.gpus or lane.pool.gpus_of_model)
             for lane in lanes
             if lane.label in lane_times
         }
-        record_time(workspace.ledger, name, rows, started, ready - started, lane_times, gpus)
+        times = (max(0.0, ready - started), max([0.0, *ahead]))
+        record_time(workspace.ledger, name, rows, started, *times, lane_times, gpus)
+
+
+def _seconds_left(lanes: Mapping[str, LaneTime], total: int) -> float:
+    """How long a pass goes on, at the speed that it had so far."""
+    rows = sum(lane.rows for lane in lanes.values())
+    took = time.time() - min(lane.ready_at for lane in lanes.values())
+    return took * (total - rows) / max(rows, 1)
 
 
 def _refuse_killers(workspace: AnyWorkspace, entry: PartEntry) -> None:
@@ -189,12 +210,16 @@ def record_time(
     rows: int,
     started: float,
     engine_start_seconds: float = 0.0,
+    started_ahead_seconds: float = 0.0,
     lanes: Mapping[str, LaneTime] | None = None,
     gpus: Mapping[str, int] | None = None,
 ) -> None:
     """Put a pass's time into the ledger, and each lane's own; a resumed pass has a line for each run.
 
-    `gpus` are its pools', by label: each run may have its own.
+    Args:
+        engine_start_seconds: of the pass, until its first engine was ready.
+        started_ahead_seconds: how long engines started before the pass began.
+        gpus: its pools', by label: each run may have its own.
     """
     ledger.record(
         "pass",
@@ -202,6 +227,7 @@ def record_time(
         rows=rows,
         seconds=round(time.time() - started, 3),
         engine_start_seconds=round(engine_start_seconds, 3),
+        started_ahead_seconds=round(started_ahead_seconds, 3),
         lanes={
             name: {"rows": lane.rows, "seconds": round(lane.done_at - lane.ready_at, 3)}
             for name, lane in (lanes or {}).items()

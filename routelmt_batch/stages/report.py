@@ -177,12 +177,13 @@ def _passes(workspace: Job) -> list[dict[str, Any]]:
             "rows": event["rows"],
             "seconds": event["seconds"],
             "engine_start_seconds": event["engine_start_seconds"],
+            # Of that start, what went by while the pass before still ran.
+            "started_ahead_seconds": event["started_ahead_seconds"],
             "rows_per_second": round(
                 event["rows"] / max(event["seconds"] - event["engine_start_seconds"], 1e-3), 1
             ),
-            # Of lanes side by side, each with its own time. A job begun by an earlier version has neither.
-            "lanes": event.get("lanes", {}),
-            "gpus": event.get("gpus", {}),
+            "lanes": event["lanes"],  # side by side, each with its own time
+            "gpus": event["gpus"],
         }
         for event in workspace.ledger.events_of("pass")
     ]

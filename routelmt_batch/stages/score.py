@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -83,8 +84,17 @@ class Scoring(Recipe, Protocol):
     def prompt_limit_tokens(self) -> int: ...
 
 
-def score(workspace: AnyWorkspace, engine: Engine, bars: Bars, name: str = "score") -> None:
+def score(
+    workspace: AnyWorkspace,
+    engine: Engine,
+    bars: Bars,
+    name: str = "score",
+    upcoming: Callable[[], Sequence[Lane]] | None = None,
+) -> None:
     """Run the router over every row that has no committed score.
+
+    Args:
+        upcoming: see run_pass.
 
     Raises:
         RoutelmtError: the router fails on more than `run.max_failed_fraction` of the rows. The part
@@ -96,7 +106,9 @@ def score(workspace: AnyWorkspace, engine: Engine, bars: Bars, name: str = "scor
         lost = ledger.count(SCORES, "unscored") + entry.counts["unscored"]
         refuse_failures(workspace, lost, "the router gave no gain for")
 
-    run_pass(workspace, engine, bars, name, [_lane(workspace)], workspace.rows, ledger.rows(SCORES), check)
+    done = ledger.rows(SCORES)
+    lanes = [_lane(workspace)]
+    run_pass(workspace, engine, bars, name, lanes, workspace.rows, done, check, upcoming=upcoming)
     if cut := ledger.count(SCORES, "cut"):
         bars.warn(f"{cut} texts are longer than the router reads: it scored them by their beginning")
 

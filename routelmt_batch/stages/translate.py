@@ -135,6 +135,22 @@ def translate(workspace: Job, plan: Plan, engine: Engine, bars: Bars, small_firs
     check_failures(workspace, plan, exactly=True)
 
 
+def upcoming(workspace: Job, engine: Engine) -> list[Lane]:
+    """The first lanes that translate, before there is a plan. None where the guard's own router comes first,
+    or where all is translated."""
+    spec = workspace.spec
+    if spec.guard.mode == "predicted" or workspace.ledger.rows(TRANSLATIONS):
+        return []
+    small_first = spec.guard.mode != "off" or spec.guard.escalate_fraction > 0
+    routes: list[Route] = [SMALL] if small_first else order(spec, engine)[0]
+    return [lane(workspace, route, (), no_rows) for route in routes]
+
+
+def no_rows(work: Work) -> Iterator[pa.Table]:
+    """What a lane reads whose pass has not begun."""
+    return iter(())
+
+
 def order(spec: JobSpec | LabelSpec, engine: Engine) -> list[list[Route]]:
     """Which pools run together, and in which order. A cluster without room for both would wait for ever."""
     small, large = spec.models.small, spec.models.large

@@ -54,6 +54,7 @@ def test_pools_side_by_side_make_one_pass(make_spec, corpus, tmp_path, engine):
     engine.room = True
     run(make_spec(), engine)
     assert engine.lanes_together == [["router"], ["large", "small"], ["check small", "check large"]]
+    assert engine.started_ahead == [["large", "small"]], "towards the end of scoring"
     oracle.check(tmp_path / "out", corpus, "0.3")
 
 
@@ -61,6 +62,7 @@ def test_the_spec_can_force_the_order(make_spec, engine):
     engine.room = True
     run(make_spec(run__pools="sequential"), engine)
     assert engine.lanes_together == [["router"], ["large"], ["small"], ["check small", "check large"]]
+    assert engine.started_ahead == [["large"]]
 
 
 def test_pools_that_a_cluster_has_no_room_for_run_one_after_the_other(make_spec, engine):

@@ -1,0 +1,106 @@
+"""Engines that start before their pass does. What it reads is not known yet: it comes through an inbox."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import queue
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from routelmt_batch.engines.lanes import Lane
+
+if TYPE_CHECKING:
+    from ray.data import Dataset
+
+_DISMISS_S = 10.0
+
+
+class Inbox:
+    """An actor of the job. Its reading tasks wait here until the pass begins."""
+
+    def __init__(self) -> None:
+        self._begun = asyncio.Event()
+        self._groups: Mapping[str, list[bytes]] = {}
+
+    async def give(self, groups: Mapping[str, list[bytes]]) -> None:
+        """What each lane is to read; a lane that is not named reads nothing."""
+        self._groups = groups
+        self._begun.set()
+
+    async def wait(self, label: str) -> list[bytes]:
+        await self._begun.wait()
+        return self._groups.get(label, [])
+
+
+def open_inbox() -> Any:
+    import ray
+
+    return ray.remote(num_cpus=0)(Inbox).remote()
+
+
+class Waiting:
+    """A source of reading tasks: one row for each that a lane's inbox names."""
+
+    def __init__(self, inbox: Any) -> None:
+        self._inbox = inbox
+
+    def __call__(self, block: pa.Table) -> Iterator[pa.Table]:
+        import ray
+
+        for label in block["label"].to_pylist():
+            for group in ray.get(self._inbox.wait.remote(label)):
+                yield pa.table({"group": pa.array([group], pa.binary())})
+
+
+class Ahead:
+    """A pass whose engines start, or wait. Its Dataset runs in a thread of its own."""
+
+    def __init__(self, lanes: Sequence[Lane], inbox: Any, dataset: Dataset, column: str) -> None:
+        self._lanes = {lane.label: lane for lane in lanes}
+        self._inbox = inbox
+        self._found: queue.SimpleQueue[bytes | Exception | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, args=(dataset, column), daemon=True, name="ahead")
+        self._thread.start()
+
+    def serves(self, lanes: Sequence[Lane]) -> bool:
+        """Whether it has the engines of these lanes, and commits as they do."""
+        return all(
+            lane == replace(self._lanes[lane.label], units=lane.units, read=lane.read)
+            if lane.label in self._lanes
+            else False
+            for lane in lanes
+        )
+
+    def run(self, groups: Mapping[str, list[bytes]]) -> Iterator[bytes]:
+        """Let it work, and yield its receipts."""
+        import ray
+
+        ray.get(self._inbox.give.remote(groups))
+        while (found := self._found.get()) is not None:
+            if isinstance(found, Exception):
+                raise found
+            yield found
+
+    def dismiss(self) -> None:
+        """End its engines: nobody needs them."""
+        with contextlib.suppress(Exception):  # they may have failed, which is no matter now
+            self._inbox.give.remote({})
+        self._thread.join(_DISMISS_S)
+
+    def _run(self, dataset: Dataset, column: str) -> None:
+        try:
+            for receipt in receipts(dataset, column):
+                self._found.put(receipt)
+        except Exception as error:
+            self._found.put(error)
+        self._found.put(None)
+
+
+def receipts(dataset: Dataset, column: str) -> Iterator[bytes]:
+    for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
+        yield from batch.column(column).to_pylist()

@@ -1,0 +1,68 @@
+"""Engines of the next pass that start while the pass before still runs."""
+
+import time
+from dataclasses import replace
+
+import pyarrow.parquet as pq
+import pytest
+
+from routelmt_batch.engines.lanes import Lane
+from routelmt_batch.engines.pools import Pools
+from routelmt_batch.engines.session import Session
+from routelmt_batch.routers.scorers import Random
+from routelmt_batch.spec import Pool
+from routelmt_batch.stages.translate import no_rows
+from tests.engines.given import Given, keep_results, read_given, requests
+
+pytestmark = pytest.mark.engine
+
+
+@pytest.fixture
+def pools(ray_session, tmp_path):
+    """In the tests' session as if it were a cluster: of one machine without GPUs nothing starts ahead."""
+    with Session(tmp_path / "logs", address="auto", verbose=True) as session:
+        yield Pools(session)
+
+
+def lane(label, folder, rows: int = 40) -> Lane:
+    texts = [f"{label} {row}" for row in range(rows)]
+    return Lane(
+        label, Pool(source=""), [Given(requests(source=texts))], read_given, keep_results(folder), 10, scorer=Random(1)
+    )  # fmt: skip
+
+
+def test_a_pass_takes_engines_that_started_before_it_began(pools, tmp_path):
+    first, second = lane("first", tmp_path), lane("second", tmp_path / "second")
+    (tmp_path / "second").mkdir()
+    running = pools.run([first])
+    next(running)
+    assert pools.start_ahead([replace(second, units=(), read=no_rows)], [first])
+    assert not pools.start_ahead([second], [first]), "once"
+    assert len(list(running)) == 3
+    began = time.time()
+    receipts = list(pools.run([second]))
+    assert [receipt.lane for receipt in receipts] == ["second"] * 4
+    assert all(receipt.started_at < began for receipt in receipts), "it was up, or on its way"
+    table = pq.read_table(tmp_path / "second")
+    assert sorted(table["row"].to_pylist()) == list(range(40)) and not any(table["error"].to_pylist())
+
+
+def test_engines_that_no_pass_takes_are_sent_home(pools, tmp_path):
+    first, second = lane("first", tmp_path), lane("second", tmp_path)
+    assert pools.start_ahead([replace(second, units=(), read=no_rows)], [])
+    # Its parts go elsewhere: these are not the engines that it needs.
+    other = replace(second, write=keep_results(tmp_path / "logs"))
+    (tmp_path / "logs").mkdir(exist_ok=True)
+    began = time.time()
+    assert all(receipt.started_at > began for receipt in pools.run([other]))
+    assert pools.start_ahead([replace(second, units=(), read=no_rows)], [first])
+    pools.dismiss()
+    assert len(list(pools.run([first]))) == 4
+
+
+def test_nothing_starts_ahead_where_there_is_no_room(pools, ray_session, tmp_path):
+    first, second = lane("first", tmp_path), lane("second", tmp_path)
+    wide = replace(first, pool=Pool(source="", replicas={"min": 1, "max": 16}))
+    assert not pools.start_ahead([second], [wide]), "the pass that runs may grow"
+    with Session(tmp_path / "logs", verbose=True) as session:
+        assert not Pools(session).start_ahead([second], [first]), "side by side on the same cores"
