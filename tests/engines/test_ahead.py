@@ -1,8 +1,10 @@
 """Engines of the next pass that start while the pass before still runs."""
 
+import contextlib
 import time
 from dataclasses import replace
 
+import psutil
 import pyarrow.parquet as pq
 import pytest
 
@@ -13,6 +15,7 @@ from routelmt_batch.routers.scorers import Random
 from routelmt_batch.spec import Pool
 from routelmt_batch.stages.translate import no_rows
 from tests.engines.given import Given, keep_results, read_given, requests
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.engine
 
@@ -31,13 +34,24 @@ def lane(label, folder, rows: int = 40) -> Lane:
     )  # fmt: skip
 
 
+def engines(since: float = 0.0) -> int:
+    """Processes of engines that have come of this one."""
+    found = 0
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):  # it has just ended
+            found += "routelmt_batch.engines.child" in process.cmdline() and process.create_time() > since
+    return found
+
+
 def test_a_pass_takes_engines_that_started_before_it_began(pools, tmp_path):
     first, second = lane("first", tmp_path), lane("second", tmp_path / "second")
     (tmp_path / "second").mkdir()
     running = pools.run([first])
     next(running)
+    asked = time.time()
     assert pools.start_ahead([replace(second, units=(), read=no_rows)], [first])
     assert not pools.start_ahead([second], [first]), "once"
+    wait_for(lambda: engines(asked), "the second's engine", within_s=30)
     assert len(list(running)) == 3
     began = time.time()
     receipts = list(pools.run([second]))
@@ -56,7 +70,9 @@ def test_engines_that_no_pass_takes_are_sent_home(pools, tmp_path):
     began = time.time()
     assert all(receipt.started_at > began for receipt in pools.run([other]))
     assert pools.start_ahead([replace(second, units=(), read=no_rows)], [first])
+    wait_for(engines, "its engine", within_s=30)
     pools.dismiss()
+    wait_for(lambda: not engines(), "its end", within_s=30)
     assert len(list(pools.run([first]))) == 4
 
 
