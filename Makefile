@@ -75,16 +75,18 @@ demo-models: setup setup-quality
 	$(QUALITY)/bin/python jobs/demo/make_comet.py $(TRAINED) --out $(TRAINED)/comet
 	$(BIN)/python jobs/demo/publish_models.py $(TRAINED) --to jobs/demo/models
 
-# Without engines, in two minutes.
+# What needs no engine, browser or training, in two minutes.
 test-quick: setup
-	$(BIN)/python -m pytest -m "not engine" -k "not engines"
+	$(BIN)/python -m pytest -n logical --dist loadfile -m "not engine and not slow"
 
 # The passes beside bare vLLM: tests/benchmarks/engines.py.
 bench: setup
 	$(BIN)/python tests/benchmarks/engines.py
 
+# Tests with engines one after the other: each engine takes all cores.
 test: setup setup-quality
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n logical --dist loadfile -m "not engine"
+	$(BIN)/python -m pytest -m engine
 
 check: setup
 	$(BIN)/ruff format --check .

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow.compute as pc
+import pyarrow.dataset as ds
 from filelock import FileLock, Timeout
 
 from routelmt_batch.atomic import disk_full, sha256
@@ -224,12 +225,11 @@ def _line(entry: PartEntry) -> dict[str, Any]:
 
 def read_rows(paths: Iterable[str], shard: str, first: int, end: int, schema: pa.Schema) -> pa.Table:
     """Rows [first, end) of a shard from parts, in row order."""
-    tables = [
-        pq.read_table(path, filters=[("shard", "=", shard), ("row", ">=", first), ("row", "<", end)])
-        for path in paths
-    ]
-    table = pa.concat_tables([schema.empty_table(), *tables])
-    return table.sort_by("row")
+    files = list(paths)
+    if not files:
+        return schema.empty_table()
+    wanted = (pc.field("shard") == shard) & (pc.field("row") >= first) & (pc.field("row") < end)
+    return ds.dataset(files, schema=schema).to_table(filter=wanted).sort_by("row")
 
 
 @contextlib.contextmanager

@@ -102,7 +102,15 @@ def fake_engine(tmp_path: Path) -> Any:
 
 
 @pytest.fixture
-def invoke(fake_engine: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+def no_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Jobs of tests that are not about the audit page: its charts take half of such a job's time."""
+    from routelmt_batch import job
+
+    monkeypatch.setattr(job, "_draw_page", lambda workspace, bars: None)
+
+
+@pytest.fixture
+def invoke(fake_engine: Any, no_page: None, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """A command in this process, on a made-up engine."""
     from rich.console import Console
     from typer.testing import CliRunner

@@ -15,6 +15,8 @@ from routelmt_batch.progress import Bars
 from routelmt_batch.workspace import Folder
 from tests.test_scheduled import last_line, two_rows_fail
 
+pytestmark = pytest.mark.usefixtures("no_page")
+
 
 @pytest.fixture
 def out(tmp_path):

@@ -231,6 +231,7 @@ def test_rows_are_of_the_page_alone(invoke):
     assert isinstance(answer.exception, UsageError) and "goes with --html" in str(answer.exception)
 
 
+@pytest.mark.slow
 def test_report_writes_the_page_and_compares(tmp_path, make_spec):
     from rich.console import Console
 
@@ -289,6 +290,7 @@ def test_what_the_system_refuses_is_told_without_a_traceback(tmp_path):
     assert answer.stderr.startswith("error: ") and "Not a directory" in answer.stderr
 
 
+@pytest.mark.slow
 def test_doctor_says_what_is_fine():
     answer = routelmt("doctor", cwd=REPOSITORY)
     assert answer.returncode in (0, 1)

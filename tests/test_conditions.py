@@ -14,6 +14,8 @@ from routelmt_batch.page.finished import FinishedJob
 from routelmt_batch.workspace import Folder
 from tests.test_scheduled import last_line, two_rows_fail
 
+pytestmark = pytest.mark.usefixtures("no_page")
+
 
 def column(output: Path, name: str) -> list:
     return ds.dataset(output / "data").to_table([name])[name].to_pylist()

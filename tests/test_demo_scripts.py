@@ -20,6 +20,8 @@ from routelmt_batch import quality
 from routelmt_batch.learning.training import model_card
 from tests.conftest import DEMO, MODELS, comets
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def script(monkeypatch):

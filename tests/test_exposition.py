@@ -18,6 +18,8 @@ from routelmt_batch.spec_file import load
 from tests.fake_engine import FakeEngine
 from tests.test_scheduled import last_line, two_rows_fail
 
+pytestmark = pytest.mark.usefixtures("no_page")
+
 
 def scraped(port: int) -> dict:
     """Samples by name and labels."""

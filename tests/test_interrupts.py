@@ -16,6 +16,8 @@ from tests import oracle
 from tests.conftest import MODELS
 from tests.fake_engine import FakeEngine
 
+pytestmark = pytest.mark.usefixtures("no_page")
+
 
 @pytest.mark.parametrize(
     ("duration", "wanted"),

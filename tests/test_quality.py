@@ -13,6 +13,8 @@ from routelmt_batch import __version__, doctor, quality
 from routelmt_batch.errors import UsageError
 from tests.conftest import REPOSITORY
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def use(tmp_path, monkeypatch):

@@ -17,6 +17,7 @@ from tests import oracle
 from tests.conftest import MODELS
 from tests.fake_engine import FakeEngine
 
+pytestmark = pytest.mark.usefixtures("no_page")
 BARS = Bars(Console(quiet=True), quiet=True)
 PARTS = [
     f"{stage}.{step}"
@@ -69,6 +70,7 @@ def committed_rows(output: Path) -> set[str]:
     return rows
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 @pytest.mark.parametrize("failpoint", [*PARTS, *LEDGER, *SMALL_FILES])
 @pytest.mark.parametrize("time", [1, 3])

@@ -12,6 +12,7 @@ from routelmt_batch.spec_file import load
 from tests.conftest import COLUMNS, write_shard
 from tests.fake_engine import FakeEngine
 
+pytestmark = pytest.mark.usefixtures("no_page")
 BARS = Bars(Console(quiet=True), quiet=True)
 
 

@@ -7,10 +7,11 @@ Content-Security-Policy lets no script run but its own and nothing load from any
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 from collections.abc import Sequence
 from importlib.resources import files
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from routelmt_batch import __version__
 from routelmt_batch.atomic import plain, write_text
@@ -20,6 +21,9 @@ from routelmt_batch.page.finished import FinishedJob
 from routelmt_batch.page.shard_table import by_reason, lines
 from routelmt_batch.spec import Page
 
+if TYPE_CHECKING:
+    from jinja2 import Template
+
 
 def write_page(job: FinishedJob, settings: Page, comparison: dict[str, Any] | None = None) -> None:
     """Write `reports/index.html`, with a comparison (see `compare`) if there is one."""
@@ -28,23 +32,13 @@ def write_page(job: FinishedJob, settings: Page, comparison: dict[str, Any] | No
 
 def render(job: FinishedJob, settings: Page, comparison: dict[str, Any] | None = None) -> str:
     """The page's HTML."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
 
     shards = lines(job)
     ledger = job.folder.ledger()
     shown = choose_shards(shards, settings.shards if settings.rows else 0)
     script = (files(__package__) / "page.js").read_text(encoding="utf8")
-    environment = Environment(
-        loader=PackageLoader(__package__, ""),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=StrictUndefined,
-    )
-    environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "separators": (",", ":")}
-    environment.filters |= {"number": _number, "change": _change, "percent": _percent, "duration": _duration}
-    return environment.get_template("page.html").render(
+    return _template().render(
         version=__version__,
         report=job.report,
         settings=settings,
@@ -69,6 +63,22 @@ def render(job: FinishedJob, settings: Page, comparison: dict[str, Any] | None =
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
+
+
+@functools.cache
+def _template() -> Template:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader(__package__, ""),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+    environment.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "separators": (",", ":")}
+    environment.filters |= {"number": _number, "change": _change, "percent": _percent, "duration": _duration}
+    return environment.get_template("page.html")
 
 
 def _reasons(report: dict[str, Any], most: dict[str, tuple[str, int]]) -> list[dict[str, Any]]:

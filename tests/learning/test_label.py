@@ -10,6 +10,7 @@ from decimal import Decimal
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -221,12 +222,12 @@ def test_each_part_is_read_once_to_measure_and_once_to_assemble(spec, engine, tm
     write_shard(tmp_path / "one" / "a.parquet", ["One.", "Two."], reference=pa.array(["One.", "Two."]))
     opened: Counter[str] = Counter()
 
-    def counting(path, **arguments):
-        opened[Path(path).parent.name, Path(path).name] += 1
-        return read_table(path, **arguments)
+    def counting(paths, **arguments):
+        opened.update((Path(path).parent.name, Path(path).name) for path in paths)
+        return dataset(paths, **arguments)
 
-    read_table = pq.read_table
-    monkeypatch.setattr("routelmt_batch.ledger.pq.read_table", counting)
+    dataset = ds.dataset
+    monkeypatch.setattr("routelmt_batch.ledger.ds.dataset", counting)
     run(spec, engine, f"input.uri={tmp_path / 'one'}")
     counts = {stage: [n for (of, _), n in opened.items() if of == stage] for stage, _ in opened}
     assert counts == {"translations": [2, 2], "quality": [1, 1]}

@@ -19,6 +19,7 @@ from routelmt_batch.progress import Bars
 from routelmt_batch.routers.card import read_card
 from tests.learning.training import SMALL, in_process, make_spec, write_labels
 
+pytestmark = pytest.mark.slow
 BARS = Bars.none()
 
 

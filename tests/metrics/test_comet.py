@@ -13,6 +13,8 @@ from routelmt_batch.metrics.metric import describe, open_metric
 from routelmt_batch.routers.router import open_router
 from routelmt_batch.spec import Input, Metric, Output, Router, ScoreSpec
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     ("name", "needs_reference"),

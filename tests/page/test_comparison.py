@@ -14,6 +14,8 @@ from tests.conftest import write_shard
 from tests.fake_engine import FakeEngine
 from tests.page.conftest import SCRIPT, run
 
+pytestmark = pytest.mark.slow
+
 
 def rows_of(job: FinishedJob) -> dict:
     return {

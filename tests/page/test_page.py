@@ -11,6 +11,8 @@ from routelmt_batch.page.page import render, write_page
 from routelmt_batch.spec import Page
 from tests.page.conftest import ODD_NAME, SCRIPT, run
 
+pytestmark = pytest.mark.slow
+
 
 class Document(html.parser.HTMLParser):
     """Tags, text and the scripts of a page."""

@@ -20,6 +20,8 @@ from tests.conftest import COLUMNS, write_shard
 from tests.fake_engine import FakeEngine
 from tests.stages.test_guard import BARS, calls, chrf, output
 
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_page")]
+
 
 @pytest.fixture
 def engine(tmp_path):

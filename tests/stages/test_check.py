@@ -12,6 +12,7 @@ from tests.conftest import write_shard
 from tests.fake_engine import FakeEngine
 from tests.stages.test_guard import BARS, calls, output
 
+pytestmark = pytest.mark.usefixtures("no_page")
 GOOD = "Das Haus am Fluss ist alt und sehr schön geworden."
 SOURCE = "the house by the river is old and has become very nice"
 SAYS = {

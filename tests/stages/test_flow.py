@@ -19,6 +19,7 @@ from tests import oracle
 from tests.conftest import MODELS, write_shard
 from tests.fake_engine import FakeEngine
 
+pytestmark = pytest.mark.usefixtures("no_page")
 BARS = Bars(Console(quiet=True), quiet=True)
 
 

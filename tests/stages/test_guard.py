@@ -24,6 +24,7 @@ from tests.conftest import COLUMNS, MODELS, write_shard
 from tests.fake_engine import FakeEngine
 from tests.test_resume import run_armed
 
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_page")]
 BARS = Bars(Console(quiet=True), quiet=True)
 ROWS = 60
 

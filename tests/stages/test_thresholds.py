@@ -17,6 +17,8 @@ from tests import oracle
 from tests.conftest import MODELS
 from tests.fake_engine import FakeEngine
 
+pytestmark = pytest.mark.usefixtures("no_page")
+
 
 def run(spec: Path, engine: FakeEngine) -> job.Outcome:
     return job.run(load(spec), job.Options(), Bars.none(), engine.opened)
