@@ -21,7 +21,6 @@ from routelmt_batch.page.finished import FinishedJob
 from routelmt_batch.page.page import write_page
 from routelmt_batch.progress import Bars, counted
 from routelmt_batch.rows import FAILED, LARGE, QUARANTINED, SMALL
-from routelmt_batch.selection import places
 from routelmt_batch.spec import Guard, JobSpec, Pool
 from routelmt_batch.stages.allocate import (
     WhatIf,
@@ -43,6 +42,7 @@ from routelmt_batch.stages.report import report
 from routelmt_batch.stages.score import score
 from routelmt_batch.stages.tally import directions
 from routelmt_batch.stages.translate import check_fit, reopen_failed, share, translate, upcoming
+from routelmt_batch.stats.selection import places
 from routelmt_batch.units import units
 from routelmt_batch.workspace import (
     Begun,

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from routelmt_batch import measures, resampling
-from routelmt_batch.measures import METRICS
+from routelmt_batch.stats import measures, resampling
+from routelmt_batch.stats.measures import METRICS
 
 GAINS = st.one_of(
     st.sampled_from([0.0, -0.0, -5.0, 5.0, 1.0]), st.floats(-100, 100).map(lambda gain: round(gain, 3))

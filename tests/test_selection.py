@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from routelmt_batch.selection import Cut, Gains, count, cuts, order_key, places
+from routelmt_batch.stats.selection import Cut, Gains, count, cuts, order_key, places
 
 GAINS = st.one_of(
     st.floats(width=32, allow_nan=True, allow_infinity=True),

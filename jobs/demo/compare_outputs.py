@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from routelmt_batch.measures import Floats, Integers
 from routelmt_batch.metrics.chrf import sentence_chrf
-from routelmt_batch.resampling import bootstrap, compare
+from routelmt_batch.stats.measures import Floats, Integers
+from routelmt_batch.stats.resampling import bootstrap, compare
 
 
 def quality(output: Path) -> tuple[list[str], Floats, int]:

@@ -23,7 +23,7 @@ from routelmt_batch.ledger import is_held
 from routelmt_batch.progress import Bars
 from routelmt_batch.routers.calibration import HeldOut
 from routelmt_batch.routers.card import CARD, Calibration, Threshold, raw_card, read_card
-from routelmt_batch.selection import places
+from routelmt_batch.stats.selection import places
 from routelmt_batch.workspace import Folder
 
 QUANTILES = np.linspace(0, 1, 101)

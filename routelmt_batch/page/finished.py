@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 import yaml
 
 from routelmt_batch.errors import OutputError
-from routelmt_batch.selection import Gains
 from routelmt_batch.spec import JobSpec
 from routelmt_batch.stages.allocate import gain_of
+from routelmt_batch.stats.selection import Gains
 from routelmt_batch.workspace import Folder
 
 _BATCH_ROWS = 16_384

@@ -16,18 +16,18 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from routelmt_batch import measures
-from routelmt_batch.drift import PSI_SHIFTED, PSI_WATCH, Drift, at_most, from_quantiles
 from routelmt_batch.kinds import SEVERE_LOSS_GAIN
 from routelmt_batch.ledger import AUDIT_QUALITY, AUDIT_TRANSLATIONS
-from routelmt_batch.measures import METRICS, Floats, Integers
-from routelmt_batch.resampling import bootstrap, compare, interval
 from routelmt_batch.rows import LARGE, SAMPLE, SMALL, Route
-from routelmt_batch.selection import places
 from routelmt_batch.stages.allocate import Plan, gains
 from routelmt_batch.stages.audit import sample_rows, sample_work
 from routelmt_batch.stages.measure import quality_by_row
 from routelmt_batch.stages.recipe import Job
+from routelmt_batch.stats import measures
+from routelmt_batch.stats.drift import PSI_SHIFTED, PSI_WATCH, Drift, at_most, from_quantiles
+from routelmt_batch.stats.measures import METRICS, Floats, Integers
+from routelmt_batch.stats.resampling import bootstrap, compare, interval
+from routelmt_batch.stats.selection import places
 
 _RESAMPLES = 1000
 _GROUPS = 5

@@ -31,7 +31,6 @@ from routelmt_batch.rows import (
     ROUTE,
     SMALL,
 )
-from routelmt_batch.selection import Cut, Gains, count, cuts
 from routelmt_batch.stages.allocate import Plan, admitted
 from routelmt_batch.stages.attempts import Mask, attempts
 from routelmt_batch.stages.check import reasons
@@ -39,6 +38,7 @@ from routelmt_batch.stages.measure import quality_by_row
 from routelmt_batch.stages.passes import PartWriter, record_time
 from routelmt_batch.stages.recipe import Job
 from routelmt_batch.stages.work import Work, planned_rows, work_on
+from routelmt_batch.stats.selection import Cut, Gains, count, cuts
 
 _DECISION_ROWS = 65_536
 _STEP = 1000.0

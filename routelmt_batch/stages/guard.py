@@ -18,7 +18,6 @@ from routelmt_batch.progress import Bars
 from routelmt_batch.prompts import Prompter
 from routelmt_batch.routers.card import Scale
 from routelmt_batch.rows import ESCALATE, LARGE, PREDICTED, ROUTE, SMALL, Route
-from routelmt_batch.selection import Cut, count, cuts
 from routelmt_batch.stages import measure
 from routelmt_batch.stages.allocate import Plan, admitted, gains
 from routelmt_batch.stages.attempts import Mask
@@ -30,6 +29,7 @@ from routelmt_batch.stages.recipe import Job
 from routelmt_batch.stages.requests import PromptReader
 from routelmt_batch.stages.translate import translate
 from routelmt_batch.stages.work import Work, planned_rows, work_on
+from routelmt_batch.stats.selection import Cut, count, cuts
 
 
 def guard(workspace: Job, plan: Plan, engine: Engine, bars: Bars) -> None:

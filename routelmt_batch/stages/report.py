@@ -14,12 +14,12 @@ from routelmt_batch.manifest import versions
 from routelmt_batch.metrics.metric import describe
 from routelmt_batch.routers.router import Router
 from routelmt_batch.rows import ESCALATE, FAILED, LARGE, PREDICTED, QUARANTINED, ROUTE, SMALL, STATUSES
-from routelmt_batch.selection import cuts
 from routelmt_batch.spec import Guard, Pool
 from routelmt_batch.stages.allocate import Plan, gains, what_if
 from routelmt_batch.stages.outputs import write_report
 from routelmt_batch.stages.recipe import Job
 from routelmt_batch.stages.tally import DECILES, EDGES, fractions, merge
+from routelmt_batch.stats.selection import cuts
 
 DONE, DONE_WITH_FAILURES = 0, 3
 

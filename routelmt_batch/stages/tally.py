@@ -14,9 +14,9 @@ import pyarrow.compute as pc
 
 from routelmt_batch.prompts import LANGUAGES
 from routelmt_batch.rows import LARGE, SMALL
-from routelmt_batch.selection import Cut
 from routelmt_batch.shards import text_columns
 from routelmt_batch.spec import Texts
+from routelmt_batch.stats.selection import Cut
 from routelmt_batch.units import Unit, languages, read_unit
 
 # Fixed bins, so that histograms of shards and of jobs add up: 2 wide on the x100 scale, open ends.

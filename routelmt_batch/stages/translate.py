@@ -31,7 +31,6 @@ from routelmt_batch.rows import (
     Route,
 )
 from routelmt_batch.rows import TRANSLATIONS as SCHEMA
-from routelmt_batch.selection import Cut
 from routelmt_batch.spec import JobSpec, LabelSpec, Pool, Translator
 from routelmt_batch.stages.allocate import Plan
 from routelmt_batch.stages.attempts import Mask, attempts
@@ -39,6 +38,7 @@ from routelmt_batch.stages.passes import PartWriter, run_pass, tokens_of
 from routelmt_batch.stages.recipe import Job
 from routelmt_batch.stages.requests import PromptReader
 from routelmt_batch.stages.work import Work, planned_rows, work_on
+from routelmt_batch.stats.selection import Cut
 from routelmt_batch.units import Unit
 from routelmt_batch.workspace import AnyWorkspace
 

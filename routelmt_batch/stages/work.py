@@ -16,10 +16,10 @@ from routelmt_batch.errors import RoutelmtError
 from routelmt_batch.ledger import CHECKS, GUARD, QUALITY, SCORES, read_rows
 from routelmt_batch.rows import DECISIONS, LARGE
 from routelmt_batch.rows import SCORES as SCHEMA
-from routelmt_batch.selection import Cut, Gains
 from routelmt_batch.stages.allocate import admitted, gain_of, is_skipped
 from routelmt_batch.stages.attempts import Mask, generations
 from routelmt_batch.stages.recipe import Job
+from routelmt_batch.stats.selection import Cut, Gains
 from routelmt_batch.units import Unit
 
 

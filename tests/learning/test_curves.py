@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from routelmt_batch import measures
 from routelmt_batch.learning.evaluation.curves import area, budget_curve, by_percent
+from routelmt_batch.stats import measures
 from tests.test_measures import guarded
 
 

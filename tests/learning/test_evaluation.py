@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from routelmt_batch import resampling
 from routelmt_batch.errors import UsageError
 from routelmt_batch.learning.evaluation.contest import Routing
 from routelmt_batch.learning.evaluation.evaluation import evaluate, write
 from routelmt_batch.learning.evaluation.show import table
 from routelmt_batch.learning.evaluation.tables import Labels
-from routelmt_batch.measures import METRICS
+from routelmt_batch.stats import resampling
+from routelmt_batch.stats.measures import METRICS
 from tests.test_measures import by_definition
 
 ROWS = 240

@@ -11,11 +11,11 @@ import pytest
 from scipy import stats
 
 from routelmt_batch import job
-from routelmt_batch.drift import Drift, from_quantiles
 from routelmt_batch.errors import WorkChanged
 from routelmt_batch.spec_file import load
 from routelmt_batch.stages.audit import quotas
 from routelmt_batch.stages.audited import Audited, advice, summarise
+from routelmt_batch.stats.drift import Drift, from_quantiles
 from tests.conftest import COLUMNS, write_shard
 from tests.fake_engine import FakeEngine
 from tests.stages.test_guard import BARS, calls, chrf, output

@@ -11,10 +11,10 @@ from decimal import Decimal
 
 import numpy as np
 
-from routelmt_batch import measures
 from routelmt_batch.learning.evaluation.tables import Labels
-from routelmt_batch.measures import FEW_ROWS, METRICS, Floats, Guard, Integers, Population, Ranking
-from routelmt_batch.selection import places
+from routelmt_batch.stats import measures
+from routelmt_batch.stats.measures import FEW_ROWS, METRICS, Floats, Guard, Integers, Population, Ranking
+from routelmt_batch.stats.selection import places
 
 OVERALL, MACRO = "overall", "macro"
 

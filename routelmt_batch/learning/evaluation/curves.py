@@ -9,8 +9,8 @@ from decimal import Decimal
 
 import numpy as np
 
-from routelmt_batch.measures import Floats, Ranking, routed_gains
-from routelmt_batch.selection import places
+from routelmt_batch.stats.measures import Floats, Ranking, routed_gains
+from routelmt_batch.stats.selection import places
 
 BUDGETS = tuple(Decimal(percent) / 100 for percent in range(101))
 

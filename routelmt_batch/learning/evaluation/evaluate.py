@@ -34,12 +34,12 @@ from routelmt_batch.learning.evaluation.tables import Labels, read_tables
 from routelmt_batch.learning.labels import LabelTable, Signature, check_texts, find, signatures
 from routelmt_batch.learning.measuring import Measured, measure_tables
 from routelmt_batch.learning.scoring import Scored, router_spec, score_tables
-from routelmt_batch.measures import Floats
 from routelmt_batch.progress import Bars
-from routelmt_batch.resampling import default_resamples
 from routelmt_batch.routers.card import raw_card, read_card
 from routelmt_batch.spec import Metric, near
 from routelmt_batch.spec import Router as RouterSpec
+from routelmt_batch.stats.measures import Floats
+from routelmt_batch.stats.resampling import default_resamples
 from routelmt_batch.workspace import Folder
 
 

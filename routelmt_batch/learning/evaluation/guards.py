@@ -15,8 +15,8 @@ import numpy as np
 from routelmt_batch.errors import UsageError
 from routelmt_batch.learning.evaluation.contest import Routing
 from routelmt_batch.learning.gains import QUALITY_LARGE, QUALITY_SMALL
-from routelmt_batch.measures import Floats, Guard
 from routelmt_batch.spec import near
+from routelmt_batch.stats.measures import Floats, Guard
 
 
 @dataclass(frozen=True)

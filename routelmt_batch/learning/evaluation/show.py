@@ -8,7 +8,7 @@ from typing import Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from routelmt_batch.measures import METRICS
+from routelmt_batch.stats.measures import METRICS
 
 TITLES = {
     "spearman": "Spearman",

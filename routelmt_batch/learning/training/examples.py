@@ -19,9 +19,9 @@ from routelmt_batch.errors import InputError
 from routelmt_batch.learning.training.folder import TrainingFolder
 from routelmt_batch.learning.training.spec import TrainSpec
 from routelmt_batch.learning.training.split import SIDES, TEST, TRAIN
-from routelmt_batch.measures import is_constant
 from routelmt_batch.progress import Bars
 from routelmt_batch.prompts import Prompter, cut_off
+from routelmt_batch.stats.measures import is_constant
 
 FEWEST_ROWS = 20
 _FEWEST_OF_A_SIDE = 2  # a correlation needs two

@@ -30,8 +30,8 @@ from routelmt_batch.learning.training.spec import TrainSpec
 from routelmt_batch.learning.training.split import TRAIN
 from routelmt_batch.learning.training.tables import check_makers, find_tables, read_rows
 from routelmt_batch.ledger import hold
-from routelmt_batch.measures import FEW_ROWS
 from routelmt_batch.progress import Bars
+from routelmt_batch.stats.measures import FEW_ROWS
 
 
 def train(spec: TrainSpec, options: Options, bars: Bars) -> Outcome:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from routelmt_batch.measures import Floats, Integers
-from routelmt_batch.selection import Gains
+from routelmt_batch.stats.measures import Floats, Integers
+from routelmt_batch.stats.selection import Gains
 
 # Population stability index: below 0.1 alike, from 0.25 on another population (Siddiqi 2006).
 PSI_WATCH, PSI_SHIFTED = 0.1, 0.25

@@ -14,7 +14,7 @@ from decimal import Decimal
 import numpy as np
 import numpy.typing as npt
 
-from routelmt_batch.selection import places
+from routelmt_batch.stats.selection import places
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.integer]

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from routelmt_batch.measures import Floats, Integers
+from routelmt_batch.stats.measures import Floats, Integers
 
 LEVEL_PERCENT = 95
 MOST_RESAMPLES, FEWEST_RESAMPLES = 1000, 100
