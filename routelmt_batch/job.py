@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from routelmt_batch.conditions import NO_CONDITIONS, Conditions
+from routelmt_batch.corpus.units import units
 from routelmt_batch.dtypes import settle
 from routelmt_batch.engines.lanes import Engine
 from routelmt_batch.engines.nodes import processors
@@ -43,7 +44,6 @@ from routelmt_batch.stages.score import score
 from routelmt_batch.stages.tally import directions
 from routelmt_batch.stages.translate import check_fit, reopen_failed, share, translate, upcoming
 from routelmt_batch.stats.selection import places
-from routelmt_batch.units import units
 from routelmt_batch.workspace import (
     Begun,
     Folder,

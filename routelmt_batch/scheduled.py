@@ -170,7 +170,7 @@ def carry_out(
 
 def _left(report: Mapping[str, Any]) -> Iterator[str]:
     """What a done job or labels left undone, and how it is made up for."""
-    from routelmt_batch.shards import alone
+    from routelmt_batch.corpus.shards import alone
 
     if unreadable := list(report["unreadable"]):
         yield (

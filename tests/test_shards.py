@@ -8,10 +8,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from routelmt_batch.atomic import write_atomically, write_json
+from routelmt_batch.corpus.shards import alone, discover, inspect
+from routelmt_batch.corpus.units import read_lines, units
 from routelmt_batch.errors import InputError
-from routelmt_batch.shards import alone, discover, inspect
 from routelmt_batch.spec import Columns, Input
-from routelmt_batch.units import read_lines, units
 from tests.conftest import COLUMNS, write_shard
 
 

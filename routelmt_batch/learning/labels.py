@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from routelmt_batch.corpus.shards import discover, is_text, text_columns
 from routelmt_batch.errors import InputError
 from routelmt_batch.rows import LABEL_METADATA
-from routelmt_batch.shards import discover, is_text, text_columns
 from routelmt_batch.spec import Texts, near
 
 

@@ -11,6 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from routelmt_batch.corpus.shards import Shard, text_columns
+from routelmt_batch.corpus.units import Unit, read_unit
 from routelmt_batch.engines.lanes import Engine
 from routelmt_batch.learning.labels import check_texts, find, texts_of
 from routelmt_batch.learning.scoring import open_tables
@@ -19,13 +21,11 @@ from routelmt_batch.manifest import of_input
 from routelmt_batch.metrics.metric import Metric, describe, open_metric
 from routelmt_batch.progress import Bars
 from routelmt_batch.rows import NO_REFERENCE, NO_TRANSLATION, Route
-from routelmt_batch.shards import Shard, text_columns
 from routelmt_batch.spec import Input, MeasureSpec, Output
 from routelmt_batch.spec import Metric as MetricPool
 from routelmt_batch.stages.measure import lane, quality_by_row, unmeasured
 from routelmt_batch.stages.passes import run_pass
 from routelmt_batch.stages.requests import column_requests
-from routelmt_batch.units import Unit, read_unit
 from routelmt_batch.workspace import Workspace
 
 _REFERENCE = "reference"  # the column of them, where a table does not say

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from routelmt_batch import checkpoints
+from routelmt_batch.corpus.shards import Shard, text_columns
 from routelmt_batch.engines.lanes import Engine
 from routelmt_batch.errors import InputChanged, InputError, WorkChanged
 from routelmt_batch.kinds import KINDS, ROUTER_FOLDER, SMALL_MODEL
@@ -21,7 +22,6 @@ from routelmt_batch.manifest import of_input
 from routelmt_batch.progress import Bars
 from routelmt_batch.routers.card import read_card
 from routelmt_batch.routers.router import Router, open_router
-from routelmt_batch.shards import Shard, text_columns
 from routelmt_batch.spec import Input, Output, Prompt, Run, ScoreSpec
 from routelmt_batch.spec import Router as RouterSpec
 from routelmt_batch.stages.allocate import gains

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from routelmt_batch.atomic import plain
+from routelmt_batch.corpus.units import languages
 from routelmt_batch.page.excerpts import clip
 from routelmt_batch.page.finished import FinishedJob
 from routelmt_batch.page.shard_table import FAILURES
@@ -25,7 +26,6 @@ from routelmt_batch.rows import LARGE, SMALL
 from routelmt_batch.stages.allocate import gain_of
 from routelmt_batch.stats.drift import Drift, apart, at_most
 from routelmt_batch.stats.selection import cuts
-from routelmt_batch.units import languages
 
 _QUANTILES = 100
 _MOST_SHARDS = 20

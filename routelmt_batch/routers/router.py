@@ -8,6 +8,7 @@ from typing import Any
 
 from routelmt_batch import checkpoints, quality
 from routelmt_batch.atomic import sha256
+from routelmt_batch.corpus.shards import discover
 from routelmt_batch.engines.lanes import Scorer
 from routelmt_batch.errors import ModelError, UsageError
 from routelmt_batch.kinds import CORPUS, KINDS, ROUTER_FOLDER, SMALL_MODEL, Kind
@@ -34,7 +35,6 @@ from routelmt_batch.routers.scorers import (
 )
 from routelmt_batch.routers.sentinel import Sentinel
 from routelmt_batch.routers.words import corpus_files
-from routelmt_batch.shards import discover
 from routelmt_batch.spec import PassSpec, Pool
 from routelmt_batch.spec import Router as RouterSpec
 

@@ -9,8 +9,8 @@ from collections import Counter
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from routelmt_batch.corpus.shards import READ_ROWS, discover, is_text
 from routelmt_batch.errors import InputError
-from routelmt_batch.shards import READ_ROWS, discover, is_text
 
 # A letter word, or one Han character: Chinese is written without spaces.
 _HAN = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from routelmt_batch.corpus.units import Unit, languages
 from routelmt_batch.errors import RoutelmtError
 from routelmt_batch.progress import Bars
 from routelmt_batch.rows import (
@@ -29,7 +30,6 @@ from routelmt_batch.stages.outputs import Addition, write_shards
 from routelmt_batch.stages.recipe import Job
 from routelmt_batch.stages.tally import Tally
 from routelmt_batch.stages.work import Work, planned_rows, work_on
-from routelmt_batch.units import Unit, languages
 
 
 def assemble(workspace: Job, plan: Plan, bars: Bars) -> None:

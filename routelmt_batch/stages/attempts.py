@@ -13,10 +13,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from routelmt_batch.corpus.units import Unit
 from routelmt_batch.ledger import TRANSLATIONS, Ledger, read_rows
 from routelmt_batch.rows import LARGE, OK, SMALL, Route
 from routelmt_batch.rows import TRANSLATIONS as SCHEMA
-from routelmt_batch.units import Unit
 
 Mask = npt.NDArray[np.bool_]
 Places = npt.NDArray[np.int64]

@@ -21,6 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from routelmt_batch.corpus.units import Unit, languages, read_lines, read_unit
 from routelmt_batch.engines.lanes import Engine, Lane
 from routelmt_batch.ledger import AUDIT, AUDIT_QUALITY, AUDIT_TRANSLATIONS, QUALITY, TRANSLATIONS, read_rows
 from routelmt_batch.progress import Bars
@@ -37,7 +38,6 @@ from routelmt_batch.stages.recipe import Job
 from routelmt_batch.stages.requests import PromptReader
 from routelmt_batch.stages.translate import lane
 from routelmt_batch.stages.work import planned_rows, work_on
-from routelmt_batch.units import Unit, languages, read_lines, read_unit
 
 ROUTES: tuple[Route, Route] = (LARGE, SMALL)
 Stratum = tuple[str, str]  # direction, route

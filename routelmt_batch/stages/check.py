@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from routelmt_batch.checks import CHECK_REASONS, NOT_CHECKED, check_translations
+from routelmt_batch.corpus.units import Unit, read_lines
 from routelmt_batch.engines.lanes import Engine, Lane
 from routelmt_batch.ledger import CHECKS, TRANSLATIONS, PartEntry, read_rows
 from routelmt_batch.progress import Bars
@@ -22,7 +23,6 @@ from routelmt_batch.stages.passes import PartWriter, run_pass
 from routelmt_batch.stages.recipe import Job
 from routelmt_batch.stages.requests import column_requests
 from routelmt_batch.stages.work import Work, work_on
-from routelmt_batch.units import Unit, read_lines
 
 
 def check(workspace: Job, routes: Sequence[Route], engine: Engine, bars: Bars) -> None:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from routelmt_batch.corpus.units import Unit, read_lines
 from routelmt_batch.engines.lanes import Lane
 from routelmt_batch.ledger import QUALITY, PartEntry, read_rows
 from routelmt_batch.metrics.metric import Metric
@@ -29,7 +30,6 @@ from routelmt_batch.spec import Input, Pool
 from routelmt_batch.stages.attempts import Attempts, Mask
 from routelmt_batch.stages.passes import PartWriter
 from routelmt_batch.stages.requests import column_requests
-from routelmt_batch.units import Unit, read_lines
 from routelmt_batch.workspace import AnyWorkspace
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from routelmt_batch import checkpoints
+from routelmt_batch.corpus.shards import Shard
 from routelmt_batch.errors import UsageError
 from routelmt_batch.kinds import KINDS
 from routelmt_batch.ledger import AUDIT, AUDIT_QUALITY, AUDIT_TRANSLATIONS, CHECKS, GUARD
@@ -14,7 +15,6 @@ from routelmt_batch.metrics.metric import Metric, describe, open_metric
 from routelmt_batch.progress import Bars
 from routelmt_batch.routers.calibration import HeldOut
 from routelmt_batch.routers.router import Router, open_router
-from routelmt_batch.shards import Shard
 from routelmt_batch.spec import Budget, JobSpec
 from routelmt_batch.workspace import Workspace, check_pool
 

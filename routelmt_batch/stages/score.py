@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from routelmt_batch.corpus.units import Unit
 from routelmt_batch.engines.lanes import Engine, Lane, Mask
 from routelmt_batch.ledger import SCORES, PartEntry
 from routelmt_batch.progress import Bars
@@ -22,7 +23,6 @@ from routelmt_batch.rows import NOT_A_NUMBER
 from routelmt_batch.rows import SCORES as SCHEMA
 from routelmt_batch.stages.passes import PartWriter, refuse_failures, run_pass, tokens_of
 from routelmt_batch.stages.requests import PromptReader, not_in
-from routelmt_batch.units import Unit
 from routelmt_batch.workspace import AnyWorkspace, Recipe
 
 

@@ -12,12 +12,12 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from routelmt_batch.corpus.shards import text_columns
+from routelmt_batch.corpus.units import Unit, languages, read_unit
 from routelmt_batch.prompts import LANGUAGES
 from routelmt_batch.rows import LARGE, SMALL
-from routelmt_batch.shards import text_columns
 from routelmt_batch.spec import Texts
 from routelmt_batch.stats.selection import Cut
-from routelmt_batch.units import Unit, languages, read_unit
 
 # Fixed bins, so that histograms of shards and of jobs add up: 2 wide on the x100 scale, open ends.
 EDGES = np.arange(-100.0, 101.0, 2.0)

@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 
 from routelmt_batch import checkpoints
+from routelmt_batch.corpus.units import Unit
 from routelmt_batch.engines.lanes import Engine, Lane
 from routelmt_batch.errors import RoutelmtError
 from routelmt_batch.ledger import TRANSLATIONS, Ledger, PartEntry
@@ -39,7 +40,6 @@ from routelmt_batch.stages.recipe import Job
 from routelmt_batch.stages.requests import PromptReader
 from routelmt_batch.stages.work import Work, planned_rows, work_on
 from routelmt_batch.stats.selection import Cut
-from routelmt_batch.units import Unit
 from routelmt_batch.workspace import AnyWorkspace
 
 

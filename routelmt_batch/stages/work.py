@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from routelmt_batch.corpus.units import Unit
 from routelmt_batch.errors import RoutelmtError
 from routelmt_batch.ledger import CHECKS, GUARD, QUALITY, SCORES, read_rows
 from routelmt_batch.rows import DECISIONS, LARGE
@@ -20,7 +21,6 @@ from routelmt_batch.stages.allocate import admitted, gain_of, is_skipped
 from routelmt_batch.stages.attempts import Mask, generations
 from routelmt_batch.stages.recipe import Job
 from routelmt_batch.stats.selection import Cut, Gains
-from routelmt_batch.units import Unit
 
 
 @dataclass(frozen=True)

@@ -388,7 +388,7 @@ def test_a_touched_shard_is_the_same_shard(make_spec, corpus, tmp_path, engine):
 
 
 def test_large_row_groups_come_back_in_bounded_ones(make_spec, corpus, tmp_path, engine, monkeypatch):
-    monkeypatch.setattr("routelmt_batch.units.READ_ROWS", 4)
+    monkeypatch.setattr("routelmt_batch.corpus.units.READ_ROWS", 4)
     monkeypatch.setattr("routelmt_batch.stages.outputs.UNIT_ROWS", 8)
     run(make_spec(), engine)
     oracle.check(tmp_path / "out", corpus, "0.3")

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from routelmt_batch.corpus.units import Unit, languages
 from routelmt_batch.engines.nodes import processors
 from routelmt_batch.job import OpenEngine, Options, Outcome, finished
 from routelmt_batch.learning.labelling.passes import (
@@ -33,7 +34,6 @@ from routelmt_batch.rows import TRANSLATIONS as TRANSLATIONS_SCHEMA
 from routelmt_batch.spec import LabelSpec
 from routelmt_batch.stages.outputs import Addition, standing_outputs, succeed, write_report, write_shards
 from routelmt_batch.stages.translate import check_fit
-from routelmt_batch.units import Unit, languages
 from routelmt_batch.workspace import Folder, open_workspace, refuse_cleaned
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from routelmt_batch.corpus.units import Unit
 from routelmt_batch.engines.lanes import Engine, Lane, Mask
 from routelmt_batch.learning.labelling.recipe import Labelling
 from routelmt_batch.ledger import QUALITY, TRANSLATIONS, Ledger, PartEntry, read_rows
@@ -16,7 +17,6 @@ from routelmt_batch.stages.measure import lane as measuring
 from routelmt_batch.stages.passes import refuse_failures, run_pass
 from routelmt_batch.stages.requests import PromptReader, not_in
 from routelmt_batch.stages.translate import lane, order
-from routelmt_batch.units import Unit
 
 ROUTES: tuple[Route, Route] = (SMALL, LARGE)
 

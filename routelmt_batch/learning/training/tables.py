@@ -18,6 +18,8 @@ import pyarrow.parquet as pq
 
 from routelmt_batch import checkpoints
 from routelmt_batch.atomic import sha256
+from routelmt_batch.corpus.shards import is_text, text_columns
+from routelmt_batch.corpus.units import languages
 from routelmt_batch.errors import InputError, ModelError
 from routelmt_batch.learning.gains import (
     QUALITY_SMALL,
@@ -32,9 +34,7 @@ from routelmt_batch.learning.training.spec import TrainSpec
 from routelmt_batch.learning.training.split import TEST, sides
 from routelmt_batch.progress import Bars
 from routelmt_batch.prompts import LANGUAGES
-from routelmt_batch.shards import is_text, text_columns
 from routelmt_batch.spec import Texts, near
-from routelmt_batch.units import languages
 
 
 @dataclass(frozen=True)

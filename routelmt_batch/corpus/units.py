@@ -15,8 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from routelmt_batch.atomic import sha256
+from routelmt_batch.corpus.shards import READ_ROWS, Shard, text_columns
 from routelmt_batch.errors import InputChanged, RoutelmtError
-from routelmt_batch.shards import READ_ROWS, Shard, text_columns
 from routelmt_batch.spec import Input, Texts
 from routelmt_batch.threads import Stop
 
