@@ -108,7 +108,7 @@ def run(
     with scheduled("run", log_format, time_limit, metrics_port) as ending:
         from routelmt_batch import job, show
         from routelmt_batch.conditions import Conditions
-        from routelmt_batch.spec_file import load
+        from routelmt_batch.spec.file import load
         from routelmt_batch.stages.report import summary
 
         job_spec = load(
@@ -151,7 +151,7 @@ def plan(
     """Score only, and show what each budget would buy. `run` goes on from there at any budget."""
     with scheduled("plan", log_format, time_limit, metrics_port) as ending:
         from routelmt_batch import job, rates, show
-        from routelmt_batch.spec_file import load
+        from routelmt_batch.spec.file import load
         from routelmt_batch.stages.allocate import is_begun
         from routelmt_batch.workspace import Folder
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from routelmt_batch import quality
-from routelmt_batch.dtypes import choose, cpu_flags, here
 from routelmt_batch.errors import UsageError
 from routelmt_batch.spec import Pool
+from routelmt_batch.spec.dtypes import choose, cpu_flags, here
 
 _MIN_MEMORY_GIB = 8
 _MIN_DISK_GIB = 10

@@ -12,7 +12,6 @@ from typing import Any
 
 from routelmt_batch.conditions import NO_CONDITIONS, Conditions
 from routelmt_batch.corpus.units import units
-from routelmt_batch.dtypes import settle
 from routelmt_batch.engines.lanes import Engine
 from routelmt_batch.engines.nodes import processors
 from routelmt_batch.errors import OutputError
@@ -23,6 +22,7 @@ from routelmt_batch.page.page import write_page
 from routelmt_batch.progress import Bars, counted
 from routelmt_batch.rows import FAILED, LARGE, QUARANTINED, SMALL
 from routelmt_batch.spec import Guard, JobSpec, Pool
+from routelmt_batch.spec.dtypes import settle
 from routelmt_batch.stages.allocate import (
     WhatIf,
     allocate,

@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from routelmt_batch.errors import SpecError
 from routelmt_batch.rows import LARGE, SMALL
 from routelmt_batch.spec import JobSpec, Part, SpecFile
-from routelmt_batch.spec_file import read
+from routelmt_batch.spec.file import read
 from routelmt_batch.stages.allocate import WhatIf
 
 ROUTER, METRIC = "router", "metric"

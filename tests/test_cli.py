@@ -17,7 +17,7 @@ import yaml
 from routelmt_batch import __version__
 from routelmt_batch.errors import RoutelmtError, UsageError
 from routelmt_batch.learning.training.spec import load_train_spec
-from routelmt_batch.spec_file import load, load_label
+from routelmt_batch.spec.file import load, load_label
 from tests.conftest import COLUMNS, DEMO, MODELS, REPOSITORY, write_shard
 from tests.fake_engine import FakeEngine
 
@@ -237,7 +237,7 @@ def test_report_writes_the_page_and_compares(tmp_path, make_spec):
 
     from routelmt_batch import job
     from routelmt_batch.progress import Bars
-    from routelmt_batch.spec_file import load
+    from routelmt_batch.spec.file import load
     from tests.fake_engine import FakeEngine
 
     out, other = tmp_path / "out", tmp_path / "other"

@@ -3,10 +3,10 @@
 import pytest
 
 from routelmt_batch import job
-from routelmt_batch.dtypes import Processors, choose, settle
 from routelmt_batch.errors import OutputError
 from routelmt_batch.spec import Pool
-from routelmt_batch.spec_file import load
+from routelmt_batch.spec.dtypes import Processors, choose, settle
+from routelmt_batch.spec.file import load
 from tests.stages.test_guard import BARS
 
 OLD = Processors("node a", None)

@@ -14,7 +14,7 @@ from routelmt_batch import job
 from routelmt_batch.errors import UsageError
 from routelmt_batch.exposition import JobCollector, serve
 from routelmt_batch.progress import Bars
-from routelmt_batch.spec_file import load
+from routelmt_batch.spec.file import load
 from tests.fake_engine import FakeEngine
 from tests.test_scheduled import last_line, two_rows_fail
 

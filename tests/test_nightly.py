@@ -2,7 +2,7 @@
 
 import pytest
 
-from routelmt_batch.spec_file import load
+from routelmt_batch.spec.file import load
 from tests.conftest import REPOSITORY
 
 NIGHTLY = REPOSITORY / "jobs" / "nightly.yaml"

@@ -8,7 +8,7 @@ import yaml
 from routelmt_batch import rates
 from routelmt_batch.errors import SpecError
 from routelmt_batch.rates import Estimate, estimate, measured, workload
-from routelmt_batch.spec_file import load
+from routelmt_batch.spec.file import load
 from routelmt_batch.stages.allocate import WhatIf
 from tests.conftest import COLUMNS
 from tests.fake_engine import FakeEngine

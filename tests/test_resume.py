@@ -12,7 +12,7 @@ from routelmt_batch import failpoints, job
 from routelmt_batch.errors import DiskFull, OutputError
 from routelmt_batch.progress import Bars
 from routelmt_batch.prompts import load_tokenizer
-from routelmt_batch.spec_file import load
+from routelmt_batch.spec.file import load
 from tests import oracle
 from tests.conftest import MODELS
 from tests.fake_engine import FakeEngine

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from routelmt_batch import job, show
 from routelmt_batch.progress import Bars
-from routelmt_batch.spec_file import load
+from routelmt_batch.spec.file import load
 from tests.conftest import COLUMNS, write_shard
 from tests.fake_engine import FakeEngine
 

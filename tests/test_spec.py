@@ -9,7 +9,7 @@ import yaml
 from routelmt_batch.errors import SpecError
 from routelmt_batch.learning.training.spec import load_train_spec
 from routelmt_batch.spec import Replicas
-from routelmt_batch.spec_file import load, load_label
+from routelmt_batch.spec.file import load, load_label
 from tests.conftest import DEMO, MODELS, REPOSITORY
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 
-from routelmt_batch.dtypes import Processors, here
 from routelmt_batch.engines.session import Session
+from routelmt_batch.spec.dtypes import Processors, here
 
 
 def processors(address: str | None) -> list[Processors]:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from routelmt_batch.errors import UsageError
-from routelmt_batch.kinds import SEVERE_LOSS_GAIN
 from routelmt_batch.options import (
     AddressOption,
     LimitOption,
@@ -25,6 +24,7 @@ from routelmt_batch.options import (
 )
 from routelmt_batch.progress import Bars, stderr_console
 from routelmt_batch.scheduled import carry_out, scheduled
+from routelmt_batch.spec.kinds import SEVERE_LOSS_GAIN
 
 if TYPE_CHECKING:
     from routelmt_batch.job import OpenEngine
@@ -84,7 +84,7 @@ def label(
         from routelmt_batch import job, show
         from routelmt_batch.learning.labelling.label import label as run_label
         from routelmt_batch.learning.labelling.label import summary
-        from routelmt_batch.spec_file import load_label
+        from routelmt_batch.spec.file import load_label
 
         label_spec = load_label(spec, settings or (), output)
         ending.begin(label_spec.name, label_spec.output.uri)

@@ -9,7 +9,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from routelmt_batch.prompts import LANGUAGES
 from routelmt_batch.spec.parts import Part, Pool, Router
-from routelmt_batch.values import Fraction, GuardMode
+from routelmt_batch.spec.values import Fraction, GuardMode
 
 COMET = "comet:"
 

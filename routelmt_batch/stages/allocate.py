@@ -26,7 +26,7 @@ from routelmt_batch.ledger import SCORES, TRANSLATIONS, Ledger
 from routelmt_batch.routers.calibration import HeldOut
 from routelmt_batch.rows import SKIP_REASONS
 from routelmt_batch.spec import Budget, Guard, JobSpec
-from routelmt_batch.spec_file import read
+from routelmt_batch.spec.file import read
 from routelmt_batch.stages.passes import record_time
 from routelmt_batch.stages.recipe import Job
 from routelmt_batch.stats.selection import Cut, Gains, count, cuts, places

@@ -101,7 +101,7 @@ def submit(
     """
     from routelmt_batch.conditions import parse
     from routelmt_batch.interrupts import seconds
-    from routelmt_batch.spec_file import from_here, load
+    from routelmt_batch.spec.file import from_here, load
     from routelmt_batch.submission.submit import Order
     from routelmt_batch.submission.submit import submit as hand_over
 
@@ -222,7 +222,7 @@ def _cluster(address: str | None) -> Cluster:
 
 
 def _find(job: str, address: str | None) -> tuple[Cluster, Submission]:
-    from routelmt_batch.spec_file import from_here
+    from routelmt_batch.spec.file import from_here
 
     cluster = _cluster(address)
     return cluster, cluster.find(job, from_here(job))

@@ -283,8 +283,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=REPOSITORY / "runs" / "bench")
     settings = parser.parse_args()
     if settings.dtype == "auto":
-        from routelmt_batch.dtypes import choose, here
         from routelmt_batch.spec import Pool
+        from routelmt_batch.spec.dtypes import choose, here
 
         settings.dtype, _ = choose(Pool(source=""), here())
     wanted = [name for name in PASSES if name in settings.only]

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from routelmt_batch.cli import app
 from routelmt_batch.engines.pools import Pools
-from routelmt_batch.spec_file import load
+from routelmt_batch.spec.file import load
 from tests.cluster.kubernetes import RayJob, documents, quantity
 from tests.conftest import REPOSITORY
 

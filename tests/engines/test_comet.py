@@ -22,7 +22,7 @@ from routelmt_batch.metrics.metric import open_metric
 from routelmt_batch.progress import Bars
 from routelmt_batch.show import labels as shown
 from routelmt_batch.spec import Metric
-from routelmt_batch.spec_file import load, load_label
+from routelmt_batch.spec.file import load, load_label
 from routelmt_batch.workspace import Folder
 from tests.conftest import DEMO, MODELS, comets, in_quality
 from tests.engines.given import Given, keep_results, read_given, requests

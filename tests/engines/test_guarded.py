@@ -10,7 +10,7 @@ from rich.console import Console
 
 from routelmt_batch import job
 from routelmt_batch.progress import Bars
-from routelmt_batch.spec_file import load
+from routelmt_batch.spec.file import load
 from tests import oracle
 from tests.conftest import DEMO, MODELS, comets
 

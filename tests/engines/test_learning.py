@@ -18,7 +18,7 @@ from routelmt_batch.learning.calibrate import calibrate
 from routelmt_batch.learning.evaluation.evaluate import Settings, evaluate
 from routelmt_batch.learning.labelling.label import label
 from routelmt_batch.progress import Bars
-from routelmt_batch.spec_file import load, load_label
+from routelmt_batch.spec.file import load, load_label
 from tests.conftest import DEMO, MODELS
 from tests.engines.test_vllm import prompt
 

@@ -18,7 +18,7 @@ from routelmt_batch.errors import EngineError, UsageError
 from routelmt_batch.progress import Bars
 from routelmt_batch.prompts import Prompter
 from routelmt_batch.spec import Translator
-from routelmt_batch.spec_file import load
+from routelmt_batch.spec.file import load
 from routelmt_batch.workspace import Folder
 from tests import oracle
 from tests.conftest import DEMO, MODELS

@@ -24,7 +24,7 @@ from routelmt_batch.learning.evaluation.evaluate import Settings, evaluate
 from routelmt_batch.learning.labelling.label import label
 from routelmt_batch.learning.training.tables import find_tables, read_rows
 from routelmt_batch.progress import Bars
-from routelmt_batch.spec_file import load_label
+from routelmt_batch.spec.file import load_label
 from tests.conftest import COLUMNS, MODELS, write_shard
 from tests.fake_engine import FakeEngine
 from tests.learning.training import make_spec

@@ -137,7 +137,7 @@ def test_a_page_that_cannot_be_drawn_does_not_fail_the_job(audited, engine, monk
 
     from routelmt_batch import job
     from routelmt_batch.progress import Bars
-    from routelmt_batch.spec_file import load
+    from routelmt_batch.spec.file import load
 
     def broken(report):
         raise RuntimeError("Sentence 1 is a secret")

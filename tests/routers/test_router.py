@@ -9,7 +9,7 @@ import pytest
 from routelmt_batch import checkpoints
 from routelmt_batch.errors import ModelError, SpecError
 from routelmt_batch.progress import Bars
-from routelmt_batch.spec_file import load
+from routelmt_batch.spec.file import load
 from routelmt_batch.stages.recipe import check_models
 from tests.conftest import MODELS
 

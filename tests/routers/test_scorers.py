@@ -24,7 +24,7 @@ from routelmt_batch.corpus.units import read_lines, units
 from routelmt_batch.engines.child import tokenized
 from routelmt_batch.prompts import LMT_TEMPLATE, Prompter
 from routelmt_batch.routers.scorers import Encoder, Entropy, Length, Random, Rarity
-from routelmt_batch.spec_file import load
+from routelmt_batch.spec.file import load
 from routelmt_batch.stages.requests import requests
 from tests.conftest import DEMO, MODELS
 

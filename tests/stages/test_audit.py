@@ -12,7 +12,7 @@ from scipy import stats
 
 from routelmt_batch import job
 from routelmt_batch.errors import WorkChanged
-from routelmt_batch.spec_file import load
+from routelmt_batch.spec.file import load
 from routelmt_batch.stages.audit import quotas
 from routelmt_batch.stages.audited import Audited, advice, summarise
 from routelmt_batch.stats.drift import Drift, from_quantiles

@@ -13,7 +13,7 @@ from rich.console import Console
 from routelmt_batch import job
 from routelmt_batch.errors import InputChanged, InputError, OutputError, RoutelmtError, UsageError
 from routelmt_batch.progress import Bars
-from routelmt_batch.spec_file import load
+from routelmt_batch.spec.file import load
 from routelmt_batch.stages.report import exit_code
 from tests import oracle
 from tests.conftest import MODELS, write_shard

@@ -18,7 +18,7 @@ from routelmt_batch import job
 from routelmt_batch.errors import ModelError, OutputError, RoutelmtError, SpecError, UsageError
 from routelmt_batch.progress import Bars
 from routelmt_batch.prompts import load_tokenizer
-from routelmt_batch.spec_file import load
+from routelmt_batch.spec.file import load
 from tests import oracle
 from tests.conftest import COLUMNS, MODELS, write_shard
 from tests.fake_engine import FakeEngine

@@ -12,7 +12,7 @@ from scipy.stats import betabinom
 from routelmt_batch import job, show
 from routelmt_batch.errors import OutputError, UsageError
 from routelmt_batch.progress import Bars
-from routelmt_batch.spec_file import load
+from routelmt_batch.spec.file import load
 from tests import oracle
 from tests.conftest import MODELS
 from tests.fake_engine import FakeEngine

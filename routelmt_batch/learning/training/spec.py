@@ -10,9 +10,8 @@ from typing import Any, Literal
 import yaml
 from pydantic import Field, model_validator
 
-from routelmt_batch import spec_file
-from routelmt_batch.spec import Part, Prompt, SpecFile
-from routelmt_batch.values import Fraction, Uri
+from routelmt_batch.spec import Part, Prompt, SpecFile, file
+from routelmt_batch.spec.values import Fraction, Uri
 
 
 class Output(Part):
@@ -145,14 +144,14 @@ def load_train_spec(
         SpecError: see spec_file.read.
     """
     overrides = [] if output_uri is None else [("output.uri", output_uri)]
-    spec = spec_file.read(Path(path), settings, TrainSpec, overrides)
+    spec = file.read(Path(path), settings, TrainSpec, overrides)
     folder = Path(path).resolve().parent
 
     def tables(uris: list[str]) -> list[str]:
         return [str(folder / Path(uri).expanduser()) for uri in uris]
 
-    base = spec.base.model_copy(update={"source": spec_file.beside(spec.base.source, folder)})
-    output = Output(uri=spec_file.from_here(spec.output.uri))
+    base = spec.base.model_copy(update={"source": file.beside(spec.base.source, folder)})
+    output = Output(uri=file.from_here(spec.output.uri))
     found: dict[str, Any] = {"base": base, "output": output}
     found |= {"tables": tables(spec.tables), "test_tables": tables(spec.test_tables)}
     return spec.model_copy(update=found)
