@@ -153,7 +153,7 @@ def plan(
         from routelmt_batch import job, rates, show
         from routelmt_batch.spec.file import load
         from routelmt_batch.stages.allocate import is_begun
-        from routelmt_batch.workspace import Folder
+        from routelmt_batch.store.workspace import Folder
 
         job_spec = load(spec, settings or (), budget_fraction=budget, output_uri=output)
         ending.begin(job_spec.name, job_spec.output.uri)
@@ -205,8 +205,8 @@ def report(
     two jobs."""
     from routelmt_batch import job, rates, show
     from routelmt_batch.learning.labelling import label
-    from routelmt_batch.manifest import command
-    from routelmt_batch.workspace import Folder
+    from routelmt_batch.store.manifest import command
+    from routelmt_batch.store.workspace import Folder
 
     if rows is not None and not html:
         raise UsageError("--rows: goes with --html")
@@ -256,7 +256,7 @@ def _audit(output: str, against: str | None, html: bool, rows: int | None, as_js
 def _finished(output: str, option: str = "") -> FinishedJob:
     from routelmt_batch import job
     from routelmt_batch.page.finished import FinishedJob
-    from routelmt_batch.workspace import Folder
+    from routelmt_batch.store.workspace import Folder
 
     folder = Folder(Path(output))
     if not job.finished(folder):
@@ -273,7 +273,7 @@ def clean(
     and data stay; failed rows cannot be tried again after it."""
     from routelmt_batch import clean as cleaning
     from routelmt_batch import interrupts, show
-    from routelmt_batch.workspace import Folder
+    from routelmt_batch.store.workspace import Folder
 
     interrupts.stop_on_signals()
     folder = Folder(Path(output))

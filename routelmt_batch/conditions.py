@@ -23,7 +23,7 @@ from routelmt_batch.page.finished import FinishedJob
 from routelmt_batch.rows import FAILED, QUARANTINED
 from routelmt_batch.stages.recipe import JobRecipe
 from routelmt_batch.stages.report import all_places
-from routelmt_batch.workspace import Folder
+from routelmt_batch.store.workspace import Folder
 
 CONDITION_HELD = 4  # the exit code
 KEY = "fail_if"  # of reports/job.json

@@ -18,10 +18,10 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoM
 from prometheus_client.registry import Collector
 
 from routelmt_batch.errors import UsageError
-from routelmt_batch.ledger import AUDIT_TRANSLATIONS, SCORES, TRANSLATIONS, Ledger
 from routelmt_batch.progress import Bars
 from routelmt_batch.rows import LARGE, NO_GAIN, SMALL, Route
-from routelmt_batch.workspace import Folder
+from routelmt_batch.store.ledger import AUDIT_TRANSLATIONS, SCORES, TRANSLATIONS, Ledger
+from routelmt_batch.store.workspace import Folder
 
 
 class JobCollector(Collector):

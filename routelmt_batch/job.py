@@ -16,7 +16,6 @@ from routelmt_batch.engines.lanes import Engine
 from routelmt_batch.engines.nodes import processors
 from routelmt_batch.errors import OutputError
 from routelmt_batch.interrupts import stop_on_signals
-from routelmt_batch.ledger import SCORES, TRANSLATIONS, is_held
 from routelmt_batch.page.finished import FinishedJob
 from routelmt_batch.page.page import write_page
 from routelmt_batch.progress import Bars, counted
@@ -44,7 +43,8 @@ from routelmt_batch.stages.score import score
 from routelmt_batch.stages.tally import directions
 from routelmt_batch.stages.translate import check_fit, reopen_failed, share, translate, upcoming
 from routelmt_batch.stats.selection import places
-from routelmt_batch.workspace import (
+from routelmt_batch.store.ledger import SCORES, TRANSLATIONS, is_held
+from routelmt_batch.store.workspace import (
     Begun,
     Folder,
     check_output,

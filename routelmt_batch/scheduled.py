@@ -147,7 +147,7 @@ def carry_out(
         RoutelmtError: see `run`, which is called as job.run is.
     """
     from routelmt_batch import conditions, job
-    from routelmt_batch.workspace import Folder
+    from routelmt_batch.store.workspace import Folder
 
     folder = Folder(Path(spec.output.uri))
     ending.bars.say(f"{spec.name}: {folder.root} (logs: {folder.logs})")

@@ -6,10 +6,10 @@ import shutil
 
 import pytest
 
-from routelmt_batch import checkpoints
 from routelmt_batch.errors import ModelError
 from routelmt_batch.spec.file import load
 from routelmt_batch.stages.recipe import check_models
+from routelmt_batch.store import checkpoints
 from tests.conftest import MODELS
 
 

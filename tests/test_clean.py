@@ -10,9 +10,9 @@ import pytest
 
 from routelmt_batch import failpoints
 from routelmt_batch.clean import CLEARED, clean
-from routelmt_batch.ledger import hold
 from routelmt_batch.progress import Bars
-from routelmt_batch.workspace import Folder
+from routelmt_batch.store.ledger import hold
+from routelmt_batch.store.workspace import Folder
 from tests.test_scheduled import last_line, two_rows_fail
 
 pytestmark = pytest.mark.usefixtures("no_page")

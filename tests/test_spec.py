@@ -168,7 +168,7 @@ def test_every_spec_in_jobs_is_valid(path: Path):
 
 
 def test_the_starter_spec_is_valid_and_names_every_default(tmp_path):
-    starter = REPOSITORY / "routelmt_batch" / "starters" / "run.yaml"
+    starter = REPOSITORY / "routelmt_batch" / "cli" / "starters" / "run.yaml"
     spec = load(starter)
     whole = []
     for line in starter.read_text().splitlines():

@@ -19,12 +19,12 @@ from routelmt_batch.errors import InputError, UsageError
 from routelmt_batch.job import OpenEngine
 from routelmt_batch.learning.labels import find
 from routelmt_batch.learning.scoring import router_spec, score_tables
-from routelmt_batch.ledger import is_held
 from routelmt_batch.progress import Bars
 from routelmt_batch.routers.calibration import HeldOut
 from routelmt_batch.routers.card import CARD, Calibration, Threshold, raw_card, read_card
 from routelmt_batch.stats.selection import places
-from routelmt_batch.workspace import Folder
+from routelmt_batch.store.ledger import is_held
+from routelmt_batch.store.workspace import Folder
 
 QUANTILES = np.linspace(0, 1, 101)
 _FEWEST_ROWS = 20

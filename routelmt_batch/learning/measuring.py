@@ -16,8 +16,6 @@ from routelmt_batch.corpus.units import Unit, read_unit
 from routelmt_batch.engines.lanes import Engine
 from routelmt_batch.learning.labels import check_texts, find, texts_of
 from routelmt_batch.learning.scoring import open_tables
-from routelmt_batch.ledger import QUALITY
-from routelmt_batch.manifest import of_input
 from routelmt_batch.metrics.metric import Metric, describe, open_metric
 from routelmt_batch.progress import Bars
 from routelmt_batch.rows import NO_REFERENCE, NO_TRANSLATION, Route
@@ -26,7 +24,9 @@ from routelmt_batch.spec import Metric as MetricPool
 from routelmt_batch.stages.measure import lane, quality_by_row, unmeasured
 from routelmt_batch.stages.passes import run_pass
 from routelmt_batch.stages.requests import column_requests
-from routelmt_batch.workspace import Workspace
+from routelmt_batch.store.ledger import QUALITY
+from routelmt_batch.store.manifest import of_input
+from routelmt_batch.store.workspace import Workspace
 
 _REFERENCE = "reference"  # the column of them, where a table does not say
 _TEXT_ROWS = 1024  # rows held as Python objects at a time

@@ -12,12 +12,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from routelmt_batch import checkpoints
 from routelmt_batch.corpus.shards import Shard, text_columns
 from routelmt_batch.engines.lanes import Engine
 from routelmt_batch.errors import InputChanged, InputError, WorkChanged
 from routelmt_batch.learning.labels import check_texts, find, texts_of
-from routelmt_batch.manifest import of_input
 from routelmt_batch.progress import Bars
 from routelmt_batch.routers.card import read_card
 from routelmt_batch.routers.router import Router, open_router
@@ -27,7 +25,9 @@ from routelmt_batch.spec.kinds import KINDS, ROUTER_FOLDER, SMALL_MODEL
 from routelmt_batch.stages.allocate import gains
 from routelmt_batch.stages.score import score
 from routelmt_batch.stages.tally import directions
-from routelmt_batch.workspace import R, Spec, Workspace, open_workspace
+from routelmt_batch.store import checkpoints
+from routelmt_batch.store.manifest import of_input
+from routelmt_batch.store.workspace import R, Spec, Workspace, open_workspace
 
 _LONGEST_PROMPT_TOKENS = 2048
 _ANY_SHARE = 1  # a row without a score is reported, and ends nothing

@@ -9,12 +9,13 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from routelmt_batch import checkpoints, quality
+from routelmt_batch import quality
 from routelmt_batch.errors import ModelError
 from routelmt_batch.metrics.chrf import sentence_chrf, signature
 from routelmt_batch.metrics.comet import SENTINEL, Checkpoint, Comet, segments_of
 from routelmt_batch.spec import Metric as MetricPool
 from routelmt_batch.spec import Pool
+from routelmt_batch.store import checkpoints
 
 
 class Metric(Protocol):

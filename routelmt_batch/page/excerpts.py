@@ -14,11 +14,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from routelmt_batch.ledger import AUDIT_TRANSLATIONS, TRANSLATIONS, Ledger
 from routelmt_batch.page.finished import FinishedJob
 from routelmt_batch.page.shard_table import FAILURES
 from routelmt_batch.rows import LARGE, OK, OUTPUT_NAMES, SMALL
 from routelmt_batch.stages.allocate import gain_of
+from routelmt_batch.store.ledger import AUDIT_TRANSLATIONS, TRANSLATIONS, Ledger
 
 _MOST_CHARS = 2000
 _FAILURES = pa.array(FAILURES)

@@ -17,7 +17,7 @@ from routelmt_batch.errors import OutputError
 from routelmt_batch.spec import JobSpec
 from routelmt_batch.stages.allocate import gain_of
 from routelmt_batch.stats.selection import Gains
-from routelmt_batch.workspace import Folder
+from routelmt_batch.store.workspace import Folder
 
 _BATCH_ROWS = 16_384
 # What the report of a job by an earlier version has not.

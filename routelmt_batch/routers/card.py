@@ -12,9 +12,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
-from routelmt_batch import checkpoints
 from routelmt_batch.errors import ModelError
 from routelmt_batch.routers.calibration import HeldOut
+from routelmt_batch.store import checkpoints
 
 CARD = "routelmt.json"
 UNKNOWN = "unknown"  # what the labels did not say

@@ -6,12 +6,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from routelmt_batch import checkpoints, quality
+from routelmt_batch import quality
 from routelmt_batch.atomic import sha256
 from routelmt_batch.corpus.shards import discover
 from routelmt_batch.engines.lanes import Scorer
 from routelmt_batch.errors import ModelError, UsageError
-from routelmt_batch.manifest import of_pool
 from routelmt_batch.metrics.comet import SENTINEL
 from routelmt_batch.metrics.metric import open_checkpoint
 from routelmt_batch.prompts import LANGUAGES
@@ -37,6 +36,8 @@ from routelmt_batch.routers.words import corpus_files
 from routelmt_batch.spec import PassSpec, Pool
 from routelmt_batch.spec import Router as RouterSpec
 from routelmt_batch.spec.kinds import CORPUS, KINDS, ROUTER_FOLDER, SMALL_MODEL, Kind
+from routelmt_batch.store import checkpoints
+from routelmt_batch.store.manifest import of_pool
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,6 @@ import pyarrow.parquet as pq
 
 from routelmt_batch.atomic import sha256, write_json, write_text
 from routelmt_batch.errors import OutputError, RoutelmtError
-from routelmt_batch.ledger import SCORES, TRANSLATIONS, Ledger
 from routelmt_batch.routers.calibration import HeldOut
 from routelmt_batch.rows import SKIP_REASONS
 from routelmt_batch.spec import Budget, Guard, JobSpec
@@ -30,7 +29,8 @@ from routelmt_batch.spec.file import read
 from routelmt_batch.stages.passes import record_time
 from routelmt_batch.stages.recipe import Job
 from routelmt_batch.stats.selection import Cut, Gains, count, cuts, places
-from routelmt_batch.workspace import AnyWorkspace, Folder
+from routelmt_batch.store.ledger import SCORES, TRANSLATIONS, Ledger
+from routelmt_batch.store.workspace import AnyWorkspace, Folder
 
 WHAT_IF = tuple(Decimal(step) / 20 for step in range(1, 21))
 

@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from routelmt_batch.corpus.units import Unit
-from routelmt_batch.ledger import TRANSLATIONS, Ledger, read_rows
 from routelmt_batch.rows import LARGE, OK, SMALL, Route
 from routelmt_batch.rows import TRANSLATIONS as SCHEMA
+from routelmt_batch.store.ledger import TRANSLATIONS, Ledger, read_rows
 
 Mask = npt.NDArray[np.bool_]
 Places = npt.NDArray[np.int64]

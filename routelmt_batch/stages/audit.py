@@ -23,7 +23,6 @@ import pyarrow.compute as pc
 
 from routelmt_batch.corpus.units import Unit, languages, read_lines, read_unit
 from routelmt_batch.engines.lanes import Engine, Lane
-from routelmt_batch.ledger import AUDIT, AUDIT_QUALITY, AUDIT_TRANSLATIONS, QUALITY, TRANSLATIONS, read_rows
 from routelmt_batch.progress import Bars
 from routelmt_batch.prompts import load_tokenizer
 from routelmt_batch.routers.scorers import draw
@@ -38,6 +37,14 @@ from routelmt_batch.stages.recipe import Job
 from routelmt_batch.stages.requests import PromptReader
 from routelmt_batch.stages.translate import lane
 from routelmt_batch.stages.work import planned_rows, work_on
+from routelmt_batch.store.ledger import (
+    AUDIT,
+    AUDIT_QUALITY,
+    AUDIT_TRANSLATIONS,
+    QUALITY,
+    TRANSLATIONS,
+    read_rows,
+)
 
 ROUTES: tuple[Route, Route] = (LARGE, SMALL)
 Stratum = tuple[str, str]  # direction, route

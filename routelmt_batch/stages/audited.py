@@ -16,7 +16,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from routelmt_batch.ledger import AUDIT_QUALITY, AUDIT_TRANSLATIONS
 from routelmt_batch.rows import LARGE, SAMPLE, SMALL, Route
 from routelmt_batch.spec.kinds import SEVERE_LOSS_GAIN
 from routelmt_batch.stages.allocate import Plan, gains
@@ -28,6 +27,7 @@ from routelmt_batch.stats.drift import PSI_SHIFTED, PSI_WATCH, Drift, at_most, f
 from routelmt_batch.stats.measures import METRICS, Floats, Integers
 from routelmt_batch.stats.resampling import bootstrap, compare, interval
 from routelmt_batch.stats.selection import places
+from routelmt_batch.store.ledger import AUDIT_QUALITY, AUDIT_TRANSLATIONS
 
 _RESAMPLES = 1000
 _GROUPS = 5

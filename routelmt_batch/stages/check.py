@@ -13,7 +13,6 @@ import pyarrow.compute as pc
 from routelmt_batch.checks import CHECK_REASONS, NOT_CHECKED, check_translations
 from routelmt_batch.corpus.units import Unit, read_lines
 from routelmt_batch.engines.lanes import Engine, Lane
-from routelmt_batch.ledger import CHECKS, TRANSLATIONS, PartEntry, read_rows
 from routelmt_batch.progress import Bars
 from routelmt_batch.rows import CHECKS as SCHEMA
 from routelmt_batch.rows import OK, TRUNCATED, Route
@@ -23,6 +22,7 @@ from routelmt_batch.stages.passes import PartWriter, run_pass
 from routelmt_batch.stages.recipe import Job
 from routelmt_batch.stages.requests import column_requests
 from routelmt_batch.stages.work import Work, work_on
+from routelmt_batch.store.ledger import CHECKS, TRANSLATIONS, PartEntry, read_rows
 
 
 def check(workspace: Job, routes: Sequence[Route], engine: Engine, bars: Bars) -> None:

@@ -18,7 +18,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from routelmt_batch.checks import CHECK_REASONS
-from routelmt_batch.ledger import GUARD, PartEntry
 from routelmt_batch.rows import (
     DECISIONS,
     ESCALATE,
@@ -39,6 +38,7 @@ from routelmt_batch.stages.passes import PartWriter, record_time
 from routelmt_batch.stages.recipe import Job
 from routelmt_batch.stages.work import Work, planned_rows, work_on
 from routelmt_batch.stats.selection import Cut, Gains, count, cuts
+from routelmt_batch.store.ledger import GUARD, PartEntry
 
 _DECISION_ROWS = 65_536
 _STEP = 1000.0

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from routelmt_batch.engines.lanes import Engine, Lane
-from routelmt_batch.ledger import QUALITY
 from routelmt_batch.progress import Bars
 from routelmt_batch.prompts import Prompter
 from routelmt_batch.routers.card import Scale
@@ -30,6 +29,7 @@ from routelmt_batch.stages.requests import PromptReader
 from routelmt_batch.stages.translate import translate
 from routelmt_batch.stages.work import Work, planned_rows, work_on
 from routelmt_batch.stats.selection import Cut, count, cuts
+from routelmt_batch.store.ledger import QUALITY
 
 
 def guard(workspace: Job, plan: Plan, engine: Engine, bars: Bars) -> None:

@@ -13,7 +13,6 @@ import pyarrow.compute as pc
 
 from routelmt_batch.corpus.units import Unit, read_lines
 from routelmt_batch.engines.lanes import Lane
-from routelmt_batch.ledger import QUALITY, PartEntry, read_rows
 from routelmt_batch.metrics.metric import Metric
 from routelmt_batch.routers.card import Scale
 from routelmt_batch.rows import (
@@ -30,7 +29,8 @@ from routelmt_batch.spec import Input, Pool
 from routelmt_batch.stages.attempts import Attempts, Mask
 from routelmt_batch.stages.passes import PartWriter
 from routelmt_batch.stages.requests import column_requests
-from routelmt_batch.workspace import AnyWorkspace
+from routelmt_batch.store.ledger import QUALITY, PartEntry, read_rows
+from routelmt_batch.store.workspace import AnyWorkspace
 
 
 class Measurable(Protocol):

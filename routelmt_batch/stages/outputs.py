@@ -19,11 +19,11 @@ from routelmt_batch.atomic import sha256, write_atomically, write_json
 from routelmt_batch.corpus.shards import Shard
 from routelmt_batch.corpus.units import UNIT_ROWS, Unit, check_unchanged, read_unit, units
 from routelmt_batch.errors import InputChanged, RoutelmtError
-from routelmt_batch.ledger import Ledger
 from routelmt_batch.progress import Bars
 from routelmt_batch.stages.passes import record_time
+from routelmt_batch.store.ledger import Ledger
+from routelmt_batch.store.workspace import AnyWorkspace, is_whole
 from routelmt_batch.threads import Stop, each
-from routelmt_batch.workspace import AnyWorkspace, is_whole
 
 
 class Counted(Protocol):

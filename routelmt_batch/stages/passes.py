@@ -17,10 +17,10 @@ from routelmt_batch.atomic import sha256, write_parquet
 from routelmt_batch.corpus.units import Unit
 from routelmt_batch.engines.lanes import Engine, Lane, Mask, Receipt
 from routelmt_batch.errors import RoutelmtError
-from routelmt_batch.ledger import Ledger, PartEntry, Span
 from routelmt_batch.progress import Bars, counted
 from routelmt_batch.rows import ENGINE_KILLED
-from routelmt_batch.workspace import AnyWorkspace
+from routelmt_batch.store.ledger import Ledger, PartEntry, Span
+from routelmt_batch.store.workspace import AnyWorkspace
 
 # How long before a pass's end the next one's engines are started: as long as a large one takes, or so. For
 # longer their GPUs had better stay free.

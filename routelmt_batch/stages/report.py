@@ -8,9 +8,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from routelmt_batch import checkpoints
-from routelmt_batch.ledger import QUALITY, TRANSLATIONS
-from routelmt_batch.manifest import versions
 from routelmt_batch.metrics.metric import describe
 from routelmt_batch.routers.router import Router
 from routelmt_batch.rows import ESCALATE, FAILED, LARGE, PREDICTED, QUARANTINED, ROUTE, SMALL, STATUSES
@@ -20,6 +17,9 @@ from routelmt_batch.stages.outputs import write_report
 from routelmt_batch.stages.recipe import Job
 from routelmt_batch.stages.tally import DECILES, EDGES, fractions, merge
 from routelmt_batch.stats.selection import cuts
+from routelmt_batch.store import checkpoints
+from routelmt_batch.store.ledger import QUALITY, TRANSLATIONS
+from routelmt_batch.store.manifest import versions
 
 DONE, DONE_WITH_FAILURES = 0, 3
 

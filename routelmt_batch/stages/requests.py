@@ -11,11 +11,11 @@ import pyarrow as pa
 
 from routelmt_batch.corpus.units import Lines, Unit, read_lines
 from routelmt_batch.engines.lanes import REQUESTS, Mask
-from routelmt_batch.ledger import read_rows
 from routelmt_batch.prompts import LANGUAGES
 from routelmt_batch.rows import EMPTY, NO_REFERENCE, NULL, UNKNOWN_LANGUAGE
 from routelmt_batch.spec import Input
 from routelmt_batch.stages.passes import OfUnit
+from routelmt_batch.store.ledger import read_rows
 
 
 def requests(

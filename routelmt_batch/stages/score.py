@@ -13,7 +13,6 @@ import pyarrow.compute as pc
 
 from routelmt_batch.corpus.units import Unit
 from routelmt_batch.engines.lanes import Engine, Lane, Mask
-from routelmt_batch.ledger import SCORES, PartEntry
 from routelmt_batch.progress import Bars
 from routelmt_batch.prompts import Prompter
 from routelmt_batch.routers.card import Scale
@@ -23,7 +22,8 @@ from routelmt_batch.rows import NOT_A_NUMBER
 from routelmt_batch.rows import SCORES as SCHEMA
 from routelmt_batch.stages.passes import PartWriter, refuse_failures, run_pass, tokens_of
 from routelmt_batch.stages.requests import PromptReader, not_in
-from routelmt_batch.workspace import AnyWorkspace, Recipe
+from routelmt_batch.store.ledger import SCORES, PartEntry
+from routelmt_batch.store.workspace import AnyWorkspace, Recipe
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from routelmt_batch import checkpoints
 from routelmt_batch.corpus.units import Unit
 from routelmt_batch.engines.lanes import Engine, Lane
 from routelmt_batch.errors import RoutelmtError
-from routelmt_batch.ledger import TRANSLATIONS, Ledger, PartEntry
 from routelmt_batch.progress import Bars
 from routelmt_batch.prompts import Prompter
 from routelmt_batch.rows import (
@@ -40,7 +38,9 @@ from routelmt_batch.stages.recipe import Job
 from routelmt_batch.stages.requests import PromptReader
 from routelmt_batch.stages.work import Work, planned_rows, work_on
 from routelmt_batch.stats.selection import Cut
-from routelmt_batch.workspace import AnyWorkspace
+from routelmt_batch.store import checkpoints
+from routelmt_batch.store.ledger import TRANSLATIONS, Ledger, PartEntry
+from routelmt_batch.store.workspace import AnyWorkspace
 
 
 @dataclass(frozen=True)

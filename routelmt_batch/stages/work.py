@@ -14,13 +14,13 @@ import pyarrow.compute as pc
 
 from routelmt_batch.corpus.units import Unit
 from routelmt_batch.errors import RoutelmtError
-from routelmt_batch.ledger import CHECKS, GUARD, QUALITY, SCORES, read_rows
 from routelmt_batch.rows import DECISIONS, LARGE
 from routelmt_batch.rows import SCORES as SCHEMA
 from routelmt_batch.stages.allocate import admitted, gain_of, is_skipped
 from routelmt_batch.stages.attempts import Mask, generations
 from routelmt_batch.stages.recipe import Job
 from routelmt_batch.stats.selection import Cut, Gains
+from routelmt_batch.store.ledger import CHECKS, GUARD, QUALITY, SCORES, read_rows
 
 
 @dataclass(frozen=True)

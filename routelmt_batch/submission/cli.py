@@ -243,7 +243,7 @@ def _why(cluster: Cluster, submission: Submission) -> str | None:
 def _stages(submission: Submission) -> dict[str, Any] | None:
     """How far the job is; None where its output cannot be read from this machine."""
     from routelmt_batch import job
-    from routelmt_batch.workspace import Folder
+    from routelmt_batch.store.workspace import Folder
 
     folder = Folder(Path(submission.output))
     try:

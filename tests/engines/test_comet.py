@@ -17,13 +17,13 @@ from routelmt_batch.errors import UsageError
 from routelmt_batch.learning.evaluation.evaluate import Settings, evaluate
 from routelmt_batch.learning.evaluation.guards import GuardSettings
 from routelmt_batch.learning.labelling.label import label
-from routelmt_batch.ledger import SCORES
 from routelmt_batch.metrics.metric import open_metric
 from routelmt_batch.progress import Bars
 from routelmt_batch.show import labels as shown
 from routelmt_batch.spec import Metric
 from routelmt_batch.spec.file import load, load_label
-from routelmt_batch.workspace import Folder
+from routelmt_batch.store.ledger import SCORES
+from routelmt_batch.store.workspace import Folder
 from tests.conftest import DEMO, MODELS, comets, in_quality
 from tests.engines.given import Given, keep_results, read_given, requests
 

@@ -19,7 +19,7 @@ from routelmt_batch.progress import Bars
 from routelmt_batch.prompts import Prompter
 from routelmt_batch.spec import Translator
 from routelmt_batch.spec.file import load
-from routelmt_batch.workspace import Folder
+from routelmt_batch.store.workspace import Folder
 from tests import oracle
 from tests.conftest import DEMO, MODELS
 from tests.engines.given import Given, keep_results, read_given, requests

@@ -13,11 +13,11 @@ import pytest
 from rich.console import Console
 from transformers import AutoTokenizer
 
-from routelmt_batch import checkpoints
 from routelmt_batch.errors import InputError, ModelError, OutputError, UsageError
 from routelmt_batch.learning.evaluation.evaluate import Settings, evaluate, parse_routers
 from routelmt_batch.progress import Bars
 from routelmt_batch.rows import LABEL_METADATA
+from routelmt_batch.store import checkpoints
 from tests.conftest import MODELS
 from tests.fake_engine import FakeEngine
 

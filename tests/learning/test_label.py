@@ -17,7 +17,7 @@ import yaml
 from rich.console import Console
 from sacrebleu.metrics import CHRF
 
-from routelmt_batch import checkpoints, quality
+from routelmt_batch import quality
 from routelmt_batch.errors import InputChanged, InputError, ModelError, RoutelmtError, SpecError, UsageError
 from routelmt_batch.job import Options
 from routelmt_batch.learning.evaluation.evaluate import Settings, evaluate
@@ -25,6 +25,7 @@ from routelmt_batch.learning.labelling.label import label
 from routelmt_batch.learning.training.tables import find_tables, read_rows
 from routelmt_batch.progress import Bars
 from routelmt_batch.spec.file import load_label
+from routelmt_batch.store import checkpoints
 from tests.conftest import COLUMNS, MODELS, write_shard
 from tests.fake_engine import FakeEngine
 from tests.learning.training import make_spec
@@ -227,7 +228,7 @@ def test_each_part_is_read_once_to_measure_and_once_to_assemble(spec, engine, tm
         return dataset(paths, **arguments)
 
     dataset = ds.dataset
-    monkeypatch.setattr("routelmt_batch.ledger.ds.dataset", counting)
+    monkeypatch.setattr("routelmt_batch.store.ledger.ds.dataset", counting)
     run(spec, engine, f"input.uri={tmp_path / 'one'}")
     counts = {stage: [n for (of, _), n in opened.items() if of == stage] for stage, _ in opened}
     assert counts == {"translations": [2, 2], "quality": [1, 1]}

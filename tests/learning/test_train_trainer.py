@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from routelmt_batch import checkpoints, failpoints, show
+from routelmt_batch import failpoints, show
 from routelmt_batch.errors import ModelError, OutputError
 from routelmt_batch.job import Options
 from routelmt_batch.learning.training import regressor
@@ -17,6 +17,7 @@ from routelmt_batch.learning.training.folder import TrainingFolder
 from routelmt_batch.learning.training.train import train
 from routelmt_batch.progress import Bars
 from routelmt_batch.routers.card import read_card
+from routelmt_batch.store import checkpoints
 from tests.learning.training import SMALL, in_process, make_spec, write_labels
 
 pytestmark = pytest.mark.slow

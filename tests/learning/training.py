@@ -9,9 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from routelmt_batch import checkpoints
 from routelmt_batch.learning.training.spec import TrainSpec, load_train_spec
 from routelmt_batch.prompts import LMT_TEMPLATE
+from routelmt_batch.store import checkpoints
 from tests.conftest import MODELS
 
 SMALL = MODELS / "small"

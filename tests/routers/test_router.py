@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from routelmt_batch import checkpoints
 from routelmt_batch.errors import ModelError, SpecError
 from routelmt_batch.progress import Bars
 from routelmt_batch.spec.file import load
 from routelmt_batch.stages.recipe import check_models
+from routelmt_batch.store import checkpoints
 from tests.conftest import MODELS
 
 

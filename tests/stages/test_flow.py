@@ -283,7 +283,7 @@ def test_models_may_change_until_the_first_translation_and_not_after(make_spec, 
 
 
 def test_two_starts_of_a_new_job_cannot_both_have_it(make_spec, corpus, tmp_path, engine, monkeypatch):
-    from routelmt_batch import workspace
+    from routelmt_batch.store import workspace
 
     usual = workspace.find_input
 

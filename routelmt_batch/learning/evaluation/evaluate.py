@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from routelmt_batch import checkpoints
 from routelmt_batch.engines.lanes import Engine
 from routelmt_batch.errors import OutputError, UsageError
 from routelmt_batch.job import OpenEngine
@@ -40,7 +39,8 @@ from routelmt_batch.spec import Router as RouterSpec
 from routelmt_batch.spec.kinds import KINDS, SEVERE_LOSS_GAIN, SMALL_MODEL
 from routelmt_batch.stats.measures import Floats
 from routelmt_batch.stats.resampling import default_resamples
-from routelmt_batch.workspace import Folder
+from routelmt_batch.store import checkpoints
+from routelmt_batch.store.workspace import Folder
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,6 @@ from routelmt_batch.learning.labelling.passes import (
 )
 from routelmt_batch.learning.labelling.recipe import Labelling, check_label_models
 from routelmt_batch.learning.labelling.report import Counts, report
-from routelmt_batch.ledger import QUALITY, TRANSLATIONS, is_held
 from routelmt_batch.progress import Bars
 from routelmt_batch.rows import LABEL_FIELDS, LABEL_METADATA, UNTRANSLATABLE
 from routelmt_batch.rows import QUALITY as QUALITY_SCHEMA
@@ -34,7 +33,8 @@ from routelmt_batch.rows import TRANSLATIONS as TRANSLATIONS_SCHEMA
 from routelmt_batch.spec import LabelSpec
 from routelmt_batch.stages.outputs import Addition, standing_outputs, succeed, write_report, write_shards
 from routelmt_batch.stages.translate import check_fit
-from routelmt_batch.workspace import Folder, open_workspace, refuse_cleaned
+from routelmt_batch.store.ledger import QUALITY, TRANSLATIONS, is_held
+from routelmt_batch.store.workspace import Folder, open_workspace, refuse_cleaned
 
 
 def label(spec: LabelSpec, options: Options, bars: Bars, open_engine: OpenEngine) -> Outcome:

@@ -9,7 +9,6 @@ import pyarrow as pa
 from routelmt_batch.corpus.units import Unit
 from routelmt_batch.engines.lanes import Engine, Lane, Mask
 from routelmt_batch.learning.labelling.recipe import Labelling
-from routelmt_batch.ledger import QUALITY, TRANSLATIONS, Ledger, PartEntry, read_rows
 from routelmt_batch.progress import Bars
 from routelmt_batch.rows import LARGE, SMALL, Route
 from routelmt_batch.rows import TRANSLATIONS as TRANSLATIONS_SCHEMA
@@ -17,6 +16,7 @@ from routelmt_batch.stages.measure import lane as measuring
 from routelmt_batch.stages.passes import refuse_failures, run_pass
 from routelmt_batch.stages.requests import PromptReader, not_in
 from routelmt_batch.stages.translate import lane, order
+from routelmt_batch.store.ledger import QUALITY, TRANSLATIONS, Ledger, PartEntry, read_rows
 
 ROUTES: tuple[Route, Route] = (SMALL, LARGE)
 

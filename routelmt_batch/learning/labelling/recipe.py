@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from routelmt_batch import checkpoints
 from routelmt_batch.corpus.shards import Shard
 from routelmt_batch.learning.labels import Signature
-from routelmt_batch.manifest import engine_meaning, of_input, of_prompt, of_translations
 from routelmt_batch.metrics.metric import Metric, describe, open_metric
 from routelmt_batch.rows import LARGE, SMALL
 from routelmt_batch.spec import LabelSpec
-from routelmt_batch.workspace import Workspace, check_pool
+from routelmt_batch.store import checkpoints
+from routelmt_batch.store.manifest import engine_meaning, of_input, of_prompt, of_translations
+from routelmt_batch.store.workspace import Workspace, check_pool
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from routelmt_batch.ledger import QUALITY
-from routelmt_batch.manifest import versions
 from routelmt_batch.rows import LARGE, SMALL, UNTRANSLATABLE
 from routelmt_batch.stages.tally import direction
-from routelmt_batch.workspace import AnyWorkspace
+from routelmt_batch.store.ledger import QUALITY
+from routelmt_batch.store.manifest import versions
+from routelmt_batch.store.workspace import AnyWorkspace
 
 _SUMS = ("small", "large", "gain", "gain_squared")
 

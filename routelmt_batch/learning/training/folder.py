@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from routelmt_batch import checkpoints
 from routelmt_batch.atomic import write_json, write_text
 from routelmt_batch.errors import OutputError
 from routelmt_batch.learning.training.spec import TrainSpec
 from routelmt_batch.learning.training.tables import TableFile
-from routelmt_batch.manifest import changed_versions, versions
 from routelmt_batch.progress import Bars
 from routelmt_batch.routers.card import CARD
+from routelmt_batch.store import checkpoints
+from routelmt_batch.store.manifest import changed_versions, versions
 
 WORK = "_train"
 # What a router is made of; the other keys say where and how fast.

@@ -8,11 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from routelmt_batch import __version__, checkpoints
+from routelmt_batch import __version__
 from routelmt_batch.learning.labels import Model, Signature
 from routelmt_batch.learning.training.regression import BINS
 from routelmt_batch.learning.training.spec import TrainSpec, short_name
 from routelmt_batch.routers.card import UNKNOWN
+from routelmt_batch.store import checkpoints
 
 PLOT, PLOT_BY_DIRECTION = "predicted-realised", "predicted-realised-directions"
 _NOBODY = {"name": UNKNOWN, "weights": UNKNOWN}

