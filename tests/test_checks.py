@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from routelmt_batch.checks import CHECK_REASONS, check_translations, repetition
+from routelmt_batch.checks.rules import CHECK_REASONS, check_translations, repetition
 from routelmt_batch.errors import InputError
 from routelmt_batch.prompts import LANGUAGES
 from routelmt_batch.spec import Checks

@@ -4,7 +4,7 @@ import unicodedata
 
 import pytest
 
-from routelmt_batch.language_id import LOOKALIKES, SCRIPTS, letters, probability, script_share, weight
+from routelmt_batch.checks.language_id import LOOKALIKES, SCRIPTS, letters, probability, script_share, weight
 from routelmt_batch.prompts import LANGUAGES
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from routelmt_batch import checks
+from routelmt_batch.checks import rules
 from routelmt_batch.rows import (
     EMPTY,
     EMPTY_OUTPUT,
@@ -35,12 +35,12 @@ REASONS: Final = {
     LARGE_FAILED: "the large model failed; the small one's text stands",
     TRUNCATED: "cut off before the model's end token",
     NO_GAIN: "the router failed on the row; the small model translated it",
-    checks.COPIED_SOURCE: "the translation is its source",
-    checks.REPETITION: "the translation repeats itself",
-    checks.LENGTH_RATIO: "far too long or too short for its source",
-    checks.WRONG_SCRIPT: "not in the target language's script",
-    checks.WRONG_LANGUAGE: "not in the target language",
-    checks.NOT_CHECKED: "the checks themselves failed on it",
+    rules.COPIED_SOURCE: "the translation is its source",
+    rules.REPETITION: "the translation repeats itself",
+    rules.LENGTH_RATIO: "far too long or too short for its source",
+    rules.WRONG_SCRIPT: "not in the target language's script",
+    rules.WRONG_LANGUAGE: "not in the target language",
+    rules.NOT_CHECKED: "the checks themselves failed on it",
     PREDICTED_GOOD: "kept small: its quality was predicted to be good",
     HYPOTHESIS_GOOD: "kept small: its translation scored well",
     FREED_PLACE: "sent to large in place of a row that was kept small",

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from routelmt_batch.checks import CHECK_REASONS, NOT_CHECKED, check_translations
+from routelmt_batch.checks.rules import CHECK_REASONS, NOT_CHECKED, check_translations
 from routelmt_batch.corpus.units import Unit, read_lines
 from routelmt_batch.engines.lanes import Engine, Lane
 from routelmt_batch.progress import Bars

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from routelmt_batch.checks import CHECK_REASONS
+from routelmt_batch.checks.rules import CHECK_REASONS
 from routelmt_batch.rows import (
     DECISIONS,
     ESCALATE,

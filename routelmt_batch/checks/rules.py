@@ -17,7 +17,7 @@ from typing import Final
 
 import regex
 
-from routelmt_batch import language_id
+from routelmt_batch.checks import language_id
 from routelmt_batch.errors import InputError
 from routelmt_batch.prompts import LANGUAGES
 from routelmt_batch.rows import EMPTY, TRUNCATED

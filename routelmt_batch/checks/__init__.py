@@ -1,0 +1,1 @@
+"""Cheap checks of a translation. They know one text and its source, and no job."""
