@@ -21,10 +21,10 @@ import pyarrow.parquet as pq
 from routelmt_batch.atomic import remove_temporary, sha256
 from routelmt_batch.errors import OutputError
 from routelmt_batch.job import finished
-from routelmt_batch.page.finished import FinishedJob
 from routelmt_batch.progress import Bars
 from routelmt_batch.rows import LARGE, OK, SMALL
 from routelmt_batch.rows import TRANSLATIONS as SCHEMA
+from routelmt_batch.stages.finished import FinishedJob
 from routelmt_batch.stages.passes import PartWriter
 from routelmt_batch.store.ledger import CHECKS, GUARD, QUALITY, SCORES, TRANSLATIONS, Ledger, PartEntry, hold
 from routelmt_batch.store.manifest import command

@@ -38,7 +38,7 @@ from routelmt_batch.scheduled import carry_out, in_words, is_exit, scheduled
 from routelmt_batch.submission import cli as submission
 
 if TYPE_CHECKING:
-    from routelmt_batch.page.finished import FinishedJob
+    from routelmt_batch.stages.finished import FinishedJob
 
 app = typer.Typer(
     name="routelmt-batch",
@@ -255,7 +255,7 @@ def _audit(output: str, against: str | None, html: bool, rows: int | None, as_js
 
 def _finished(output: str, option: str = "") -> FinishedJob:
     from routelmt_batch import job
-    from routelmt_batch.page.finished import FinishedJob
+    from routelmt_batch.stages.finished import FinishedJob
     from routelmt_batch.store.workspace import Folder
 
     folder = Folder(Path(output))

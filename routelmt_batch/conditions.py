@@ -19,8 +19,8 @@ import pyarrow as pa
 from routelmt_batch.atomic import write_json
 from routelmt_batch.errors import RoutelmtError, UsageError
 from routelmt_batch.page.comparison import drift
-from routelmt_batch.page.finished import FinishedJob
 from routelmt_batch.rows import FAILED, QUARANTINED
+from routelmt_batch.stages.finished import FinishedJob
 from routelmt_batch.stages.recipe import JobRecipe
 from routelmt_batch.stages.report import all_places
 from routelmt_batch.store.workspace import Folder

@@ -11,7 +11,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from routelmt_batch import quality
+from routelmt_batch.engines import quality
 from routelmt_batch.errors import UsageError
 from routelmt_batch.spec import Pool
 from routelmt_batch.spec.dtypes import choose, cpu_flags, here

@@ -16,7 +16,6 @@ from routelmt_batch.engines.lanes import Engine
 from routelmt_batch.engines.nodes import processors
 from routelmt_batch.errors import OutputError
 from routelmt_batch.interrupts import stop_on_signals
-from routelmt_batch.page.finished import FinishedJob
 from routelmt_batch.page.page import write_page
 from routelmt_batch.progress import Bars, counted
 from routelmt_batch.rows import FAILED, LARGE, QUARANTINED, SMALL
@@ -35,6 +34,7 @@ from routelmt_batch.stages.audit import audit, audit_is_due
 from routelmt_batch.stages.audited import audited
 from routelmt_batch.stages.check import check as check_texts
 from routelmt_batch.stages.check import checks_came_late, checks_pool
+from routelmt_batch.stages.finished import FinishedJob
 from routelmt_batch.stages.guard import guard, verify
 from routelmt_batch.stages.outputs import standing_outputs, succeed
 from routelmt_batch.stages.recipe import Job, JobRecipe, check_models

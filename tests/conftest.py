@@ -128,7 +128,7 @@ def invoke(fake_engine: Any, no_page: None, monkeypatch: pytest.MonkeyPatch) -> 
 
 def in_quality(script: str, *arguments: str, given: object = None) -> Any:
     """What a script of tests/comet answers, run by the quality environment's Python."""
-    from routelmt_batch import quality
+    from routelmt_batch.engines import quality
 
     command = [quality.check().python, "-W", "ignore", REPOSITORY / "tests" / "comet" / script, *arguments]
     answer = subprocess.run(command, input=json.dumps(given), capture_output=True, text=True, timeout=120)

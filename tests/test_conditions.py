@@ -10,7 +10,7 @@ from scipy.stats import ks_2samp
 
 from routelmt_batch.conditions import Condition, Conditions, held
 from routelmt_batch.errors import UsageError
-from routelmt_batch.page.finished import FinishedJob
+from routelmt_batch.stages.finished import FinishedJob
 from routelmt_batch.store.workspace import Folder
 from tests.test_scheduled import last_line, two_rows_fail
 

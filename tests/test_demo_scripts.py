@@ -16,7 +16,7 @@ import pytest
 from sacrebleu.metrics import CHRF
 from scipy import stats
 
-from routelmt_batch import quality
+from routelmt_batch.engines import quality
 from routelmt_batch.learning.training import model_card
 from tests.conftest import DEMO, MODELS, comets
 

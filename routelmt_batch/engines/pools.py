@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from routelmt_batch import quality
+from routelmt_batch.engines import quality
 from routelmt_batch.engines.actor import BATCH, RECEIPT, EngineActor, Serving
 from routelmt_batch.engines.ahead import Ahead, Waiting, open_inbox, receipts
 from routelmt_batch.engines.deaths import RESTARTS, open_deaths

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from routelmt_batch import quality
+from routelmt_batch.engines import quality
 from routelmt_batch.errors import ModelError
 from routelmt_batch.metrics.chrf import sentence_chrf, signature
 from routelmt_batch.metrics.comet import SENTINEL, Checkpoint, Comet, segments_of

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from routelmt_batch.figures import inline_svg
+from routelmt_batch.page.figures import inline_svg
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -20,10 +20,10 @@ import pyarrow.compute as pc
 from routelmt_batch.atomic import plain
 from routelmt_batch.corpus.units import languages
 from routelmt_batch.page.excerpts import clip
-from routelmt_batch.page.finished import FinishedJob
 from routelmt_batch.page.shard_table import FAILURES
 from routelmt_batch.rows import LARGE, SMALL
 from routelmt_batch.stages.allocate import gain_of
+from routelmt_batch.stages.finished import FinishedJob
 from routelmt_batch.stats.drift import Drift, apart, at_most
 from routelmt_batch.stats.selection import cuts
 

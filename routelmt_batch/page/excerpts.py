@@ -14,10 +14,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from routelmt_batch.page.finished import FinishedJob
 from routelmt_batch.page.shard_table import FAILURES
 from routelmt_batch.rows import LARGE, OK, OUTPUT_NAMES, SMALL
 from routelmt_batch.stages.allocate import gain_of
+from routelmt_batch.stages.finished import FinishedJob
 from routelmt_batch.store.ledger import AUDIT_TRANSLATIONS, TRANSLATIONS, Ledger
 
 _MOST_CHARS = 2000

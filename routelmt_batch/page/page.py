@@ -17,9 +17,9 @@ from routelmt_batch import __version__
 from routelmt_batch.atomic import plain, write_text
 from routelmt_batch.page import charts, words
 from routelmt_batch.page.excerpts import choose_shards, excerpt
-from routelmt_batch.page.finished import FinishedJob
 from routelmt_batch.page.shard_table import by_reason, lines
 from routelmt_batch.spec import Page
+from routelmt_batch.stages.finished import FinishedJob
 
 if TYPE_CHECKING:
     from jinja2 import Template

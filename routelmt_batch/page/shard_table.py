@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from routelmt_batch.page.finished import FinishedJob
 from routelmt_batch.rows import FAILED, FALLBACK, LARGE, QUARANTINED, SKIPPED, SMALL, STATUSES
+from routelmt_batch.stages.finished import FinishedJob
 
 Counts = npt.NDArray[np.int64]
 

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from routelmt_batch import quality
 from routelmt_batch.atomic import sha256
 from routelmt_batch.corpus.shards import discover
+from routelmt_batch.engines import quality
 from routelmt_batch.engines.lanes import Scorer
 from routelmt_batch.errors import ModelError, UsageError
 from routelmt_batch.metrics.comet import SENTINEL

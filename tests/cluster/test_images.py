@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from routelmt_batch import quality
+from routelmt_batch.engines import quality
 from tests.cluster.dockerfile import Instruction, environment, parse
 from tests.conftest import REPOSITORY
 

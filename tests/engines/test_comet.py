@@ -11,7 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from routelmt_batch import job, quality
+from routelmt_batch import job
+from routelmt_batch.engines import quality
 from routelmt_batch.engines.lanes import Lane
 from routelmt_batch.errors import UsageError
 from routelmt_batch.learning.evaluation.evaluate import Settings, evaluate

@@ -17,7 +17,7 @@ import yaml
 from rich.console import Console
 from sacrebleu.metrics import CHRF
 
-from routelmt_batch import quality
+from routelmt_batch.engines import quality
 from routelmt_batch.errors import InputChanged, InputError, ModelError, RoutelmtError, SpecError, UsageError
 from routelmt_batch.job import Options
 from routelmt_batch.learning.evaluation.evaluate import Settings, evaluate

@@ -6,7 +6,7 @@ import shutil
 import pytest
 import yaml
 
-from routelmt_batch import quality
+from routelmt_batch.engines import quality
 from routelmt_batch.errors import ModelError, UsageError
 from routelmt_batch.metrics.comet import segments_of
 from routelmt_batch.metrics.metric import describe, open_metric

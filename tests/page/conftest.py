@@ -9,9 +9,9 @@ import pytest
 from rich.console import Console
 
 from routelmt_batch import job
-from routelmt_batch.page.finished import FinishedJob
 from routelmt_batch.progress import Bars
 from routelmt_batch.spec.file import load
+from routelmt_batch.stages.finished import FinishedJob
 from routelmt_batch.store.workspace import Folder
 from tests.conftest import COLUMNS, write_shard
 from tests.fake_engine import FakeEngine

@@ -4,10 +4,10 @@ import pyarrow.parquet as pq
 
 from routelmt_batch.clean import clean
 from routelmt_batch.page.comparison import compare
-from routelmt_batch.page.finished import FinishedJob
 from routelmt_batch.page.page import render
 from routelmt_batch.progress import Bars
 from routelmt_batch.spec import Page
+from routelmt_batch.stages.finished import FinishedJob
 from routelmt_batch.store.ledger import AUDIT_TRANSLATIONS, TRANSLATIONS
 
 

@@ -5,10 +5,10 @@ import pyarrow.parquet as pq
 import pytest
 from scipy import stats
 
-from routelmt_batch.page import finished as finished_job
 from routelmt_batch.page.comparison import compare
-from routelmt_batch.page.finished import FinishedJob
 from routelmt_batch.page.page import render
+from routelmt_batch.stages import finished as finished_job
+from routelmt_batch.stages.finished import FinishedJob
 from tests import fake_engine
 from tests.conftest import write_shard
 from tests.fake_engine import FakeEngine

@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from routelmt_batch.page import excerpts
-from routelmt_batch.page import finished as finished_job
+from routelmt_batch.stages import finished as finished_job
 from tests.page.conftest import SCRIPT, run
 
 

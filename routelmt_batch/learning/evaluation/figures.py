@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from routelmt_batch.figures import COLOURS, drawing
 from routelmt_batch.learning.evaluation.show import bucket_name, ranked
+from routelmt_batch.page.figures import COLOURS, drawing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from routelmt_batch.figures import COLOURS, drawing
 from routelmt_batch.learning.training.regression import BINS, Floats
+from routelmt_batch.page.figures import COLOURS, drawing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
