@@ -106,8 +106,9 @@ def run(
     Stopped or killed, the same command goes on where it stood. On a finished job it does nothing.
     """
     with scheduled("run", log_format, time_limit, metrics_port) as ending:
-        from routelmt_batch import job, show
-        from routelmt_batch.conditions import Conditions
+        from routelmt_batch import show
+        from routelmt_batch.job import flow
+        from routelmt_batch.job.conditions import Conditions
         from routelmt_batch.spec.file import load
         from routelmt_batch.stages.report import summary
 
@@ -122,12 +123,12 @@ def run(
         ending.begin(job_spec.name, job_spec.output.uri)
         conditions = Conditions.parse(fail_if or (), _finished(against, "--against ") if against else None)
         if dry_run:
-            checked = job.check(job_spec, shards, limit, ending.bars, conditions, address)
+            checked = flow.check(job_spec, shards, limit, ending.bars, conditions, address)
             ending.show(show.checked(checked))
             ending.end(status="checked", checked=checked)
             return
-        options = job.Options(limit, shards, retry_failed, address, verbose, conditions)
-        carry_out(ending, job.run, job_spec, options, show.job, summary)
+        options = flow.Options(limit, shards, retry_failed, address, verbose, conditions)
+        carry_out(ending, flow.run, job_spec, options, show.job, summary)
 
 
 @app.command(epilog="Example: routelmt-batch plan jobs/demo/job.yaml --rates rates.yaml")
@@ -150,7 +151,8 @@ def plan(
 ) -> None:
     """Score only, and show what each budget would buy. `run` goes on from there at any budget."""
     with scheduled("plan", log_format, time_limit, metrics_port) as ending:
-        from routelmt_batch import job, rates, show
+        from routelmt_batch import show
+        from routelmt_batch.job import flow, rates
         from routelmt_batch.spec.file import load
         from routelmt_batch.stages.allocate import is_begun
         from routelmt_batch.store.workspace import Folder
@@ -158,8 +160,8 @@ def plan(
         job_spec = load(spec, settings or (), budget_fraction=budget, output_uri=output)
         ending.begin(job_spec.name, job_spec.output.uri)
         measured = rates.load(rates_file, job_spec) if rates_file else None
-        options = job.Options(limit, shards, False, address, verbose)
-        lines = job.plan(job_spec, options, ending.bars, partial(job.ray_engine, options=options))
+        options = flow.Options(limit, shards, False, address, verbose)
+        lines = flow.plan(job_spec, options, ending.bars, partial(flow.ray_engine, options=options))
         estimates = [rates.estimate(measured, job_spec, line) for line in lines] if measured else []
         again = shlex.join(["routelmt-batch", "run", *_without("--rates", sys.argv[2:])])
         folder = Folder(Path(job_spec.output.uri))
@@ -203,7 +205,8 @@ def report(
 ) -> None:
     """Show the report of a job or of labels; of one that runs or was stopped, how far it is. Or compare
     two jobs."""
-    from routelmt_batch import job, rates, show
+    from routelmt_batch import show
+    from routelmt_batch.job import flow, rates
     from routelmt_batch.learning.labelling import label
     from routelmt_batch.store.manifest import command
     from routelmt_batch.store.workspace import Folder
@@ -218,8 +221,8 @@ def report(
     if manifest is None:
         raise OutputError(f"{output}: no job there (no {folder.manifest.relative_to(folder.root)})")
     labels = command(manifest["fingerprints"]) == "label"
-    found = job.finished(folder)
-    state = found or (label if labels else job).standing(folder)
+    found = flow.finished(folder)
+    state = found or (label if labels else flow).standing(folder)
     if as_rates:
         if not found or labels:
             raise OutputError(f"{output}: rates are of a finished job that translated")
@@ -254,12 +257,12 @@ def _audit(output: str, against: str | None, html: bool, rows: int | None, as_js
 
 
 def _finished(output: str, option: str = "") -> FinishedJob:
-    from routelmt_batch import job
+    from routelmt_batch.job import flow
     from routelmt_batch.stages.finished import FinishedJob
     from routelmt_batch.store.workspace import Folder
 
     folder = Folder(Path(output))
-    if not job.finished(folder):
+    if not flow.finished(folder):
         raise OutputError(f"{option}{output}: no finished job there; give the output of one")
     return FinishedJob.read(folder)
 
@@ -271,8 +274,8 @@ def clean(
 ) -> None:
     """Remove the work files of a finished job or of labels (`_job/`). Reports, audit page, comparisons
     and data stay; failed rows cannot be tried again after it."""
-    from routelmt_batch import clean as cleaning
     from routelmt_batch import interrupts, show
+    from routelmt_batch.job import clean as cleaning
     from routelmt_batch.store.workspace import Folder
 
     interrupts.stop_on_signals()

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from routelmt_batch.exposition import JobCollector
-    from routelmt_batch.job import Options, Outcome
+    from routelmt_batch.job.flow import Options, Outcome
     from routelmt_batch.spec import PassSpec
 
 _TRACEBACK = "Traceback (most recent call last):"
@@ -146,12 +146,12 @@ def carry_out(
     Raises:
         RoutelmtError: see `run`, which is called as job.run is.
     """
-    from routelmt_batch import conditions, job
+    from routelmt_batch.job import conditions, flow
     from routelmt_batch.store.workspace import Folder
 
     folder = Folder(Path(spec.output.uri))
     ending.bars.say(f"{spec.name}: {folder.root} (logs: {folder.logs})")
-    outcome = run(spec, options, ending.bars, partial(job.ray_engine, options=options))
+    outcome = run(spec, options, ending.bars, partial(flow.ray_engine, options=options))
     if not outcome.new:
         ending.bars.say(f"{what} finished; nothing to do" + ("" if ending.bars.as_json else ". The report:"))
     ending.show(table(outcome.report), f"{spec.output.uri}/data")

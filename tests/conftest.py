@@ -104,9 +104,9 @@ def fake_engine(tmp_path: Path) -> Any:
 @pytest.fixture
 def no_page(monkeypatch: pytest.MonkeyPatch) -> None:
     """Jobs of tests that are not about the audit page: its charts take half of such a job's time."""
-    from routelmt_batch import job
+    from routelmt_batch.job import flow
 
-    monkeypatch.setattr(job, "_draw_page", lambda workspace, bars: None)
+    monkeypatch.setattr(flow, "_draw_page", lambda workspace, bars: None)
 
 
 @pytest.fixture
@@ -115,10 +115,11 @@ def invoke(fake_engine: Any, no_page: None, monkeypatch: pytest.MonkeyPatch) -> 
     from rich.console import Console
     from typer.testing import CliRunner
 
-    from routelmt_batch import interrupts, job
+    from routelmt_batch import interrupts
     from routelmt_batch.cli import app
+    from routelmt_batch.job import flow
 
-    monkeypatch.setattr(job, "ray_engine", lambda folder, options: fake_engine.opened(folder))
+    monkeypatch.setattr(flow, "ray_engine", lambda folder, options: fake_engine.opened(folder))
     monkeypatch.setattr(interrupts, "stop_on_signals", lambda: None)
     for module in ("cli", "scheduled", "learning.cli", "submission.cli"):
         monkeypatch.setattr(f"routelmt_batch.{module}.stderr_console", lambda: Console(stderr=True))

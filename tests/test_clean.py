@@ -9,7 +9,7 @@ import signal
 import pytest
 
 from routelmt_batch import failpoints
-from routelmt_batch.clean import CLEARED, clean
+from routelmt_batch.job.clean import CLEARED, clean
 from routelmt_batch.progress import Bars
 from routelmt_batch.store.ledger import hold
 from routelmt_batch.store.workspace import Folder

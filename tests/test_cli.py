@@ -149,12 +149,12 @@ def test_names_are_shown_as_they_are(tmp_path, make_spec, corpus):
 def test_a_dry_run_checks_the_job_that_is_there(tmp_path, make_spec):
     from rich.console import Console
 
-    from routelmt_batch import job
+    from routelmt_batch.job import flow
     from routelmt_batch.progress import Bars
 
     spec = make_spec()
     engine = FakeEngine(tmp_path / "log")
-    job.run(load(spec), job.Options(), Bars(Console(quiet=True), quiet=True), engine.opened)
+    flow.run(load(spec), flow.Options(), Bars(Console(quiet=True), quiet=True), engine.opened)
     assert "finished" in routelmt("run", str(spec), "--dry-run").stdout
     answer = routelmt("run", str(spec), "--dry-run", "--budget", "0.9")
     assert answer.returncode == 2 and "frozen at budget.fraction 0.3" in answer.stderr
@@ -163,12 +163,12 @@ def test_a_dry_run_checks_the_job_that_is_there(tmp_path, make_spec):
 def test_report_tells_where_an_unfinished_job_stands(tmp_path, make_spec):
     from rich.console import Console
 
-    from routelmt_batch import job
+    from routelmt_batch.job import flow
     from routelmt_batch.progress import Bars
 
     spec = make_spec()
     engine = FakeEngine(tmp_path / "log")
-    job.plan(load(spec), job.Options(), Bars(Console(quiet=True), quiet=True), engine.opened)
+    flow.plan(load(spec), flow.Options(), Bars(Console(quiet=True), quiet=True), engine.opened)
     answer = routelmt("report", str(tmp_path / "out"))
     assert answer.returncode == 0
     assert "score     71   71" in answer.stdout and "not running" in answer.stdout
@@ -179,7 +179,7 @@ def test_report_tells_where_an_unfinished_job_stands(tmp_path, make_spec):
         "command": "run",
         "stages": {"score": [71, 71]},
     }
-    job.run(load(spec), job.Options(), Bars(Console(quiet=True), quiet=True), engine.opened)
+    flow.run(load(spec), flow.Options(), Bars(Console(quiet=True), quiet=True), engine.opened)
     answer = routelmt("report", str(tmp_path / "out"), "--json")
     assert json.loads(answer.stdout)["rows"] == 71
     assert "6 skipped" in routelmt("report", str(tmp_path / "out")).stdout
@@ -235,7 +235,7 @@ def test_rows_are_of_the_page_alone(invoke):
 def test_report_writes_the_page_and_compares(tmp_path, make_spec):
     from rich.console import Console
 
-    from routelmt_batch import job
+    from routelmt_batch.job import flow
     from routelmt_batch.progress import Bars
     from routelmt_batch.spec.file import load
     from tests.fake_engine import FakeEngine
@@ -246,7 +246,7 @@ def test_report_writes_the_page_and_compares(tmp_path, make_spec):
     for folder, budget in ((out, "0.5"), (other, "0.3")):
         spec = load(make_spec(output__uri=str(folder), budget__fraction=budget))
         engine = FakeEngine(tmp_path / f"{folder.name}.log")
-        job.run(spec, job.Options(), Bars(Console(quiet=True), quiet=True), engine.opened)
+        flow.run(spec, flow.Options(), Bars(Console(quiet=True), quiet=True), engine.opened)
     page = out / "reports/index.html"
     page.unlink()
     answer = routelmt("report", str(out), "--html", "--rows", "0")

@@ -8,8 +8,8 @@ import pyarrow.dataset as ds
 import pytest
 from scipy.stats import ks_2samp
 
-from routelmt_batch.conditions import Condition, Conditions, held
 from routelmt_batch.errors import UsageError
+from routelmt_batch.job.conditions import Condition, Conditions, held
 from routelmt_batch.stages.finished import FinishedJob
 from routelmt_batch.store.workspace import Folder
 from tests.test_scheduled import last_line, two_rows_fail

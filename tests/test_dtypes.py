@@ -2,8 +2,8 @@
 
 import pytest
 
-from routelmt_batch import job
 from routelmt_batch.errors import OutputError
+from routelmt_batch.job import flow
 from routelmt_batch.spec import Pool
 from routelmt_batch.spec.dtypes import Processors, choose, settle
 from routelmt_batch.spec.file import load
@@ -52,14 +52,14 @@ def test_every_pool_that_says_auto_is_settled_and_the_machines_are_asked_once(ma
 
 
 def test_a_job_that_goes_on_elsewhere_keeps_its_dtype(make_spec, fake_engine, monkeypatch):
-    monkeypatch.setattr(job, "processors", lambda address: [NEW])
-    job.plan(load(make_spec()), job.Options(), BARS, fake_engine.opened)
-    monkeypatch.setattr(job, "processors", lambda address: [OLD])
-    report = job.run(load(make_spec()), job.Options(), BARS, fake_engine.opened).report
+    monkeypatch.setattr(flow, "processors", lambda address: [NEW])
+    flow.plan(load(make_spec()), flow.Options(), BARS, fake_engine.opened)
+    monkeypatch.setattr(flow, "processors", lambda address: [OLD])
+    report = flow.run(load(make_spec()), flow.Options(), BARS, fake_engine.opened).report
     assert {name: model["dtype"] for name, model in report["models"].items()} == {
         "router": "bfloat16",
         "small": "bfloat16",
         "large": "bfloat16",
     }
     with pytest.raises(OutputError, match=r"router\.dtype: was 'bfloat16', is 'float32'"):
-        job.run(load(make_spec(router__dtype="float32")), job.Options(), BARS, fake_engine.opened)
+        flow.run(load(make_spec(router__dtype="float32")), flow.Options(), BARS, fake_engine.opened)

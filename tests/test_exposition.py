@@ -10,9 +10,9 @@ from urllib.request import urlopen
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from routelmt_batch import job
 from routelmt_batch.errors import UsageError
 from routelmt_batch.exposition import JobCollector, serve
+from routelmt_batch.job import flow
 from routelmt_batch.progress import Bars
 from routelmt_batch.spec.file import load
 from tests.fake_engine import FakeEngine
@@ -58,7 +58,7 @@ def watched(make_spec, tmp_path):
         engine.port = told[0]["metrics_port"]
         engine.seen = [scraped(engine.port)]
         collector.begin(spec.name, spec.output.uri)
-        job.run(spec, job.Options(), bars, engine.opened)
+        flow.run(spec, flow.Options(), bars, engine.opened)
         engine.seen.append(scraped(engine.port))
     with pytest.raises(URLError):
         scraped(engine.port)

@@ -9,8 +9,9 @@ import time
 
 import pytest
 
-from routelmt_batch import cli, interrupts, job
+from routelmt_batch import cli, interrupts
 from routelmt_batch.errors import UsageError
+from routelmt_batch.job import flow
 from routelmt_batch.prompts import load_tokenizer
 from tests import oracle
 from tests.conftest import MODELS
@@ -50,7 +51,7 @@ def limited(arguments, folder, log):
         for number, name in ((1, "stdout"), (2, "stderr")):
             os.dup2(os.open(folder / name, os.O_WRONLY | os.O_CREAT), number)
         sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w", buffering=1)
-        job.ray_engine = lambda folder, options: Stuck(log).opened(folder)
+        flow.ray_engine = lambda folder, options: Stuck(log).opened(folder)
         sys.argv = ["routelmt-batch", *arguments]
         try:
             cli.main()

@@ -5,9 +5,9 @@ from decimal import Decimal
 import pytest
 import yaml
 
-from routelmt_batch import rates
 from routelmt_batch.errors import SpecError
-from routelmt_batch.rates import Estimate, estimate, measured, workload
+from routelmt_batch.job import rates
+from routelmt_batch.job.rates import Estimate, estimate, measured, workload
 from routelmt_batch.spec.file import load
 from routelmt_batch.stages.allocate import WhatIf
 from tests.conftest import COLUMNS
@@ -192,10 +192,10 @@ def test_a_job_that_ran_has_rates_that_a_plan_reads(make_spec, tmp_path, togethe
 
 
 def test_what_if_counts_all_translatable_rows(make_spec, tmp_path):
-    from routelmt_batch import job
+    from routelmt_batch.job import flow
 
     engine = FakeEngine(tmp_path / "sent.log")
-    lines = job.plan(load(make_spec()), job.Options(), BARS, engine.opened)
+    lines = flow.plan(load(make_spec()), flow.Options(), BARS, engine.opened)
     assert {line.all_rows for line in lines} == {65}
     assert lines[-1].all_prompt_tokens == lines[-1].prompt_tokens, "a budget of 1 takes every row"
     assert lines[-1].rows == 65

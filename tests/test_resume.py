@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from routelmt_batch import failpoints, job
+from routelmt_batch import failpoints
 from routelmt_batch.errors import DiskFull, OutputError
+from routelmt_batch.job import flow
 from routelmt_batch.progress import Bars
 from routelmt_batch.prompts import load_tokenizer
 from routelmt_batch.spec.file import load
@@ -41,7 +42,7 @@ def run_armed(spec_path: Path, log: Path, failpoint: str) -> int:
 
     def child() -> None:
         os.environ[failpoints.VARIABLE] = failpoint
-        job.run(load(spec_path), job.Options(), BARS, FakeEngine(log).opened)
+        flow.run(load(spec_path), flow.Options(), BARS, FakeEngine(log).opened)
         os._exit(0)
 
     # Forked, so that a hundred children need not import and load a tokenizer each.
@@ -80,7 +81,7 @@ def test_killed_at_a_commit_boundary_it_goes_on(make_spec, corpus, tmp_path, fai
     assert code == -signal.SIGKILL or (code == 0 and time > 1), "the failpoint is on the way"
     before, committed = oracle.digests(output), committed_rows(output)
     log.unlink(missing_ok=True)
-    outcome = job.run(load(spec), job.Options(), BARS, FakeEngine(log).opened)
+    outcome = flow.run(load(spec), flow.Options(), BARS, FakeEngine(log).opened)
     assert outcome.report["rows"] == 71
     again = set(log.read_text().splitlines()) if log.exists() else set()
     assert not again & committed, "no committed row goes to an engine again"
@@ -97,7 +98,7 @@ def test_a_torn_ledger_line_was_never_committed(make_spec, corpus, tmp_path):
     assert run_armed(spec, log, "scores.ledger.before:4") == -signal.SIGKILL
     with open(output / "_job/ledger.jsonl", "ab") as ledger:
         ledger.write(b'{"stage": "scores", "part": "part-half')
-    job.run(load(spec), job.Options(), BARS, FakeEngine(log).opened)
+    flow.run(load(spec), flow.Options(), BARS, FakeEngine(log).opened)
     oracle.check(output, corpus, "0.3")
 
 
@@ -106,7 +107,7 @@ def test_a_missing_committed_part_is_refused(make_spec, tmp_path):
     assert run_armed(spec, log, "plan.write:1") == -signal.SIGKILL
     next((output / "_job/scores").glob("*.parquet")).unlink()
     with pytest.raises(OutputError, match="now missing or with other contents"):
-        job.run(load(spec), job.Options(), BARS, FakeEngine(log).opened)
+        flow.run(load(spec), flow.Options(), BARS, FakeEngine(log).opened)
 
 
 @pytest.mark.parametrize("place", ["scores.write", "translations.fsync.before", "output.write", "plan.write"])
@@ -115,10 +116,10 @@ def test_a_full_disk_is_told_and_nothing_is_lost(make_spec, corpus, tmp_path, mo
     monkeypatch.setenv(failpoints.VARIABLE, f"{place}:1:enospc")
     monkeypatch.setattr(failpoints, "_passed", type(failpoints._passed)())
     with pytest.raises(DiskFull, match="no space left .* Free space and run the same command again"):
-        job.run(load(spec), job.Options(), BARS, FakeEngine(log).opened)
+        flow.run(load(spec), flow.Options(), BARS, FakeEngine(log).opened)
     assert not list(output.rglob("*tmp"))
     monkeypatch.delenv(failpoints.VARIABLE)
-    job.run(load(spec), job.Options(), BARS, FakeEngine(log).opened)
+    flow.run(load(spec), flow.Options(), BARS, FakeEngine(log).opened)
     oracle.check(output, corpus, "0.3")
 
 
@@ -128,8 +129,8 @@ def test_a_second_run_is_refused_and_told_who_holds_the_job(make_spec, tmp_path)
     class Meddling(FakeEngine):
         def run(self, lanes, tell):
             with pytest.raises(OutputError, match=rf"another run holds this job \(process {os.getpid()} on"):
-                job.run(load(spec), job.Options(), BARS, FakeEngine(log).opened)
+                flow.run(load(spec), flow.Options(), BARS, FakeEngine(log).opened)
             return super().run(lanes, tell)
 
-    job.run(load(spec), job.Options(), BARS, Meddling(log).opened)
+    flow.run(load(spec), flow.Options(), BARS, Meddling(log).opened)
     assert not (tmp_path / "out/_job/owner.json").exists()

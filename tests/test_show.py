@@ -6,7 +6,8 @@ import pyarrow as pa
 import pytest
 from rich.console import Console
 
-from routelmt_batch import job, show
+from routelmt_batch import show
+from routelmt_batch.job import flow
 from routelmt_batch.progress import Bars
 from routelmt_batch.spec.file import load
 from tests.conftest import COLUMNS, write_shard
@@ -29,7 +30,7 @@ def printed(make_spec, tmp_path):
     def run(**settings):
         source = {"uri": str(corpus), "columns": COLUMNS | {"reference": "reference"}}
         spec = load(make_spec(input=source, **settings))
-        report = job.run(spec, job.Options(), BARS, FakeEngine(tmp_path / "sent.log").opened).report
+        report = flow.run(spec, flow.Options(), BARS, FakeEngine(tmp_path / "sent.log").opened).report
         console = Console(width=240, file=io.StringIO(), highlight=False)
         console.print(show.job(report))
         lines = [line.strip().split("  ", 1) for line in console.file.getvalue().splitlines()]

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from routelmt_batch.atomic import write_json
 from routelmt_batch.errors import InputError, UsageError
-from routelmt_batch.job import OpenEngine
+from routelmt_batch.job.flow import OpenEngine
 from routelmt_batch.learning.labels import find
 from routelmt_batch.learning.scoring import router_spec, score_tables
 from routelmt_batch.progress import Bars

@@ -27,7 +27,7 @@ from routelmt_batch.scheduled import carry_out, scheduled
 from routelmt_batch.spec.kinds import SEVERE_LOSS_GAIN
 
 if TYPE_CHECKING:
-    from routelmt_batch.job import OpenEngine
+    from routelmt_batch.job.flow import OpenEngine
 
 Tables = Annotated[
     list[str], typer.Argument(metavar="TABLE", help="Parquet files, folders of them, or globs.")
@@ -81,14 +81,15 @@ def label(
     Stopped or killed, the same command goes on where it stood.
     """
     with scheduled("label", log_format, time_limit, metrics_port) as ending:
-        from routelmt_batch import job, show
+        from routelmt_batch import show
+        from routelmt_batch.job import flow
         from routelmt_batch.learning.labelling.label import label as run_label
         from routelmt_batch.learning.labelling.label import summary
         from routelmt_batch.spec.file import load_label
 
         label_spec = load_label(spec, settings or (), output)
         ending.begin(label_spec.name, label_spec.output.uri)
-        options = job.Options(limit, shards, False, address, verbose)
+        options = flow.Options(limit, shards, False, address, verbose)
         carry_out(ending, run_label, label_spec, options, show.labels, summary, what="these labels are")
 
 
@@ -107,7 +108,8 @@ def train(
     Stopped or killed, the same command goes on from the last checkpoint.
     """
     with scheduled("train", log_format, time_limit, metrics_port) as ending:
-        from routelmt_batch import job, show
+        from routelmt_batch import show
+        from routelmt_batch.job import flow
         from routelmt_batch.learning.training.spec import load_train_spec
         from routelmt_batch.learning.training.train import summary
         from routelmt_batch.learning.training.train import train as run_train
@@ -115,7 +117,7 @@ def train(
         train_spec = load_train_spec(spec, settings or (), output)
         ending.begin(train_spec.name, train_spec.output.uri)
         ending.bars.say(f"{train_spec.name}: {train_spec.output.uri}")
-        outcome = run_train(train_spec, job.Options(address=address, verbose=verbose), ending.bars)
+        outcome = run_train(train_spec, flow.Options(address=address, verbose=verbose), ending.bars)
         if not outcome.new:
             ending.bars.say("this router is trained; nothing to do. Its held-out figures:")
         ending.show(show.training(outcome.report), train_spec.output.uri)
@@ -237,11 +239,12 @@ def calibrate(
 
 def _bars_and_engine(address: str | None, verbose: bool) -> tuple[Bars, OpenEngine]:
     """What shows progress, and what opens vLLM; a signal then stops both in order."""
-    from routelmt_batch import interrupts, job
+    from routelmt_batch import interrupts
+    from routelmt_batch.job import flow
 
     interrupts.stop_on_signals()
-    options = job.Options(address=address, verbose=verbose)
-    return Bars(stderr_console()), partial(job.ray_engine, options=options)
+    options = flow.Options(address=address, verbose=verbose)
+    return Bars(stderr_console()), partial(flow.ray_engine, options=options)
 
 
 def fraction(text: str, option: str) -> Decimal:

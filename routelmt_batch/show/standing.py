@@ -11,9 +11,9 @@ from rich.console import Group, RenderableType
 from rich.filesize import decimal
 from rich.table import Table
 
-from routelmt_batch.clean import Cleaned
 from routelmt_batch.doctor import Finding
-from routelmt_batch.rates import Estimate
+from routelmt_batch.job.clean import Cleaned
+from routelmt_batch.job.rates import Estimate
 from routelmt_batch.show.parts import counts, new_table, number
 from routelmt_batch.stages.allocate import WhatIf
 

@@ -99,8 +99,8 @@ def submit(
     Package and spec travel; models, input, output and --against are paths as the cluster's nodes see them.
     Relative ones are made absolute here. An output that a submission waits for or works on is refused.
     """
-    from routelmt_batch.conditions import parse
     from routelmt_batch.interrupts import seconds
+    from routelmt_batch.job.conditions import parse
     from routelmt_batch.spec.file import from_here, load
     from routelmt_batch.submission.submit import Order
     from routelmt_batch.submission.submit import submit as hand_over
@@ -160,7 +160,7 @@ def status(job: JobArgument, address: UrlOption = None, as_json: JsonOption = Fa
     from routelmt_batch import show
     from routelmt_batch.submission import tables
 
-    cluster, submission = _find(job, address)
+    cluster, submission = _find(flow, address)
     stages, why = _stages(submission), _why(cluster, submission)
     if as_json:
         told = submission.as_json() | {"message": why, "stages": stages}
@@ -179,7 +179,7 @@ def logs(
     ] = False,
 ) -> None:
     """Print what a submitted job printed: its progress, then its report."""
-    cluster, submission = _find(job, address)
+    cluster, submission = _find(flow, address)
     if follow:
         _follow(cluster, submission, address)
     typer.echo(cluster.log(submission), nl=False)
@@ -187,7 +187,7 @@ def logs(
 
 def stop(job: JobArgument, address: UrlOption = None) -> None:
     """Stop a job in order: what is committed stays, and the next `submit` of it goes on from there."""
-    cluster, submission = _find(job, address)
+    cluster, submission = _find(flow, address)
     if not submission.live:
         typer.echo(f"{submission.id} ended before: {submission.status}")
         return
@@ -225,7 +225,7 @@ def _find(job: str, address: str | None) -> tuple[Cluster, Submission]:
     from routelmt_batch.spec.file import from_here
 
     cluster = _cluster(address)
-    return cluster, cluster.find(job, from_here(job))
+    return cluster, cluster.find(flow, from_here(flow))
 
 
 def _why(cluster: Cluster, submission: Submission) -> str | None:
@@ -242,12 +242,12 @@ def _why(cluster: Cluster, submission: Submission) -> str | None:
 
 def _stages(submission: Submission) -> dict[str, Any] | None:
     """How far the job is; None where its output cannot be read from this machine."""
-    from routelmt_batch import job
+    from routelmt_batch.job import flow
     from routelmt_batch.store.workspace import Folder
 
     folder = Folder(Path(submission.output))
     try:
-        return job.progress(folder) if folder.read_manifest() else None
+        return flow.progress(folder) if folder.read_manifest() else None
     except OSError:
         return None
 

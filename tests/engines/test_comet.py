@@ -11,10 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from routelmt_batch import job
 from routelmt_batch.engines import quality
 from routelmt_batch.engines.lanes import Lane
 from routelmt_batch.errors import UsageError
+from routelmt_batch.job import flow
 from routelmt_batch.learning.evaluation.evaluate import Settings, evaluate
 from routelmt_batch.learning.evaluation.guards import GuardSettings
 from routelmt_batch.learning.labelling.label import label
@@ -140,7 +140,7 @@ def labelled(tmp_path_factory, ray_session, comet_models, sentences):
         ],
         str(output),
     )
-    report = label(spec, job.Options(), BARS, opened).report
+    report = label(spec, flow.Options(), BARS, opened).report
     rows = [row for path in (output / "data").rglob("*.parquet") for row in pq.read_table(path).to_pylist()]
     return output, report, rows
 
@@ -183,7 +183,7 @@ def test_a_sentinel_routes_by_a_checkpoint_that_reads_sources(
     measured = found["routers"]["sentinel"]["overall"]["mean_delta"]["value"]
     assert measured == pytest.approx(sum(gains) / k, abs=1e-6)
     spec = load(make_spec(router={"kind": "sentinel", "source": str(sentinel), "dtype": "float32"}))
-    lines = job.plan(spec, job.Options(limit=10), BARS, open_engine)
+    lines = flow.plan(spec, flow.Options(limit=10), BARS, open_engine)
     assert lines
 
 

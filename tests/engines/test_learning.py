@@ -13,7 +13,7 @@ from rich.console import Console
 from sacrebleu.metrics import CHRF
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from routelmt_batch import job
+from routelmt_batch.job import flow
 from routelmt_batch.learning.calibrate import calibrate
 from routelmt_batch.learning.evaluation.evaluate import Settings, evaluate
 from routelmt_batch.learning.labelling.label import label
@@ -44,7 +44,7 @@ def labels(tmp_path_factory, ray_session) -> Path:
     models = [f"models.{name}.source={MODELS / name}" for name in ("small", "large")]
     settings = [f"input.uri={DEMO / 'input'}", "run.pools=concurrent", *models]
     spec = load_label(DEMO / "label.yaml", settings, str(output))
-    label(spec, job.Options(limit=ROWS), BARS, opened)
+    label(spec, flow.Options(limit=ROWS), BARS, opened)
     return output / "data"
 
 
@@ -113,7 +113,7 @@ def test_a_calibrated_router_routes_a_job_by_its_threshold(
     assert card["small_model"] == json.loads((MODELS / "router/routelmt.json").read_text())["small_model"]
     assert not (router / "_calibrate").exists()
     spec = load(make_spec(router__source=str(router)), budget_threshold="calibrated", budget_cap="0.9")
-    report = job.run(spec, job.Options(limit=20), BARS, open_engine).report
+    report = flow.run(spec, flow.Options(limit=20), BARS, open_engine).report
     for path in (tmp_path / "out" / "data").rglob("*.parquet"):
         for row in pq.read_table(path).to_pylist():
             if row["planned_route"]:

@@ -12,9 +12,9 @@ from rich.console import Console
 from scipy.stats import spearmanr
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 
-from routelmt_batch import job
 from routelmt_batch.engines.lanes import Lane
 from routelmt_batch.errors import EngineError, UsageError
+from routelmt_batch.job import flow
 from routelmt_batch.progress import Bars
 from routelmt_batch.prompts import Prompter
 from routelmt_batch.spec import Translator
@@ -51,7 +51,7 @@ def demo(tmp_path_factory, ray_session) -> Path:
         with Session(folder.logs, verbose=True) as session:
             yield Pools(session)
 
-    outcome = job.run(spec, job.Options(), BARS, opened)
+    outcome = flow.run(spec, flow.Options(), BARS, opened)
     assert outcome.report["status"]["ok"] >= 260
     return output
 
@@ -181,7 +181,7 @@ def test_an_empty_output_is_an_error_after_its_retries(tmp_path, open_engine):
 
 def test_a_pool_that_does_not_fit_is_refused_at_once(make_spec, open_engine):
     with pytest.raises(UsageError, match=r"GPUs needed: router 1; this machine has 0"):
-        job.run(load(make_spec(router__gpus=1)), job.Options(), BARS, open_engine)
+        flow.run(load(make_spec(router__gpus=1)), flow.Options(), BARS, open_engine)
 
 
 def test_an_engine_that_does_not_start_says_why_in_its_own_words(make_spec, open_engine, tmp_path):
@@ -191,7 +191,7 @@ def test_an_engine_that_does_not_start_says_why_in_its_own_words(make_spec, open
         )
     )
     with pytest.raises(EngineError) as error:
-        job.run(spec, job.Options(), BARS, open_engine)
+        flow.run(spec, flow.Options(), BARS, open_engine)
     message = str(error.value)
     assert "the small engine failed" in message and "No available memory for the cache blocks" in message
     assert "ray.exceptions" not in message and "Traceback" not in message

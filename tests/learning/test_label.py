@@ -19,7 +19,7 @@ from sacrebleu.metrics import CHRF
 
 from routelmt_batch.engines import quality
 from routelmt_batch.errors import InputChanged, InputError, ModelError, RoutelmtError, SpecError, UsageError
-from routelmt_batch.job import Options
+from routelmt_batch.job.flow import Options
 from routelmt_batch.learning.evaluation.evaluate import Settings, evaluate
 from routelmt_batch.learning.labelling.label import label
 from routelmt_batch.learning.training.tables import find_tables, read_rows

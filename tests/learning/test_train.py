@@ -12,7 +12,7 @@ from rich.console import Console
 from scipy import stats
 
 from routelmt_batch.errors import Interrupted, ModelError, UsageError
-from routelmt_batch.job import Options
+from routelmt_batch.job.flow import Options
 from routelmt_batch.learning.training import examples
 from routelmt_batch.learning.training.folder import TrainingFolder
 from routelmt_batch.learning.training.model_card import PLOT, PLOT_BY_DIRECTION

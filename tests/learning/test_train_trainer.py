@@ -11,7 +11,7 @@ import pytest
 
 from routelmt_batch import failpoints, show
 from routelmt_batch.errors import ModelError, OutputError
-from routelmt_batch.job import Options
+from routelmt_batch.job.flow import Options
 from routelmt_batch.learning.training import regressor
 from routelmt_batch.learning.training.folder import TrainingFolder
 from routelmt_batch.learning.training.train import train

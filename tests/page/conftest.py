@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 from rich.console import Console
 
-from routelmt_batch import job
+from routelmt_batch.job import flow
 from routelmt_batch.progress import Bars
 from routelmt_batch.spec.file import load
 from routelmt_batch.stages.finished import FinishedJob
@@ -25,7 +25,7 @@ ODD_NAME = "<b>odd & 'quoted'#1%.parquet"
 def run(spec: Path, engine: FakeEngine, **options) -> FinishedJob:
     """A job by the made-up engine, to its end."""
     loaded = load(spec)
-    job.run(loaded, job.Options(**options), BARS, engine.opened)
+    flow.run(loaded, flow.Options(**options), BARS, engine.opened)
     return FinishedJob.read(Folder(Path(loaded.output.uri)))
 
 

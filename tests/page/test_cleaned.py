@@ -2,7 +2,7 @@
 
 import pyarrow.parquet as pq
 
-from routelmt_batch.clean import clean
+from routelmt_batch.job.clean import clean
 from routelmt_batch.page.comparison import compare
 from routelmt_batch.page.page import render
 from routelmt_batch.progress import Bars

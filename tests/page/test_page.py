@@ -121,8 +121,8 @@ def test_corpus_text_stays_out_if_told_so(finished, settings):
 
 
 def test_the_page_has_the_rows_that_the_spec_asks_for(audited, engine):
-    job = run(audited(page={"rows": 2, "shards": 3}), engine)
-    excerpts = data_of(job.folder.page.read_text())["excerpts"]
+    flow = run(audited(page={"rows": 2, "shards": 3}), engine)
+    excerpts = data_of(flow.folder.page.read_text())["excerpts"]
     assert len(excerpts) == 3
     assert all(len(found["gained"]) == len(found["cut"]) == 2 for found in excerpts.values())
     assert next(iter(excerpts)) == "sub/c.parquet", "which stands out"
@@ -135,7 +135,7 @@ def test_the_same_job_gives_the_same_page(finished):
 def test_a_page_that_cannot_be_drawn_does_not_fail_the_job(audited, engine, monkeypatch, capsys):
     from rich.console import Console
 
-    from routelmt_batch import job
+    from routelmt_batch.job import flow
     from routelmt_batch.progress import Bars
     from routelmt_batch.spec.file import load
 
@@ -144,8 +144,8 @@ def test_a_page_that_cannot_be_drawn_does_not_fail_the_job(audited, engine, monk
 
     monkeypatch.setattr(page_module.charts, "budget_curve", broken)
     spec = load(audited())
-    outcome = job.run(spec, job.Options(), Bars(Console(width=500)), engine.opened)
-    assert outcome.new and job.finished(job.Folder(job.Path(spec.output.uri)))
+    outcome = flow.run(spec, flow.Options(), Bars(Console(width=500)), engine.opened)
+    assert outcome.new and flow.finished(flow.Folder(flow.Path(spec.output.uri)))
     told = capsys.readouterr().out
     assert "the audit page was not drawn (RuntimeError)" in told and "secret" not in told
 
@@ -160,8 +160,8 @@ def test_a_page_that_cannot_be_drawn_does_not_fail_the_job(audited, engine, monk
     ],
 )
 def test_every_kind_of_job_has_a_page(audited, engine, settings):
-    job = run(audited(**{"guard": {}, **settings}), engine)
-    assert data_of(job.folder.page.read_text())["shards"]["name"] == list(job.shards)
+    flow = run(audited(**{"guard": {}, **settings}), engine)
+    assert data_of(flow.folder.page.read_text())["shards"]["name"] == list(flow.shards)
 
 
 def test_a_job_without_any_gain_has_a_page(audited, corpus, engine):
@@ -169,8 +169,8 @@ def test_a_job_without_any_gain_has_a_page(audited, corpus, engine):
 
     for path in corpus.rglob("*.parquet"):
         write_shard(path, ["", None])
-    job = run(audited(audit={}, guard={}, metric=None), engine)
-    assert "No row has a gain." in job.folder.page.read_text()
+    flow = run(audited(audit={}, guard={}, metric=None), engine)
+    assert "No row has a gain." in flow.folder.page.read_text()
 
 
 def test_a_report_of_an_earlier_version_has_a_page(finished):
@@ -180,6 +180,6 @@ def test_a_report_of_an_earlier_version_has_a_page(finished):
     for key in ("threshold", "cap"):
         del report["budget"][key]
     finished.folder.job_report.write_text(json.dumps(report))
-    job = type(finished).read(finished.folder)
-    write_page(job, job.spec.page)
-    assert "without the curve" in job.folder.page.read_text()
+    flow = type(finished).read(finished.folder)
+    write_page(flow, flow.spec.page)
+    assert "without the curve" in flow.folder.page.read_text()

@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 from scipy import stats
 
-from routelmt_batch import job
 from routelmt_batch.errors import WorkChanged
+from routelmt_batch.job import flow
 from routelmt_batch.spec.file import load
 from routelmt_batch.stages.audit import quotas
 from routelmt_batch.stages.audited import Audited, advice, summarise
@@ -55,7 +55,7 @@ def audited_spec(make_spec, corpus):
 
 
 def run(spec, engine):
-    return job.run(load(spec), job.Options(), BARS, engine.opened)
+    return flow.run(load(spec), flow.Options(), BARS, engine.opened)
 
 
 def sample_of(folder):
@@ -98,10 +98,10 @@ def test_the_sample_is_the_seeds_and_resumes(audited_spec, tmp_path, engine):
     assert again.new and len(calls(engine, "large")) == before
     other = FakeEngine(tmp_path / "other.log")
     loaded = load(spec, (f"output.uri={tmp_path / 'other'}",))
-    job.run(loaded, job.Options(), BARS, other.opened)
+    flow.run(loaded, flow.Options(), BARS, other.opened)
     assert sample_of(tmp_path / "other") == sample_of(tmp_path / "out")
     loaded = load(spec, (f"output.uri={tmp_path / 'third'}", "audit.seed=4"))
-    job.run(loaded, job.Options(), BARS, other.opened)
+    flow.run(loaded, flow.Options(), BARS, other.opened)
     assert sample_of(tmp_path / "third") != sample_of(tmp_path / "out")
 
 
@@ -110,7 +110,7 @@ def test_at_least_min_rows_and_at_most_max_rows(audited_spec, tmp_path, engine):
     assert report["audit"]["sampled"] == 30
     spec = audited_spec({"fraction": 1, "min_rows": 1, "max_rows": 9})
     loaded = load(spec, (f"output.uri={tmp_path / 'other'}",))
-    assert job.run(loaded, job.Options(), BARS, engine.opened).report["audit"]["sampled"] == 9
+    assert flow.run(loaded, flow.Options(), BARS, engine.opened).report["audit"]["sampled"] == 9
 
 
 def test_a_row_of_a_large_stratum_counts_for_more(audited_spec, corpus, tmp_path, engine):
@@ -229,7 +229,7 @@ def test_an_audit_that_is_given_up_leaves_a_whole_job(audited_spec, tmp_path, en
     with engine.stopping(lambda label, row: large.append(label == "large") or sum(large) > 23):
         run(spec, engine)
     loaded = load(spec, ("audit.fraction=0",))
-    assert job.run(loaded, job.Options(), BARS, engine.opened).report["audit"] is None
+    assert flow.run(loaded, flow.Options(), BARS, engine.opened).report["audit"] is None
 
 
 def test_routing_alike_asks_for_nothing():

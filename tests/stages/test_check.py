@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.console import Console
 
-from routelmt_batch import job
+from routelmt_batch.job import flow
 from routelmt_batch.progress import Bars
 from routelmt_batch.spec.file import load
 from tests.conftest import write_shard
@@ -44,7 +44,7 @@ def corpus(tmp_path):
 
 
 def run(spec, engine, *settings):
-    return job.run(load(spec, settings), job.Options(), BARS, engine.opened)
+    return flow.run(load(spec, settings), flow.Options(), BARS, engine.opened)
 
 
 def test_doubtful_translations_have_a_reason_and_are_counted(make_spec, tmp_path, engine):
@@ -82,9 +82,9 @@ def test_checks_that_are_asked_for_too_late_are_told(make_spec, engine):
     spec, told = make_spec(budget__fraction=0), io.StringIO()
     run(spec, engine, "checks.enabled=false")
     bars = Bars(Console(file=told, width=200))
-    assert not job.run(load(spec), job.Options(), bars, engine.opened).new
+    assert not flow.run(load(spec), flow.Options(), bars, engine.opened).new
     assert "finished without checks and stays so" in told.getvalue()
-    assert not job.run(load(spec, ["checks.enabled=false"]), job.Options(), bars, engine.opened).new
+    assert not flow.run(load(spec, ["checks.enabled=false"]), flow.Options(), bars, engine.opened).new
     assert bars.warnings == 1
 
 

@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from routelmt_batch import job
 from routelmt_batch.errors import InputChanged, InputError, OutputError, RoutelmtError, UsageError
+from routelmt_batch.job import flow
 from routelmt_batch.progress import Bars
 from routelmt_batch.spec.file import load
 from routelmt_batch.stages.report import exit_code
@@ -23,8 +23,8 @@ pytestmark = pytest.mark.usefixtures("no_page")
 BARS = Bars(Console(quiet=True), quiet=True)
 
 
-def run(spec: Path, engine: FakeEngine, settings: tuple[str, ...] = (), **options) -> job.Outcome:
-    return job.run(load(spec, settings), job.Options(**options), BARS, engine.opened)
+def run(spec: Path, engine: FakeEngine, settings: tuple[str, ...] = (), **options) -> flow.Outcome:
+    return flow.run(load(spec, settings), flow.Options(**options), BARS, engine.opened)
 
 
 @pytest.fixture
@@ -71,14 +71,14 @@ def test_pools_that_a_cluster_has_no_room_for_run_one_after_the_other(make_spec,
     engine.room_for = 1
     said = io.StringIO()
     spec = load(make_spec(run__pools="concurrent"))
-    job.run(spec, job.Options(), Bars(Console(file=said, width=200)), engine.opened)
+    flow.run(spec, flow.Options(), Bars(Console(file=said, width=200)), engine.opened)
     assert engine.lanes_together[1:3] == [["large"], ["small"]]
     assert said.getvalue().count("they run one after the other") == 1
     engine.lanes_together.clear()
     engine.room_for = 2
-    job.run(
+    flow.run(
         load(make_spec(run__pools="concurrent"), output_uri=f"{spec.output.uri}-2"),
-        job.Options(),
+        flow.Options(),
         BARS,
         engine.opened,
     )
@@ -89,8 +89,8 @@ def test_an_output_that_cannot_be_written_is_told_before_anything_starts(make_sp
     """By dry runs, too; where nobody, not even root, can write."""
     spec = load(make_spec(), output_uri="/proc/self/out")
     for begin in (
-        lambda: job.run(spec, job.Options(), BARS, engine.opened),
-        lambda: job.check(spec, None, None, BARS),
+        lambda: flow.run(spec, flow.Options(), BARS, engine.opened),
+        lambda: flow.check(spec, None, None, BARS),
     ):
         with pytest.raises(OutputError, match=r"output.uri /proc/self/out: /proc/\d+ cannot be written to"):
             begin()
@@ -167,7 +167,7 @@ def test_a_row_that_kills_engines_is_quarantined_and_tried_again_on_request(
     engine.fails = lambda label, row: "engine_killed" if (label, row["row"]) in deadly else ""
     said = io.StringIO()
     bars = Bars(Console(file=said, width=200))
-    outcome = job.run(load(spec, ["budget.fraction=0.9"]), job.Options(), bars, engine.opened)
+    outcome = flow.run(load(spec, ["budget.fraction=0.9"]), flow.Options(), bars, engine.opened)
     rows = oracle.check(tmp_path / "out", corpus, "0.9")
     large = {key for key, row in rows.items() if row["planned_route"] == "large"}
     dead = {key for key, row in rows.items() if row["status"] == "quarantined"}
@@ -180,7 +180,9 @@ def test_a_row_that_kills_engines_is_quarantined_and_tried_again_on_request(
     assert "killed the engine: engine_killed" in said.getvalue()
     engine.fails = lambda label, row: ""
     before = len(sent(engine))
-    again = job.run(load(spec, ["budget.fraction=0.9"]), job.Options(retry_failed=True), BARS, engine.opened)
+    again = flow.run(
+        load(spec, ["budget.fraction=0.9"]), flow.Options(retry_failed=True), BARS, engine.opened
+    )
     assert {(line.split()[1], int(line.split()[2])) for line in sent(engine)[before:]} == dead
     assert again.report["status"]["quarantined"] == 0 and exit_code(again.report) == 0
     oracle.check(tmp_path / "out", corpus, "0.9")
@@ -196,8 +198,8 @@ def test_rows_that_kill_both_models_on_every_try_are_counted_once(make_spec, cor
         else ""
     )
     for retry in (False, True, True):
-        options = job.Options(retry_failed=retry)
-        outcome = job.run(load(spec, ["budget.fraction=0.9"]), options, BARS, engine.opened)
+        options = flow.Options(retry_failed=retry)
+        outcome = flow.run(load(spec, ["budget.fraction=0.9"]), options, BARS, engine.opened)
         assert outcome.report["status"]["quarantined"] == 6 and exit_code(outcome.report) == 3
         oracle.check(tmp_path / "out", corpus, "0.9")
 
@@ -252,7 +254,7 @@ def test_a_refused_budget_leaves_the_record_as_it_is(make_spec, tmp_path, engine
 def test_the_settings_that_a_job_goes_on_with_are_on_record(make_spec, tmp_path, engine):
     """Of one that is finished, the page's alone."""
     kept = tmp_path / "out/_job/spec.yaml"
-    job.plan(load(make_spec()), job.Options(), BARS, engine.opened)
+    flow.plan(load(make_spec()), flow.Options(), BARS, engine.opened)
     run(make_spec(page={"rows": 3}, models__small__replicas=2), engine)
     assert (load(kept).page.rows, load(kept).models.small.replicas.max) == (3, 2)
     (tmp_path / "out/_SUCCESS").unlink()
@@ -272,7 +274,7 @@ def test_a_finished_job_without_translations_keeps_its_budget_too(make_spec, cor
 
 
 def test_models_may_change_until_the_first_translation_and_not_after(make_spec, corpus, tmp_path, engine):
-    job.plan(load(make_spec()), job.Options(), BARS, engine.opened)
+    flow.plan(load(make_spec()), flow.Options(), BARS, engine.opened)
     changed = ("models.large.dtype=float16",)
     with engine.stopping(lambda label, row: label == "small"):
         run(make_spec(), engine, changed)
@@ -289,7 +291,7 @@ def test_two_starts_of_a_new_job_cannot_both_have_it(make_spec, corpus, tmp_path
 
     def slow(*args):
         monkeypatch.setattr(workspace, "find_input", usual)
-        job.plan(load(make_spec()), job.Options(), BARS, engine.opened)  # another start is quicker
+        flow.plan(load(make_spec()), flow.Options(), BARS, engine.opened)  # another start is quicker
         return usual(*args)
 
     monkeypatch.setattr(workspace, "find_input", slow)
@@ -336,7 +338,7 @@ def test_a_router_with_another_scale_does_not_go_on(make_spec, tmp_path, engine)
     router = tmp_path / "router"
     shutil.copytree(MODELS / "router", router)
     spec = make_spec(router__source=str(router))
-    job.plan(load(spec), job.Options(), BARS, engine.opened)
+    flow.plan(load(spec), flow.Options(), BARS, engine.opened)
     card = json.loads((router / "routelmt.json").read_text())
     (router / "routelmt.json").write_text(json.dumps({**card, "scale": {"mean": 0, "std": 1}}))
     with pytest.raises(OutputError, match="router's scale: was"):
@@ -381,7 +383,7 @@ def test_an_output_inside_the_input_where_no_shard_is_looked_for_is_none_of_it(m
 
 
 def test_a_touched_shard_is_the_same_shard(make_spec, corpus, tmp_path, engine):
-    job.plan(load(make_spec()), job.Options(), BARS, engine.opened)
+    flow.plan(load(make_spec()), flow.Options(), BARS, engine.opened)
     (corpus / "a.parquet").touch()
     run(make_spec(), engine)
     oracle.check(tmp_path / "out", corpus, "0.3")
@@ -459,7 +461,7 @@ def test_a_shard_that_changes_before_it_is_assembled_is_named(
         check(*args)
         write_shard(corpus / "b-one.parquet", ["Another text."])
 
-    monkeypatch.setattr(job, "check_texts", check)
+    monkeypatch.setattr(flow, "check_texts", check)
     with pytest.raises(InputChanged, match=r"b-one\.parquet: the shard changed"):
         run(make_spec(), engine)
     assert (tmp_path / "out/data/a.parquet").exists(), "the others are written"
@@ -491,14 +493,14 @@ def test_another_prompt_or_model_is_refused_and_named(make_spec, engine, tmp_pat
 
 
 def test_plan_counts_min_gain_in(make_spec, tmp_path, engine):
-    lines = job.plan(load(make_spec(budget__min_gain=2)), job.Options(), BARS, engine.opened)
+    lines = flow.plan(load(make_spec(budget__min_gain=2)), flow.Options(), BARS, engine.opened)
     gains = [line["gain"] for line in oracle.scores(tmp_path / "out").values() if line["gain"] is not None]
     assert lines[-1].rows == sum(gain >= 2 for gain in gains)
 
 
 def test_plan_prices_budgets_and_run_goes_on_at_any(make_spec, corpus, tmp_path, engine):
     spec = load(make_spec())
-    lines = job.plan(spec, job.Options(), BARS, engine.opened)
+    lines = flow.plan(spec, flow.Options(), BARS, engine.opened)
     scored = oracle.scores(tmp_path / "out")
     for line in lines:
         routed = oracle.top(scored, str(line.fraction))

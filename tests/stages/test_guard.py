@@ -14,8 +14,8 @@ import yaml
 from rich.console import Console
 from sacrebleu.metrics import CHRF
 
-from routelmt_batch import job
 from routelmt_batch.errors import ModelError, OutputError, RoutelmtError, SpecError, UsageError
+from routelmt_batch.job import flow
 from routelmt_batch.progress import Bars
 from routelmt_batch.prompts import load_tokenizer
 from routelmt_batch.spec.file import load
@@ -65,8 +65,8 @@ def guarded(make_spec, corpus):
     return write
 
 
-def run(spec: Path, engine: FakeEngine, **options) -> job.Outcome:
-    return job.run(load(spec), job.Options(**options), BARS, engine.opened)
+def run(spec: Path, engine: FakeEngine, **options) -> flow.Outcome:
+    return flow.run(load(spec), flow.Options(**options), BARS, engine.opened)
 
 
 def output(folder: Path) -> dict[tuple[str, int], dict]:
@@ -170,7 +170,7 @@ def test_a_guarded_job_that_stops_goes_on_where_it_stood(guarded, tmp_path, engi
     whole = output(tmp_path / "out")
     other = FakeEngine(tmp_path / "other.log")
     settings = (f"output.uri={tmp_path / 'other'}",)
-    job.run(load(spec, settings), job.Options(), BARS, other.opened)
+    flow.run(load(spec, settings), flow.Options(), BARS, other.opened)
     assert output(tmp_path / "other") == whole
 
 
@@ -248,7 +248,7 @@ def test_killed_at_a_guards_commit_it_goes_on(guarded, tmp_path, engine, undistu
         load_tokenizer(str(MODELS / name))
     if not undisturbed:
         whole = load(spec, (f"output.uri={tmp_path / 'whole'}",))
-        job.run(whole, job.Options(), BARS, FakeEngine(tmp_path / "whole.log").opened)
+        flow.run(whole, flow.Options(), BARS, FakeEngine(tmp_path / "whole.log").opened)
         undisturbed.update(output(tmp_path / "whole"))
     assert run_armed(spec, engine.log, f"{failpoint}:1") == -signal.SIGKILL, "it is on the way"
     before = oracle.digests(tmp_path / "out")
@@ -312,9 +312,9 @@ def test_another_budget_after_a_guards_decision_is_refused(guarded, tmp_path, en
     with engine.stopping(lambda label, row: label in ("small", "large")):
         run(spec, engine)
     with pytest.raises(OutputError, match=r"frozen at budget.fraction 0\.3"):
-        job.run(load(spec, ("budget.fraction=0.1",)), job.Options(), BARS, engine.opened)
+        flow.run(load(spec, ("budget.fraction=0.1",)), flow.Options(), BARS, engine.opened)
     other = ("guard.router.threads=1",)
-    job.run(load(spec, other), job.Options(), BARS, engine.opened)
+    flow.run(load(spec, other), flow.Options(), BARS, engine.opened)
     assert len(set(calls(engine, "large"))) <= 18
 
 
@@ -371,7 +371,7 @@ def test_a_guard_of_no_budget_and_of_all_of_it(guarded, tmp_path, engine, fracti
     spec = load(
         guarded(mode="hypothesis", keep_small_above=60, verify=True), (f"budget.fraction={fraction}",)
     )
-    outcome = job.run(spec, job.Options(), BARS, engine.opened)
+    outcome = flow.run(spec, flow.Options(), BARS, engine.opened)
     rows = output(tmp_path / "out")
     good = {key for key in rows if chrf("small", key, rows) > 60} if large else set()
     assert set(calls(engine, "large")) == (set(rows) - good if large else set())
@@ -384,7 +384,7 @@ def test_under_a_threshold_with_a_cap_freed_places_go_to_rows_that_reach_it(guar
         guarded(mode="hypothesis", keep_small_above=60, candidates=3),
         ("budget.threshold=1.0", "budget.cap=0.2"),
     )
-    job.run(spec, job.Options(), BARS, engine.opened)
+    flow.run(spec, flow.Options(), BARS, engine.opened)
     rows, order = output(tmp_path / "out"), by_gain(tmp_path / "out")
     gains = {key: line["gain"] for key, line in oracle.scores(tmp_path / "out").items()}
     candidates = [key for key in order if gains[key] >= 1.0][:36]
@@ -395,7 +395,7 @@ def test_under_a_threshold_with_a_cap_freed_places_go_to_rows_that_reach_it(guar
 
 def test_a_cap_says_how_many_of_its_places_wait_for_escalation(guarded, tmp_path, engine):
     spec = load(guarded(escalate_fraction="0.1"), ("budget.threshold=-3.0", "budget.cap=0.3"))
-    told = " ".join(job.run(spec, job.Options(), BARS, engine.opened).report["warnings"])
+    told = " ".join(flow.run(spec, flow.Options(), BARS, engine.opened).report["warnings"])
     over = sum(line["gain"] >= -3.0 for line in oracle.scores(tmp_path / "out").values()) - 12
     assert f"cap of 18 rows (6 of them kept for escalation) was reached; {over} rows over" in told
 

@@ -9,8 +9,9 @@ import pytest
 from rich.console import Console
 from scipy.stats import betabinom
 
-from routelmt_batch import job, show
+from routelmt_batch import show
 from routelmt_batch.errors import OutputError, UsageError
+from routelmt_batch.job import flow
 from routelmt_batch.progress import Bars
 from routelmt_batch.spec.file import load
 from tests import oracle
@@ -20,15 +21,15 @@ from tests.fake_engine import FakeEngine
 pytestmark = pytest.mark.usefixtures("no_page")
 
 
-def run(spec: Path, engine: FakeEngine) -> job.Outcome:
-    return job.run(load(spec), job.Options(), Bars.none(), engine.opened)
+def run(spec: Path, engine: FakeEngine) -> flow.Outcome:
+    return flow.run(load(spec), flow.Options(), Bars.none(), engine.opened)
 
 
-def told(outcome: job.Outcome) -> str:
+def told(outcome: flow.Outcome) -> str:
     return " ".join(outcome.report["warnings"])
 
 
-def printed(outcome: job.Outcome) -> str:
+def printed(outcome: flow.Outcome) -> str:
     console = Console(width=200)
     with console.capture() as capture:
         console.print(show.job(outcome.report))

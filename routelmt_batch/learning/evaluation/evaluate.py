@@ -16,7 +16,7 @@ import numpy as np
 
 from routelmt_batch.engines.lanes import Engine
 from routelmt_batch.errors import OutputError, UsageError
-from routelmt_batch.job import OpenEngine
+from routelmt_batch.job.flow import OpenEngine
 from routelmt_batch.learning.evaluation import guards
 from routelmt_batch.learning.evaluation.contest import Routing
 from routelmt_batch.learning.evaluation.evaluation import BUILT_IN, RANDOM, write

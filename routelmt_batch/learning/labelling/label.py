@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 
 from routelmt_batch.corpus.units import Unit, languages
 from routelmt_batch.engines.nodes import processors
-from routelmt_batch.job import OpenEngine, Options, Outcome, finished
+from routelmt_batch.job.flow import OpenEngine, Options, Outcome, finished
 from routelmt_batch.learning.labelling.passes import (
     ROUTES,
     committed,

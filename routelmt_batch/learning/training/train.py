@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from routelmt_batch.atomic import write_json, write_text
 from routelmt_batch.errors import ModelError
 from routelmt_batch.interrupts import stop_on_signals
-from routelmt_batch.job import Options, Outcome
+from routelmt_batch.job.flow import Options, Outcome
 from routelmt_batch.learning.labels import Signature
 from routelmt_batch.learning.training import examples, model_card
 from routelmt_batch.learning.training.folder import (

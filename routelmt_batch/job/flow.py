@@ -10,12 +10,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from routelmt_batch.conditions import NO_CONDITIONS, Conditions
 from routelmt_batch.corpus.units import units
 from routelmt_batch.engines.lanes import Engine
 from routelmt_batch.engines.nodes import processors
 from routelmt_batch.errors import OutputError
 from routelmt_batch.interrupts import stop_on_signals
+from routelmt_batch.job.conditions import NO_CONDITIONS, Conditions
 from routelmt_batch.page.page import write_page
 from routelmt_batch.progress import Bars, counted
 from routelmt_batch.rows import FAILED, LARGE, QUARANTINED, SMALL

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from routelmt_batch.atomic import remove_temporary, sha256
 from routelmt_batch.errors import OutputError
-from routelmt_batch.job import finished
+from routelmt_batch.job.flow import finished
 from routelmt_batch.progress import Bars
 from routelmt_batch.rows import LARGE, OK, SMALL
 from routelmt_batch.rows import TRANSLATIONS as SCHEMA
