@@ -116,7 +116,7 @@ def invoke(fake_engine: Any, no_page: None, monkeypatch: pytest.MonkeyPatch) -> 
     from typer.testing import CliRunner
 
     from routelmt_batch import interrupts
-    from routelmt_batch.cli import app
+    from routelmt_batch.cli.main import app
     from routelmt_batch.job import flow
 
     monkeypatch.setattr(flow, "ray_engine", lambda folder, options: fake_engine.opened(folder))

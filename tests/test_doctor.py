@@ -2,7 +2,7 @@
 
 import pytest
 
-from routelmt_batch import doctor
+from routelmt_batch.cli import doctor
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ from urllib.request import urlopen
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from routelmt_batch.cli.exposition import JobCollector, serve
 from routelmt_batch.errors import UsageError
-from routelmt_batch.exposition import JobCollector, serve
 from routelmt_batch.job import flow
 from routelmt_batch.progress import Bars
 from routelmt_batch.spec.file import load

@@ -6,7 +6,7 @@ import shlex
 import pytest
 import typer
 
-from routelmt_batch.cli import app
+from routelmt_batch.cli.main import app
 from tests.conftest import REPOSITORY
 
 GUIDES = ("README.md", "cluster/README.md", "jobs/README.md")

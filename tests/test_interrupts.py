@@ -9,7 +9,8 @@ import time
 
 import pytest
 
-from routelmt_batch import cli, interrupts
+from routelmt_batch import interrupts
+from routelmt_batch.cli import main
 from routelmt_batch.errors import UsageError
 from routelmt_batch.job import flow
 from routelmt_batch.prompts import load_tokenizer
@@ -54,7 +55,7 @@ def limited(arguments, folder, log):
         flow.ray_engine = lambda folder, options: Stuck(log).opened(folder)
         sys.argv = ["routelmt-batch", *arguments]
         try:
-            cli.main()
+            main.main()
         except SystemExit as end:
             sys.stdout.flush()
             os._exit(end.code)

@@ -9,7 +9,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from routelmt_batch import __version__, doctor
+from routelmt_batch import __version__
+from routelmt_batch.cli import doctor
 from routelmt_batch.engines import quality
 from routelmt_batch.errors import UsageError
 from tests.conftest import REPOSITORY

@@ -8,9 +8,9 @@ from unittest.mock import Mock
 import pyarrow as pa
 import pytest
 
+from routelmt_batch.cli.ending import Ending
 from routelmt_batch.errors import DiskFull, Interrupted, RoutelmtError
 from routelmt_batch.progress import Bars
-from routelmt_batch.scheduled import Ending
 from tests.conftest import write_shard
 from tests.fake_engine import FakeEngine
 

@@ -12,7 +12,7 @@ import typer
 import yaml
 from pydantic import ValidationError
 
-from routelmt_batch.cli import app
+from routelmt_batch.cli.main import app
 from routelmt_batch.engines.pools import Pools
 from routelmt_batch.spec.file import load
 from tests.cluster.kubernetes import RayJob, documents, quantity

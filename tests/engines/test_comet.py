@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
+from routelmt_batch.cli.show import labels as shown
 from routelmt_batch.engines import quality
 from routelmt_batch.engines.lanes import Lane
 from routelmt_batch.errors import UsageError
@@ -20,7 +21,6 @@ from routelmt_batch.learning.evaluation.guards import GuardSettings
 from routelmt_batch.learning.labelling.label import label
 from routelmt_batch.metrics.metric import open_metric
 from routelmt_batch.progress import Bars
-from routelmt_batch.show import labels as shown
 from routelmt_batch.spec import Metric
 from routelmt_batch.spec.file import load, load_label
 from routelmt_batch.store.ledger import SCORES

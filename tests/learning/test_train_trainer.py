@@ -9,7 +9,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from routelmt_batch import failpoints, show
+from routelmt_batch import failpoints
+from routelmt_batch.cli import show
 from routelmt_batch.errors import ModelError, OutputError
 from routelmt_batch.job.flow import Options
 from routelmt_batch.learning.training import regressor

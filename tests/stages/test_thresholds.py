@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 from scipy.stats import betabinom
 
-from routelmt_batch import show
+from routelmt_batch.cli import show
 from routelmt_batch.errors import OutputError, UsageError
 from routelmt_batch.job import flow
 from routelmt_batch.progress import Bars

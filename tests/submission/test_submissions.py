@@ -9,11 +9,11 @@ import pytest
 import typer
 from ray.job_submission import JobDetails
 
-from routelmt_batch.cli import app
+from routelmt_batch.cli.main import app
+from routelmt_batch.cli.submission import _why
 from routelmt_batch.errors import OutputError, RoutelmtError, UsageError
 from routelmt_batch.spec.file import load
 from routelmt_batch.submission import submit as submit_module
-from routelmt_batch.submission.cli import _why
 from routelmt_batch.submission.submissions import Submission, submission_id
 from routelmt_batch.submission.submit import Order
 from tests.conftest import DEMO

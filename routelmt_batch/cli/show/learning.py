@@ -8,8 +8,8 @@ from typing import Any
 from rich.console import Group
 from rich.table import Table
 
+from routelmt_batch.cli.show.parts import counts, extent, new_table, number
 from routelmt_batch.routers.card import Calibration
-from routelmt_batch.show.parts import counts, extent, new_table, number
 
 
 def labels(report: Mapping[str, Any]) -> Group:

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from routelmt_batch import __version__
-from routelmt_batch.errors import OutputError, UsageError
-from routelmt_batch.learning import cli as learning
-from routelmt_batch.options import (
+from routelmt_batch.cli import learning as learning
+from routelmt_batch.cli import submission as submission
+from routelmt_batch.cli.ending import carry_out, in_words, is_exit, scheduled
+from routelmt_batch.cli.options import (
     AddressOption,
     AgainstOption,
     BudgetOption,
@@ -33,9 +34,8 @@ from routelmt_batch.options import (
     TimeLimitOption,
     VerboseOption,
 )
+from routelmt_batch.errors import OutputError, UsageError
 from routelmt_batch.progress import Bars, stderr_console
-from routelmt_batch.scheduled import carry_out, in_words, is_exit, scheduled
-from routelmt_batch.submission import cli as submission
 
 if TYPE_CHECKING:
     from routelmt_batch.stages.finished import FinishedJob
@@ -106,7 +106,7 @@ def run(
     Stopped or killed, the same command goes on where it stood. On a finished job it does nothing.
     """
     with scheduled("run", log_format, time_limit, metrics_port) as ending:
-        from routelmt_batch import show
+        from routelmt_batch.cli import show
         from routelmt_batch.job import flow
         from routelmt_batch.job.conditions import Conditions
         from routelmt_batch.spec.file import load
@@ -151,7 +151,7 @@ def plan(
 ) -> None:
     """Score only, and show what each budget would buy. `run` goes on from there at any budget."""
     with scheduled("plan", log_format, time_limit, metrics_port) as ending:
-        from routelmt_batch import show
+        from routelmt_batch.cli import show
         from routelmt_batch.job import flow, rates
         from routelmt_batch.spec.file import load
         from routelmt_batch.stages.allocate import is_begun
@@ -205,7 +205,7 @@ def report(
 ) -> None:
     """Show the report of a job or of labels; of one that runs or was stopped, how far it is. Or compare
     two jobs."""
-    from routelmt_batch import show
+    from routelmt_batch.cli import show
     from routelmt_batch.job import flow, rates
     from routelmt_batch.learning.labelling import label
     from routelmt_batch.store.manifest import command
@@ -240,7 +240,7 @@ def _audit(output: str, against: str | None, html: bool, rows: int | None, as_js
     Raises:
         OutputError: a folder holds no finished job.
     """
-    from routelmt_batch import show
+    from routelmt_batch.cli import show
     from routelmt_batch.page.comparison import compare
     from routelmt_batch.page.page import write_page
 
@@ -274,7 +274,8 @@ def clean(
 ) -> None:
     """Remove the work files of a finished job or of labels (`_job/`). Reports, audit page, comparisons
     and data stay; failed rows cannot be tried again after it."""
-    from routelmt_batch import interrupts, show
+    from routelmt_batch import interrupts
+    from routelmt_batch.cli import show
     from routelmt_batch.job import clean as cleaning
     from routelmt_batch.store.workspace import Folder
 
@@ -287,8 +288,8 @@ def clean(
 @app.command(epilog="Example: routelmt-batch doctor")
 def doctor() -> None:
     """Check this machine: Python, Ray, vLLM, GPU or CPU, memory, disk; each with its next move."""
-    from routelmt_batch import doctor as checks
-    from routelmt_batch import show
+    from routelmt_batch.cli import doctor as checks
+    from routelmt_batch.cli import show
 
     lines = checks.examine()
     show.console().print(show.health(lines))

@@ -8,10 +8,10 @@ from typing import Any
 from rich.console import Group
 from rich.table import Table
 
+from routelmt_batch.cli.show.parts import counts, extent, interval, new_table, number
 from routelmt_batch.job.conditions import held
 from routelmt_batch.progress import counted
 from routelmt_batch.rows import LARGE, SMALL
-from routelmt_batch.show.parts import counts, extent, interval, new_table, number
 
 
 def job(report: Mapping[str, Any]) -> Group:

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from routelmt_batch.errors import UsageError
-from routelmt_batch.options import (
+from routelmt_batch.cli.options import (
     AgainstOption,
     BudgetOption,
     CapOption,
@@ -30,6 +29,7 @@ from routelmt_batch.options import (
     TimeLimitOption,
     VerboseOption,
 )
+from routelmt_batch.errors import UsageError
 from routelmt_batch.progress import stderr_console
 
 if TYPE_CHECKING:
@@ -157,7 +157,7 @@ def _as_given(**options: object) -> tuple[str, ...]:
 
 def status(job: JobArgument, address: UrlOption = None, as_json: JsonOption = False) -> None:
     """Show a submission's state and, where its output can be read from here, how far it is."""
-    from routelmt_batch import show
+    from routelmt_batch.cli import show
     from routelmt_batch.submission import tables
 
     cluster, submission = _find(flow, address)
@@ -197,7 +197,7 @@ def stop(job: JobArgument, address: UrlOption = None) -> None:
 
 def list_submissions(address: UrlOption = None, as_json: JsonOption = False) -> None:
     """List the submissions of this tool that the cluster knows, newest first."""
-    from routelmt_batch import show
+    from routelmt_batch.cli import show
     from routelmt_batch.submission import tables
 
     found = _cluster(address).submissions()

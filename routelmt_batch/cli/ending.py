@@ -26,7 +26,7 @@ from routelmt_batch.progress import Bars, Level, counted, stderr_console
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from routelmt_batch.exposition import JobCollector
+    from routelmt_batch.cli.exposition import JobCollector
     from routelmt_batch.job.flow import Options, Outcome
     from routelmt_batch.spec import PassSpec
 
@@ -56,7 +56,7 @@ class Ending:
 
     def show(self, *what: RenderableType) -> None:
         """Print for people; with JSON logs the last line is all of standard output."""
-        from routelmt_batch import show
+        from routelmt_batch.cli import show
 
         if not self.bars.as_json:
             for one in what:
@@ -96,7 +96,7 @@ def scheduled(
         with contextlib.ExitStack() as open_until_then:
             open_until_then.enter_context(interrupts.time_limit(time_limit))
             if metrics_port is not None:
-                from routelmt_batch.exposition import JobCollector, serve
+                from routelmt_batch.cli.exposition import JobCollector, serve
 
                 ending.collector = JobCollector(command, ending.bars)
                 open_until_then.enter_context(serve(metrics_port, ending.collector))

@@ -11,10 +11,10 @@ from rich.console import Group, RenderableType
 from rich.filesize import decimal
 from rich.table import Table
 
-from routelmt_batch.doctor import Finding
+from routelmt_batch.cli.doctor import Finding
+from routelmt_batch.cli.show.parts import counts, new_table, number
 from routelmt_batch.job.clean import Cleaned
 from routelmt_batch.job.rates import Estimate
-from routelmt_batch.show.parts import counts, new_table, number
 from routelmt_batch.stages.allocate import WhatIf
 
 

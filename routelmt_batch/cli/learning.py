@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from routelmt_batch.errors import UsageError
-from routelmt_batch.options import (
+from routelmt_batch.cli.ending import carry_out, scheduled
+from routelmt_batch.cli.options import (
     AddressOption,
     LimitOption,
     LogFormatOption,
@@ -22,8 +22,8 @@ from routelmt_batch.options import (
     TimeLimitOption,
     VerboseOption,
 )
+from routelmt_batch.errors import UsageError
 from routelmt_batch.progress import Bars, stderr_console
-from routelmt_batch.scheduled import carry_out, scheduled
 from routelmt_batch.spec.kinds import SEVERE_LOSS_GAIN
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def label(
     Stopped or killed, the same command goes on where it stood.
     """
     with scheduled("label", log_format, time_limit, metrics_port) as ending:
-        from routelmt_batch import show
+        from routelmt_batch.cli import show
         from routelmt_batch.job import flow
         from routelmt_batch.learning.labelling.label import label as run_label
         from routelmt_batch.learning.labelling.label import summary
@@ -108,7 +108,7 @@ def train(
     Stopped or killed, the same command goes on from the last checkpoint.
     """
     with scheduled("train", log_format, time_limit, metrics_port) as ending:
-        from routelmt_batch import show
+        from routelmt_batch.cli import show
         from routelmt_batch.job import flow
         from routelmt_batch.learning.training.spec import load_train_spec
         from routelmt_batch.learning.training.train import summary
@@ -190,7 +190,7 @@ def evaluate(
 
     Both oracles and random routing are always in the table. Writes evaluation.json, .md, .png and .svg.
     """
-    from routelmt_batch import show
+    from routelmt_batch.cli import show
     from routelmt_batch.learning.evaluation.evaluate import Settings
     from routelmt_batch.learning.evaluation.evaluate import evaluate as run_evaluate
     from routelmt_batch.learning.evaluation.guards import GuardSettings
@@ -227,7 +227,7 @@ def calibrate(
     `run --threshold calibrated` then routes each row by its own score. Stopped or killed, the same
     command goes on where it stood.
     """
-    from routelmt_batch import show
+    from routelmt_batch.cli import show
     from routelmt_batch.learning.calibrate import calibrate as run_calibrate
 
     wanted = [fraction(text, "--fraction") for text in fractions or ("0.1", "0.2", "0.3", "0.4", "0.5")]
