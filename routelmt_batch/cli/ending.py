@@ -144,7 +144,7 @@ def carry_out(
     the figures of the last line; `what` it is stands before "finished".
 
     Raises:
-        RoutelmtError: see `run`, which is called as job.run is.
+        RoutelmtError: see `run`, which is called as flow.run is.
     """
     from routelmt_batch.job import conditions, flow
     from routelmt_batch.store.workspace import Folder

@@ -160,7 +160,7 @@ def status(job: JobArgument, address: UrlOption = None, as_json: JsonOption = Fa
     from routelmt_batch.cli import show
     from routelmt_batch.submission import tables
 
-    cluster, submission = _find(flow, address)
+    cluster, submission = _find(job, address)
     stages, why = _stages(submission), _why(cluster, submission)
     if as_json:
         told = submission.as_json() | {"message": why, "stages": stages}
@@ -179,7 +179,7 @@ def logs(
     ] = False,
 ) -> None:
     """Print what a submitted job printed: its progress, then its report."""
-    cluster, submission = _find(flow, address)
+    cluster, submission = _find(job, address)
     if follow:
         _follow(cluster, submission, address)
     typer.echo(cluster.log(submission), nl=False)
@@ -187,7 +187,7 @@ def logs(
 
 def stop(job: JobArgument, address: UrlOption = None) -> None:
     """Stop a job in order: what is committed stays, and the next `submit` of it goes on from there."""
-    cluster, submission = _find(flow, address)
+    cluster, submission = _find(job, address)
     if not submission.live:
         typer.echo(f"{submission.id} ended before: {submission.status}")
         return
@@ -225,7 +225,7 @@ def _find(job: str, address: str | None) -> tuple[Cluster, Submission]:
     from routelmt_batch.spec.file import from_here
 
     cluster = _cluster(address)
-    return cluster, cluster.find(flow, from_here(flow))
+    return cluster, cluster.find(job, from_here(job))
 
 
 def _why(cluster: Cluster, submission: Submission) -> str | None:

@@ -1,1 +1,1 @@
-"""Where models run: a Ray session and the pools of vLLM engines in it."""
+"""Where models run: a Ray session, pools of engines in it, processes that hold a model. It knows no stage."""

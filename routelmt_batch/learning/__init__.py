@@ -1,1 +1,1 @@
-"""Learning: label, train, evaluate, calibrate. It meets serving only in a router folder."""
+"""Label, train, evaluate, calibrate. It meets serving in a router folder alone."""

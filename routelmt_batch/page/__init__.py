@@ -1,1 +1,1 @@
-"""The audit page: a finished job's reports and some of its rows as one HTML file that opens from disk."""
+"""The audit page: a finished job as one HTML file that opens from disk. It starts nothing."""

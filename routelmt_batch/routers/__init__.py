@@ -1,1 +1,1 @@
-"""Every router that a job can use. One registry, by `router.kind`."""
+"""Every kind of router, by `router.kind`: how it is opened and how it scores. They know no budget."""

@@ -1,1 +1,2 @@
-"""The stages of a job, in the data's order: score, allocate, translate, assemble, report."""
+"""The stages of a job, in order: score, allocate, translate, guard, assemble, audit, report. They meet in
+committed files alone, and know no command line."""

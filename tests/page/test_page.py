@@ -121,8 +121,8 @@ def test_corpus_text_stays_out_if_told_so(finished, settings):
 
 
 def test_the_page_has_the_rows_that_the_spec_asks_for(audited, engine):
-    flow = run(audited(page={"rows": 2, "shards": 3}), engine)
-    excerpts = data_of(flow.folder.page.read_text())["excerpts"]
+    job = run(audited(page={"rows": 2, "shards": 3}), engine)
+    excerpts = data_of(job.folder.page.read_text())["excerpts"]
     assert len(excerpts) == 3
     assert all(len(found["gained"]) == len(found["cut"]) == 2 for found in excerpts.values())
     assert next(iter(excerpts)) == "sub/c.parquet", "which stands out"
@@ -160,8 +160,8 @@ def test_a_page_that_cannot_be_drawn_does_not_fail_the_job(audited, engine, monk
     ],
 )
 def test_every_kind_of_job_has_a_page(audited, engine, settings):
-    flow = run(audited(**{"guard": {}, **settings}), engine)
-    assert data_of(flow.folder.page.read_text())["shards"]["name"] == list(flow.shards)
+    job = run(audited(**{"guard": {}, **settings}), engine)
+    assert data_of(job.folder.page.read_text())["shards"]["name"] == list(job.shards)
 
 
 def test_a_job_without_any_gain_has_a_page(audited, corpus, engine):
@@ -169,8 +169,8 @@ def test_a_job_without_any_gain_has_a_page(audited, corpus, engine):
 
     for path in corpus.rglob("*.parquet"):
         write_shard(path, ["", None])
-    flow = run(audited(audit={}, guard={}, metric=None), engine)
-    assert "No row has a gain." in flow.folder.page.read_text()
+    job = run(audited(audit={}, guard={}, metric=None), engine)
+    assert "No row has a gain." in job.folder.page.read_text()
 
 
 def test_a_report_of_an_earlier_version_has_a_page(finished):
@@ -180,6 +180,6 @@ def test_a_report_of_an_earlier_version_has_a_page(finished):
     for key in ("threshold", "cap"):
         del report["budget"][key]
     finished.folder.job_report.write_text(json.dumps(report))
-    flow = type(finished).read(finished.folder)
-    write_page(flow, flow.spec.page)
-    assert "without the curve" in flow.folder.page.read_text()
+    job = type(finished).read(finished.folder)
+    write_page(job, job.spec.page)
+    assert "without the curve" in job.folder.page.read_text()

@@ -70,7 +70,7 @@ def label(spec: LabelSpec, options: Options, bars: Bars, open_engine: OpenEngine
 
 
 def standing(folder: Folder) -> dict[str, Any]:
-    """How far an unfinished label job is; as job.standing. What failed is not measured."""
+    """How far an unfinished label job is; as flow.standing. What failed is not measured."""
     ledger, (shards, rows) = folder.ledger(), folder.extent()
     stages = {str(route): [ledger.count(TRANSLATIONS, route), rows] for route in ROUTES}
     failed = sum(translated(ledger, route, "failed") for route in ROUTES)
