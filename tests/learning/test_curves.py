@@ -5,7 +5,7 @@ import pytest
 
 from routelmt_batch.learning.evaluation.curves import area, budget_curve, by_percent
 from routelmt_batch.stats import measures
-from tests.test_measures import guarded
+from tests.stats.test_measures import guarded
 
 
 def test_the_curve_is_mean_quality_with_the_first_k_rows_routed():

@@ -14,7 +14,7 @@ from routelmt_batch.learning.evaluation.show import table
 from routelmt_batch.learning.evaluation.tables import Labels
 from routelmt_batch.stats import resampling
 from routelmt_batch.stats.measures import METRICS
-from tests.test_measures import by_definition
+from tests.stats.test_measures import by_definition
 
 ROWS = 240
 DIRECTIONS = ("de-en", "en-de", "en-zh")

@@ -22,7 +22,7 @@ from routelmt_batch.spec.file import load
 from tests import oracle
 from tests.conftest import COLUMNS, MODELS, write_shard
 from tests.fake_engine import FakeEngine
-from tests.test_resume import run_armed
+from tests.job.test_resume import run_armed
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("no_page")]
 BARS = Bars(Console(quiet=True), quiet=True)

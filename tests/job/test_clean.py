@@ -13,7 +13,7 @@ from routelmt_batch.job.clean import CLEARED, clean
 from routelmt_batch.progress import Bars
 from routelmt_batch.store.ledger import hold
 from routelmt_batch.store.workspace import Folder
-from tests.test_scheduled import last_line, two_rows_fail
+from tests.cli.test_ending import last_line, two_rows_fail
 
 pytestmark = pytest.mark.usefixtures("no_page")
 
@@ -159,7 +159,7 @@ def test_killed_in_the_midst_it_is_finished_by_the_next(invoke, make_spec, out, 
 
 
 def test_labels_are_cleaned_too(invoke, make_spec, tmp_path):
-    from tests.test_cli import label_spec
+    from tests.cli.test_cli import label_spec
 
     spec, out = label_spec(tmp_path), tmp_path / "labels"
     invoke("label", spec)

@@ -15,8 +15,8 @@ from routelmt_batch.errors import UsageError
 from routelmt_batch.job import flow
 from routelmt_batch.progress import Bars
 from routelmt_batch.spec.file import load
+from tests.cli.test_ending import last_line, two_rows_fail
 from tests.fake_engine import FakeEngine
-from tests.test_scheduled import last_line, two_rows_fail
 
 pytestmark = pytest.mark.usefixtures("no_page")
 

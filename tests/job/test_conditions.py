@@ -12,7 +12,7 @@ from routelmt_batch.errors import UsageError
 from routelmt_batch.job.conditions import Condition, Conditions, held
 from routelmt_batch.stages.finished import FinishedJob
 from routelmt_batch.store.workspace import Folder
-from tests.test_scheduled import last_line, two_rows_fail
+from tests.cli.test_ending import last_line, two_rows_fail
 
 pytestmark = pytest.mark.usefixtures("no_page")
 
