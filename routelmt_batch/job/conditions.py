@@ -145,7 +145,7 @@ class Conditions:
 
     def _drift(self, folder: Folder, report: Mapping[str, Any]) -> Drift:
         if not self.against:
-            known: Drift | None = report.get("drift")
+            known: Drift | None = report["drift"]
         else:
             try:
                 moved = drift(FinishedJob.read(folder), self.against)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from routelmt_batch import __version__
 from routelmt_batch.atomic import plain, write_text
-from routelmt_batch.page import charts, words
+from routelmt_batch.page import charts, shard_table, words
 from routelmt_batch.page.excerpts import choose_shards, excerpt
 from routelmt_batch.page.shard_table import by_reason, lines
 from routelmt_batch.spec import Page
@@ -49,6 +49,7 @@ def render(job: FinishedJob, settings: Page, comparison: dict[str, Any] | None =
         reasons=_reasons(job.report, by_reason(shards)),
         marked=[line for line in shards if line["marks"]],
         shown=len(shown),
+        rule=shard_table,
         comparison=comparison,
         data=plain(
             {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -18,11 +17,10 @@ Counts = npt.NDArray[np.int64]
 FAILURES = (FAILED, QUARANTINED, FALLBACK)
 # Why a shard stands out.
 SHARE_HIGH, SHARE_LOW, MANY_FAILURES = "share high", "share low", "failures"
-# Of jobs whose shards differ by chance alone, one in twenty has a shard marked for its share.
-_FALSE_ALARMS = 0.05
-# Less is not far from the job's, however sure: a difference of shares, a multiple of the failures' rate.
-_SHARE_APART, _FAILURES_TIMES = 0.05, 2.0
-_MAD_TO_SD = 1.4826  # of a normal distribution
+# A share is far from the median shard's by so many points, in a shard of so many rows with a gain.
+SHARE_APART, SHARE_ROWS = 0.10, 100
+# Failures are many from so many times the job's rate, and so many rows.
+FAILURES_TIMES, FAILURES_ROWS = 2, 10
 
 
 def lines(job: FinishedJob) -> list[dict[str, Any]]:
@@ -62,44 +60,23 @@ def _line(report: Mapping[str, Any]) -> dict[str, Any]:
 def stand_out(tried: Counts, failures: Counts, gains: Counts, large: Counts) -> list[list[str]]:
     """Why each shard stands out; most do not.
 
-    Share: how many standard errors a shard's share of rows to the large model lies from the job's, beyond
-    what chance and the shards' usual spread explain (funnel limits with over-dispersion, Spiegelhalter 2005,
-    Statistics in Medicine 24; the spread by the median, so that outliers do not hide themselves).
-    Failures: more than chance puts into a shard of its size (exact binomial tail). Both limits are made
-    wider for many shards (Bonferroni), and a difference must be large, too.
-
     Args:
         tried: (n,) rows that were not skipped.
         failures: (n,) of them, rows that a model failed on.
         gains: (n,) rows with a gain.
         large: (n,) of them, rows that the large model translated.
     """
-    high, low = _far_shares(gains, large)
-    marks = {SHARE_HIGH: high, SHARE_LOW: low, MANY_FAILURES: _many_failures(tried, failures)}
+    shares = large / np.maximum(gains, 1)
+    enough = gains >= SHARE_ROWS
+    # The median's, not the job's: one odd shard would make all others odd.
+    apart = shares - (np.median(shares[enough]) if enough.any() else 0.0)
+    usual = tried * failures.sum() / max(tried.sum(), 1)  # failures at the job's rate
+    marks = {
+        SHARE_HIGH: enough & (apart >= SHARE_APART),
+        SHARE_LOW: enough & (apart <= -SHARE_APART),
+        MANY_FAILURES: (failures >= FAILURES_ROWS) & (failures >= FAILURES_TIMES * usual),
+    }
     return [[name for name, mask in marks.items() if mask[place]] for place in range(len(tried))]
-
-
-def _far_shares(gains: Counts, large: Counts) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
-    some = gains > 0
-    job = large.sum() / max(gains.sum(), 1)
-    if not 0 < job < 1:
-        return np.zeros(len(gains), bool), np.zeros(len(gains), bool)
-    apart = np.where(some, large / np.maximum(gains, 1) - job, 0.0)
-    errors = apart * np.sqrt(gains / (job * (1 - job)))
-    spread = max(1.0, _MAD_TO_SD * float(np.median(np.abs(errors[some]))))
-    limit = spread * NormalDist().inv_cdf(1 - _FALSE_ALARMS / 2 / int(some.sum()))
-    far = (np.abs(errors) > limit) & (np.abs(apart) >= _SHARE_APART)
-    return far & (apart > 0), far & (apart < 0)
-
-
-def _many_failures(tried: Counts, failures: Counts) -> npt.NDArray[np.bool_]:
-    from scipy.special import bdtrc
-
-    some = tried > 0
-    job = failures.sum() / max(tried.sum(), 1)
-    by_chance = bdtrc(failures - 1, tried, job)  # of as many failures or more
-    limit = _FALSE_ALARMS / max(some.sum(), 1)
-    return np.asarray(some & (by_chance < limit) & (failures >= _FAILURES_TIMES * job * tried))
 
 
 def by_reason(shards: Sequence[Mapping[str, Any]]) -> dict[str, tuple[str, int]]:

@@ -144,8 +144,7 @@ def refuse_other_budget(folder: Folder, ledger: Ledger, budget: Budget, guard: G
     if not frozen or not is_begun(folder, ledger):
         return
     asked = budget.model_dump(mode="json")
-    # A job begun by an earlier version has fewer keys on record.
-    before = {key: frozen.get(key) for key in asked}
+    before = {key: frozen[key] for key in asked}
     if Budget.model_validate(before) != budget:
         raise OutputError(
             f"{folder.root}: its plan is frozen at {_words(before)}, and rows are translated under it; "
@@ -166,8 +165,7 @@ def _same(one: Guard, other: Guard) -> bool:
 
 
 def _frozen_guard(frozen: dict[str, Any]) -> Guard:
-    """A job begun by an earlier version had none."""
-    return Guard.model_validate(frozen.get("guard", {}))
+    return Guard.model_validate(frozen["guard"])
 
 
 def guard_words(guard: Guard) -> str:
@@ -320,10 +318,8 @@ def read_plan(path: Path) -> Plan:
     value = json.loads(path.read_text(encoding="utf8"))
     del value["threshold"]
     value["fraction"] = Decimal(value["fraction"])
-    value["cap"] = Decimal(value["cap"]) if value.get("cap") is not None else None
-    # A job begun by an earlier version has fewer keys on record.
-    value = {"at_least": None, "held_back": 0, "hypotheses": False, "reached": value["large"]} | value
-    value["held_out"] = HeldOut(**value["held_out"]) if value.get("held_out") else None
+    value["cap"] = Decimal(value["cap"]) if value["cap"] is not None else None
+    value["held_out"] = HeldOut(**value["held_out"]) if value["held_out"] else None
     value["cut"] = Cut(**value["cut"]) if value["cut"] else None
     value["shards"] = {name: ShardPlan(**shard) for name, shard in value["shards"].items()}
     return Plan(**value)

@@ -20,9 +20,6 @@ from routelmt_batch.stats.selection import Gains
 from routelmt_batch.store.workspace import Folder
 
 _BATCH_ROWS = 16_384
-# What the report of a job by an earlier version has not.
-_LATER_KEYS: dict[str, Any] = {"guard": None, "audit": None, "drift": None, "advice": [], "budgets": []}
-_LATER_BUDGET_KEYS = {"threshold": None, "cap": None}
 
 
 @dataclass(frozen=True)
@@ -39,10 +36,9 @@ class FinishedJob:
         """Raises OutputError if the folder holds labels."""
         manifest = folder.read_manifest()
         assert manifest
-        report = _LATER_KEYS | json.loads(folder.job_report.read_text(encoding="utf8"))
+        report = json.loads(folder.job_report.read_text(encoding="utf8"))
         if "budget" not in report:
             raise OutputError(f"{folder.root}: holds labels, not a job; only a job has an audit page")
-        report["budget"] = _LATER_BUDGET_KEYS | report["budget"]
         spec = JobSpec.model_validate(yaml.safe_load(folder.spec.read_text(encoding="utf8")))
         return cls(folder, report, spec, tuple(shard["name"] for shard in manifest["shards"]))
 

@@ -45,7 +45,7 @@ def exit_code(job: dict[str, Any]) -> int:
 def all_places(job: Mapping[str, Any]) -> int:
     """Places of the budget for the large model, those that the guard holds back for escalation included."""
     places: int = job["budget"]["places"]
-    return places + ((job.get("guard") or {}).get("held_back") or 0)
+    return places + ((job["guard"] or {}).get("held_back") or 0)
 
 
 def summary(job: dict[str, Any]) -> tuple[int, dict[str, Any]]:
@@ -246,7 +246,7 @@ def _warnings(workspace: Job, plan: Plan, job: dict[str, Any]) -> list[str]:
 
 def _unmeasured(job: dict[str, Any]) -> Iterator[str]:
     why = "no reference, or the metric failed on them"
-    guard, audit = job["guard"], job.get("audit")
+    guard, audit = job["guard"], job["audit"]
     if guard and (unknown := sum(guard["unknown"].values())):
         yield (
             f"{unknown:,} of {sum(guard['measured'].values()):,} translations that the guard looked at have "

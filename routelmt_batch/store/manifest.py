@@ -96,7 +96,7 @@ def known_shards(before: Mapping[str, Any]) -> dict[str, Shard]:
 
 def command(fingerprints: Mapping[str, object]) -> Literal["run", "label"]:
     """Which command's work has these fingerprints."""
-    # A job scores, labels do not; a job of an earlier version had fewer stages.
+    # A job scores, labels do not.
     return "run" if "scores" in fingerprints else "label"
 
 

@@ -57,7 +57,7 @@ class Submission:
             attempt=int(told[ATTEMPT]),
             order=told[ORDER],
             submitted_by=told[BY],
-            nonce=told.get(NONCE, ""),  # an earlier version's has none
+            nonce=told[NONCE],
             status=str(details.status.value),
             driver_exit_code=details.driver_exit_code,
             message=details.message or "",

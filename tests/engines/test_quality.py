@@ -67,21 +67,10 @@ def test_one_that_does_not_answer_is_given_up_and_leaves_no_process(use, monkeyp
     monkeypatch.setattr(quality, "_TIMEOUT_S", 0.5)
     use("sleep 4711 & wait")
     started = time.monotonic()
-    with pytest.raises(UsageError, match="did not import COMET within 0.5 seconds and stands still"):
+    with pytest.raises(UsageError, match="did not import COMET within 0.5 seconds"):
         quality.check()
     assert time.monotonic() - started < 5
     assert not [process for process in psutil.process_iter() if "4711" in _command(process)]
-
-
-def test_one_that_is_slow_and_goes_on_is_waited_for(use, monkeypatch):
-    monkeypatch.setattr(quality, "_TIMEOUT_S", 0.5)
-    busy = f"{sys.executable} -c 'import time; end = time.time() + 3\nwhile time.time() < end: pass'"
-    use(f"{busy}; {answer()}")
-    assert quality.check().comet_version == "2.2.7"
-    monkeypatch.setattr(quality, "_LONGEST_S", 1.0)
-    quality.check_at.cache_clear()
-    with pytest.raises(UsageError, match="did not import COMET"):
-        quality.check()
 
 
 def _command(process: psutil.Process) -> list[str]:
@@ -89,10 +78,6 @@ def _command(process: psutil.Process) -> list[str]:
         return process.cmdline()
     except psutil.Error:
         return []
-
-
-def test_the_time_for_an_answer_keeps_a_job_with_a_broken_one_below_30_seconds():
-    assert quality._TIMEOUT_S <= 25
 
 
 def test_it_is_looked_for_beside_the_main_environment_then_in_the_working_folder(tmp_path, monkeypatch):

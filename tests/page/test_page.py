@@ -7,7 +7,7 @@ import re
 import pytest
 
 from routelmt_batch.page import page as page_module
-from routelmt_batch.page.page import render, write_page
+from routelmt_batch.page.page import render
 from routelmt_batch.spec import Page
 from tests.page.conftest import ODD_NAME, SCRIPT, run
 
@@ -171,15 +171,3 @@ def test_a_job_without_any_gain_has_a_page(audited, corpus, engine):
         write_shard(path, ["", None])
     job = run(audited(audit={}, guard={}, metric=None), engine)
     assert "No row has a gain." in job.folder.page.read_text()
-
-
-def test_a_report_of_an_earlier_version_has_a_page(finished):
-    report = json.loads(finished.folder.job_report.read_text())
-    for key in ("guard", "audit", "drift", "advice", "budgets"):
-        del report[key]
-    for key in ("threshold", "cap"):
-        del report["budget"][key]
-    finished.folder.job_report.write_text(json.dumps(report))
-    job = type(finished).read(finished.folder)
-    write_page(job, job.spec.page)
-    assert "without the curve" in job.folder.page.read_text()

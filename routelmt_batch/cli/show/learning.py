@@ -18,7 +18,7 @@ def labels(report: Mapping[str, Any]) -> Group:
     rows.add_row("rows", f"{extent(report)}, {report['labelled']:,} labelled")
     rows.add_row("unlabelled", counts(report["unlabelled"]) or "none")
     rows.add_row("metric", report["signature"]["metric"]["signature"])
-    cut = report.get("cut", {})  # reports of before COMET have none
+    cut = report["cut"]
     if any(cut.values()):
         told = "; ".join(f"{count:,} of {name}" for name, count in cut.items())
         rows.add_row("cut", f"longer than the metric reads, measured by their beginning: {told}")

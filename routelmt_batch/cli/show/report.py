@@ -142,17 +142,15 @@ def _budget(report: Mapping[str, Any]) -> dict[str, str]:
     places = f"{budget['places'] + held_back:,} places"
     if held_back:
         places += f" ({held_back:,} for escalation)"
-    if budget.get("threshold") is None:
+    if budget["threshold"] is None:
         return {
             "budget": f"{budget['fraction']} of {with_gain}: {places}, {went}",
             "threshold": f"{number(report['threshold'])} predicted gain",
         }
     found = {"threshold": f"{budget['threshold']:g}: {budget['reached']:,} of {with_gain} reach it"}
     if budget["realised"] is not None:
-        # A report of an earlier version calls that which reached it realised.
-        found["threshold"] += f", {budget.get('reached_fraction', budget['realised']):.4f}"
-        if "reached_fraction" in budget:
-            went += f"; {budget['realised']:.4f} of rows with a gain"
+        found["threshold"] += f", {budget['reached_fraction']:.4f}"
+        went += f"; {budget['realised']:.4f} of rows with a gain"
     if expected := budget["calibrated"]:
         found["calibrated"] = (
             f"for {budget['fraction']} on {expected['rows']:,} held-out rows: {expected['low']:.4f} to "
