@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
-import yaml
 from pydantic import Field, model_validator
 
 from routelmt_batch.errors import SpecError
 from routelmt_batch.rows import LARGE, SMALL
 from routelmt_batch.spec import JobSpec, Part, SpecFile
 from routelmt_batch.spec.file import read
+from routelmt_batch.spec.text import dump
 from routelmt_batch.stages.allocate import WhatIf
 
 ROUTER, METRIC = "router", "metric"
@@ -156,7 +156,7 @@ def measured(report: Mapping[str, Any]) -> str:
                 "gpus": gpus[-1],
                 "price_per_gpu_hour": None,
             }
-    return _HEADER.format(name=report["name"]) + yaml.safe_dump(found, sort_keys=False)
+    return _HEADER.format(name=report["name"]) + dump(found)
 
 
 def _gpus(line: Mapping[str, Any], name: str) -> int:

@@ -7,12 +7,12 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import BaseModel, ValidationError
 
 from routelmt_batch.errors import SpecError
 from routelmt_batch.spec import COMET, Input, JobSpec, LabelSpec, Models, Pool, SpecFile, near
 from routelmt_batch.spec.kinds import KINDS, SMALL_MODEL
+from routelmt_batch.spec.text import Document, NotYaml, parse
 
 Spec = TypeVar("Spec", bound=SpecFile)
 
@@ -65,13 +65,14 @@ def read(
     """
     starter, settings, overrides = kind.starter(), list(settings), list(overrides)
     try:
-        raw = yaml.load(path.read_text(encoding="utf8"), _Loader)  # noqa: S506: a SafeLoader
+        document = parse(path.read_text(encoding="utf8"))
     except FileNotFoundError:
         raise SpecError(f"{path}: no such spec file; {starter} to start from") from None
     except (OSError, UnicodeDecodeError) as error:
         raise SpecError(f"{path}: cannot be read: {error}") from None
-    except yaml.YAMLError as error:
+    except NotYaml as error:
         raise SpecError(f"{path}: not valid YAML: {error}") from None
+    raw = document.value
     if not isinstance(raw, dict):
         raise SpecError(f"{path}: a spec is a mapping of keys; {starter}")
     raw = {key: value for key, value in raw.items() if value is not None}  # `run:` with nothing below
@@ -84,7 +85,7 @@ def read(
     except ValidationError as error:
         given = {setting.partition("=")[0]: f"--set {setting}" for setting in settings}
         given |= {dotted: f"{_OPTIONS.get(dotted, dotted)} {value}" for dotted, value in overrides}
-        raise SpecError(_explain(path, error, kind, given)) from None
+        raise SpecError(_explain(path, document, error, kind, given)) from None
 
 
 def _set(raw: dict[str, Any], setting: str) -> None:
@@ -92,8 +93,8 @@ def _set(raw: dict[str, Any], setting: str) -> None:
     if not equals or not key:
         raise SpecError(f"--set {setting}: give key=value, such as models.large.replicas=4")
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        value = parse(text).value
+    except NotYaml as error:
         raise SpecError(f"--set {setting}: the value is not YAML: {error}") from None
     _put(raw, key, value)
 
@@ -108,24 +109,28 @@ def _put(raw: dict[str, Any], dotted: str, value: object) -> None:
     raw[last] = value
 
 
-def _explain(path: Path, error: ValidationError, kind: type[BaseModel], given: Mapping[str, str]) -> str:
-    """One line for each fault; above them what is at fault: the file, or options that were `given`."""
+def _explain(
+    path: Path, document: Document, error: ValidationError, kind: type[BaseModel], given: Mapping[str, str]
+) -> str:
+    """A line for each fault, with its place in the file; above them what is at fault: the file, or options
+    that were `given`."""
     lines, origins = [], []
     for fault in error.errors():
         where = ".".join(str(part) for part in fault["loc"])
-        origins.append(next((told for key, told in given.items() if f"{where}.".startswith(f"{key}.")), None))
+        origin = next((told for key, told in given.items() if f"{where}.".startswith(f"{key}.")), None)
+        origins.append(origin)
+        line = None if origin else document.line(fault["loc"])
+        at = "" if line is None else f"line {line}: "
         if fault["type"] == "extra_forbidden":
             known = _keys_at(kind, fault["loc"][:-1])
-            lines.append(
-                f"  {where}: unknown key{near(str(fault['loc'][-1]), known)} (known here: {', '.join(known)})"
-            )
+            told = f"unknown key{near(str(fault['loc'][-1]), known)} (known here: {', '.join(known)})"
         elif fault["type"] == "missing":
-            lines.append(f"  {where}: required, and not there")
+            told = "required, and not there"
         else:
-            message = fault["msg"].removeprefix("Value error, ")
             value = fault["input"]
             shown = "" if isinstance(value, Mapping) else f"{value!r}: "
-            lines.append(f"  {where or 'spec'}: {shown}{message}")
+            told = shown + fault["msg"].removeprefix("Value error, ")
+        lines.append(f"  {at}{where or 'spec'}: {told}")
     options = [origin for origin in dict.fromkeys(origins) if origin]
     head = f"{path}: the spec is not valid" if None in origins else f"{', '.join(options)}: not valid"
     return "\n".join([head, *lines])
@@ -139,21 +144,6 @@ def _keys_at(kind: type[BaseModel], location: tuple[int | str, ...]) -> list[str
             return []
         model = inner
     return list(model.model_fields)
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML, with a key that is given twice an error: the first would be lost. `<<` may be overridden."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        lines: dict[str, int] = {}
-        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
-            line = key.start_mark.line + 1
-            if key.value in lines and key.tag != "tag:yaml.org,2002:merge":
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"{key.value}: given twice, in lines {lines[key.value]} and {line}"
-                )
-            lines[key.value] = line
-        return super().construct_mapping(node, deep)
 
 
 PassSpecs = TypeVar("PassSpecs", JobSpec, LabelSpec)

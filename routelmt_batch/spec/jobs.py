@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any, ClassVar, Self
 
-import yaml
 from pydantic import Field, model_validator
 
 from routelmt_batch.rows import LABEL_NAMES, OUTPUT_NAMES
 from routelmt_batch.spec.kinds import KINDS
 from routelmt_batch.spec.parts import Budget, Input, Models, Output, Page, Prompt, Router, Run, SpecFile
 from routelmt_batch.spec.quality import Audit, Checks, Guard, Metric
+from routelmt_batch.spec.text import dump
 
 
 class PassSpec(SpecFile):
@@ -43,7 +43,7 @@ class PassSpec(SpecFile):
         return self.model_copy(update={"input": self.input.model_copy(update={"columns": columns})})
 
     def dump(self) -> str:
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        return dump(self.model_dump(mode="json"))
 
 
 class JobSpec(PassSpec):

@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
-import yaml
 
 from routelmt_batch.errors import OutputError
 from routelmt_batch.spec import JobSpec
+from routelmt_batch.spec.text import parse
 from routelmt_batch.stages.allocate import gain_of
 from routelmt_batch.stats.selection import Gains
 from routelmt_batch.store.workspace import Folder
@@ -39,7 +39,7 @@ class FinishedJob:
         report = json.loads(folder.job_report.read_text(encoding="utf8"))
         if "budget" not in report:
             raise OutputError(f"{folder.root}: holds labels, not a job; only a job has an audit page")
-        spec = JobSpec.model_validate(yaml.safe_load(folder.spec.read_text(encoding="utf8")))
+        spec = JobSpec.model_validate(parse(folder.spec.read_text(encoding="utf8")).value)
         return cls(folder, report, spec, tuple(shard["name"] for shard in manifest["shards"]))
 
     def shard_report(self, name: str) -> dict[str, Any]:

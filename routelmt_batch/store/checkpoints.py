@@ -13,11 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from routelmt_batch.atomic import sha256
 from routelmt_batch.errors import ModelError
 from routelmt_batch.spec import near
+from routelmt_batch.spec.text import parse
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _BLOB = re.compile(r"[0-9a-f]{64}")
@@ -107,8 +106,8 @@ def comet(source: str, key: str) -> CometFiles:
 
 def _settings(path: Path) -> dict[str, Any]:
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf8"))
-    except (ValueError, yaml.YAMLError) as error:
+        found = parse(path.read_text(encoding="utf8")).value
+    except ValueError as error:
         raise ModelError(f"{path}: not valid YAML: {error}") from None
     return found if isinstance(found, dict) else {}
 

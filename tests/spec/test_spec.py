@@ -10,6 +10,7 @@ from routelmt_batch.errors import SpecError
 from routelmt_batch.learning.training.spec import load_train_spec
 from routelmt_batch.spec import Replicas
 from routelmt_batch.spec.file import load, load_label
+from routelmt_batch.spec.text import dump, parse
 from tests.conftest import DEMO, MODELS, REPOSITORY
 
 
@@ -49,12 +50,35 @@ def test_a_bare_off_is_a_word(tmp_path, make_spec):
     assert load(path).guard.mode == "off"
 
 
+def test_faults_are_told_with_their_lines(make_spec):
+    path = make_spec(input__target_lang="no")
+    lines = path.read_text().splitlines()
+    at = {line.strip().split(":")[0]: place for place, line in enumerate(lines, 1)}
+    path.write_text(path.read_text().replace("fraction: 0.3", "fraction: 3").replace("part_rows", "part_row"))
+    with pytest.raises(SpecError) as error:
+        load(path, ["models.small.cpus=-1"])
+    told = str(error.value)
+    assert f"  line {at['fraction']}: budget.fraction: " in told
+    assert f"  line {at['part_rows']}: run.part_row: unknown key; did you mean 'part_rows'?" in told
+    assert "  models.small.cpus: -1" in told, "an option has no line"
+
+
+def test_yaml_is_1_2_where_no_is_a_word():
+    assert parse("no: no\nyes: on\n").value == {"no": "no", "yes": "on"}
+    text = dump({"target_lang": "no", "off": None, "ü": "ö", "list": [1, 2.5, True]})
+    assert parse(text).value == {"target_lang": "no", "off": None, "ü": "ö", "list": [1, 2.5, True]}
+
+
+def test_a_merged_mapping_is_plain():
+    found = parse("base: &base {a: 1, b: 2}\nother:\n  <<: *base\n  b: 3\n")
+    assert found.value["other"] == {"a": 1, "b": 3} and found.line(("other", "a")) == 2
+
+
 def test_a_key_that_is_given_twice_is_refused(make_spec):
     path = make_spec()
     lines = path.read_text().splitlines()
-    first = 1 + lines.index("budget:")
     path.write_text("\n".join([*lines, "budget:", "  fraction: 0.9", ""]))
-    with pytest.raises(SpecError, match=f"budget: given twice, in lines {first} and {len(lines) + 1}"):
+    with pytest.raises(SpecError, match=f'line {len(lines) + 1}: the key "budget" is given twice'):
         load(path)
 
 
@@ -70,7 +94,7 @@ def test_a_fault_is_the_options_or_the_files(make_spec):
         load(path, ["budget.fracton=0.2"])
     path.write_text(path.read_text() + "speed: 3\n")
     with pytest.raises(
-        SpecError, match=f"^{path}: the spec is not valid\n  budget.fraction: '30'.*\n  speed: "
+        SpecError, match=f"^{path}: the spec is not valid\n  budget.fraction: '30'.*\n  line \\d+: speed: "
     ):
         load(path, budget_fraction="30")
 

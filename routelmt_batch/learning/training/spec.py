@@ -7,10 +7,10 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import Field, model_validator
 
 from routelmt_batch.spec import Part, Prompt, SpecFile, file
+from routelmt_batch.spec.text import dump
 from routelmt_batch.spec.values import Fraction, Uri
 
 
@@ -126,7 +126,7 @@ class TrainSpec(SpecFile):
         return self.training.micro_batch_rows or self.training.batch_rows // self.workers.count
 
     def dump(self) -> str:
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+        return dump(self.model_dump(mode="json"))
 
 
 def short_name(source: str) -> str:
