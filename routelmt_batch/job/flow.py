@@ -52,6 +52,8 @@ from routelmt_batch.store.workspace import (
     is_whole,
     open_workspace,
     refuse_cleaned,
+    settled,
+    take,
 )
 
 
@@ -150,14 +152,14 @@ def _alone(recipe: JobRecipe) -> dict[str, Pool]:
     return found
 
 
-def _open(spec: JobSpec, options: Options, bars: Bars) -> AbstractContextManager[Job]:
-    def check_all(spec: JobSpec) -> JobRecipe:
+@contextmanager
+def _open(spec: JobSpec, options: Options, bars: Bars) -> Iterator[Job]:
+    with take(spec) as begun:
+        spec, dtypes = settled(spec, begun, bars, partial(processors, options.address))
         recipe = check_models(spec, bars)
-        options.conditions.check(recipe, Folder(Path(spec.output.uri)))
-        return recipe
-
-    look = partial(processors, options.address)
-    return open_workspace(spec, options.shards, options.limit, bars, check_all, look)
+        options.conditions.check(recipe, begun.folder)
+        with open_workspace(begun, recipe, bars, options.shards, options.limit, dtypes) as workspace:
+            yield workspace
 
 
 def plan(spec: JobSpec, options: Options, bars: Bars, open_engine: OpenEngine) -> list[WhatIf]:

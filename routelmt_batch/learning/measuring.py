@@ -118,14 +118,11 @@ def measure_tables(
         metric=pool,
     )
 
-    def check(spec: MeasureSpec) -> MeasureRecipe:
-        metric = open_metric(spec.metric)
-        if not metric.needs_reference:
-            spec = spec.without_references()
-        check_texts(found, text_columns(spec.input, spec.also).values())
-        return MeasureRecipe(spec, metric)
-
-    with open_tables(spec, check, bars, "qualities") as workspace:
+    metric = open_metric(pool)
+    if not metric.needs_reference:
+        spec = spec.without_references()
+    check_texts(found, text_columns(spec.input, spec.also).values())
+    with open_tables(MeasureRecipe(spec, metric), bars, "qualities") as workspace:
         for route in routes:
             _measure(workspace, route, engine, bars)
         cut = sum(workspace.ledger.count(QUALITY, f"{route}_cut") for route in routes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from routelmt_batch.stages.score import score
 from routelmt_batch.stages.tally import directions
 from routelmt_batch.store import checkpoints
 from routelmt_batch.store.manifest import of_input
-from routelmt_batch.store.workspace import R, Spec, Workspace, open_workspace
+from routelmt_batch.store.workspace import Begun, Folder, R, Workspace, open_workspace, settled, take
 
 _LONGEST_PROMPT_TOKENS = 2048
 _ANY_SHARE = 1  # a row without a score is reported, and ends nothing
@@ -98,10 +98,9 @@ def score_tables(
         router=router,
     )
 
-    def check(spec: ScoreSpec) -> ScoreRecipe:
-        return ScoreRecipe(spec, open_router(spec, spec.router, None, small_weights))
-
-    with open_tables(spec, check, bars) as workspace:
+    spec, dtypes = settled(spec, Begun.read(Folder(folder)), bars)
+    recipe = ScoreRecipe(spec, open_router(spec, spec.router, None, small_weights))
+    with open_tables(recipe, bars, dtypes=dtypes) as workspace:
         score(workspace, engine, bars, f"score {name}")
         rows = workspace.shard_rows
         first = np.cumsum([0, *rows.values()])
@@ -113,21 +112,28 @@ def score_tables(
 
 @contextlib.contextmanager
 def open_tables(
-    spec: Spec, check: Callable[[Spec], R], bars: Bars, what: str = "scores"
-) -> Iterator[Workspace[Spec, R]]:
+    recipe: R, bars: Bars, what: str = "scores", dtypes: Mapping[str, str] | None = None
+) -> Iterator[Workspace[Any, R]]:
     """The folder of what is made of some tables' rows, opened; emptied first if what it holds is of
     something else.
 
     Raises:
         InputError: a table cannot be read.
     """
+    folder = recipe.spec.output.uri
+
+    def opened() -> Workspace[Any, R]:
+        begun = stack.enter_context(take(recipe.spec))
+        return stack.enter_context(open_workspace(begun, recipe, bars, dtypes=dtypes))
+
     with contextlib.ExitStack() as stack:
         try:
-            workspace = stack.enter_context(open_workspace(spec, None, None, bars, check))
+            workspace = opened()
         except (InputChanged, WorkChanged):
-            bars.warn(f"{spec.output.uri}: its {what} are of other tables or settings, or damaged; made anew")
-            shutil.rmtree(spec.output.uri)
-            workspace = stack.enter_context(open_workspace(spec, None, None, bars, check))
+            bars.warn(f"{folder}: its {what} are of other tables or settings, or damaged; made anew")
+            stack.close()
+            shutil.rmtree(folder)
+            workspace = opened()
         if workspace.unreadable:
             told = "; ".join(f"{shard}: {why}" for shard, why in workspace.unreadable.items())
             raise InputError(f"{told}: cannot be read, and its rows have no {what}; mend or remove it")

@@ -195,20 +195,11 @@ class Recipe(Protocol):
 
 
 @contextlib.contextmanager
-def open_workspace(
-    spec: Spec,
-    only: str | None,
-    limit: int | None,
-    bars: Bars,
-    check: Callable[[Spec], R],
-    look: Callable[[], Sequence[Processors]] = here,
-) -> Iterator[Workspace[Spec, R]]:
-    """Check spec, models (`check`) and input, take the output folder and hold it; `look` at the machines
-    that it runs on says what `dtype: auto` is.
+def take(spec: PassSpec) -> Iterator[Begun]:
+    """Hold a job's output folder and read what was begun in it. Of a new job nothing is written yet.
 
     Raises:
-        UsageError: see the checks; of a new job nothing is written before all of them pass.
-        InputChanged: a shard is not what an earlier run of this job read.
+        OutputError: see check_output and hold.
     """
     folder = Folder(Path(spec.output.uri))
     check_output(folder, spec)
@@ -216,15 +207,43 @@ def open_workspace(
         held = folder.work.is_dir()
         if held:
             stack.enter_context(hold(folder.work))
-        begun = Begun.read(folder)
-        spec, dtypes, told = settle(spec, begun.dtypes(), look)
-        for message in told:
-            bars.say(message, "info")
-        recipe = check(spec)
-        spec = recipe.spec
+        yield Begun.read(folder, held)
+
+
+def settled(
+    spec: Spec, begun: Begun, bars: Bars, look: Callable[[], Sequence[Processors]] = here
+) -> tuple[Spec, dict[str, str]]:
+    """A spec whose pools say `dtype: auto` no more, and what it became; see dtypes.settle. A job that goes on
+    keeps what it began with."""
+    spec, dtypes, told = settle(spec, begun.dtypes(), look)
+    for message in told:
+        bars.say(message, "info")
+    return spec, dtypes
+
+
+@contextlib.contextmanager
+def open_workspace(
+    begun: Begun,
+    recipe: R,
+    bars: Bars,
+    only: str | None = None,
+    limit: int | None = None,
+    dtypes: Mapping[str, str] | None = None,
+) -> Iterator[Workspace[Any, R]]:
+    """Read the input and open the job that its `recipe`, checked before, describes.
+
+    Args:
+        dtypes: what `dtype: auto` became, by pool.
+
+    Raises:
+        UsageError: see the checks; of a new job nothing is written before all of them pass.
+        InputChanged: a shard is not what an earlier run of this job read.
+    """
+    folder, spec = begun.folder, recipe.spec
+    with contextlib.ExitStack() as stack:
         shards, unreadable = find_input(spec, only, limit, begun.known_shards(), bars)
         fingerprints = recipe.fingerprints(shards, limit)
-        if not held:
+        if not begun.held:
             stack.enter_context(hold(folder.work))
             if folder.manifest.exists():
                 raise OutputError(
@@ -236,7 +255,7 @@ def open_workspace(
         _prepare(folder, begun.ledger)
         if not folder.spec.exists():
             write_text(folder.spec, spec.dump(), "spec")
-        record = begun.keep(manifest(shards, unreadable, fingerprints, limit, dtypes))
+        record = begun.keep(manifest(shards, unreadable, fingerprints, limit, dict(dtypes or {})))
         if record != begun.manifest:
             write_json(folder.manifest, record, "manifest")
         rows = tuple(units(shards, limit))
@@ -251,10 +270,11 @@ class Begun:
     folder: Folder
     ledger: Ledger
     manifest: dict[str, Any]
+    held: bool  # by this process
 
     @classmethod
-    def read(cls, folder: Folder) -> Begun:
-        return cls(folder, folder.ledger(), folder.read_manifest() or {})
+    def read(cls, folder: Folder, held: bool = False) -> Begun:
+        return cls(folder, folder.ledger(), folder.read_manifest() or {}, held)
 
     @property
     def stages(self) -> list[str]:

@@ -5,6 +5,8 @@ The main job's passes on another recipe: sharded, resumable, the same commits. P
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -34,7 +36,7 @@ from routelmt_batch.spec import LabelSpec
 from routelmt_batch.stages.outputs import Addition, standing_outputs, succeed, write_report, write_shards
 from routelmt_batch.stages.translate import check_fit
 from routelmt_batch.store.ledger import QUALITY, TRANSLATIONS, is_held
-from routelmt_batch.store.workspace import Folder, open_workspace, refuse_cleaned
+from routelmt_batch.store.workspace import Folder, open_workspace, refuse_cleaned, settled, take
 
 
 def label(spec: LabelSpec, options: Options, bars: Bars, open_engine: OpenEngine) -> Outcome:
@@ -43,17 +45,7 @@ def label(spec: LabelSpec, options: Options, bars: Bars, open_engine: OpenEngine
     Raises:
         RoutelmtError: see errors; what is committed stays, and the same command goes on.
     """
-    with (
-        open_workspace(
-            spec,
-            options.shards,
-            options.limit,
-            bars,
-            check_label_models,
-            partial(processors, options.address),
-        ) as workspace,
-        open_engine(workspace.folder) as engine,
-    ):
+    with _open(spec, options, bars) as workspace, open_engine(workspace.folder) as engine:
         done = finished(workspace.folder)
         refuse_cleaned(workspace, done)
         if done:
@@ -67,6 +59,15 @@ def label(spec: LabelSpec, options: Options, bars: Bars, open_engine: OpenEngine
         write_report(workspace, job)
         succeed(workspace, job)
         return Outcome(job, new=True)
+
+
+@contextmanager
+def _open(spec: LabelSpec, options: Options, bars: Bars) -> Iterator[Labelling]:
+    with take(spec) as begun:
+        spec, dtypes = settled(spec, begun, bars, partial(processors, options.address))
+        recipe = check_label_models(spec)
+        with open_workspace(begun, recipe, bars, options.shards, options.limit, dtypes) as workspace:
+            yield workspace
 
 
 def standing(folder: Folder) -> dict[str, Any]:
