@@ -10,10 +10,10 @@ import json
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 from click import ClickException
@@ -29,7 +29,9 @@ if TYPE_CHECKING:
     from routelmt_batch.cli.exposition import JobCollector
     from routelmt_batch.job.flow import Options, Outcome
     from routelmt_batch.spec import PassSpec
+    from routelmt_batch.stages.outputs import Summary
 
+Report = TypeVar("Report")
 _TRACEBACK = "Traceback (most recent call last):"
 _STATUS = {0: "done", 3: "done_with_failures", 4: "failed_if"}
 
@@ -133,11 +135,11 @@ def in_words(error: BaseException) -> tuple[int, Level, str]:
 
 def carry_out(
     ending: Ending,
-    run: Callable[..., Outcome],
+    run: Callable[..., Outcome[Report]],
     spec: PassSpec,
     options: Options,
-    table: Callable[[Mapping[str, Any]], RenderableType],
-    summary: Callable[[dict[str, Any]], tuple[int, dict[str, Any]]],
+    table: Callable[[Report], RenderableType],
+    summary: Callable[[Report], Summary],
     what: str = "this job is",
 ) -> None:
     """Run a job to its end and show its report as a table. `summary` gives of a report the exit code and
@@ -147,6 +149,7 @@ def carry_out(
         RoutelmtError: see `run`, which is called as flow.run is.
     """
     from routelmt_batch.job import conditions, flow
+    from routelmt_batch.stages.job_report import JobReport
     from routelmt_batch.store.workspace import Folder
 
     folder = Folder(Path(spec.output.uri))
@@ -157,26 +160,26 @@ def carry_out(
     ending.show(table(outcome.report), f"{spec.output.uri}/data")
     if folder.page.exists():
         ending.show(str(folder.page))
-    exit_code, figures = summary(outcome.report)
-    for told in _left(outcome.report):
+    found = summary(outcome.report)
+    for told in _left(found):
         ending.bars.warn(told)
-    ending.end(exit_code, report=str(folder.job_report), **figures)
+    ending.end(found.exit_code, report=str(folder.job_report), **found.figures)
     if options.conditions.conditions:
+        assert isinstance(outcome.report, JobReport), "labels have no conditions"
         held = conditions.held(outcome.report)
         for told in held:
             ending.bars.say(f"--fail-if {told}", "error")
-        ending.end(conditions.CONDITION_HELD if held else exit_code, failed_if=held)
+        ending.end(conditions.CONDITION_HELD if held else found.exit_code, failed_if=held)
 
 
-def _left(report: Mapping[str, Any]) -> Iterator[str]:
+def _left(found: Summary) -> Iterator[str]:
     """What a done job or labels left undone, and how it is made up for."""
     from routelmt_batch.corpus.shards import alone
 
-    if unreadable := list(report["unreadable"]):
+    if found.unreadable:
         yield (
-            f"{counted(len(unreadable), 'shard')} could not be read: mended, each is a job of its own, with "
-            f"{alone(unreadable[0])} and another --output"
+            f"{counted(len(found.unreadable), 'shard')} could not be read: mended, each is a job of its own, "
+            f"with {alone(found.unreadable[0])} and another --output"
         )
-    status = report.get("status", {})
-    if failed := status.get("failed", 0) + status.get("quarantined", 0):
-        yield f"{counted(failed, 'row')} without a translation: --retry-failed tries them again"
+    if found.failed_rows:
+        yield f"{counted(found.failed_rows, 'row')} without a translation: --retry-failed tries them again"

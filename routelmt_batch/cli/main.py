@@ -208,6 +208,7 @@ def report(
     from routelmt_batch.cli import show
     from routelmt_batch.job import flow, rates
     from routelmt_batch.learning.labelling import label
+    from routelmt_batch.stages.job_report import JobReport
     from routelmt_batch.store.manifest import command
     from routelmt_batch.store.workspace import Folder
 
@@ -221,17 +222,19 @@ def report(
     if manifest is None:
         raise OutputError(f"{output}: no job there (no {folder.manifest.relative_to(folder.root)})")
     labels = command(manifest["fingerprints"]) == "label"
-    found = flow.finished(folder)
-    state = found or (label if labels else flow).standing(folder)
+    found = flow.finished_report(folder)
     if as_rates:
         if not found or labels:
             raise OutputError(f"{output}: rates are of a finished job that translated")
-        typer.echo(rates.measured(found), nl=False)
-    elif as_json:
+        typer.echo(rates.measured(JobReport.of(found)), nl=False)
+        return
+    state = found or (label if labels else flow).standing(folder)
+    if as_json:
         typer.echo(json.dumps(state, ensure_ascii=False, indent=1))
+    elif not found:
+        show.console().print(show.standing(state))
     else:
-        table = (show.labels if labels else show.job) if found else show.standing
-        show.console().print(table(state))
+        show.console().print(show.labels(found) if labels else show.job(JobReport.of(found)))
 
 
 def _audit(output: str, against: str | None, html: bool, rows: int | None, as_json: bool) -> None:
@@ -262,7 +265,7 @@ def _finished(output: str, option: str = "") -> FinishedJob:
     from routelmt_batch.store.workspace import Folder
 
     folder = Folder(Path(output))
-    if not flow.finished(folder):
+    if not flow.finished_report(folder):
         raise OutputError(f"{option}{output}: no finished job there; give the output of one")
     return FinishedJob.read(folder)
 

@@ -17,6 +17,7 @@ import pyarrow as pa
 
 if TYPE_CHECKING:
     from routelmt_batch.prompts import Prompter
+    from routelmt_batch.rows import Route
     from routelmt_batch.spec import Pool
 
 Scores = npt.NDArray[np.float64]
@@ -105,6 +106,8 @@ class Lane:
     """One pool's share of a pass.
 
     Args:
+        stage: what its rows are committed to.
+        model: the one that translates, or whose translations are read; None: neither.
         read: turns a work unit into REQUESTS tables.
         write: commits a RESULTS table of at most `part_rows` rows; what it returns is in the receipt. Both
             must pickle.
@@ -121,6 +124,8 @@ class Lane:
     read: Callable[[Any], Iterator[pa.Table]]
     write: Callable[[pa.Table], Any]
     part_rows: int
+    stage: str = ""
+    model: Route | None = None
     prompter: Prompter | None = None
     limit_tokens: int = 0
     scorer: Scorer | None = None

@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from routelmt_batch.atomic import remove_temporary, sha256
 from routelmt_batch.errors import OutputError
-from routelmt_batch.job.flow import finished
+from routelmt_batch.job.flow import finished_report
 from routelmt_batch.progress import Bars
 from routelmt_batch.rows import LARGE, OK, SMALL
 from routelmt_batch.rows import TRANSLATIONS as SCHEMA
@@ -105,7 +105,7 @@ def _sizes(files: dict[str, list[Path]]) -> list[Removed]:
 def _check(folder: Folder) -> None:
     if folder.read_manifest() is None:
         raise OutputError(f"{folder.root}: no job there (no {folder.manifest.relative_to(folder.root)})")
-    if not finished(folder):
+    if not finished_report(folder):
         raise OutputError(
             f"{folder.root}: this job is not finished, and needs its work files; `run` it to its end first"
         )
@@ -141,9 +141,9 @@ def _keep(folder: Folder, ledger: Ledger, bars: Bars) -> Iterator[PartEntry]:
         ledger.count(TRANSLATIONS, model) - ledger.count(TRANSLATIONS, f"{model}_failed")
         for model in (SMALL, LARGE)
     )
-    if made == sum(job.report["route"].values()):
+    if made == sum(job.report.route.values()):
         return
-    write = PartWriter(folder.work, TRANSLATIONS, "kept", ledger.generation)
+    write = PartWriter(folder.work, TRANSLATIONS, generation=ledger.generation)
     held = SCHEMA.empty_table()
     with bars.rows("keep", len(job.shards), unit="shards") as advance:
         for shard in job.shards:

@@ -12,21 +12,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from fractions import Fraction
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import pyarrow as pa
 
 from routelmt_batch.atomic import write_json
 from routelmt_batch.errors import RoutelmtError, UsageError
 from routelmt_batch.page.comparison import drift
-from routelmt_batch.rows import FAILED, QUARANTINED
 from routelmt_batch.stages.finished import FinishedJob
+from routelmt_batch.stages.job_report import JobReport, Verdict
 from routelmt_batch.stages.recipe import JobRecipe
-from routelmt_batch.stages.report import all_places
 from routelmt_batch.store.workspace import Folder
 
 CONDITION_HELD = 4  # the exit code
-KEY = "fail_if"  # of reports/job.json
 # What each name measures, and whether it can be more than 1.
 _SHARES = {
     "failed": "share of the rows that failed or were quarantined",
@@ -95,7 +93,7 @@ class Conditions:
     def parse(cls, texts: Sequence[str], against: FinishedJob | None) -> Conditions:
         """Raises UsageError for one that is none, or that can never be evaluated."""
         found = cls(parse(texts, against), against)
-        if against and not against.report["budget"]["rows_with_gain"]:
+        if against and not against.report.budget.rows_with_gain:
             raise UsageError(f"--against {against.folder.root}: no row of it has a score to drift from")
         return found
 
@@ -122,30 +120,27 @@ class Conditions:
                     f"--fail-if {condition}: {which} has no places that could stay unused; leave it out"
                 )
 
-    def judge(self, folder: Folder, report: dict[str, Any]) -> dict[str, Any]:
+    def judge(self, folder: Folder, report: JobReport) -> JobReport:
         """A finished job's report with what became of the conditions, which is written with it."""
         if not self.conditions:
             return report
         drifted = functools.cache(lambda: self._drift(folder, report))  # it may read both jobs
         verdicts = [self._verdict(condition, report, drifted) for condition in self.conditions]
-        judged = report | {KEY: verdicts}
-        write_json(folder.job_report, judged, "report")
+        judged = report.model_copy(update={"fail_if": verdicts})
+        write_json(folder.job_report, judged.as_json(), "report")
         return judged
 
-    def _verdict(
-        self, condition: Condition, report: Mapping[str, Any], drifted: Callable[[], Drift]
-    ) -> dict[str, Any]:
-        """`condition`, its `value`, whether it `holds`, and `why` there is no value."""
+    def _verdict(self, condition: Condition, report: JobReport, drifted: Callable[[], Drift]) -> Verdict:
         try:
             value = _value(condition.name, report, drifted)
         except _Unknown as error:
-            return {"condition": str(condition), "value": None, "holds": True, "why": str(error)}
+            return Verdict(condition=str(condition), value=None, holds=True, why=str(error))
         holds = value > Fraction(condition.limit)
-        return {"condition": str(condition), "value": float(value), "holds": holds, "why": None}
+        return Verdict(condition=str(condition), value=float(value), holds=holds, why=None)
 
-    def _drift(self, folder: Folder, report: Mapping[str, Any]) -> Drift:
+    def _drift(self, folder: Folder, report: JobReport) -> Drift:
         if not self.against:
-            known: Drift | None = report["drift"]
+            known: Drift | None = report.drift.model_dump() if report.drift else None
         else:
             try:
                 moved = drift(FinishedJob.read(folder), self.against)
@@ -160,12 +155,11 @@ class Conditions:
 NO_CONDITIONS = Conditions()
 
 
-def _value(name: str, report: Mapping[str, Any], drifted: Callable[[], Drift]) -> Fraction:
+def _value(name: str, report: JobReport, drifted: Callable[[], Drift]) -> Fraction:
     if name == "failed":
-        return _share(sum(report["status"][status] for status in (FAILED, QUARANTINED)), report["rows"])
+        return _share(report.failed_rows, report.rows)
     if name == "unused_budget":
-        places = all_places(report)
-        return _share(places - report["budget"]["used"], places)
+        return _share(report.all_places - report.budget.used, report.all_places)
     moved = drifted()[name]
     if moved is None or not math.isfinite(moved):
         raise _Unknown("it is no finite number")
@@ -178,12 +172,12 @@ def _share(part: int, whole: int) -> Fraction:
     return Fraction(part, whole)
 
 
-def held(report: Mapping[str, Any]) -> list[str]:
+def held(report: JobReport) -> list[str]:
     """The conditions that hold, in words."""
     return [
-        f"{line['condition']}: it is {line['value']:.4g}"
-        if line["why"] is None
-        else f"{line['condition']}: cannot be evaluated ({line['why']})"
-        for line in report.get(KEY, ())
-        if line["holds"]
+        f"{one.condition}: it is {one.value:.4g}"
+        if one.value is not None
+        else f"{one.condition}: cannot be evaluated ({one.why})"
+        for one in report.fail_if or ()
+        if one.holds
     ]

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from routelmt_batch.corpus.units import units
 from routelmt_batch.engines.lanes import Engine
@@ -18,7 +18,7 @@ from routelmt_batch.interrupts import stop_on_signals
 from routelmt_batch.job.conditions import NO_CONDITIONS, Conditions
 from routelmt_batch.page.page import write_page
 from routelmt_batch.progress import Bars, counted
-from routelmt_batch.rows import FAILED, LARGE, QUARANTINED, SMALL
+from routelmt_batch.rows import LARGE, SMALL
 from routelmt_batch.spec import Guard, JobSpec, Pool
 from routelmt_batch.spec.dtypes import settle
 from routelmt_batch.stages.allocate import (
@@ -31,11 +31,11 @@ from routelmt_batch.stages.allocate import (
 )
 from routelmt_batch.stages.assemble import assemble
 from routelmt_batch.stages.audit import audit, audit_is_due
-from routelmt_batch.stages.audited import audited
 from routelmt_batch.stages.check import check as check_texts
 from routelmt_batch.stages.check import checks_came_late, checks_pool
 from routelmt_batch.stages.finished import FinishedJob
 from routelmt_batch.stages.guard import guard, verify
+from routelmt_batch.stages.job_report import JobReport
 from routelmt_batch.stages.outputs import standing_outputs, succeed
 from routelmt_batch.stages.recipe import Job, JobRecipe, check_models
 from routelmt_batch.stages.report import report
@@ -69,11 +69,14 @@ class Options:
     conditions: Conditions = NO_CONDITIONS
 
 
+Report = TypeVar("Report", covariant=True)
+
+
 @dataclass(frozen=True)
-class Outcome:
+class Outcome(Generic[Report]):
     """A job's report, and whether this run wrote it or found it."""
 
-    report: dict[str, Any]
+    report: Report
     new: bool
 
 
@@ -81,7 +84,7 @@ class Outcome:
 OpenEngine = Callable[[Folder], AbstractContextManager[Engine]]
 
 
-def run(spec: JobSpec, options: Options, bars: Bars, open_engine: OpenEngine) -> Outcome:
+def run(spec: JobSpec, options: Options, bars: Bars, open_engine: OpenEngine) -> Outcome[JobReport]:
     """Run a job from wherever it stands to its end.
 
     Raises:
@@ -116,15 +119,15 @@ def run(spec: JobSpec, options: Options, bars: Bars, open_engine: OpenEngine) ->
         verify(workspace, plan, engine, bars)
         assemble(workspace, plan, bars)
         audit(workspace, plan, engine, bars)
-        reported = report(workspace, plan, audited(workspace, plan))
+        reported = report(workspace, plan)
         _draw_page(workspace, bars)
-        succeed(workspace, reported)
+        succeed(workspace)
         return Outcome(options.conditions.judge(workspace.folder, reported), new=True)
 
 
-def _asks_more(workspace: Job, done: Mapping[str, Any] | None, options: Options) -> str | None:
+def _asks_more(workspace: Job, done: JobReport | None, options: Options) -> str | None:
     """What this run asks of a finished job that takes its work files."""
-    if done and options.retry_failed and (done["status"][FAILED] or done["status"][QUARANTINED]):
+    if done and options.retry_failed and done.failed_rows:
         return "--retry-failed"
     return "an audit (audit.fraction)" if done and audit_is_due(workspace) else None
 
@@ -261,8 +264,14 @@ def _state(folder: Folder, begun: Begun) -> str:
     return f"goes on: {begun.ledger.rows(SCORES):,} rows scored" if begun.manifest else "new"
 
 
-def finished(folder: Folder) -> dict[str, Any] | None:
+def finished(folder: Folder) -> JobReport | None:
     """The report of a finished job whose output is still there, or None."""
+    found = finished_report(folder)
+    return JobReport.of(found) if found else None
+
+
+def finished_report(folder: Folder) -> dict[str, Any] | None:
+    """As finished; also of labels, as JSON has it."""
     if not (folder.success.exists() and folder.job_report.exists()):
         return None
     outputs = json.loads(folder.success.read_text(encoding="utf8"))["shards"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -15,6 +14,8 @@ from routelmt_batch.spec import JobSpec, Part, SpecFile
 from routelmt_batch.spec.file import read
 from routelmt_batch.spec.text import dump
 from routelmt_batch.stages.allocate import WhatIf
+from routelmt_batch.stages.job_report import JobReport, LaneReport, PassReport
+from routelmt_batch.store import ledger
 
 ROUTER, METRIC = "router", "metric"
 _HOUR_S = 3600.0
@@ -142,34 +143,40 @@ def workload(spec: JobSpec, line: WhatIf) -> dict[str, Work]:
     }
 
 
-def measured(report: Mapping[str, Any]) -> str:
+def measured(report: JobReport) -> str:
     """A rates file from a finished job's report: rows/s of each pool that ran, its start, its GPUs."""
     found: dict[str, dict[str, Any]] = {}
-    for name in (ROUTER, SMALL, LARGE, METRIC):
-        passes = [(line, lane) for line in report["passes"] for lane in _lanes(line, name)]
-        gpus = [_gpus(line, name) for line, _ in passes]
-        seconds = sum(lane["seconds"] * number for (_, lane), number in zip(passes, gpus, strict=True))
+    for pool in (ROUTER, SMALL, LARGE, METRIC):
+        lanes = [
+            (one, label, lane)
+            for one in report.passes
+            for label, lane in one.lanes.items()
+            if _pool(lane) == pool
+        ]
+        gpus = [_gpus(one, label) for one, label, _ in lanes]
+        seconds = sum(lane.seconds * number for (*_, lane), number in zip(lanes, gpus, strict=True))
         if seconds > 0:
-            found[name] = {
-                "rows_per_second_per_gpu": round(sum(lane["rows"] for _, lane in passes) / seconds, 3),
-                "start_seconds": max(line["engine_start_seconds"] for line, _ in passes),
+            found[pool] = {
+                "rows_per_second_per_gpu": round(sum(lane.rows for *_, lane in lanes) / seconds, 3),
+                "start_seconds": max(one.engine_start_seconds for one, *_ in lanes),
                 "gpus": gpus[-1],
                 "price_per_gpu_hour": None,
             }
-    return _HEADER.format(name=report["name"]) + dump(found)
+    return _HEADER.format(name=report.name) + dump(found)
 
 
-def _gpus(line: Mapping[str, Any], name: str) -> int:
-    """What a pool's engines had in a pass."""
-    pools: Mapping[str, int] = line["gpus"]
-    return pools.get(name) or sum(pools.values())
+def _gpus(one: PassReport, label: str) -> int:
+    """What a lane's engines had in a pass; without GPUs an engine counts as one."""
+    return one.gpus.get(label) or 1
 
 
-def _lanes(line: Mapping[str, Any], pool: str) -> Iterable[Mapping[str, Any]]:
-    """What a pass did with a pool's engines. Of passes, translations are named for their models, side
-    by side as `large+small`, measurements `<metric> of <model>`."""
-    if pool in (SMALL, LARGE):
-        translates = set(line["name"].split("+")) <= {SMALL, LARGE}  # and is no `check small+large`
-        return [line["lanes"][pool]] if translates and pool in line["lanes"] else []
-    named = line["name"] == "score" if pool == ROUTER else " of " in line["name"]
-    return line["lanes"].values() if named else []
+def _pool(lane: LaneReport) -> str | None:
+    """The pool whose engines a lane ran on, as rates name it. The guard's own router has no rate."""
+    match lane.stage:
+        case ledger.SCORES:
+            return ROUTER
+        case ledger.TRANSLATIONS:
+            return lane.model
+        case ledger.QUALITY | ledger.AUDIT_QUALITY if lane.model:
+            return METRIC
+    return None

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from routelmt_batch.page.figures import inline_svg
+from routelmt_batch.stages.job_report import JobReport
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,25 +19,25 @@ _VARIABLES = {_INK: "ink", _MUTED: "muted", _LINE: "line", _SMALL: "small", _LAR
 _WIDTH, _HEIGHT = 7.2, 3.4  # inches
 
 
-def budget_curve(report: Mapping[str, Any]) -> str | None:
+def budget_curve(report: JobReport) -> str | None:
     """Predicted gain bought by each budget, with what the job planned and got; None without a curve."""
-    budgets, rows = report["budgets"], report["budget"]["rows_with_gain"]
+    budgets, rows = report.budgets, report.budget.rows_with_gain
     if not budgets or not rows:
         return None
 
     def draw(figure: Figure) -> None:
         axes = _axes(figure, "rows sent to the large model (%)", "predicted gain bought")
-        shares = [0.0, *(100 * line["rows"] / rows for line in budgets)]
-        bought = [0.0, *(line["predicted_gain"] for line in budgets)]
+        shares = [0.0, *(100 * line.rows / rows for line in budgets)]
+        bought = [0.0, *(line.predicted_gain for line in budgets)]
         axes.plot(shares, bought, color=_LARGE, linewidth=1.8, label="highest gains first")
-        mean = report["gain"]["all"]["mean"]
+        mean = report.gain.all.mean
         if mean is not None:
             axes.plot(
                 [0, 100], [0, mean * rows], color=_MUTED, linewidth=1, linestyle="--", label="at random"
             )
         for name, count, gain, fill in (
-            ("planned", report["budget"]["planned"], report["predicted_gain_planned"], "none"),
-            ("this job", report["budget"]["used"], report["predicted_gain_bought"], _INK),
+            ("planned", report.budget.planned, report.predicted_gain_planned, "none"),
+            ("this job", report.budget.used, report.predicted_gain_bought, _INK),
         ):
             axes.plot(
                 100 * count / rows, gain, "o", markersize=9, color=_INK, markerfacecolor=fill, label=name
@@ -50,11 +50,11 @@ def budget_curve(report: Mapping[str, Any]) -> str | None:
     return inline_svg("curve", _WIDTH, _HEIGHT, _VARIABLES, draw)
 
 
-def histogram(report: Mapping[str, Any]) -> str | None:
+def histogram(report: JobReport) -> str | None:
     """Rows by predicted gain, those planned for the large model apart, with the cut; None without a gain."""
-    gain = report["gain"]
-    edges = np.array(gain["all"]["histogram"]["edges"])
-    counts, routed = (np.array(gain[name]["histogram"]["counts"]) for name in ("all", "routed"))
+    gain = report.gain
+    edges = np.array(gain.all.histogram.edges)
+    counts, routed = (np.array(part.histogram.counts) for part in (gain.all, gain.routed))
     if not counts.any():
         return None
 
@@ -69,7 +69,7 @@ def histogram(report: Mapping[str, Any]) -> str | None:
             axes.bar(
                 left, height, width, below, align="edge", color=colour, edgecolor="none", label=f"to {name}"
             )
-        cut = report["threshold"]
+        cut = report.threshold
         if cut is not None:
             axes.axvline(cut, color=_INK, linewidth=1.2, linestyle="--", label=f"cut at {cut:,.2f}")
         some = np.flatnonzero(counts)

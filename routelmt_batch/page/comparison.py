@@ -24,6 +24,7 @@ from routelmt_batch.page.shard_table import FAILURES
 from routelmt_batch.rows import LARGE, SMALL
 from routelmt_batch.stages.allocate import gain_of
 from routelmt_batch.stages.finished import FinishedJob
+from routelmt_batch.stages.job_report import JobReport
 from routelmt_batch.stats.drift import Drift, apart, at_most
 from routelmt_batch.stats.selection import cuts
 
@@ -45,10 +46,11 @@ def compare(job: FinishedJob, other: FinishedJob, rows: int) -> dict[str, Any]:
     found, moved = _routed(job, other, rows), drift(job, other)
     compared: dict[str, Any] = plain(
         {
-            "names": [job.report["name"], other.report["name"]],
+            "names": [job.report.name, other.report.name],
             "folders": [str(job.folder.root), str(other.folder.root)],
             "figures": _paired([_figures(report) for report in pair]),
-            **{key: _paired([report[key] for report in pair]) for key in ("status", "reason")},
+            "status": _paired([report.status for report in pair]),
+            "reason": _paired([report.reason for report in pair]),
             "direction": _paired([_shares(report) for report in pair], None),
             "drift": vars(moved) if moved else None,
             "settings": dict(_settings(*pair)),
@@ -58,26 +60,26 @@ def compare(job: FinishedJob, other: FinishedJob, rows: int) -> dict[str, Any]:
     return compared
 
 
-def _figures(report: Mapping[str, Any]) -> dict[str, float | None]:
-    rows, failed = report["rows"], sum(report["status"][name] for name in FAILURES)
+def _figures(report: JobReport) -> dict[str, float | None]:
+    failed = sum(report.status[name] for name in FAILURES)
     return {
-        "rows": rows,
-        "share planned for large": report["fraction"]["planned"],
-        "share translated by large": report["fraction"]["actual"],
-        "threshold": report["threshold"],
-        "mean predicted gain": report["gain"]["all"]["mean"],
-        "predicted gain bought": report["predicted_gain_bought"],
+        "rows": report.rows,
+        "share planned for large": report.fraction.planned,
+        "share translated by large": report.fraction.actual,
+        "threshold": report.threshold,
+        "mean predicted gain": report.gain.all.mean,
+        "predicted gain bought": report.predicted_gain_bought,
         "rows that a model failed on": failed,
-        "share that a model failed on": failed / rows if rows else None,
-        "tokens of small": sum(report["tokens"].get(SMALL, {}).values()),
-        "tokens of large": sum(report["tokens"].get(LARGE, {}).values()),
-        "seconds": report["seconds"],
+        "share that a model failed on": failed / report.rows if report.rows else None,
+        "tokens of small": sum(report.tokens.get(SMALL, {}).values()),
+        "tokens of large": sum(report.tokens.get(LARGE, {}).values()),
+        "seconds": report.seconds,
     }
 
 
-def _shares(report: Mapping[str, Any]) -> dict[str, float | None]:
+def _shares(report: JobReport) -> dict[str, float | None]:
     """By direction, the share of its rows that the large model translated."""
-    return {name: part["large"] / part["rows"] for name, part in report["direction"].items()}
+    return {name: part["large"] / part["rows"] for name, part in report.direction.items()}
 
 
 def _paired(sides: Sequence[Mapping[str, Any]], missing: int | None = 0) -> dict[str, list[Any]]:
@@ -87,7 +89,7 @@ def _paired(sides: Sequence[Mapping[str, Any]], missing: int | None = 0) -> dict
 
 def drift(job: FinishedJob, other: FinishedJob) -> Drift | None:
     """How far a job's scores have moved from another's; None where one of them has none."""
-    size = other.report["budget"]["rows_with_gain"]
+    size = other.report.budget.rows_with_gain
     if not size:
         return None
     ranks = [max(1, math.ceil(size * step / _QUANTILES)) for step in range(_QUANTILES + 1)]
@@ -97,7 +99,7 @@ def drift(job: FinishedJob, other: FinishedJob) -> Drift | None:
     return apart(below / rows, below_other / rows_other, rows, rows_other) if rows else None
 
 
-def _settings(a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[tuple[str, list[Any]]]:
+def _settings(a: JobReport, b: JobReport) -> Iterator[tuple[str, list[Any]]]:
     """What the jobs were made from, where it differs."""
     sides = [_made_from(report) for report in (a, b)]
     for key, values in _paired(sides, None).items():
@@ -105,12 +107,16 @@ def _settings(a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterator[tuple[str,
             yield key, values
 
 
-def _made_from(report: Mapping[str, Any]) -> dict[str, Any]:
+def _made_from(report: JobReport) -> dict[str, Any]:
     """Fingerprints by name (stages share some, and agree on them), the budget's rule, versions."""
+    budget = report.budget
     rule = {
-        f"budget.{key}": report["budget"].get(key) for key in ("fraction", "min_gain", "threshold", "cap")
+        "budget.fraction": budget.fraction,
+        "budget.min_gain": budget.min_gain,
+        "budget.threshold": budget.threshold,
+        "budget.cap": budget.cap,
     }
-    return dict(ChainMap(rule, *report["fingerprints"].values(), report["versions"]))
+    return dict(ChainMap(rule, *report.fingerprints.values(), report.versions))
 
 
 @dataclass

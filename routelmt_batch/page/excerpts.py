@@ -26,7 +26,7 @@ _FAILURES = pa.array(FAILURES)
 
 def excerpt(job: FinishedJob, ledger: Ledger, shard: str, rows: int) -> dict[str, Any]:
     """`gained`, `cut` and `failed`: the numbers of at most `rows` rows each; `rows`: what these rows say."""
-    chosen = _choose(job, shard, rows, job.report["threshold"])
+    chosen = _choose(job, shard, rows, job.report.threshold)
     wanted = np.unique(np.concatenate(list(chosen.values()))).astype(np.int64)
     return {
         **{name: numbers.tolist() for name, numbers in chosen.items()},

@@ -20,6 +20,7 @@ from routelmt_batch.page.excerpts import choose_shards, excerpt
 from routelmt_batch.page.shard_table import by_reason, lines
 from routelmt_batch.spec import Page
 from routelmt_batch.stages.finished import FinishedJob
+from routelmt_batch.stages.job_report import JobReport
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -54,8 +55,8 @@ def render(job: FinishedJob, settings: Page, comparison: dict[str, Any] | None =
         data=plain(
             {
                 "shards": {key: [line[key] for line in shards] for key in shards[0]},
-                "share": job.report["fraction"]["actual"],
-                "threshold": job.report["threshold"],
+                "share": job.report.fraction.actual,
+                "threshold": job.report.threshold,
                 "excerpts": {name: excerpt(job, ledger, name, settings.rows) for name in shown},
             }
         ),
@@ -82,11 +83,11 @@ def _template() -> Template:
     return environment.get_template("page.html")
 
 
-def _reasons(report: dict[str, Any], most: dict[str, tuple[str, int]]) -> list[dict[str, Any]]:
+def _reasons(report: JobReport, most: dict[str, tuple[str, int]]) -> list[dict[str, Any]]:
     """Rows by reason, what failed first."""
     found = [
         {"reason": reason, "kind": words.kind(reason), "rows": rows, "most": most.get(reason)}
-        for reason, rows in report["reason"].items()
+        for reason, rows in report.reason.items()
     ]
     return sorted(found, key=lambda line: (words.KINDS.index(line["kind"]), -line["rows"]))
 

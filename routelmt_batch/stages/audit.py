@@ -198,7 +198,7 @@ def _draw_sample(workspace: Job, plan: Plan) -> None:
             keys = ((draw(spec.seed, name, row), name, row, gain) for row, gain in _pairs(rows))
             drawn[stratum] = heapq.nsmallest(quota[stratum], itertools.chain(drawn[stratum], keys))
     table = _sample_table(workspace, drawn)
-    part = PartWriter(workspace.folder.work, AUDIT, "sample")
+    part = PartWriter(workspace.folder.work, AUDIT)
     parts = [part(table, {})] if table.num_rows else []
     strata = {" ".join(stratum): size for stratum, size in sorted(sizes.items())}
     workspace.ledger.record("audit", parts=parts, rows=table.num_rows, strata=strata)

@@ -57,6 +57,8 @@ def _lane(workspace: Job, route: Route) -> Lane:
         read=Reader(spec.input, route),
         write=Writer(PartWriter(workspace.folder.work, CHECKS, route), route),
         part_rows=spec.run.part_rows,
+        stage=CHECKS,
+        model=route,
     )
 
 

@@ -105,7 +105,7 @@ def _decide(workspace: Job, step: str, places: int, contest: Contest) -> None:
             values = contest.contenders(one)
             yield contest.decisions(one, values, admitted(cut, _gains(one, values)))
 
-    part = PartWriter(workspace.folder.work, GUARD, step)
+    part = PartWriter(workspace.folder.work, GUARD)
     parts: list[PartEntry] = []
     to_large = to_small = 0
     for table in _batches(changes()):

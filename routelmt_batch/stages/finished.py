@@ -16,7 +16,9 @@ from routelmt_batch.errors import OutputError
 from routelmt_batch.spec import JobSpec
 from routelmt_batch.spec.text import parse
 from routelmt_batch.stages.allocate import gain_of
+from routelmt_batch.stages.job_report import JobReport
 from routelmt_batch.stats.selection import Gains
+from routelmt_batch.store.manifest import command
 from routelmt_batch.store.workspace import Folder
 
 _BATCH_ROWS = 16_384
@@ -27,7 +29,7 @@ class FinishedJob:
     """`report` is `reports/job.json`; `shards` are the output shards' names, in name order."""
 
     folder: Folder
-    report: dict[str, Any]
+    report: JobReport
     spec: JobSpec
     shards: tuple[str, ...]
 
@@ -36,9 +38,9 @@ class FinishedJob:
         """Raises OutputError if the folder holds labels."""
         manifest = folder.read_manifest()
         assert manifest
-        report = json.loads(folder.job_report.read_text(encoding="utf8"))
-        if "budget" not in report:
+        if command(manifest["fingerprints"]) == "label":
             raise OutputError(f"{folder.root}: holds labels, not a job; only a job has an audit page")
+        report = JobReport.read(folder.job_report)
         spec = JobSpec.model_validate(parse(folder.spec.read_text(encoding="utf8")).value)
         return cls(folder, report, spec, tuple(shard["name"] for shard in manifest["shards"]))
 

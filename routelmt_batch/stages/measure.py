@@ -174,6 +174,8 @@ def lane(
         read=Reader(spec.input, route, metric.needs_reference, wanted),
         write=Writer(PartWriter(workspace.folder.work, stage, route), route),
         part_rows=spec.run.part_rows,
+        stage=stage,
+        model=route,
     )
 
 

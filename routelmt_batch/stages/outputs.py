@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -101,7 +101,16 @@ def standing_outputs(ledger: Ledger) -> list[dict[str, Any]]:
     return list(standing.values())
 
 
-def write_report(workspace: AnyWorkspace, job: dict[str, Any]) -> None:
+class Summary(NamedTuple):
+    """A report in one line: the exit code, the figures that a scheduler keeps, and what was left undone."""
+
+    exit_code: int
+    figures: dict[str, Any]
+    unreadable: list[str]
+    failed_rows: int = 0
+
+
+def write_report(workspace: AnyWorkspace, job: Mapping[str, Any]) -> None:
     """Re-verify every output shard and write `reports/job.json`.
 
     Raises:
@@ -117,12 +126,12 @@ def write_report(workspace: AnyWorkspace, job: dict[str, Any]) -> None:
     write_json(workspace.folder.job_report, job, "report")
 
 
-def succeed(workspace: AnyWorkspace, job: dict[str, Any]) -> None:
+def succeed(workspace: AnyWorkspace) -> None:
     """Write `_SUCCESS`, last of all: every output shard with its rows, bytes and sha256."""
     outputs = sorted(committed_outputs(workspace), key=lambda event: event["shard"].encode())
     success = {
         "shards": [{key: output[key] for key in ("shard", "rows", "bytes", "sha256")} for output in outputs],
-        "rows": job["rows"],
+        "rows": workspace.rows,
         "unreadable": workspace.unreadable,
     }
     write_json(workspace.folder.success, success, "success")

@@ -18,7 +18,7 @@ from routelmt_batch.corpus.units import Unit
 from routelmt_batch.engines.lanes import Engine, Lane, Mask, Receipt
 from routelmt_batch.errors import RoutelmtError
 from routelmt_batch.progress import Bars, counted
-from routelmt_batch.rows import ENGINE_KILLED
+from routelmt_batch.rows import ENGINE_KILLED, Route
 from routelmt_batch.store.ledger import Ledger, PartEntry, Span
 from routelmt_batch.store.workspace import AnyWorkspace
 
@@ -39,15 +39,16 @@ W = TypeVar("W", bound=OfUnit)
 
 @dataclass(frozen=True)
 class PartWriter:
-    """Commits one part of a stage below `folder` and returns its entry for the ledger."""
+    """Commits one part of a stage below `folder` and returns its entry for the ledger. `model` is the one
+    whose rows they are, if they are of one."""
 
     folder: Path
     stage: str
-    prefix: str
+    model: str | None = None
     generation: int = 0
 
     def __call__(self, table: pa.Table, counts: dict[str, int]) -> PartEntry:
-        name = f"{self.prefix}-{uuid.uuid4().hex}.parquet"
+        name = f"{self.model or 'part'}-{uuid.uuid4().hex}.parquet"
         path = self.folder / self.stage / name
         table = table.sort_by([("shard", "ascending"), ("row", "ascending")])
         write_parquet(path, table, self.stage)
@@ -56,6 +57,7 @@ class PartWriter:
             counts = {**counts, KILLED: killed}
         return PartEntry(
             self.stage,
+            self.model,
             name,
             path.stat().st_size,
             sha256(path),
@@ -145,7 +147,8 @@ def run_pass(
             if lane.label in lane_times
         }
         times = (max(0.0, ready - started), max([0.0, *ahead]))
-        record_time(workspace.ledger, name, rows, started, *times, lane_times, gpus)
+        of = {lane.label: (lane.stage, lane.model) for lane in lanes}
+        record_time(workspace.ledger, name, rows, started, *times, lane_times, gpus, of)
 
 
 def _seconds_left(lanes: Mapping[str, LaneTime], total: int) -> float:
@@ -162,8 +165,8 @@ def _refuse_killers(workspace: AnyWorkspace, entry: PartEntry) -> None:
     Raises:
         RoutelmtError: see refuse_failures.
     """
-    of = (entry.lane, entry.generation)
-    before = [part for part in workspace.ledger.parts[entry.stage] if (part.lane, part.generation) == of]
+    of = (entry.model, entry.generation)
+    before = [part for part in workspace.ledger.parts[entry.stage] if (part.model, part.generation) == of]
     killed = sum(part.counts.get(KILLED, 0) for part in (*before, entry))
     if killed > _ALWAYS_ALLOWED:
         refuse_failures(workspace, killed, "an engine died of")
@@ -213,6 +216,7 @@ def record_time(
     started_ahead_seconds: float = 0.0,
     lanes: Mapping[str, LaneTime] | None = None,
     gpus: Mapping[str, int] | None = None,
+    of: Mapping[str, tuple[str, Route | None]] | None = None,
 ) -> None:
     """Put a pass's time into the ledger, and each lane's own; a resumed pass has a line for each run.
 
@@ -220,6 +224,7 @@ def record_time(
         engine_start_seconds: of the pass, until its first engine was ready.
         started_ahead_seconds: how long engines started before the pass began.
         gpus: its pools', by label: each run may have its own.
+        of: stage and model of each lane, by label.
     """
     ledger.record(
         "pass",
@@ -229,7 +234,11 @@ def record_time(
         engine_start_seconds=round(engine_start_seconds, 3),
         started_ahead_seconds=round(started_ahead_seconds, 3),
         lanes={
-            name: {"rows": lane.rows, "seconds": round(lane.done_at - lane.ready_at, 3)}
+            name: {
+                "rows": lane.rows,
+                "seconds": round(lane.done_at - lane.ready_at, 3),
+                **dict(zip(("stage", "model"), (of or {})[name], strict=True)),
+            }
             for name, lane in (lanes or {}).items()
         },
         gpus=dict(gpus or {}),

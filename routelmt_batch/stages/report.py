@@ -10,10 +10,12 @@ from typing import Any
 
 from routelmt_batch.metrics.metric import describe
 from routelmt_batch.routers.router import Router
-from routelmt_batch.rows import ESCALATE, FAILED, LARGE, PREDICTED, QUARANTINED, ROUTE, SMALL, STATUSES
+from routelmt_batch.rows import ESCALATE, LARGE, PREDICTED, ROUTE, SMALL, STATUSES
 from routelmt_batch.spec import Guard, Pool
 from routelmt_batch.stages.allocate import Plan, gains, what_if
-from routelmt_batch.stages.outputs import write_report
+from routelmt_batch.stages.audited import audited
+from routelmt_batch.stages.job_report import JobReport
+from routelmt_batch.stages.outputs import Summary, write_report
 from routelmt_batch.stages.recipe import Job
 from routelmt_batch.stages.tally import DECILES, EDGES, fractions, merge
 from routelmt_batch.stats.selection import cuts
@@ -24,79 +26,77 @@ from routelmt_batch.store.manifest import versions
 DONE, DONE_WITH_FAILURES = 0, 3
 
 
-def report(workspace: Job, plan: Plan, audited: dict[str, Any]) -> dict[str, Any]:
+def report(workspace: Job, plan: Plan) -> JobReport:
     """Re-verify every output shard and write `reports/job.json`.
 
     Raises:
         RoutelmtError: an output shard is not what was committed, by name.
     """
-    job = job_report(workspace, plan) | audited
-    job["warnings"] = _warnings(workspace, plan, job)
-    write_report(workspace, job)
-    return job
+    found = job_report(workspace, plan)
+    write_report(workspace, found.as_json())
+    return found
 
 
-def exit_code(job: dict[str, Any]) -> int:
+def exit_code(report: JobReport) -> int:
     """0 done; 3 done, but rows failed or were quarantined, or a shard could not be read."""
-    bad = job["status"][FAILED] + job["status"][QUARANTINED] + len(job["unreadable"])
-    return DONE_WITH_FAILURES if bad else DONE
+    return DONE_WITH_FAILURES if report.failed_rows or report.unreadable else DONE
 
 
-def all_places(job: Mapping[str, Any]) -> int:
-    """Places of the budget for the large model, those that the guard holds back for escalation included."""
-    places: int = job["budget"]["places"]
-    return places + ((job["guard"] or {}).get("held_back") or 0)
-
-
-def summary(job: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-    """A report in one line: the exit code, and the figures that a scheduler keeps."""
-    return exit_code(job), {
-        "rows": job["rows"],
-        **job["status"],
-        "unreadable_shards": len(job["unreadable"]),
-        "large": job["route"].get(LARGE, 0),
-        "share_to_large": job["fraction"]["actual"],
-        "places": all_places(job),
-        "threshold": job["threshold"],
-        "predicted_gain_bought": job["predicted_gain_bought"],
-        "seconds": job["seconds"],
+def summary(report: JobReport) -> Summary:
+    """See outputs.Summary."""
+    figures = {
+        "rows": report.rows,
+        **report.status,
+        "unreadable_shards": len(report.unreadable),
+        "large": report.large_rows,
+        "share_to_large": report.fraction.actual,
+        "places": report.all_places,
+        "threshold": report.threshold,
+        "predicted_gain_bought": report.predicted_gain_bought,
+        "seconds": report.seconds,
     }
+    return Summary(exit_code(report), figures, list(report.unreadable), report.failed_rows)
 
 
-def job_report(workspace: Job, plan: Plan) -> dict[str, Any]:
+def job_report(workspace: Job, plan: Plan) -> JobReport:
     spec = workspace.spec
     total = merge(_shard_reports(workspace))
     counts = {name: total.get(name, {}) for name in ("status", "reason", "planned_route", "route")}
     counts["status"] = {status: counts["status"].get(status, 0) for status in STATUSES}
     passes, budget = _passes(workspace), _budget(plan, counts["route"].get(LARGE, 0))
-    return {
-        "name": spec.name,
-        "rows": total.get("rows", 0),
-        "shards": len(workspace.shards),
-        "unreadable": workspace.unreadable,
-        **counts,
-        "checks": total.get("checks", {}),
-        "direction": total.get("direction", {}),
-        "budget": budget,
-        "guard": _guard(workspace, plan, counts["route"]),
-        "threshold": plan.threshold,
-        "fraction": fractions(counts, plan.rows_with_gain),
-        "predicted_gain_planned": plan.predicted_gain,
-        "predicted_gain_bought": total.get("predicted_gain_bought", 0.0),
-        # What each budget would have bought, by the rows' gains alone.
-        "budgets": [asdict(line) | {"fraction": str(line.fraction)} for line in what_if(workspace)],
-        "gain": _distributions(workspace, plan, total.get("gain", {})),
-        "tokens": total.get("tokens", {}),
-        "passes": passes,
-        "seconds": math.fsum(line["seconds"] for line in passes),
-        "models": {
-            "small": _model(spec.models.small),
-            "large": _model(spec.models.large),
-            "router": _router(workspace.recipe.router),
-        },
-        "fingerprints": workspace.fingerprints,
-        "versions": versions(),
-    }
+    guard, judged = _guard(workspace, plan, counts["route"]), audited(workspace, plan)
+    directions = total.get("direction", {})
+    return JobReport.of(
+        {
+            "name": spec.name,
+            "rows": total.get("rows", 0),
+            "shards": len(workspace.shards),
+            "unreadable": workspace.unreadable,
+            **counts,
+            "checks": total.get("checks", {}),
+            "direction": directions,
+            "budget": budget,
+            "guard": guard,
+            "threshold": plan.threshold,
+            "fraction": fractions(counts, plan.rows_with_gain),
+            "predicted_gain_planned": plan.predicted_gain,
+            "predicted_gain_bought": total.get("predicted_gain_bought", 0.0),
+            "budgets": [asdict(line) | {"fraction": str(line.fraction)} for line in what_if(workspace)],
+            "gain": _distributions(workspace, plan, total.get("gain", {})),
+            "tokens": total.get("tokens", {}),
+            "passes": passes,
+            "seconds": math.fsum(line["seconds"] for line in passes),
+            "models": {
+                "small": _model(spec.models.small),
+                "large": _model(spec.models.large),
+                "router": _router(workspace.recipe.router),
+            },
+            "fingerprints": workspace.fingerprints,
+            "versions": versions(),
+            **judged,
+            "warnings": _warnings(workspace, plan, directions, budget, guard, judged["audit"]),
+        }
+    )
 
 
 def _guard(workspace: Job, plan: Plan, routes: Mapping[str, int]) -> dict[str, Any] | None:
@@ -134,9 +134,6 @@ def _guard(workspace: Job, plan: Plan, routes: Mapping[str, int]) -> dict[str, A
 
 
 def _budget(plan: Plan, used: int) -> dict[str, Any]:
-    """The rule, and what came of it. With a threshold there are no places to fill, but rows that reach
-    it and, up to the cap, are routed: `reached_fraction`, `realised`. With a calibrated one, between which
-    fractions the first should lie (95%)."""
     found: dict[str, Any] = {
         "fraction": str(plan.fraction),
         "min_gain": plan.min_gain,
@@ -177,12 +174,11 @@ def _passes(workspace: Job) -> list[dict[str, Any]]:
             "rows": event["rows"],
             "seconds": event["seconds"],
             "engine_start_seconds": event["engine_start_seconds"],
-            # Of that start, what went by while the pass before still ran.
             "started_ahead_seconds": event["started_ahead_seconds"],
             "rows_per_second": round(
                 event["rows"] / max(event["seconds"] - event["engine_start_seconds"], 1e-3), 1
             ),
-            "lanes": event["lanes"],  # side by side, each with its own time
+            "lanes": event["lanes"],
             "gpus": event["gpus"],
         }
         for event in workspace.ledger.events_of("pass")
@@ -231,22 +227,28 @@ def _router(router: Router) -> dict[str, Any]:
     return found
 
 
-def _warnings(workspace: Job, plan: Plan, job: dict[str, Any]) -> list[str]:
-    """What an auditor should know: directions that the router was not trained on, or what else
-    of it could not be checked, rows that could not be measured, a threshold that means something else here
-    than where it was calibrated, a cap that was hit."""
+def _warnings(
+    workspace: Job,
+    plan: Plan,
+    directions: Mapping[str, Any],
+    budget: Mapping[str, Any],
+    guard: Mapping[str, Any] | None,
+    audit: Mapping[str, Any] | None,
+) -> list[str]:
+    """What an auditor should know: directions that the router was not trained on, and what else could not be
+    checked; rows that could not be measured; a threshold that means something else here than where it was
+    calibrated; a cap that was reached."""
     router = workspace.recipe.router
-    found = [*router.warnings, *router.doubts("router", job["direction"])]
+    found = [*router.warnings, *router.doubts("router", directions)]
     if not router.predicts_gain:
         found.append(
             f"scores of router kind {router.pool.kind} are no gains: only their order means something"
         )
-    return [*found, *_unmeasured(job), *_of_threshold(plan, job["budget"])]
+    return [*found, *_unmeasured(guard, audit), *_of_threshold(plan, budget)]
 
 
-def _unmeasured(job: dict[str, Any]) -> Iterator[str]:
+def _unmeasured(guard: Mapping[str, Any] | None, audit: Mapping[str, Any] | None) -> Iterator[str]:
     why = "no reference, or the metric failed on them"
-    guard, audit = job["guard"], job["audit"]
     if guard and (unknown := sum(guard["unknown"].values())):
         yield (
             f"{unknown:,} of {sum(guard['measured'].values()):,} translations that the guard looked at have "
@@ -256,7 +258,7 @@ def _unmeasured(job: dict[str, Any]) -> Iterator[str]:
         yield f"{unknown:,} of {audit['sampled']:,} rows of the audit could not be measured ({why})"
 
 
-def _of_threshold(plan: Plan, budget: dict[str, Any]) -> list[str]:
+def _of_threshold(plan: Plan, budget: Mapping[str, Any]) -> list[str]:
     found: list[str] = []
     if budget["threshold"] is None:
         return found

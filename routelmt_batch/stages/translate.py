@@ -238,6 +238,8 @@ def lane(
         read=read,
         write=Writer(part, route),
         part_rows=spec.run.part_rows,
+        stage=stage,
+        model=route,
         prompter=Prompter(pool.source, spec.prompt.template, pool.trust_remote_code),
         limit_tokens=pool.prompt_limit_tokens,
         retries=spec.run.retries,

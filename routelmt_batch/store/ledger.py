@@ -50,9 +50,11 @@ class Span:
 
 @dataclass(frozen=True)
 class PartEntry:
-    """One committed part. `spans` by shard; `counts` sums what its rows are, by name."""
+    """One committed part of a stage. `model` is the one whose rows it holds, where a part is of one model's.
+    `spans` by shard; `counts` sums what its rows are, by name."""
 
     stage: str
+    model: str | None
     part: str
     bytes: int
     sha256: str
@@ -63,11 +65,6 @@ class PartEntry:
     @property
     def rows(self) -> int:
         return sum(span.rows for span in self.spans.values())
-
-    @property
-    def lane(self) -> str:
-        """What the part's file is named for: the model of a translation."""
-        return self.part.rpartition("-")[0]
 
 
 class Ledger:

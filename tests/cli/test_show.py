@@ -34,7 +34,7 @@ def printed(make_spec, tmp_path):
         console = Console(width=240, file=io.StringIO(), highlight=False)
         console.print(show.job(report))
         lines = [line.strip().split("  ", 1) for line in console.file.getvalue().splitlines()]
-        return report, {line[0]: line[1].strip() for line in lines if len(line) == 2}
+        return report.as_json(), {line[0]: line[1].strip() for line in lines if len(line) == 2}
 
     return run
 

@@ -35,7 +35,7 @@ def test_the_guarded_demo_keeps_its_budget_and_says_what_it_did(tmp_path, open_e
     out = tmp_path / "out"
     settings = ("audit.min_rows=12", "guard.escalate_fraction=0.05", "guard.keep_small_above=45")
     spec = load(DEMO / "guarded.yaml", settings, output_uri=str(out))
-    report = flow.run(spec, flow.Options(limit=90), BARS, open_engine).report
+    report = flow.run(spec, flow.Options(limit=90), BARS, open_engine).report.as_json()
     rows: dict[Key, dict] = {}
     for path in sorted((out / "data").rglob("*.parquet")):
         shard, table = path.relative_to(out / "data").as_posix(), pq.read_table(path)

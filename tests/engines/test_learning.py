@@ -113,7 +113,7 @@ def test_a_calibrated_router_routes_a_job_by_its_threshold(
     assert card["small_model"] == json.loads((MODELS / "router/routelmt.json").read_text())["small_model"]
     assert not (router / "_calibrate").exists()
     spec = load(make_spec(router__source=str(router)), budget_threshold="calibrated", budget_cap="0.9")
-    report = flow.run(spec, flow.Options(limit=20), BARS, open_engine).report
+    report = flow.run(spec, flow.Options(limit=20), BARS, open_engine).report.as_json()
     for path in (tmp_path / "out" / "data").rglob("*.parquet"):
         for row in pq.read_table(path).to_pylist():
             if row["planned_route"]:

@@ -52,7 +52,7 @@ def demo(tmp_path_factory, ray_session) -> Path:
             yield Pools(session)
 
     outcome = flow.run(spec, flow.Options(), BARS, opened)
-    assert outcome.report["status"]["ok"] >= 260
+    assert outcome.report.as_json()["status"]["ok"] >= 260
     return output
 
 

@@ -10,6 +10,7 @@ from routelmt_batch.job import rates
 from routelmt_batch.job.rates import Estimate, estimate, measured, workload
 from routelmt_batch.spec.file import load
 from routelmt_batch.stages.allocate import WhatIf
+from routelmt_batch.stages.job_report import JobReport, LaneReport, PassReport
 from tests.conftest import COLUMNS
 from tests.fake_engine import FakeEngine
 from tests.stages.test_flow import BARS, run
@@ -120,40 +121,35 @@ def test_a_guard_that_measures_needs_the_metrics_rate(make_spec, rates_file):
         rates.load(rates_file(), spec)
 
 
+def a_pass(start: float, stage: str, **lanes: tuple[int, float, int]) -> PassReport:
+    """`lanes`: rows, seconds and GPUs of each, by model or, of the router's, by any name."""
+    return PassReport(
+        name="one",
+        rows=0,
+        seconds=0,
+        engine_start_seconds=start,
+        started_ahead_seconds=0,
+        rows_per_second=0,
+        lanes={
+            label: LaneReport(
+                rows=rows, seconds=seconds, stage=stage, model=label if label in ("small", "large") else None
+            )
+            for label, (rows, seconds, _) in lanes.items()
+        },
+        gpus={label: gpus for label, (*_, gpus) in lanes.items()},
+    )
+
+
 def test_a_report_gives_the_rates_that_it_measured():
-    report = {
-        "name": "tonight",
-        "passes": [
-            {
-                "name": "score",
-                "engine_start_seconds": 30.0,
-                "lanes": {"router": {"rows": 900, "seconds": 9.0}},
-                "gpus": {"router": 1},
-            },
-            {"name": "allocate", "engine_start_seconds": 0.0, "lanes": {}, "gpus": {}},
-            {
-                "name": "large+small",  # stopped, and gone on with
-                "engine_start_seconds": 40.0,
-                "lanes": {"large": {"rows": 60, "seconds": 10.0}, "small": {"rows": 300, "seconds": 6.0}},
-                "gpus": {"large": 4, "small": 1},
-            },
-            {
-                "name": "large+small",
-                "engine_start_seconds": 50.0,
-                "lanes": {"large": {"rows": 100, "seconds": 10.0}, "small": {"rows": 400, "seconds": 4.0}},
-                "gpus": {"large": 4, "small": 4},  # of another run, with more
-            },
-            {
-                "name": "check small+large",
-                "engine_start_seconds": 1.0,
-                "lanes": {
-                    "check large": {"rows": 1, "seconds": 50.0},
-                    "check small": {"rows": 1, "seconds": 50.0},
-                },
-                "gpus": {"check large": 1, "check small": 1},
-            },
-        ],
-    }
+    passes = [
+        a_pass(30, "scores", router=(900, 9, 1)),
+        a_pass(0, "scores"),
+        a_pass(40, "translations", large=(60, 10, 4), small=(300, 6, 1)),  # stopped, and gone on with
+        a_pass(50, "translations", large=(100, 10, 4), small=(400, 4, 4)),  # another run, with more GPUs
+        a_pass(1, "checks", large=(1, 50, 1), small=(1, 50, 1)),
+        a_pass(60, "audit_translations", large=(1, 50, 1)),
+    ]
+    report = JobReport.model_construct(name="tonight", passes=passes)
     text = measured(report)
     assert yaml.safe_load(text) == {
         "router": {
@@ -180,9 +176,10 @@ def test_a_job_that_ran_has_rates_that_a_plan_reads(make_spec, tmp_path, togethe
     engine.room = together
     columns = COLUMNS | {"reference": "text"}  # any text will do
     path = make_spec(guard={"verify": True}, metric="chrf", input__columns=columns)
-    report = run(path, engine).report
+    found = run(path, engine).report
+    report = found.as_json()
     file = tmp_path / "rates.yaml"
-    file.write_text(measured(report))
+    file.write_text(measured(found))
     found = rates.load(file, load(path))
     assert found.metric and found.small.gpus == 1
     lanes = [line["lanes"] for line in report["passes"] if line["name"] in ("large", "small", "large+small")]

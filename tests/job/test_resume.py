@@ -82,7 +82,7 @@ def test_killed_at_a_commit_boundary_it_goes_on(make_spec, corpus, tmp_path, fai
     before, committed = oracle.digests(output), committed_rows(output)
     log.unlink(missing_ok=True)
     outcome = flow.run(load(spec), flow.Options(), BARS, FakeEngine(log).opened)
-    assert outcome.report["rows"] == 71
+    assert outcome.report.as_json()["rows"] == 71
     again = set(log.read_text().splitlines()) if log.exists() else set()
     assert not again & committed, "no committed row goes to an engine again"
     after = oracle.digests(output)

@@ -72,7 +72,7 @@ def test_rows_routed_differently(nights, batch_rows, monkeypatch):
 
 def test_figures_and_drift(nights):
     found = compare(*nights, 0)
-    reports = [job.report for job in nights]
+    reports = [job.report.as_json() for job in nights]
     assert found["figures"]["threshold"] == [report["threshold"] for report in reports]
     assert found["figures"]["share translated by large"] == [
         report["fraction"]["actual"] for report in reports
@@ -104,7 +104,7 @@ def test_a_job_against_itself_differs_in_nothing(finished):
     found = compare(finished, finished, 10)
     assert found["drift"]["ks"] == 0 and found["drift"]["psi"] == pytest.approx(0, abs=1e-4)
     assert (found["routed"]["different"], found["settings"]) == (0, {})
-    assert found["routed"]["common"] == finished.report["rows"]
+    assert found["routed"]["common"] == finished.report.as_json()["rows"]
 
 
 def test_the_page_shows_it_and_escapes_it(nights):

@@ -22,7 +22,7 @@ def shown(job, shard, rows):
 @pytest.mark.parametrize("batch_rows", [5, 16_384])
 def test_rows_are_those_of_a_full_sort(finished, rows, batch_rows, monkeypatch):
     monkeypatch.setattr(finished_job, "_BATCH_ROWS", batch_rows)
-    cut = finished.report["threshold"]
+    cut = finished.report.as_json()["threshold"]
     for shard in finished.shards:
         lines = output(finished, shard)
         gains = {

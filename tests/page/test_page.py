@@ -93,10 +93,10 @@ def test_numbers_are_those_of_the_report(finished):
 
 def test_the_curve_goes_through_the_plan(finished):
     """At the job's own budget the curve and the plan are the same rows."""
-    line = next(line for line in finished.report["budgets"] if line["fraction"] == "0.3")
-    assert line["rows"] == finished.report["budget"]["planned"]
-    assert line["threshold"] == finished.report["threshold"]
-    assert line["predicted_gain"] == pytest.approx(finished.report["predicted_gain_planned"])
+    line = next(line for line in finished.report.as_json()["budgets"] if line["fraction"] == "0.3")
+    assert line["rows"] == finished.report.as_json()["budget"]["planned"]
+    assert line["threshold"] == finished.report.as_json()["threshold"]
+    assert line["predicted_gain"] == pytest.approx(finished.report.as_json()["predicted_gain_planned"])
 
 
 def test_every_reason_of_the_report_is_told_what_failed_first(finished):
@@ -107,7 +107,7 @@ def test_every_reason_of_the_report_is_told_what_failed_first(finished):
         r'<th scope="row">(\w+)</th><td><span [^>]*>(\w+)</span></td><td class="n">(\d+)</td>', section
     )
     told = {reason: (kind, int(rows)) for reason, kind, rows in lines}
-    assert {reason: rows for reason, (_, rows) in told.items()} == finished.report["reason"]
+    assert {reason: rows for reason, (_, rows) in told.items()} == finished.report.as_json()["reason"]
     assert told["engine_killed"] == ("quarantined", 1) and told["engine_error"][0] == "failed"
     kinds = [kind for kind, _ in told.values()]
     assert kinds == sorted(kinds, key=["failed", "quarantined", "fallback", "translated", "skipped"].index)

@@ -51,7 +51,7 @@ def test_budgets_of_nothing_and_of_all_have_no_outliers(large):
 
 
 def test_lines_add_up_to_the_job(finished):
-    found, report = lines(finished), finished.report
+    found, report = lines(finished), finished.report.as_json()
     assert [line["name"] for line in found] == list(finished.shards)
     assert sum(line["rows"] for line in found) == report["rows"]
     assert sum(line["large"] for line in found) == report["route"]["large"]

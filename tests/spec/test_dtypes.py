@@ -55,7 +55,7 @@ def test_a_job_that_goes_on_elsewhere_keeps_its_dtype(make_spec, fake_engine, mo
     monkeypatch.setattr(flow, "processors", lambda address: [NEW])
     flow.plan(load(make_spec()), flow.Options(), BARS, fake_engine.opened)
     monkeypatch.setattr(flow, "processors", lambda address: [OLD])
-    report = flow.run(load(make_spec()), flow.Options(), BARS, fake_engine.opened).report
+    report = flow.run(load(make_spec()), flow.Options(), BARS, fake_engine.opened).report.as_json()
     assert {name: model["dtype"] for name, model in report["models"].items()} == {
         "router": "bfloat16",
         "small": "bfloat16",

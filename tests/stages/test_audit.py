@@ -76,13 +76,13 @@ def test_a_sample_is_translated_by_both_models_beside_the_budget(audited_spec, t
     large = {key for key, row in rows.items() if row["route"] == "large"}
     assert sorted(calls(engine, "large")) == sorted(large | chosen), "each row once"
     assert sorted(calls(engine, "small")) == sorted((set(output_rows(rows)) - large) | chosen)
-    audit = outcome.report["audit"]
+    audit = outcome.report.as_json()["audit"]
     assert audit["calls"] == {"large": len(chosen - large), "small": len(chosen & large)}
     of = {(line["shard"], line["row"]): (line["direction"], line["route"]) for line in sample}
     realised = [chrf("large", key, rows) - chrf("small", key, rows) for key in of]
     stand_for = [sizes[stratum] / drawn[stratum] for stratum in of.values()]
     assert audit["realised"] == pytest.approx(np.average(realised, weights=stand_for))
-    assert outcome.report["budget"]["used"] == len(large)
+    assert outcome.report.as_json()["budget"]["used"] == len(large)
 
 
 def output_rows(rows):
@@ -106,17 +106,17 @@ def test_the_sample_is_the_seeds_and_resumes(audited_spec, tmp_path, engine):
 
 
 def test_at_least_min_rows_and_at_most_max_rows(audited_spec, tmp_path, engine):
-    report = run(audited_spec({"fraction": 0.001, "min_rows": 30}), engine).report
+    report = run(audited_spec({"fraction": 0.001, "min_rows": 30}), engine).report.as_json()
     assert report["audit"]["sampled"] == 30
     spec = audited_spec({"fraction": 1, "min_rows": 1, "max_rows": 9})
     loaded = load(spec, (f"output.uri={tmp_path / 'other'}",))
-    assert flow.run(loaded, flow.Options(), BARS, engine.opened).report["audit"]["sampled"] == 9
+    assert flow.run(loaded, flow.Options(), BARS, engine.opened).report.as_json()["audit"]["sampled"] == 9
 
 
 def test_a_row_of_a_large_stratum_counts_for_more(audited_spec, corpus, tmp_path, engine):
     """One row of each stratum, however large it is."""
     write_shard(corpus / "c.parquet", ["One row alone."], to=pa.array(["ru"]), reference=pa.array(["x"]))
-    report = run(audited_spec({"fraction": 0.01, "min_rows": 5}), engine).report
+    report = run(audited_spec({"fraction": 0.01, "min_rows": 5}), engine).report.as_json()
     rows, sample = output(tmp_path / "out"), sample_of(tmp_path / "out")
     strata = Counter((f"{r['from']}-{r['to']}", r["route"]) for r in rows.values() if r["status"] == "ok")
     assert len(sample) == len(strata) == 5
@@ -219,7 +219,7 @@ def test_too_few_rows_have_no_figures():
 def test_a_corpus_with_nothing_to_sample_is_a_whole_job(audited_spec, corpus, tmp_path, engine, fraction):
     for path in corpus.rglob("*.parquet"):
         write_shard(path, ["", None], reference=pa.array(["x", "y"]))
-    report = run(audited_spec({"fraction": 0.5}, budget={"fraction": fraction}), engine).report
+    report = run(audited_spec({"fraction": 0.5}, budget={"fraction": fraction}), engine).report.as_json()
     assert report["audit"]["rows"] == 0 and report["rows"] == 4
 
 
@@ -229,7 +229,7 @@ def test_an_audit_that_is_given_up_leaves_a_whole_job(audited_spec, tmp_path, en
     with engine.stopping(lambda label, row: large.append(label == "large") or sum(large) > 23):
         run(spec, engine)
     loaded = load(spec, ("audit.fraction=0",))
-    assert flow.run(loaded, flow.Options(), BARS, engine.opened).report["audit"] is None
+    assert flow.run(loaded, flow.Options(), BARS, engine.opened).report.as_json()["audit"] is None
 
 
 def test_routing_alike_asks_for_nothing():
@@ -266,17 +266,20 @@ def test_what_the_guard_measured_is_not_measured_again(audited_spec, tmp_path, e
     both = stages["quality"] + stages["audit_quality"]
     assert sorted(both) == sorted((*key, route) for key in output_rows(rows) for route in ("small", "large"))
     realised = [chrf("large", key, rows) - chrf("small", key, rows) for key in output_rows(rows)]
-    assert outcome.report["audit"]["realised"] == pytest.approx(np.mean(realised))
+    assert outcome.report.as_json()["audit"]["realised"] == pytest.approx(np.mean(realised))
 
 
 def test_a_finished_job_can_be_audited_and_its_sample_stays_as_it_was_drawn(audited_spec, tmp_path, engine):
     plain = audited_spec({"fraction": 0})
     before = run(plain, engine)
     whole = output(tmp_path / "out")
-    assert before.report["audit"] is None and not run(plain, engine).new
+    assert before.report.as_json()["audit"] is None and not run(plain, engine).new
     spec = audited_spec({"fraction": 0.25, "min_rows": 1})
     after = run(spec, engine)
-    assert after.new and after.report["audit"]["sampled"] == after.report["audit"]["rows"] == 20
+    assert (
+        after.new
+        and after.report.as_json()["audit"]["sampled"] == after.report.as_json()["audit"]["rows"] == 20
+    )
     assert output(tmp_path / "out") == whole and not run(spec, engine).new
     assert not run(plain, engine).new, "without an audit there is nothing more to do"
     with pytest.raises(WorkChanged, match=r"audit: was .*'0\.25'.*, is .*'0\.5'"):
@@ -288,6 +291,6 @@ def test_rows_of_the_sample_without_a_quality_are_told(audited_spec, corpus, eng
     table = pq.read_table(path)
     at = table.schema.get_field_index("reference")
     pq.write_table(table.set_column(at, "reference", pa.nulls(40, pa.string())), path)
-    report = run(audited_spec({"fraction": 1, "min_rows": 1}), engine).report
+    report = run(audited_spec({"fraction": 1, "min_rows": 1}), engine).report.as_json()
     assert (report["audit"]["sampled"], report["audit"]["rows"]) == (78, 39)
     assert any("39 of 78 rows of the audit could not be measured" in told for told in report["warnings"])

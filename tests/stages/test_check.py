@@ -48,7 +48,7 @@ def run(spec, engine, *settings):
 
 
 def test_doubtful_translations_have_a_reason_and_are_counted(make_spec, tmp_path, engine):
-    report = run(make_spec(budget__fraction=0), engine).report
+    report = run(make_spec(budget__fraction=0), engine).report.as_json()
     rows = output(tmp_path / "out")
     assert [rows["a.parquet", i]["reason"] for i in range(5)] == [
         None,
@@ -64,7 +64,7 @@ def test_doubtful_translations_have_a_reason_and_are_counted(make_spec, tmp_path
 
 def test_held_back_places_need_no_metric(make_spec, tmp_path, engine):
     spec = make_spec(budget__fraction=0.6, guard={"escalate_fraction": 0.6})
-    report = run(spec, engine).report
+    report = run(spec, engine).report.as_json()
     rows = output(tmp_path / "out")
     assert report["planned_route"] == {"small": 5}
     escalated = {key[1] for key, row in rows.items() if row["reason"] == "escalated"}
@@ -74,7 +74,7 @@ def test_held_back_places_need_no_metric(make_spec, tmp_path, engine):
 
 
 def test_checks_can_be_left_out(make_spec, tmp_path, engine):
-    report = run(make_spec(budget__fraction=0, checks={"enabled": False}), engine).report
+    report = run(make_spec(budget__fraction=0, checks={"enabled": False}), engine).report.as_json()
     assert report["checks"] == {} and not report["reason"]
 
 
@@ -106,6 +106,6 @@ def test_a_text_that_breaks_the_checks_is_a_doubt(make_spec, tmp_path, engine, m
         return [[] for _ in translations]
 
     monkeypatch.setattr(check, "check_translations", breaks)
-    report = run(make_spec(budget__fraction=0), engine).report
+    report = run(make_spec(budget__fraction=0), engine).report.as_json()
     assert report["checks"] == {"not_checked": 1}
     assert output(tmp_path / "out")["a.parquet", 2]["reason"] == "not_checked"

@@ -43,8 +43,8 @@ def test_every_row_comes_back_once_and_the_plan_is_the_top_of_a_sort(
     outcome = run(make_spec(budget__fraction=fraction), engine)
     rows = oracle.check(tmp_path / "out", corpus, fraction)
     assert exit_code(outcome.report) == 0
-    assert outcome.report["rows"] == len(rows) == 71
-    assert outcome.report["status"]["skipped"] == 6
+    assert outcome.report.as_json()["rows"] == len(rows) == 71
+    assert outcome.report.as_json()["status"]["skipped"] == 6
     labels = {line.split()[0] for line in sent(engine)}
     assert labels == {"router"} | ({"small"} if fraction != "1" else set()) | (
         {"large"} if fraction != "0" else set()
@@ -125,7 +125,7 @@ def test_failed_rows_are_told_and_retried_alone(make_spec, corpus, tmp_path, eng
     again = run(spec, engine, retry_failed=True)
     retried = {(line.split()[1], int(line.split()[2])) for line in sent(engine)[before:]}
     assert retried == failed
-    assert again.report["status"]["failed"] == 0 and exit_code(again.report) == 0
+    assert again.report.as_json()["status"]["failed"] == 0 and exit_code(again.report) == 0
     after = oracle.check(tmp_path / "out", corpus, "0.3")
     assert {key: after[key] for key in rows if key not in failed} == {
         key: rows[key] for key in rows if key not in failed
@@ -141,7 +141,7 @@ def test_too_many_failures_end_the_job_and_a_retry_mends_it(make_spec, corpus, t
     with pytest.raises(RoutelmtError, match="max_failed_fraction"):
         run(spec, engine)
     engine.fails = lambda label, row: ""
-    assert run(spec, engine, retry_failed=True).report["status"]["failed"] == 0
+    assert run(spec, engine, retry_failed=True).report.as_json()["status"]["failed"] == 0
     oracle.check(tmp_path / "out", corpus, "0.3")
 
 
@@ -155,7 +155,7 @@ def test_a_row_the_router_fails_on_goes_to_the_small_model(make_spec, tmp_path, 
         None,
         "small",
     )
-    assert outcome.report["budget"]["rows_with_gain"] == 71 - 6 - 3
+    assert outcome.report.as_json()["budget"]["rows_with_gain"] == 71 - 6 - 3
 
 
 def test_a_row_that_kills_engines_is_quarantined_and_tried_again_on_request(
@@ -176,7 +176,7 @@ def test_a_row_that_kills_engines_is_quarantined_and_tried_again_on_request(
     fallback = {key for key, row in rows.items() if row["status"] == "fallback"}
     assert fallback == {key for key in large if key[1] == 2} and fallback
     assert {rows[key]["reason"] for key in rows if key[1] == 0} == {"no_gain"}
-    assert outcome.report["status"]["quarantined"] == len(dead) and exit_code(outcome.report) == 3
+    assert outcome.report.as_json()["status"]["quarantined"] == len(dead) and exit_code(outcome.report) == 3
     assert "killed the engine: engine_killed" in said.getvalue()
     engine.fails = lambda label, row: ""
     before = len(sent(engine))
@@ -184,7 +184,7 @@ def test_a_row_that_kills_engines_is_quarantined_and_tried_again_on_request(
         load(spec, ["budget.fraction=0.9"]), flow.Options(retry_failed=True), BARS, engine.opened
     )
     assert {(line.split()[1], int(line.split()[2])) for line in sent(engine)[before:]} == dead
-    assert again.report["status"]["quarantined"] == 0 and exit_code(again.report) == 0
+    assert again.report.as_json()["status"]["quarantined"] == 0 and exit_code(again.report) == 0
     oracle.check(tmp_path / "out", corpus, "0.9")
 
 
@@ -200,7 +200,7 @@ def test_rows_that_kill_both_models_on_every_try_are_counted_once(make_spec, cor
     for retry in (False, True, True):
         options = flow.Options(retry_failed=retry)
         outcome = flow.run(load(spec, ["budget.fraction=0.9"]), options, BARS, engine.opened)
-        assert outcome.report["status"]["quarantined"] == 6 and exit_code(outcome.report) == 3
+        assert outcome.report.as_json()["status"]["quarantined"] == 6 and exit_code(outcome.report) == 3
         oracle.check(tmp_path / "out", corpus, "0.9")
 
 
@@ -314,12 +314,12 @@ def test_a_limit_makes_up_for_a_shard_that_cannot_be_read(make_spec, corpus, tmp
     rotten = bytearray((corpus / "a.parquet").read_bytes())
     rotten[40:400] = b"\x99" * 360
     (corpus / "a.parquet").write_bytes(rotten)
-    report = run(make_spec(), engine, limit=10).report
+    report = run(make_spec(), engine, limit=10).report.as_json()
     assert set(report["unreadable"]) == {"a.parquet"} and report["rows"] == 10
     (corpus / "a.parquet").unlink()
     (tmp_path / "out/_SUCCESS").unlink()
     again = run(make_spec(), engine, limit=10).report
-    assert set(again["unreadable"]) == {"a.parquet"}, "the loss stays on record"
+    assert set(again.unreadable) == {"a.parquet"}, "the loss stays on record"
 
 
 def test_a_lost_plan_is_made_again_for_its_budget_alone(make_spec, corpus, tmp_path, engine):
@@ -351,7 +351,7 @@ def test_text_that_is_not_utf8_makes_its_shard_unreadable_and_named(make_spec, c
     )
     write_shard(corpus / "latin.parquet", ["x"], text=bad)
     outcome = run(make_spec(), engine)
-    assert "UTF8" in outcome.report["unreadable"]["latin.parquet"]
+    assert "UTF8" in outcome.report.as_json()["unreadable"]["latin.parquet"]
     (corpus / "latin.parquet").unlink()
     oracle.check(tmp_path / "out", corpus, "0.3")
 
@@ -379,7 +379,7 @@ def test_an_output_inside_the_input_is_refused(make_spec, corpus, engine):
 
 def test_an_output_inside_the_input_where_no_shard_is_looked_for_is_none_of_it(make_spec, corpus, engine):
     run(make_spec(output__uri=str(corpus / "_runs" / "out")), engine)
-    assert run(make_spec(output__uri=str(corpus / "_runs" / "out")), engine).report["rows"] == 71
+    assert run(make_spec(output__uri=str(corpus / "_runs" / "out")), engine).report.as_json()["rows"] == 71
 
 
 def test_a_touched_shard_is_the_same_shard(make_spec, corpus, tmp_path, engine):
@@ -400,7 +400,7 @@ def test_large_row_groups_come_back_in_bounded_ones(make_spec, corpus, tmp_path,
 
 def test_min_gain_leaves_places_and_says_so(make_spec, tmp_path, engine):
     outcome = run(make_spec(budget__fraction=1, budget__min_gain=2), engine)
-    budget = outcome.report["budget"]
+    budget = outcome.report.as_json()["budget"]
     gains = [line["gain"] for line in oracle.scores(tmp_path / "out").values() if line["gain"] is not None]
     assert budget["planned"] == sum(gain >= 2 for gain in gains) > 0
     assert budget["places"] == 65 and budget["unfilled"] == 65 - budget["planned"]
@@ -415,7 +415,7 @@ def test_a_cut_off_translation_is_ok_and_says_truncated(make_spec, tmp_path, eng
 
 def test_limit_and_shards_take_a_part_of_the_input(make_spec, tmp_path, engine):
     outcome = run(make_spec(), engine, limit=20, shards="a*")
-    assert outcome.report["rows"] == 20
+    assert outcome.report.as_json()["rows"] == 20
     assert pq.read_table(tmp_path / "out/data/a.parquet")["id"].to_pylist() == list(range(20))
     with pytest.raises(OutputError, match="--limit: was 20, is None"):
         run(make_spec(), engine, shards="a*")
@@ -444,7 +444,7 @@ def test_a_broken_shard_is_named_and_the_others_go_on(make_spec, corpus, tmp_pat
     flipped[40:400] = b"\x99" * 360
     (corpus / "rotten.parquet").write_bytes(flipped)
     outcome = run(make_spec(), engine)
-    assert set(outcome.report["unreadable"]) == {"broken.parquet", "rotten.parquet"}
+    assert set(outcome.report.as_json()["unreadable"]) == {"broken.parquet", "rotten.parquet"}
     assert exit_code(outcome.report) == 3
     assert not (tmp_path / "out/data/broken.parquet").exists()
     for name in ("broken.parquet", "rotten.parquet"):
@@ -535,7 +535,7 @@ def test_no_readable_rows_is_a_whole_job(make_spec, corpus, tmp_path, engine):
     for path in corpus.rglob("*.parquet"):
         if path.name != "c-none.parquet":
             path.unlink()
-    assert run(make_spec(), engine).report["rows"] == 0
+    assert run(make_spec(), engine).report.as_json()["rows"] == 0
     oracle.check(tmp_path / "out", corpus, "0.3")
 
 
@@ -546,7 +546,7 @@ def test_a_missing_column_stops_before_anything_is_written(make_spec, tmp_path, 
 
 
 def test_the_job_report_adds_up(make_spec, tmp_path, engine):
-    report = run(make_spec(), engine).report
+    report = run(make_spec(), engine).report.as_json()
     scored = oracle.scores(tmp_path / "out")
     gains = sorted(line["gain"] for line in scored.values() if line["gain"] is not None)
     routed = sorted(scored[key]["gain"] for key in oracle.top(scored, "0.3"))
@@ -570,7 +570,9 @@ def test_a_job_routes_by_any_router_that_needs_no_reference(make_spec, corpus, t
     outcome = run(make_spec(router={"kind": kind}), engine)
     oracle.check(tmp_path / "out", corpus, "0.3")
     assert not any(line.startswith("router") for line in sent(engine)), "no vLLM engine scores"
-    assert any(f"scores of router kind {kind} are no gains" in told for told in outcome.report["warnings"])
+    assert any(
+        f"scores of router kind {kind} are no gains" in told for told in outcome.report.as_json()["warnings"]
+    )
 
 
 def test_scores_that_are_no_gains_have_no_lowest_gain(make_spec, engine):
@@ -581,6 +583,6 @@ def test_scores_that_are_no_gains_have_no_lowest_gain(make_spec, engine):
 def test_several_inputs_are_one_job(make_spec, corpus, tmp_path, engine):
     write_shard(tmp_path / "more" / "a.parquet", ["One more.", "And another."])
     outcome = run(make_spec(input__uri=[str(corpus), str(tmp_path / "more")]), engine)
-    assert outcome.report["rows"] == 73
+    assert outcome.report.as_json()["rows"] == 73
     assert (tmp_path / "out/data/0/sub/d.parquet").exists()
     assert pq.read_table(tmp_path / "out/data/1/a.parquet").num_rows == 2

@@ -108,12 +108,12 @@ def test_good_hypotheses_stay_small_and_the_next_by_gain_get_their_places(guarde
     assert {rows[key]["reason"] for key in kept} == {"hypothesis_good"}
     assert all(rows[key]["reason"] == "freed_place" for key in called - set(order[:k]))
     assert sorted(calls(engine, "small")) == sorted(rows), "every row once, candidates among them"
-    guard = outcome.report["guard"]
+    guard = outcome.report.as_json()["guard"]
     assert guard["kept_small"] == len(kept)
     assert guard["freed_places_taken"] == len(called - set(order[:k]))
     assert guard["unfilled"] == k - len(called)
     assert (guard["unfilled"] > 0) == (factor == 1)
-    assert outcome.report["status"]["ok"] == ROWS
+    assert outcome.report.as_json()["status"]["ok"] == ROWS
 
 
 def test_verify_keeps_the_small_translation_where_the_large_one_scores_lower(guarded, tmp_path, engine):
@@ -141,7 +141,7 @@ def test_held_back_places_go_to_the_worst_small_translations(guarded, tmp_path, 
     assert {key for key, row in rows.items() if row["reason"] == "escalated"} == set(worst[:6])
     assert set(calls(engine, "large")) == planned | set(worst[:6])
     assert sorted(calls(engine, "small")) == sorted(rest), "planned rows cost no small call"
-    assert outcome.report["guard"]["escalated"] == 6
+    assert outcome.report.as_json()["guard"]["escalated"] == 6
 
 
 def test_everything_together_stays_within_the_budget_and_does_nothing_twice(guarded, tmp_path, engine):
@@ -302,7 +302,7 @@ def test_predicted_quality_decides_without_a_translation(guarded, tmp_path, engi
     assert set(calls(engine, "large")) == set(called)
     assert {rows[key]["reason"] for key in order[:18] if key not in called} == {"predicted_good"}
     assert sorted(calls(engine, "small")) == sorted(set(rows) - set(called)), "no hypothesis is decoded"
-    assert outcome.report["guard"]["extra_small_translations"] == 0
+    assert outcome.report.as_json()["guard"]["extra_small_translations"] == 0
 
 
 def test_another_budget_after_a_guards_decision_is_refused(guarded, tmp_path, engine):
@@ -321,7 +321,7 @@ def test_another_budget_after_a_guards_decision_is_refused(guarded, tmp_path, en
 def test_small_failures_that_the_large_model_mends_end_no_job(guarded, tmp_path, engine):
     engine.fails = lambda label, row: "engine_error" if label == "small" and row["row"] % 7 == 0 else ""
     spec = guarded(escalate_fraction=0.25)
-    assert run(spec, engine).report["status"]["failed"] == 0
+    assert run(spec, engine).report.as_json()["status"]["failed"] == 0
     rows = output(tmp_path / "out")
     failed = {key for key, row in rows.items() if key[1] % 7 == 0 and row["planned_route"] == "small"}
     assert failed and {key for key, row in rows.items() if row["reason"] == "escalated"} >= failed
@@ -336,7 +336,7 @@ def test_too_many_failures_under_a_guard_end_the_job_and_a_retry_mends_it(guarde
             run(spec, engine)
     engine.fails = lambda label, row: ""
     before = len(calls(engine, "small"))
-    assert run(spec, engine, retry_failed=True).report["status"]["failed"] == 0
+    assert run(spec, engine, retry_failed=True).report.as_json()["status"]["failed"] == 0
     rows = output(tmp_path / "out")
     assert len(set(calls(engine, "large"))) <= 18
     again = calls(engine, "small")[before:]
@@ -360,10 +360,10 @@ def test_rows_without_a_quality_are_counted_and_told(guarded, corpus, tmp_path, 
     outcome = run(guarded(mode="hypothesis", keep_small_above=60, verify=True), engine)
     rows, order = output(tmp_path / "out"), by_gain(tmp_path / "out")
     assert {key for key, row in rows.items() if row["route"] == "large"} == set(order[:18]), "as planned"
-    guard = outcome.report["guard"]
+    guard = outcome.report.as_json()["guard"]
     # 36 candidates; of the 18 that are called, large.
     assert guard["unknown"] == {"small": 36, "large": 18, "predicted": 0} == guard["measured"]
-    assert any("54 of 54 translations" in told for told in outcome.report["warnings"])
+    assert any("54 of 54 translations" in told for told in outcome.report.as_json()["warnings"])
 
 
 @pytest.mark.parametrize(("fraction", "large"), [("0", 0), ("1", ROWS)])
@@ -375,8 +375,8 @@ def test_a_guard_of_no_budget_and_of_all_of_it(guarded, tmp_path, engine, fracti
     rows = output(tmp_path / "out")
     good = {key for key in rows if chrf("small", key, rows) > 60} if large else set()
     assert set(calls(engine, "large")) == (set(rows) - good if large else set())
-    assert outcome.report["guard"]["kept_small"] == len(good)
-    assert outcome.report["guard"]["unfilled"] == len(good)
+    assert outcome.report.as_json()["guard"]["kept_small"] == len(good)
+    assert outcome.report.as_json()["guard"]["unfilled"] == len(good)
 
 
 def test_under_a_threshold_with_a_cap_freed_places_go_to_rows_that_reach_it(guarded, tmp_path, engine):
@@ -395,7 +395,7 @@ def test_under_a_threshold_with_a_cap_freed_places_go_to_rows_that_reach_it(guar
 
 def test_a_cap_says_how_many_of_its_places_wait_for_escalation(guarded, tmp_path, engine):
     spec = load(guarded(escalate_fraction="0.1"), ("budget.threshold=-3.0", "budget.cap=0.3"))
-    told = " ".join(flow.run(spec, flow.Options(), BARS, engine.opened).report["warnings"])
+    told = " ".join(flow.run(spec, flow.Options(), BARS, engine.opened).report.as_json()["warnings"])
     over = sum(line["gain"] >= -3.0 for line in oracle.scores(tmp_path / "out").values()) - 12
     assert f"cap of 18 rows (6 of them kept for escalation) was reached; {over} rows over" in told
 
@@ -403,7 +403,7 @@ def test_a_cap_says_how_many_of_its_places_wait_for_escalation(guarded, tmp_path
 def test_an_escalated_row_that_the_large_model_fails_on_starts_no_engine_for_nothing(guarded, engine):
     engine.fails = lambda label, row: "engine_error" if label == "large" and row["row"] % 2 else ""
     spec = guarded(escalate_fraction=0.1, escalate_below=101)
-    assert run(spec, engine).report["status"]["failed"] == 0
+    assert run(spec, engine).report.as_json()["status"]["failed"] == 0
     passes = [lanes for lanes in engine.lanes_together if lanes in (["small"], ["large"])]
     assert passes == [["small"], ["large"], ["small"]], "the last one for what large failed on"
     mended = calls(engine, "small")[-1:]

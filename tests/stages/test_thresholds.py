@@ -26,7 +26,7 @@ def run(spec: Path, engine: FakeEngine) -> flow.Outcome:
 
 
 def told(outcome: flow.Outcome) -> str:
-    return " ".join(outcome.report["warnings"])
+    return " ".join(outcome.report.as_json()["warnings"])
 
 
 def printed(outcome: flow.Outcome) -> str:
@@ -46,22 +46,22 @@ def test_a_threshold_routes_every_row_that_reaches_it(make_spec, tmp_path, engin
     scored = oracle.scores(tmp_path / "out")
     expected = {key for key, line in scored.items() if line["gain"] is not None and line["gain"] >= 2.0}
     assert 0 < len(expected) < len(scored)
-    assert outcome.report["planned_route"]["large"] == len(expected)
+    assert outcome.report.as_json()["planned_route"]["large"] == len(expected)
     plan = json.loads((tmp_path / "out/_job/plan/plan.json").read_text())
     assert (plan["at_least"], plan["large"]) == (2.0, len(expected))
     for shard in {key[0] for key in scored}:
         table = pq.read_table(tmp_path / "out" / "data" / shard)
         for row, route in enumerate(table["planned_route"].to_pylist()):
             assert (route == "large") == ((shard, row) in expected)
-    realised = outcome.report["fraction"]["planned"]
-    assert realised == len(expected) / outcome.report["budget"]["rows_with_gain"]
+    realised = outcome.report.as_json()["fraction"]["planned"]
+    assert realised == len(expected) / outcome.report.as_json()["budget"]["rows_with_gain"]
 
 
 def test_a_cap_keeps_the_highest_of_the_rows_over_the_threshold(make_spec, corpus, tmp_path, engine):
     outcome = run(make_spec(budget__threshold=-3.0, budget__cap=0.3), engine)
     # Every row reaches the lowest gain: what is left is the budget's own rule.
     oracle.check(tmp_path / "out", corpus, "0.3")
-    over = outcome.report["budget"]["reached"] - 19
+    over = outcome.report.as_json()["budget"]["reached"] - 19
     assert f"the cap of 19 rows was reached; {over} rows over the threshold went to small" in told(outcome)
 
 
@@ -74,7 +74,7 @@ def test_a_cap_that_holds_no_row_back_is_no_warning(make_spec, tmp_path, engine)
     cap = f"{(reach + 0.5) / len(gains):.4f}"  # floor gives `reach` places
     shutil.rmtree(tmp_path / "out")
     outcome = run(make_spec(budget__threshold=2.0, budget__cap=cap), engine)
-    budget = outcome.report["budget"]
+    budget = outcome.report.as_json()["budget"]
     assert budget["places"] == budget["planned"] == budget["reached"] == reach
     assert "cap" not in told(outcome)
 
@@ -105,7 +105,7 @@ def test_a_calibrated_threshold_comes_from_the_routers_card(make_spec, tmp_path,
         run(spec, engine)
     assert not (tmp_path / "out").exists()
     calibrated(1.5)
-    assert run(spec, engine).report["budget"]["threshold"] == 1.5
+    assert run(spec, engine).report.as_json()["budget"]["threshold"] == 1.5
     plan = (tmp_path / "out/_job/plan/plan.json").read_bytes()
     calibrated(0.5)
     with pytest.raises(OutputError, match=r"frozen at .*budget.threshold 1\.5.*asked for now"):
@@ -119,7 +119,7 @@ def test_the_report_sets_what_reached_a_calibrated_threshold_against_what_should
     spec = make_spec(router__source=calibrated(-1.0), budget__threshold="calibrated")
     outcome = run(spec, engine)
     gains = [line["gain"] for line in oracle.scores(tmp_path / "out").values() if line["gain"] is not None]
-    budget = outcome.report["budget"]
+    budget = outcome.report.as_json()["budget"]
     assert budget["reached"] == budget["planned"] == sum(gain >= -1 for gain in gains)
     assert budget["realised"] == budget["reached_fraction"] == budget["reached"] / 65
     assert "unfilled" not in budget
@@ -142,20 +142,20 @@ def test_traffic_like_the_held_out_rows_is_no_warning(make_spec, tmp_path, engin
     spec = make_spec(router__source=like, budget__threshold="calibrated", budget__cap=0.1)
     outcome = run(spec, engine)
     assert "calibrate" not in told(outcome), "a cap does not change what reaches the threshold"
-    assert outcome.report["budget"]["planned"] == 6 < outcome.report["budget"]["reached"]
+    assert outcome.report.as_json()["budget"]["planned"] == 6 < outcome.report.as_json()["budget"]["reached"]
     assert "0.1: 6 places" in printed(outcome)
 
 
 def test_a_recalibration_changes_no_report_of_an_older_plan(make_spec, tmp_path, engine, calibrated):
     spec = make_spec(router__source=calibrated(1.5), budget__threshold="calibrated")
-    before = run(spec, engine).report["budget"]["calibrated"]
+    before = run(spec, engine).report.as_json()["budget"]["calibrated"]
     (tmp_path / "out/_SUCCESS").unlink()
     calibrated(1.5, rows=20, reached=2)
     again = run(spec, engine)
-    assert again.new and again.report["budget"]["calibrated"] == before
+    assert again.new and again.report.as_json()["budget"]["calibrated"] == before
 
 
 def test_a_threshold_given_as_a_number_promises_no_fraction(make_spec, engine):
     outcome = run(make_spec(budget__threshold=2.0), engine)
-    assert outcome.report["budget"]["calibrated"] is None
+    assert outcome.report.as_json()["budget"]["calibrated"] is None
     assert "calibrate" not in told(outcome) and "held-out rows" not in printed(outcome)

@@ -15,7 +15,7 @@ from routelmt_batch.routers.card import Calibration
 def labels(report: Mapping[str, Any]) -> Group:
     """A label job: how many rows have a gain, why others have none, means by direction."""
     rows = new_table(report["name"], "")
-    rows.add_row("rows", f"{extent(report)}, {report['labelled']:,} labelled")
+    rows.add_row("rows", f"{extent(report['rows'], report['shards'])}, {report['labelled']:,} labelled")
     rows.add_row("unlabelled", counts(report["unlabelled"]) or "none")
     rows.add_row("metric", report["signature"]["metric"]["signature"])
     cut = report["cut"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
-from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -34,8 +33,8 @@ def new_table(*columns: str) -> Table:
     return table
 
 
-def extent(report: Mapping[str, Any]) -> str:
-    return f"{report['rows']:,} in {counted(report['shards'], 'shard')}"
+def extent(rows: int, shards: int) -> str:
+    return f"{rows:,} in {counted(shards, 'shard')}"
 
 
 def counts(counts: Mapping[str, int]) -> str:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from rich.console import Group
 from rich.table import Table
 
@@ -12,150 +9,151 @@ from routelmt_batch.cli.show.parts import counts, extent, interval, new_table, n
 from routelmt_batch.job.conditions import held
 from routelmt_batch.progress import counted
 from routelmt_batch.rows import LARGE, SMALL
+from routelmt_batch.stages.job_report import AuditReport, DriftReport, GuardReport, JobReport
 
 
-def job(report: Mapping[str, Any]) -> Group:
+def job(report: JobReport) -> Group:
     """The job as compact tables: rows with budget, guard and audit, then routes, directions, passes."""
     return Group(_summary(report), _routes(report), _directions(report), _passes(report))
 
 
-def _summary(report: Mapping[str, Any]) -> Table:
-    gain = report["gain"]
-    rows = new_table(report["name"], "")
-    rows.add_row("rows", extent(report))
-    rows.add_row("status", counts(report["status"]))
-    rows.add_row("reasons", counts(report["reason"]) or "none")
-    rows.add_row("doubtful", counts(report["checks"]) or "none")
+def _summary(report: JobReport) -> Table:
+    gain = report.gain
+    rows = new_table(report.name, "")
+    rows.add_row("rows", extent(report.rows, report.shards))
+    rows.add_row("status", counts(report.status))
+    rows.add_row("reasons", counts(report.reason) or "none")
+    rows.add_row("doubtful", counts(report.checks) or "none")
     for name, told in _budget(report).items():
         rows.add_row(name, told)
     rows.add_row(
         "predicted gain",
-        f"{report['predicted_gain_bought']:,.1f} bought; mean {number(gain['all']['mean'])} of all, "
-        f"{number(gain['routed']['mean'])} of routed rows",
+        f"{report.predicted_gain_bought:,.1f} bought; mean {number(gain.all.mean)} of all, "
+        f"{number(gain.routed.mean)} of routed rows",
     )
-    for name, told in (_guard(report["guard"]) | _audit(report["audit"]) | _drift(report["drift"])).items():
+    for name, told in (_guard(report.guard) | _audit(report.audit) | _drift(report.drift)).items():
         rows.add_row(name, told)
-    for advice in report["advice"]:
+    for advice in report.advice:
         rows.add_row("advice", advice)
     for told in held(report):
         rows.add_row("fail if", told)
-    for name, reason in report["unreadable"].items():
+    for name, reason in report.unreadable.items():
         rows.add_row("unreadable", f"{name}: {reason}")
-    for warning in report["warnings"]:
+    for warning in report.warnings:
         rows.add_row("warning", warning)
     return rows
 
 
-def _routes(report: Mapping[str, Any]) -> Table:
+def _routes(report: JobReport) -> Table:
     routes = new_table("model", "planned", "translated", "tokens in", "tokens out")
     for route in (SMALL, LARGE):
-        tokens = report["tokens"].get(route, {"in": 0, "out": 0})
+        tokens = report.tokens.get(route, {"in": 0, "out": 0})
         routes.add_row(
             route,
-            f"{report['planned_route'].get(route, 0):,}",
-            f"{report['route'].get(route, 0):,}",
+            f"{report.planned_route.get(route, 0):,}",
+            f"{report.route.get(route, 0):,}",
             f"{tokens['in']:,}",
             f"{tokens['out']:,}",
         )
     return routes
 
 
-def _directions(report: Mapping[str, Any]) -> Table:
+def _directions(report: JobReport) -> Table:
     directions = new_table("direction", "rows", "to large", "ok", "not ok")
-    for name, of in report["direction"].items():
+    for name, of in report.direction.items():
         ok = of.get("ok", 0)
         directions.add_row(name, f"{of['rows']:,}", f"{of['large']:,}", f"{ok:,}", f"{of['rows'] - ok:,}")
     return directions
 
 
-def _passes(report: Mapping[str, Any]) -> Table:
+def _passes(report: JobReport) -> Table:
     passes = new_table("pass", "rows", "seconds", "engine start", "rows/s after start")
-    for line in report["passes"]:
-        ahead = line["started_ahead_seconds"]
+    for line in report.passes:
+        ahead = line.started_ahead_seconds
         passes.add_row(
-            line["name"],
-            f"{line['rows']:,}",
-            f"{line['seconds']:.1f}",
-            f"{line['engine_start_seconds']:.1f}" + (f" ({ahead:.1f} ahead)" if ahead else ""),
-            f"{line['rows_per_second']:,.0f}",
+            line.name,
+            f"{line.rows:,}",
+            f"{line.seconds:.1f}",
+            f"{line.engine_start_seconds:.1f}" + (f" ({ahead:.1f} ahead)" if ahead else ""),
+            f"{line.rows_per_second:,.0f}",
         )
     return passes
 
 
-def _guard(guard: Mapping[str, Any] | None) -> dict[str, str]:
+def _guard(guard: GuardReport | None) -> dict[str, str]:
     """What the guard did with calls to the large model, and what that cost."""
     if guard is None:
         return {}
     found = {}
-    if guard["mode"] != "off":
+    if guard.mode != "off":
         found["guard"] = (
-            f"{guard['mode']}, above {guard['keep_small_above']:g}: {guard['kept_small']:,} planned rows "
-            f"kept small, {guard['freed_places_taken']:,} freed places taken, {guard['unfilled']:,} unfilled"
+            f"{guard.mode}, above {guard.keep_small_above:g}: {guard.kept_small:,} planned rows "
+            f"kept small, {guard.freed_places_taken:,} freed places taken, {guard.unfilled:,} unfilled"
         )
-    if guard["held_back"]:
-        found["escalated"] = f"{guard['escalated']:,} of {guard['held_back']:,} places held back"
-    if guard["verify"]:
-        found["verified"] = f"{guard['verified_small']:,} rows, the small model's text stands"
-    measured = counts({f"of {name}": count for name, count in guard["measured"].items()})
-    unknown = sum(guard["unknown"].values())
+    if guard.held_back:
+        found["escalated"] = f"{guard.escalated:,} of {guard.held_back:,} places held back"
+    if guard.verify:
+        found["verified"] = f"{guard.verified_small:,} rows, the small model's text stands"
+    measured = counts({f"of {name}": count for name, count in guard.measured.items()})
+    unknown = sum(guard.unknown.values())
     found["guard's cost"] = (
-        f"{guard['extra_small_translations']:,} extra small translations; measured: {measured or 'none'}"
+        f"{guard.extra_small_translations:,} extra small translations; measured: {measured or 'none'}"
         + (f"; {unknown:,} without a quality" if unknown else "")
     )
     return found
 
 
-def _audit(audit: Mapping[str, Any] | None) -> dict[str, str]:
+def _audit(audit: AuditReport | None) -> dict[str, str]:
     """Predicted against realised gain on the sample; without enough rows of it, only its size."""
     if audit is None:
         return {}
-    calls = audit["calls"]
+    calls = audit.calls
     found = {
-        "audit": f"{counted(audit['sampled'], 'row')}, {audit['rows']:,} measured; {calls[LARGE]:,} large "
+        "audit": f"{counted(audit.sampled, 'row')}, {audit.rows:,} measured; {calls[LARGE]:,} large "
         f"and {calls[SMALL]:,} small calls beside the budget"
     }
-    if "realised" in audit:
+    if audit.spearman and audit.mean_delta and audit.severe_loss_rate:
         found["audited gain"] = (
-            f"mean {number(audit['predicted'])} predicted, {number(audit['realised'])} realised; "
-            f"Spearman {interval(audit['spearman'])}"
+            f"mean {number(audit.predicted)} predicted, {number(audit.realised)} realised; "
+            f"Spearman {interval(vars(audit.spearman))}"
         )
-        found[f"MeanDelta@{float(audit['fraction']):.3g}"] = "; ".join(
-            f"{name} {interval(value)}" for name, value in audit["mean_delta"].items()
+        found[f"MeanDelta@{float(audit.fraction):.3g}"] = "; ".join(
+            f"{name} {interval(vars(value))}" for name, value in audit.mean_delta.items()
         )
-        found["severe losses"] = f"{interval(audit['severe_loss_rate'])}% of the sample's routed rows"
+        found["severe losses"] = f"{interval(vars(audit.severe_loss_rate))}% of the sample's routed rows"
     return found
 
 
-def _drift(drift: Mapping[str, Any] | None) -> dict[str, str]:
+def _drift(drift: DriftReport | None) -> dict[str, str]:
     if drift is None:
         return {}
-    return {"drift": f"PSI {drift['psi']:.3f}, KS {drift['ks']:.3f} from the router's calibration"}
+    return {"drift": f"PSI {drift.psi:.3f}, KS {drift.ks:.3f} from the router's calibration"}
 
 
-def _budget(report: Mapping[str, Any]) -> dict[str, str]:
+def _budget(report: JobReport) -> dict[str, str]:
     """The budget's rule and what came of it: a fraction's places, or what reached a threshold."""
-    budget = report["budget"]
-    with_gain, went = f"{budget['rows_with_gain']:,} rows with a gain", f"{budget['planned']:,} planned, "
-    went += f"{budget['used']:,} used"
+    budget = report.budget
+    with_gain, went = f"{budget.rows_with_gain:,} rows with a gain", f"{budget.planned:,} planned, "
+    went += f"{budget.used:,} used"
     # Places that are held back for escalation are of the budget, and not of the plan.
-    held_back = (report["guard"] or {}).get("held_back", 0)
-    places = f"{budget['places'] + held_back:,} places"
+    held_back = report.guard.held_back if report.guard else 0
+    places = f"{budget.places + held_back:,} places"
     if held_back:
         places += f" ({held_back:,} for escalation)"
-    if budget["threshold"] is None:
+    if budget.threshold is None:
         return {
-            "budget": f"{budget['fraction']} of {with_gain}: {places}, {went}",
-            "threshold": f"{number(report['threshold'])} predicted gain",
+            "budget": f"{budget.fraction} of {with_gain}: {places}, {went}",
+            "threshold": f"{number(report.threshold)} predicted gain",
         }
-    found = {"threshold": f"{budget['threshold']:g}: {budget['reached']:,} of {with_gain} reach it"}
-    if budget["realised"] is not None:
-        found["threshold"] += f", {budget['reached_fraction']:.4f}"
-        went += f"; {budget['realised']:.4f} of rows with a gain"
-    if expected := budget["calibrated"]:
+    found = {"threshold": f"{budget.threshold:g}: {budget.reached:,} of {with_gain} reach it"}
+    if budget.realised is not None:
+        found["threshold"] += f", {budget.reached_fraction:.4f}"
+        went += f"; {budget.realised:.4f} of rows with a gain"
+    if expected := budget.calibrated:
         found["calibrated"] = (
-            f"for {budget['fraction']} on {expected['rows']:,} held-out rows: {expected['low']:.4f} to "
-            f"{expected['high']:.4f} (95%) of rows like them"
+            f"for {budget.fraction} on {expected.rows:,} held-out rows: {expected.low:.4f} to "
+            f"{expected.high:.4f} (95%) of rows like them"
         )
-    if budget["cap"] is not None:
-        found["cap"] = f"{budget['cap']}: {places}"
+    if budget.cap is not None:
+        found["cap"] = f"{budget.cap}: {places}"
     return found | {"to large": went}

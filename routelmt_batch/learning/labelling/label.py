@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from routelmt_batch.corpus.units import Unit, languages
 from routelmt_batch.engines.nodes import processors
-from routelmt_batch.job.flow import OpenEngine, Options, Outcome, finished
+from routelmt_batch.job.flow import OpenEngine, Options, Outcome, finished_report
 from routelmt_batch.learning.labelling.passes import (
     ROUTES,
     committed,
@@ -33,20 +33,27 @@ from routelmt_batch.rows import LABEL_FIELDS, LABEL_METADATA, UNTRANSLATABLE
 from routelmt_batch.rows import QUALITY as QUALITY_SCHEMA
 from routelmt_batch.rows import TRANSLATIONS as TRANSLATIONS_SCHEMA
 from routelmt_batch.spec import LabelSpec
-from routelmt_batch.stages.outputs import Addition, standing_outputs, succeed, write_report, write_shards
+from routelmt_batch.stages.outputs import (
+    Addition,
+    Summary,
+    standing_outputs,
+    succeed,
+    write_report,
+    write_shards,
+)
 from routelmt_batch.stages.translate import check_fit
 from routelmt_batch.store.ledger import QUALITY, TRANSLATIONS, is_held
 from routelmt_batch.store.workspace import Folder, open_workspace, refuse_cleaned, settled, take
 
 
-def label(spec: LabelSpec, options: Options, bars: Bars, open_engine: OpenEngine) -> Outcome:
+def label(spec: LabelSpec, options: Options, bars: Bars, open_engine: OpenEngine) -> Outcome[dict[str, Any]]:
     """Label a corpus from wherever it stands to its end.
 
     Raises:
         RoutelmtError: see errors; what is committed stays, and the same command goes on.
     """
     with _open(spec, options, bars) as workspace, open_engine(workspace.folder) as engine:
-        done = finished(workspace.folder)
+        done = finished_report(workspace.folder)
         refuse_cleaned(workspace, done)
         if done:
             return Outcome(done, new=False)
@@ -57,7 +64,7 @@ def label(spec: LabelSpec, options: Options, bars: Bars, open_engine: OpenEngine
         assemble(workspace, bars)
         job = report(workspace, workspace.recipe.signature().model_dump(mode="json"))
         write_report(workspace, job)
-        succeed(workspace, job)
+        succeed(workspace)
         return Outcome(job, new=True)
 
 
@@ -86,15 +93,16 @@ def exit_code(report: dict[str, Any]) -> int:
     return 3 if failed or report["unreadable"] else 0
 
 
-def summary(report: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-    """As stages.report.summary, of labels."""
-    return exit_code(report), {
+def summary(report: dict[str, Any]) -> Summary:
+    """See outputs.Summary."""
+    figures = {
         "rows": report["rows"],
         "labelled": report["labelled"],
         "unlabelled": sum(report["unlabelled"].values()),
         "unreadable_shards": len(report["unreadable"]),
         "gain": report["overall"].get("gain"),
     }
+    return Summary(exit_code(report), figures, list(report["unreadable"]))
 
 
 def assemble(workspace: Labelling, bars: Bars) -> None:

@@ -35,9 +35,9 @@ def work_on(ledger: Ledger, route: Route, unit: Unit) -> Work:
 
 
 def parts_of(ledger: Ledger, stage: str, route: Route, unit: Unit) -> tuple[str, ...]:
-    """Parts that may hold a unit's rows of one model: a lane commits one model's, counted by its name."""
+    """Parts that may hold a unit's rows of one model: a lane commits one model's."""
     entries = ledger.overlapping_entries(stage, unit.shard.name, unit.first_row, unit.end_row)
-    return tuple(str(ledger.part_path(entry)) for entry in entries if route in entry.counts)
+    return tuple(str(ledger.part_path(entry)) for entry in entries if entry.model == route)
 
 
 def committed(unit: Unit, parts: tuple[str, ...], schema: pa.Schema) -> pa.Table:

@@ -34,7 +34,7 @@ from routelmt_batch.store import checkpoints
 from routelmt_batch.store.ledger import hold
 
 
-def train(spec: TrainSpec, options: Options, bars: Bars) -> Outcome:
+def train(spec: TrainSpec, options: Options, bars: Bars) -> Outcome[dict[str, Any]]:
     """Train a router from wherever its folder stands to its end. Of the options, `address` and
     `verbose` are read.
 

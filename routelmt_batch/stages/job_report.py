@@ -1,0 +1,285 @@
+"""What `reports/job.json` says of a job, key by key. It is written and read by this model alone."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from routelmt_batch.atomic import plain
+from routelmt_batch.rows import FAILED, LARGE, QUARANTINED, Route
+
+Counts = dict[str, int]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class Interval(_Part):
+    """A figure with its 95% bootstrap interval; null where it is not defined."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+
+
+class Above(_Part):
+    """A paired difference of mean gains with its 95% interval; the p-value is two-sided."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+    p_value: float
+
+
+class Means(_Part):
+    """Mean predicted and realised gain of some audited rows."""
+
+    rows: int
+    predicted: float | None
+    realised: float | None
+
+
+class AuditReport(_Part):
+    """Predicted against realised gain on the audit's sample. With fewer than two measured rows, or where none
+    of them is routed, there is only their number."""
+
+    sampled: int
+    strata: Counts = Field(description="The job's rows of each stratum, direction and route.")
+    fraction: str
+    calls: Counts = Field(description="Translations made for the audit, beside the budget.")
+    cut: Counts = Field(description="Texts that are longer than the metric reads, by model.")
+    rows: int = Field(description="Of the sample, rows with both qualities.")
+    predicted: float | None = None
+    realised: float | None = None
+    spearman: Interval | None = None
+    mean_delta: dict[str, Interval] | None = Field(
+        None, description="Mean gain of routed rows by router, length and chance."
+    )
+    router_above: dict[str, Above] | None = None
+    severe_loss_rate: Interval | None = Field(None, description="Percent of the routed rows.")
+    groups: list[Means] | None = Field(None, description="Fifths by predicted gain, the lowest first.")
+    directions: dict[str, Means] | None = None
+
+
+class Calibrated(_Part):
+    """Between which fractions the rows that reach a calibrated threshold should lie (95%)."""
+
+    rows: int
+    reached: int
+    low: float
+    high: float
+
+
+class BudgetReport(_Part):
+    """The budget's rule, and what came of it. Under a threshold there are no places to fill: `reached` rows
+    have at least that score, and `realised` of the rows with a gain were routed; a cap may keep it lower."""
+
+    fraction: str
+    min_gain: float | None
+    threshold: float | None
+    cap: str | None
+    rows_with_gain: int
+    places: int
+    planned: int
+    used: int
+    unfilled: int | None = None
+    reached: int | None = None
+    reached_fraction: float | None = None
+    realised: float | None = None
+    calibrated: Calibrated | None = None
+
+
+class GuardReport(_Part):
+    """What the guard's settings were, what it did, and what that cost."""
+
+    mode: str
+    candidates: float
+    keep_small_above: float | None
+    verify: bool
+    margin: float
+    escalate_fraction: str
+    escalate_below: float | None
+    metric: dict[str, Any] | None
+    calls: Counts
+    kept_small: int
+    freed_places_taken: int
+    unfilled: int
+    held_back: int
+    escalated: int
+    held_back_unfilled: int
+    verified_small: int
+    extra_small_translations: int
+    measured: Counts
+    unknown: Counts = Field(description="Of those, without a quality.")
+    cut: Counts = Field(description="Of those, longer than the metric reads.")
+
+
+class Fraction(_Part):
+    """Shares of the rows with a gain: planned for the large model, and translated by it."""
+
+    planned: float | None
+    actual: float | None
+
+
+class Budget(_Part):
+    """What one budget would have bought, by the rows' gains alone."""
+
+    fraction: str
+    rows: int
+    prompt_tokens: int
+    predicted_gain: float
+    threshold: float | None
+    all_rows: int
+    all_prompt_tokens: int
+
+
+class Histogram(_Part):
+    """Counts below the first edge, between edges, and from the last edge on."""
+
+    edges: list[float]
+    counts: list[int]
+
+
+class Distribution(_Part):
+    rows: int
+    infinite: int
+    mean: float | None
+    min: float | None
+    max: float | None
+    deciles: list[float]
+    histogram: Histogram
+
+
+class Gains(_Part):
+    all: Distribution
+    routed: Distribution
+
+
+class LaneReport(_Part):
+    """One pool's share of a pass; `model` is that which translated, if one did."""
+
+    rows: int
+    seconds: float = Field(description="From its first engine's readiness to its last part.")
+    stage: str
+    model: Route | None
+
+
+class PassReport(_Part):
+    """Times of a pass; one that was resumed has a line for each run."""
+
+    name: str
+    rows: int
+    seconds: float
+    engine_start_seconds: float
+    started_ahead_seconds: float = Field(
+        description="Of the engines' start, what went by while the pass before ran."
+    )
+    rows_per_second: float = Field(description="After the engines' start.")
+    lanes: dict[str, LaneReport]
+    gpus: Counts
+
+
+class ModelReport(_Part):
+    source: str
+    weights: str
+    dtype: str
+
+
+class RouterReport(_Part):
+    kind: str
+    source: str
+    weights: str | None = None
+    dtype: str | None = None
+    metric: dict[str, Any] | None = None
+
+
+class ModelReports(_Part):
+    small: ModelReport
+    large: ModelReport
+    router: RouterReport
+
+
+class Verdict(_Part):
+    """A condition of `--fail-if`: its value, whether it holds, and why there is no value."""
+
+    condition: str
+    value: float | None
+    holds: bool
+    why: str | None
+
+
+class DriftReport(_Part):
+    """How far the job's scores lie from those that the router was calibrated on."""
+
+    rows: int
+    psi: float | None
+    ks: float | None
+    psi_by_chance: float | None
+
+
+class JobReport(_Part):
+    """A finished job: `reports/job.json`. A key that is not there in the file does not apply to the job."""
+
+    name: str
+    rows: int
+    shards: int
+    unreadable: dict[str, str] = Field(description="Shards that could not be read, and why.")
+    status: Counts
+    reason: Counts
+    planned_route: Counts
+    route: Counts
+    checks: Counts
+    direction: dict[str, Counts]
+    budget: BudgetReport
+    guard: GuardReport | None
+    threshold: float | None
+    fraction: Fraction
+    predicted_gain_planned: float
+    predicted_gain_bought: float
+    budgets: list[Budget]
+    gain: Gains
+    tokens: dict[str, Counts]
+    passes: list[PassReport]
+    seconds: float
+    models: ModelReports
+    fingerprints: dict[str, dict[str, Any]]
+    versions: dict[str, str]
+    audit: AuditReport | None
+    drift: DriftReport | None
+    advice: list[str]
+    warnings: list[str]
+    fail_if: list[Verdict] | None = None
+
+    @classmethod
+    def of(cls, value: Mapping[str, Any]) -> JobReport:
+        """From what JSON holds, or will hold: NaN and infinities are null."""
+        return cls.model_validate(plain(dict(value)))
+
+    @classmethod
+    def read(cls, path: Path) -> JobReport:
+        """Raises ValueError if the file is no job's report."""
+        return cls.model_validate(json.loads(path.read_text(encoding="utf8")))
+
+    def as_json(self) -> dict[str, Any]:
+        """As the file has it."""
+        return self.model_dump(mode="json", exclude_unset=True)
+
+    @property
+    def failed_rows(self) -> int:
+        """Rows without a translation that should have one."""
+        return self.status[FAILED] + self.status[QUARANTINED]
+
+    @property
+    def large_rows(self) -> int:
+        """Rows whose translation is the large model's."""
+        return self.route.get(LARGE, 0)
+
+    @property
+    def all_places(self) -> int:
+        """Places of the budget for the large model, those that the guard holds back included."""
+        return self.budget.places + (self.guard.held_back if self.guard else 0)
