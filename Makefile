@@ -2,7 +2,7 @@
 .PHONY: setup setup-quality demo demo-guarded demo-quality demo-models test test-quick bench check lock clean
 
 PYTHON ?= python3.11
-# Where pip finds the CPU build of torch, if not in its ordinary sources: see README, Set-up.
+# Where pip finds the CPU build of torch, if not in its ordinary sources: see docs/pages/install.md.
 TORCH_PIP_ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
@@ -21,7 +21,7 @@ $(READY): cluster/requirements-cpu.txt pyproject.toml
 	$(PIP) --no-deps --no-build-isolation -e .
 	touch $@
 
-# COMET's environment, beside the main one: README, Quality environment. The same steps.
+# COMET's environment, beside the main one: docs/pages/install.md. The same steps.
 QUALITY := .venv-quality
 QUALITY_PIP := $(QUALITY)/bin/pip --disable-pip-version-check install --quiet
 QUALITY_READY := $(QUALITY)/ready

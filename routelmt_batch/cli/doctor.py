@@ -72,7 +72,9 @@ def _vllm() -> Finding:
     if len(found) > 1:
         return Finding("vLLM", told, False, "two builds overwrite each other: make a fresh environment")
     fine = any(version.startswith("0.29") for version in found.values())
-    return Finding("vLLM", told or "not installed", fine, f"{_SETUP} (CPU), or see cluster/README.md (GPU)")
+    return Finding(
+        "vLLM", told or "not installed", fine, f"{_SETUP} (CPU), or see docs/pages/install.md (GPU)"
+    )
 
 
 def _torchvision() -> Finding:
@@ -103,7 +105,9 @@ def _uninstall(names: list[str]) -> str:
 def _processor() -> Finding:
     gpus = _gpus()
     if gpus:
-        return Finding("GPU", gpus, _version("vllm") is not None, "install the GPU pins: cluster/README.md")
+        return Finding(
+            "GPU", gpus, _version("vllm") is not None, "install the GPU pins: docs/pages/install.md"
+        )
     flags = cpu_flags()
     best = next((name for name in ("avx512_bf16", "avx512f", "avx2") if name in flags), "")
     cores = len(os.sched_getaffinity(0))

@@ -22,7 +22,7 @@ from routelmt_batch.errors import UsageError
 VARIABLE = "ROUTELMT_QUALITY_PYTHON"
 _DEFAULT = Path(".venv-quality", "bin", "python")
 _TIMEOUT_S = 60.0  # an import of COMET takes 5 seconds, on a busy machine with a cold disk many more
-_SETUP = "run `make setup-quality` (README, Quality environment)"
+_SETUP = "run `make setup-quality` (docs/pages/install.md)"
 # What engines' processes there import, and which versions they have. Without the working folder on the path
 # (-P): the package must be installed there.
 _PROBE = """

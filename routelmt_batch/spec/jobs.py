@@ -19,7 +19,7 @@ class PassSpec(SpecFile):
     # Names that shards' columns must not have.
     added: ClassVar[tuple[str, ...]] = ()
 
-    name: str = Field(min_length=1)
+    name: str = Field(min_length=1, description="Name of the job. Reports and the audit page show it.")
     input: Input
     output: Output
     prompt: Prompt = Prompt()
@@ -47,6 +47,8 @@ class PassSpec(SpecFile):
 
 
 class JobSpec(PassSpec):
+    """A job that translates a corpus."""
+
     command = "run"
     added: ClassVar[tuple[str, ...]] = OUTPUT_NAMES
 
@@ -56,7 +58,9 @@ class JobSpec(PassSpec):
     checks: Checks = Checks()
     guard: Guard = Guard()
     audit: Audit = Audit()
-    metric: Metric | None = None  # of guard and audit
+    metric: Metric | None = Field(
+        None, description="What guard and audit measure with. Nothing else reads it."
+    )
     page: Page = Page()
 
     @property
@@ -123,6 +127,12 @@ class MeasureSpec(PassSpec):
 
 
 class LabelSpec(PassSpec):
+    """Both models translate a parallel corpus, and a metric scores both translations.
+
+    The metric is `chrf` unless another is named. The column of references is `reference` unless
+    `input.columns.reference` names another.
+    """
+
     command = "label"
     added: ClassVar[tuple[str, ...]] = LABEL_NAMES
 

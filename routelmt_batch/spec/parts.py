@@ -42,10 +42,15 @@ class SpecFile(Part):
 
 
 class Columns(Part):
-    source: str = "source"
-    source_lang: str = "source_lang"
-    target_lang: str = "target_lang"
-    reference: str | None = None
+    """Names of the input columns that the job reads. All other columns are copied to the output."""
+
+    source: str = Field("source", description="Column with the text to translate. It must hold strings.")
+    source_lang: str = Field("source_lang", description="Column with the language of the text.")
+    target_lang: str = Field("target_lang", description="Column with the language to translate into.")
+    reference: str | None = Field(
+        None,
+        description="Column with a human translation. Only a metric that needs references reads it.",
+    )
 
     @model_validator(mode="after")
     def _distinct(self) -> Columns:
@@ -59,8 +64,13 @@ class Texts(Part):
     """Where rows have their text and languages: in columns, or one language for all rows."""
 
     columns: Columns = Columns()
-    source_lang: Language | None = None
-    target_lang: Language | None = None
+    source_lang: Language | None = Field(
+        None,
+        description="Source language of every row, such as `en`. Replaces the column. One of LMT's 60 codes.",
+    )
+    target_lang: Language | None = Field(
+        None, description="Target language of every row, such as `de`. Replaces the column."
+    )
 
     @model_validator(mode="after")
     def _known_languages(self) -> Self:
@@ -72,10 +82,14 @@ class Texts(Part):
 
 
 class Input(Texts):
-    """`uri` is a folder, a glob or a file, or a list of these: then shards are named by their place
-    in the list, `0/...`, `1/...`."""
+    """The corpus: Parquet shards, and where they hold text and languages."""
 
-    uri: Uri | Annotated[tuple[Uri, ...], Field(min_length=1)]
+    uri: Uri | Annotated[tuple[Uri, ...], Field(min_length=1)] = Field(
+        title="path, or list of paths",
+        description="Folder (searched with its subfolders), glob, or one Parquet file; or a list of these. "
+        "With a list, shard names begin with their place in it: `0/...`, `1/...`. "
+        "A relative path starts at the spec's folder.",
+    )
 
     @property
     def uris(self) -> tuple[str, ...]:
@@ -87,8 +101,15 @@ class Input(Texts):
 
 
 class Output(Part):
-    uri: Uri
-    compression: Literal["zstd", "snappy", "gzip", "none"] = "zstd"
+    """Where the results go."""
+
+    uri: Uri = Field(
+        description="Output folder. A relative path starts at the folder where you run the command. "
+        "`--output` replaces it."
+    )
+    compression: Literal["zstd", "snappy", "gzip", "none"] = Field(
+        "zstd", description="Compression of the shards in `data/`."
+    )
 
 
 class Replicas(Part):
@@ -111,19 +132,41 @@ def _as_replicas(value: object) -> object:
 class Pool(Part):
     """One model and the engines that serve it. Sizes are per engine."""
 
-    source: str
-    # A number, or `{min: 1, max: 4}`.
-    replicas: Annotated[Replicas, BeforeValidator(_as_replicas)] = Replicas(min=1, max=1)
-    gpus: int | None = Field(None, ge=0)  # None: as many as the model is split over, if there are GPUs
-    cpus: float = Field(1, gt=0)  # Ray CPUs reserved
-    threads: int | None = Field(None, ge=1)  # CPU engine only; None: every core
-    # auto: bfloat16 where the pool's nodes compute in it, else float32.
-    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
-    max_model_len_tokens: int = Field(2048, ge=8)
-    max_num_batched_tokens: int = Field(16384, ge=8)  # of one forward pass
-    max_num_seqs: int = Field(256, ge=1)  # rows of one forward pass
-    trust_remote_code: bool = False
-    env: dict[str, str] = {}
+    source: str = Field(description="Model folder, or Hugging Face name. Every node must be able to read it.")
+    replicas: Annotated[Replicas, BeforeValidator(_as_replicas)] = Field(
+        Replicas(min=1, max=1),
+        title="whole number, or `{min, max}`",
+        description="Number of engines. With `{min: 1, max: 4}` the pool starts with `min` engines and grows "
+        "to `max` while there is work and room.",
+    )
+    gpus: int | None = Field(
+        None,
+        ge=0,
+        description="GPUs of one engine, all on one node. Default: `tensor_parallel_size` (1 if there is no "
+        "such key) if the machines have GPUs, else 0.",
+    )
+    cpus: float = Field(1, gt=0, description="CPUs that Ray reserves for one engine.")
+    threads: int | None = Field(None, ge=1, description="Threads of one engine on CPUs. Default: every core.")
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
+        "auto",
+        description="Number format of weights and computation. `auto` is bfloat16 if every node of the pool "
+        "computes in it, else float32. A job keeps the format that it started with.",
+    )
+    max_model_len_tokens: int = Field(
+        2048,
+        ge=8,
+        description="Longest sequence of one row: prompt and translation together. A router reads the prompt "
+        "only. A row that does not fit is skipped as `too_long`.",
+    )
+    max_num_batched_tokens: int = Field(16384, ge=8, description="Most tokens in one forward pass.")
+    max_num_seqs: int = Field(256, ge=1, description="Most rows in one forward pass.")
+    trust_remote_code: bool = Field(
+        False, description="Run Python code that comes with the model. Only for models that you trust."
+    )
+    env: dict[str, str] = Field(
+        default={},
+        description="Environment variables of the engines, such as `VLLM_CACHE_ROOT`.",
+    )
 
     @property
     def gpus_of_model(self) -> int:
@@ -132,11 +175,20 @@ class Pool(Part):
 
 
 class Translator(Pool):
-    """A pool of vLLM engines; `engine` takes any other argument of vLLM's."""
+    """A translation model and its pool of vLLM engines. Sizes are per engine."""
 
-    max_output_tokens: int = Field(512, ge=1)
-    tensor_parallel_size: int = Field(1, ge=1)
-    engine: dict[str, Any] = {}
+    max_output_tokens: int = Field(
+        512,
+        ge=1,
+        description="Longest translation. A prompt may have `max_model_len_tokens` minus this many tokens.",
+    )
+    tensor_parallel_size: int = Field(
+        1, ge=1, description="GPUs of one node that share one engine, for a model too large for one GPU."
+    )
+    engine: dict[str, Any] = Field(
+        default={},
+        description="Any other argument of vLLM, such as `{gpu_memory_utilization: 0.9}`.",
+    )
 
     @property
     def gpus_of_model(self) -> int:
@@ -164,16 +216,27 @@ class Translator(Pool):
 
 
 class Models(Part):
+    """The two translation models."""
+
     small: Translator
     large: Translator
 
 
 class Router(Pool):
-    """`source` is a router folder, a model, a corpus or a COMET checkpoint, as the kind wants it."""
+    """What scores each row before anything is translated, and its pool of engines."""
 
-    kind: str = "routelmt"
-    source: str = ""
-    seed: int = 0  # of `random`
+    kind: str = Field(
+        "routelmt",
+        description="Kind of router: `routelmt`, `routelmt-q`, `encoder`, `length`, `entropy`, `rarity`, "
+        "`sentinel` or `random`.",
+    )
+    source: str = Field(
+        "",
+        description="What the kind reads. A router folder for `routelmt`, `routelmt-q`, `encoder`; a corpus "
+        "for `rarity`; a source-only COMET checkpoint for `sentinel`. `length` and `entropy` read the small "
+        "model unless another is named. `random` reads nothing.",
+    )
+    seed: int = Field(0, description="Seed of the kind `random`.")
 
     @model_validator(mode="after")
     def _known_kind(self) -> Router:
@@ -189,11 +252,25 @@ class Router(Pool):
 
 
 class Budget(Part):
-    fraction: Fraction
-    min_gain: float | None = Field(None, allow_inf_nan=False)
-    # Rows that score at least this go to the large model, whatever their number, up to the cap.
-    threshold: Threshold = None
-    cap: Fraction | None = None
+    """How many rows go to the large model."""
+
+    fraction: Fraction = Field(
+        description="Largest share of the rows that goes to the large model. `--budget` replaces it."
+    )
+    min_gain: float | None = Field(
+        None,
+        allow_inf_nan=False,
+        description="Lowest predicted gain of a row that goes to the large model. Places without such a row "
+        "stay empty. Only for routers that predict gains.",
+    )
+    threshold: Threshold = Field(
+        None,
+        description="Send every row that scores at least this to the large model, however many there are. "
+        "`calibrated` takes the router's stored threshold for `fraction`.",
+    )
+    cap: Fraction | None = Field(
+        None, description="With `threshold`: largest share of the rows that goes to the large model."
+    )
 
     @model_validator(mode="after")
     def _one_rule(self) -> Budget:
@@ -205,15 +282,31 @@ class Budget(Part):
 
 
 class Page(Part):
-    """How much corpus text the audit page shows: `rows` of each kind (most gained, nearest to the cut,
-    failed) of at most `shards` shards; 0 keeps text out of the page."""
+    """How much corpus text the audit page shows."""
 
-    rows: int = Field(10, ge=0, le=1000)
-    shards: int = Field(50, ge=0, le=1000)
+    rows: int = Field(
+        10,
+        ge=0,
+        le=1000,
+        description="Rows of each kind (highest gain, nearest to the cut, failed) that the page shows of a "
+        "shard. 0 keeps corpus text out of the page.",
+    )
+    shards: int = Field(
+        50,
+        ge=0,
+        le=1000,
+        description="Shards whose rows the page shows. Marked shards and shards with failures come first.",
+    )
 
 
 class Prompt(Part):
-    template: str = LMT_TEMPLATE
+    """The text that the models and the router read."""
+
+    template: str = Field(
+        LMT_TEMPLATE,
+        description="Prompt with the fields `{source_lang}`, `{target_lang}` (language names in English) and "
+        "`{source}`. The tokenizer's chat template is put around it if there is one. Default: LMT's prompt.",
+    )
 
     @model_validator(mode="after")
     def _fields(self) -> Prompt:
@@ -229,12 +322,19 @@ class Prompt(Part):
 
 
 class Run(Part):
-    """How the passes run. None of it changes the plan."""
+    """How the passes run. These keys do not change the plan."""
 
-    pools: Literal["auto", "sequential", "concurrent"] = "auto"
-    part_rows: int = Field(1024, ge=1)  # rows of one engine batch and of one committed part
-    retries: int = Field(2, ge=0)
-    max_failed_fraction: Fraction = Decimal("0.01")
+    pools: Literal["auto", "sequential", "concurrent"] = Field(
+        "auto",
+        description="Whether the small and the large model run side by side (`concurrent`), one after the "
+        "other (`sequential`), or as there is room (`auto`).",
+    )
+    part_rows: int = Field(1024, ge=1, description="Rows of one batch of requests and of one committed part.")
+    retries: int = Field(2, ge=0, description="Further tries of a row after its first failure.")
+    max_failed_fraction: Fraction = Field(
+        Decimal("0.01"),
+        description="Largest share of failed rows. More failed rows end the job with exit code 1.",
+    )
 
 
 def near(word: str, known: Iterable[str]) -> str:

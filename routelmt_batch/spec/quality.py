@@ -15,15 +15,19 @@ COMET = "comet:"
 
 
 class Metric(Pool):
-    """What quality is measured with: `chrf`, or `comet:<folder, .ckpt file or hub name>`.
+    """What measures quality, and its pool of engines. A source alone may be given: `metric: chrf`.
 
-    A forward pass of COMET takes `max_num_seqs` rows at most, and no more than `max_num_batched_tokens`
-    hold were every text as long as COMET reads.
+    A forward pass of COMET takes at most `max_num_seqs` rows, and no more rows than fit in
+    `max_num_batched_tokens` if every text were as long as COMET reads.
     """
 
-    source: str = "chrf"
-    dtype: Literal["auto", "bfloat16", "float16", "float32"] = (
-        "float32"  # as COMET runs by itself; so does auto
+    source: str = Field(
+        "chrf",
+        description="`chrf`, or `comet:` and a folder, a `.ckpt` file or a Hugging Face name. `chrf` needs "
+        "`input.columns.reference`.",
+    )
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
+        "float32", description="Number format of the encoder's weights. `auto` is float32."
     )
 
     @model_validator(mode="before")
@@ -53,18 +57,52 @@ def _for_quality(value: object) -> object:
 
 
 class Guard(Part):
-    """Which calls to the large model are saved or moved (paper, section on severe losses). Qualities
-    are on the metric's x100 scale."""
+    """Which calls to the large model are saved or moved to other rows (paper, section on severe losses).
+    Qualities are on the metric's x100 scale."""
 
-    mode: GuardMode = "off"
-    # The rows that the mode looks at: this many times the planned ones, by gain.
-    candidates: float = Field(2.0, ge=1, allow_inf_nan=False)
-    keep_small_above: float | None = Field(None, allow_inf_nan=False)
-    verify: bool = False
-    margin: float = Field(0.0, ge=0, allow_inf_nan=False)
-    escalate_fraction: Fraction = Decimal(0)
-    escalate_below: float | None = Field(None, allow_inf_nan=False)
-    router: Annotated[Router | None, BeforeValidator(_for_quality)] = None
+    mode: GuardMode = Field(
+        "off",
+        description="`hypothesis`: planned rows whose small translation scores well stay small. `predicted`: "
+        "planned rows whose small translation is predicted to be good stay small. `off`: no guard.",
+    )
+    candidates: float = Field(
+        2.0,
+        ge=1,
+        allow_inf_nan=False,
+        description="Rows that the guard looks at, as a multiple of the planned rows. Rows with the highest "
+        "gain come first.",
+    )
+    keep_small_above: float | None = Field(
+        None,
+        allow_inf_nan=False,
+        description="A row stays small if its quality is above this. `hypothesis` and `predicted` need it.",
+    )
+    verify: bool = Field(
+        False,
+        description="Translate every routed row with both models, measure both, and keep the small "
+        "translation if it is better.",
+    )
+    margin: float = Field(
+        0.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="With `verify`: by how much the large translation may score lower and still be kept.",
+    )
+    escalate_fraction: Fraction = Field(
+        Decimal(0),
+        description="Share of the rows, taken from the budget, for doubtful small translations. "
+        "The large model translates them again.",
+    )
+    escalate_below: float | None = Field(
+        None,
+        allow_inf_nan=False,
+        description="A small translation that scores below this is doubtful, as one that fails a check. "
+        "Needs a metric.",
+    )
+    router: Annotated[Router | None, BeforeValidator(_for_quality)] = Field(
+        None,
+        description="The quality router of `mode: predicted`. Its kind is `routelmt-q`.",
+    )
 
     @property
     def hypotheses(self) -> bool:
@@ -100,13 +138,13 @@ class Guard(Part):
 
 
 class Audit(Part):
-    """A sample that both models translate and the metric scores, to hold predicted gains against
-    realised ones. Its calls to the large model are its own cost, beside the budget."""
+    """A sample of rows that both models translate and the metric scores. It compares predicted with
+    realised gains. Its calls to the large model come on top of the budget."""
 
-    fraction: Fraction = Decimal(0)
-    min_rows: int = Field(200, ge=1)
-    max_rows: int = Field(20_000, ge=1)
-    seed: int = 0
+    fraction: Fraction = Field(Decimal(0), description="Share of the rows in the sample. 0: no audit.")
+    min_rows: int = Field(200, ge=1, description="Fewest rows in the sample.")
+    max_rows: int = Field(20_000, ge=1, description="Most rows in the sample.")
+    seed: int = Field(0, description="Seed of the sample. The same seed and input give the same rows.")
 
     @model_validator(mode="after")
     def _bounds(self) -> Audit:
@@ -116,23 +154,48 @@ class Audit(Part):
 
 
 class Checks(Part):
-    """Bounds beyond which a translation is doubtful. Lengths are in characters; a letter of Chinese,
+    """Bounds beyond which a translation is doubtful. Lengths are in characters. A letter of Chinese,
     Japanese or Korean counts as two letters."""
 
-    enabled: bool = True
-    replicas: int = Field(1, ge=1)  # actors of one CPU
-    copied_min_letters: int = Field(10, ge=1)  # of words without a capital: the rest may be names
-    # How much larger the share of repeated 8-grams may be in a translation than in its source.
-    repetition_excess: float = Field(0.4, gt=0, le=1)
-    # Characters of translation to one of source: from 1/factor to factor times what is usual for the scripts.
-    length_factor: float = Field(2.0, gt=1, allow_inf_nan=False)
-    length_slack_chars: int = Field(10, ge=0)
+    enabled: bool = Field(True, description="Check every translation.")
+    replicas: int = Field(1, ge=1, description="Checking processes, each with one CPU.")
+    copied_min_letters: int = Field(
+        10,
+        ge=1,
+        description="Fewest letters of a source that can be found copied. Words with a capital letter do not "
+        "count, because they may be names.",
+    )
+    repetition_excess: float = Field(
+        0.4,
+        gt=0,
+        le=1,
+        description="By how much the share of repeated 8-grams of characters may be larger in the "
+        "translation than in its source.",
+    )
+    length_factor: float = Field(
+        2.0,
+        gt=1,
+        allow_inf_nan=False,
+        description="How many times longer or shorter than usual for the two scripts a translation may be.",
+    )
+    length_slack_chars: int = Field(
+        10, ge=0, description="Characters that a length may be outside its bounds."
+    )
     length_ratios: dict[str, tuple[float, float]] = Field(
-        default_factory=dict
-    )  # of a direction: {en-zh: [0.1, 0.8]}
-    language_min_letters: int = Field(10, ge=1)  # shorter texts have no language
-    min_script_share: float = Field(0.1, ge=0, le=1)  # of letters in the target language's scripts
-    min_language_probability: float = Field(0.05, ge=0, le=1)  # of the target language
+        default_factory=dict,
+        title="mapping of direction to [low, high]",
+        description="Bounds of translation length to source length for single directions, such as "
+        "`{en-zh: [0.1, 0.8]}`. They replace `length_factor`.",
+    )
+    language_min_letters: int = Field(
+        10, ge=1, description="Fewest letters of a translation whose language is checked."
+    )
+    min_script_share: float = Field(
+        0.1, ge=0, le=1, description="Lowest share of letters in the target language's scripts."
+    )
+    min_language_probability: float = Field(
+        0.05, ge=0, le=1, description="Lowest probability of the target language."
+    )
 
     @model_validator(mode="after")
     def _directions_and_bounds(self) -> Checks:

@@ -49,11 +49,15 @@ def _calibrated_or_finite(value: object) -> object:
     return score
 
 
-Uri = Annotated[str, AfterValidator(_is_a_path)]
-Language = Annotated[str, BeforeValidator(_no_is_a_word)]
-Fraction = Annotated[Decimal, BeforeValidator(_exact), Field(ge=0, le=1, allow_inf_nan=False)]
+# A title is the type in words, for docs/pages/spec-reference.md.
+Uri = Annotated[str, AfterValidator(_is_a_path), Field(title="path")]
+Language = Annotated[str, BeforeValidator(_no_is_a_word), Field(title="language code")]
+Fraction = Annotated[
+    Decimal, BeforeValidator(_exact), Field(title="fraction, 0 to 1", ge=0, le=1, allow_inf_nan=False)
+]
 GuardMode = Annotated[Literal["off", "predicted", "hypothesis"], BeforeValidator(_off_is_a_word)]
 Threshold = Annotated[
     float | Literal["calibrated"] | None,
     BeforeValidator(_calibrated_or_finite),
+    Field(title="number, or `calibrated`"),
 ]

@@ -94,7 +94,7 @@ def test_entropy_is_that_of_the_whole_vocabulary_at_the_prompts_end():
 
 
 def test_entropy_in_bfloat16_is_near_float32s():
-    """Entropy's docstring and README name the figures: 0.021 nats on average, 0.085 at most, 0.9997."""
+    """Entropy's docstring and docs/pages/routers.md name the figures: 0.021 nats on average, 0.085 at most, 0.9997."""
     prompts = demo_prompts()
     exact, found = (Entropy(SMALL, dtype)(prompts) for dtype in ("float32", "bfloat16"))
     apart = np.abs(found - exact)

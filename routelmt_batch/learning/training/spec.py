@@ -15,14 +15,22 @@ from routelmt_batch.spec.values import Fraction, Uri
 
 
 class Output(Part):
-    uri: Uri  # the router folder to write
+    """Where the router goes."""
+
+    uri: Uri = Field(
+        description="Router folder to write. A relative path starts at the folder where you run the command. "
+        "`--output` replaces it."
+    )
 
 
 class Base(Part):
-    """The model that learns: `decoder` is the small translator itself, `encoder` any other model."""
+    """The model that learns."""
 
-    source: str = Field(min_length=1)
-    architecture: Literal["decoder", "encoder"] = "decoder"
+    source: str = Field(min_length=1, description="Model folder, or Hugging Face name.")
+    architecture: Literal["decoder", "encoder"] = Field(
+        "decoder",
+        description="`decoder`: the small translation model itself. `encoder`: any Hugging Face encoder.",
+    )
 
     @property
     def name(self) -> str:
@@ -32,20 +40,30 @@ class Base(Part):
 class Lora(Part):
     """RouteLMT, section 4.1: rank 8 and alpha 32 on all linear layers."""
 
-    rank: int = Field(8, ge=1)
-    alpha: float = Field(32, gt=0)
-    dropout: float = Field(0.0, ge=0, lt=1)
-    target_modules: str | list[str] = "all-linear"
+    rank: int = Field(8, ge=1, description="Rank of the adapter's matrices.")
+    alpha: float = Field(32, gt=0, description="Scale of the adapter.")
+    dropout: float = Field(0.0, ge=0, lt=1, description="Share of the adapter's inputs dropped in training.")
+    target_modules: str | list[str] = Field(
+        "all-linear", description="Layers that get an adapter, as peft names them."
+    )
 
 
 class Split(Part):
-    """Rows with the same value in column `by` stay on one side; `source`: the source text, whatever its
-    column."""
+    """How rows are divided into training, validation and test."""
 
-    by: str = Field("source", min_length=1)
-    validation_fraction: Fraction = Decimal("0.1")
-    test_fraction: Fraction = Decimal("0.1")
-    seed: int = Field(0, ge=0)
+    by: str = Field(
+        "source",
+        min_length=1,
+        description="Rows with the same value in this column stay on one side. `source` is the source text, "
+        "whatever the name of its column.",
+    )
+    validation_fraction: Fraction = Field(
+        Decimal("0.1"), description="Share of the rows that decides when training stops."
+    )
+    test_fraction: Fraction = Field(
+        Decimal("0.1"), description="Share of the rows for the test, if there are no `test_tables`."
+    )
+    seed: int = Field(0, ge=0, description="Seed of the split.")
 
     @model_validator(mode="after")
     def _something_to_learn_from(self) -> Split:
@@ -57,40 +75,80 @@ class Split(Part):
 
 
 class Training(Part):
-    epochs: int = Field(3, ge=1)
-    learning_rate: float = Field(2e-4, gt=0)
-    batch_rows: int = Field(64, ge=1)  # of one optimizer step, over all workers
-    micro_batch_rows: int | None = Field(None, ge=1)  # of one forward pass of one worker; None: its share
-    warmup_fraction: float = Field(0.05, ge=0, lt=1)
-    weight_decay: float = Field(0.0, ge=0)
-    scheduler: Literal["linear", "cosine", "constant"] = "linear"
-    evaluations_per_epoch: int = Field(4, ge=1)
-    # Evaluations without a better validation Spearman before training stops; None: never.
-    patience: int | None = Field(6, ge=1)
-    max_length_tokens: int = Field(512, ge=8)
-    gradient_norm: float = Field(1.0, gt=0)
-    autocast: Literal["bfloat16", "none"] = "bfloat16"  # weights being trained are float32 either way
-    seed: int = Field(0, ge=0)
+    """Optimizer and schedule."""
+
+    epochs: int = Field(3, ge=1, description="Passes over the training rows.")
+    learning_rate: float = Field(2e-4, gt=0, description="Highest learning rate.")
+    batch_rows: int = Field(64, ge=1, description="Rows of one optimizer step, over all workers.")
+    micro_batch_rows: int | None = Field(
+        None,
+        ge=1,
+        description="Rows of one forward pass of one worker. Default: the worker's share of `batch_rows`.",
+    )
+    warmup_fraction: float = Field(
+        0.05, ge=0, lt=1, description="Share of the steps in which the learning rate rises."
+    )
+    weight_decay: float = Field(0.0, ge=0, description="Weight decay of the optimizer.")
+    scheduler: Literal["linear", "cosine", "constant"] = Field(
+        "linear", description="How the learning rate changes after the warm-up."
+    )
+    evaluations_per_epoch: int = Field(
+        4, ge=1, description="How often an epoch is interrupted to measure the validation rows."
+    )
+    patience: int | None = Field(
+        6,
+        ge=1,
+        description="Evaluations without a better validation Spearman before training stops. `null`: never.",
+    )
+    max_length_tokens: int = Field(
+        512,
+        ge=8,
+        description="Longest example. A decoder leaves longer ones out, an encoder cuts them.",
+    )
+    gradient_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
+    autocast: Literal["bfloat16", "none"] = Field(
+        "bfloat16",
+        description="Number format of the computation. The weights in training are float32 either way.",
+    )
+    seed: int = Field(0, ge=0, description="Seed of the training.")
 
 
 class Workers(Part):
-    """Ray Train workers. They share the output folder's file system."""
+    """Ray Train workers. All of them must see the output folder."""
 
-    count: int = Field(1, ge=1)
-    cpus: int | None = Field(None, ge=1)  # of each; None: this machine's cores, shared out
-    gpus: int = Field(0, ge=0, le=1)  # of each; more GPUs are more workers
+    count: int = Field(1, ge=1, description="Number of workers.")
+    cpus: int | None = Field(
+        None, ge=1, description="CPUs of one worker. Default: the machine's cores, divided among the workers."
+    )
+    gpus: int = Field(0, ge=0, le=1, description="GPUs of one worker. For more GPUs set a larger `count`.")
 
 
 class TrainSpec(SpecFile):
+    """A router that is trained on label tables."""
+
     command = "train"
 
-    name: str = Field(min_length=1)
-    tables: list[Uri] = Field(min_length=1)
-    test_tables: list[Uri] = Field(default=[])  # held out whole; else `split.test_fraction` of `tables`
+    name: str = Field(min_length=1, description="Name of the router. Its model card shows it.")
+    tables: list[Uri] = Field(
+        min_length=1,
+        description="Label tables to learn from: folders, globs or Parquet files. A relative path starts at "
+        "the spec's folder.",
+    )
+    test_tables: list[Uri] = Field(
+        default=[],
+        description="Label tables for the test only. Default: `split.test_fraction` of `tables`.",
+    )
     output: Output
     base: Base
-    target: Literal["gain", "quality"] = "gain"
-    method: Literal["lora", "head_only", "full"] = "lora"
+    target: Literal["gain", "quality"] = Field(
+        "gain",
+        description="What the router predicts. `gain`: quality of the large minus the small translation. "
+        "`quality`: quality of the small translation (RouteLMT-Q).",
+    )
+    method: Literal["lora", "head_only", "full"] = Field(
+        "lora",
+        description="What is trained: a LoRA adapter and the head, the head alone, or all weights.",
+    )
     lora: Lora = Lora()
     split: Split = Split()
     training: Training = Training()
