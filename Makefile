@@ -1,5 +1,5 @@
 # Two commands for a fresh machine: `make demo` and `make test`. The rest is development.
-.PHONY: setup setup-quality demo demo-guarded demo-quality demo-models test test-quick bench check lock clean
+.PHONY: setup setup-quality demo demo-guarded demo-quality demo-models test test-quick bench check docs lock clean
 
 PYTHON ?= python3.11
 # Where pip finds the CPU build of torch, if not in its ordinary sources: see docs/pages/install.md.
@@ -87,6 +87,11 @@ bench: setup
 test: setup setup-quality
 	$(BIN)/python -m pytest -n logical --dist loadfile -m "not engine"
 	$(BIN)/python -m pytest -m engine
+
+# The site, runs/site, and the pages that are written from the code.
+docs: setup
+	$(BIN)/python docs/references.py
+	$(BIN)/mkdocs build --quiet --strict -f docs/mkdocs.yml
 
 check: setup
 	$(BIN)/ruff format --check .

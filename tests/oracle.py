@@ -7,6 +7,7 @@ import struct
 from decimal import Decimal
 from pathlib import Path
 
+import jsonschema
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -26,6 +27,9 @@ SCORES = {
     "prompt_tokens": pa.int32(),
     "reason": pa.string(),
 }
+REPORT = json.loads(
+    (Path(__file__).parent.parent / "docs/pages/job-report.schema.json").read_text(encoding="utf8")
+)
 STATUSES = {"ok", "fallback", "failed", "quarantined", "skipped"}
 
 
@@ -72,6 +76,7 @@ def check(output: Path, corpus: Path, fraction: str) -> dict[tuple[str, int], di
     """Check a finished job against its input; give its rows by (shard, row)."""
     scored = scores(output)
     routed = top(scored, fraction)
+    jsonschema.validate(json.loads((output / "reports/job.json").read_text()), REPORT)
     success = json.loads((output / "_SUCCESS").read_text())
     named = {shard["shard"]: shard for shard in success["shards"]}
     rows: dict[tuple[str, int], dict] = {}

@@ -1,13 +1,15 @@
-"""Writes docs/pages/spec-reference.md: every key of a spec, from the pydantic models that read it.
+"""Writes what is told of specs and reports from the pydantic models that read and write them.
 
-    python docs/spec_reference.py
+    python docs/references.py
 
-It knows models, and no key by name. tests/test_docs.py checks that the page is what this writes.
+`docs/pages/spec-reference.md` has every key of a spec, `docs/pages/job-report.schema.json` is the JSON Schema
+of `reports/job.json`. It knows models, and no key by name. tests/test_docs.py checks that both are up to date.
 """
 
 from __future__ import annotations
 
 import inspect
+import json
 import types
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,8 +21,9 @@ from pydantic.fields import FieldInfo
 
 from routelmt_batch.learning.training.spec import TrainSpec
 from routelmt_batch.spec import JobSpec, LabelSpec, Replicas, SpecFile
+from routelmt_batch.stages.job_report import JobReport
 
-PAGE = Path(__file__).parent / "pages" / "spec-reference.md"
+PAGES = Path(__file__).parent / "pages"
 SPECS: tuple[tuple[str, str, type[SpecFile]], ...] = (
     ("Job spec", "`routelmt-batch run`, `plan` and `submit`", JobSpec),
     ("Label spec", "`routelmt-batch label`", LabelSpec),
@@ -30,7 +33,7 @@ HEAD = """\
 # Spec reference
 
 Every key of the three specs: its type, its default and what it does. This page is written from the code by
-`docs/spec_reference.py`; do not edit it.
+`docs/references.py`; do not edit it.
 
 `routelmt-batch init --kind run`, `--kind label` and `--kind train` write a commented spec to start from.
 `--set key=value` sets any key for one run, by the names in these tables:
@@ -159,5 +162,12 @@ def _anchor(heading: str) -> str:
     return "-".join(kept.split())
 
 
+def schema() -> str:
+    return json.dumps(JobReport.model_json_schema(), indent=1) + "\n"
+
+
+WRITTEN = {"spec-reference.md": page, "job-report.schema.json": schema}
+
 if __name__ == "__main__":
-    PAGE.write_text(page(), encoding="utf8")
+    for name, write in WRITTEN.items():
+        (PAGES / name).write_text(write(), encoding="utf8")
