@@ -2,8 +2,8 @@
 
     python docs/references.py
 
-`docs/pages/spec-reference.md` has every key of a spec, `docs/pages/job-report.schema.json` is the JSON Schema
-of `reports/job.json`. It knows models, and no key by name. tests/test_docs.py checks that both are up to date.
+`docs/pages/spec-reference.md` has every key of a spec, and `docs/pages/job-report.schema.json` is the JSON
+Schema of `reports/job.json`. It knows models, and no key by name. tests/test_docs.py checks both.
 """
 
 from __future__ import annotations
