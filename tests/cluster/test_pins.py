@@ -22,8 +22,8 @@ def test_every_line_is_one_public_version(path):
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_ray_is_the_same_everywhere(path):
-    assert pins(path)["ray"] == version("ray")
+def test_ray_is_the_same_everywhere_that_it_is(path):
+    assert pins(path).get("ray") == (None if "quality" in path.stem else version("ray"))
 
 
 def test_the_gpu_build_of_torch_is_whole():

@@ -37,6 +37,7 @@ def test_rows_that_kill_their_engine_are_found_though_the_actor_that_looks_for_t
         run__max_failed_fraction=0.5,
         budget__fraction=0.1,  # of five gains: no place, no large engine to start
         router__env=plugin.environment(tmp_path / "plugin", [texts[5]]),
+        models__small__max_num_seqs=1,  # few suspects, so few starts until the row is found
         models__small__env=plugin.environment(tmp_path / "plugin", [texts[4]]),
     )
     command = Command(spec)
