@@ -151,7 +151,7 @@ class Distribution(_Part):
     mean: float | None
     min: float | None
     max: float | None
-    deciles: list[float]
+    deciles: list[float | None]
     histogram: Histogram
 
 

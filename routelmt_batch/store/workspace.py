@@ -365,7 +365,7 @@ def is_whole(folder: Folder, output: Mapping[str, Any]) -> bool:
     )
 
 
-def refuse_cleaned(workspace: AnyWorkspace, done: Mapping[str, Any] | None, asked: str | None = None) -> None:
+def refuse_cleaned(workspace: AnyWorkspace, done: object | None, asked: str | None = None) -> None:
     """Raises OutputError if what is wanted needs work files that `clean` removed: a job that is not `done`
     any more, or what is `asked` of one that is."""
     root = workspace.folder.root

@@ -55,7 +55,7 @@ def test_help_has_an_example(command):
 def test_help_loads_nothing_heavy():
     code = (
         "import sys, contextlib, io\n"
-        "from routelmt_batch.cli import app\n"
+        "from routelmt_batch.cli.main import app\n"
         "with contextlib.redirect_stdout(io.StringIO()):\n"
         "    app(['--help'], standalone_mode=False)\n"
         "print([n for n in ('torch', 'ray', 'vllm', 'transformers', 'pyarrow', 'pandas') if n in sys.modules])"
