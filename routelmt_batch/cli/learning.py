@@ -23,8 +23,8 @@ from routelmt_batch.cli.options import (
     VerboseOption,
 )
 from routelmt_batch.errors import UsageError
+from routelmt_batch.kinds import SEVERE_LOSS_GAIN
 from routelmt_batch.progress import Bars, stderr_console
-from routelmt_batch.spec.kinds import SEVERE_LOSS_GAIN
 
 if TYPE_CHECKING:
     from routelmt_batch.job.flow import OpenEngine

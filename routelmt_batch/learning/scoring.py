@@ -15,13 +15,13 @@ import numpy.typing as npt
 from routelmt_batch.corpus.shards import Shard, text_columns
 from routelmt_batch.engines.lanes import Engine
 from routelmt_batch.errors import InputChanged, InputError, WorkChanged
+from routelmt_batch.kinds import KINDS, ROUTER_FOLDER, SMALL_MODEL
 from routelmt_batch.learning.labels import check_texts, find, texts_of
 from routelmt_batch.progress import Bars
 from routelmt_batch.routers.card import read_card
 from routelmt_batch.routers.router import Router, open_router
 from routelmt_batch.spec import Input, Output, Prompt, Run, ScoreSpec
 from routelmt_batch.spec import Router as RouterSpec
-from routelmt_batch.spec.kinds import KINDS, ROUTER_FOLDER, SMALL_MODEL
 from routelmt_batch.stages.allocate import gains
 from routelmt_batch.stages.score import score
 from routelmt_batch.stages.tally import directions

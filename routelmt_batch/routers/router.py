@@ -11,6 +11,7 @@ from routelmt_batch.corpus.shards import discover
 from routelmt_batch.engines import quality
 from routelmt_batch.engines.lanes import Scorer
 from routelmt_batch.errors import ModelError, UsageError
+from routelmt_batch.kinds import CORPUS, KINDS, ROUTER_FOLDER, SMALL_MODEL, Kind
 from routelmt_batch.metrics.comet import SENTINEL
 from routelmt_batch.metrics.metric import open_checkpoint
 from routelmt_batch.prompts import LANGUAGES
@@ -35,7 +36,6 @@ from routelmt_batch.routers.sentinel import Sentinel
 from routelmt_batch.routers.words import corpus_files
 from routelmt_batch.spec import PassSpec, Pool
 from routelmt_batch.spec import Router as RouterSpec
-from routelmt_batch.spec.kinds import CORPUS, KINDS, ROUTER_FOLDER, SMALL_MODEL, Kind
 from routelmt_batch.store import checkpoints
 from routelmt_batch.store.manifest import of_pool
 

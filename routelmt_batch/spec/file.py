@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from routelmt_batch.errors import SpecError
+from routelmt_batch.kinds import KINDS, SMALL_MODEL
 from routelmt_batch.spec import COMET, Input, JobSpec, LabelSpec, Models, Pool, SpecFile, near
-from routelmt_batch.spec.kinds import KINDS, SMALL_MODEL
 from routelmt_batch.spec.text import Document, NotYaml, parse
 
 Spec = TypeVar("Spec", bound=SpecFile)

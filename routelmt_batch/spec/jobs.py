@@ -6,8 +6,8 @@ from typing import Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
+from routelmt_batch.kinds import KINDS
 from routelmt_batch.rows import LABEL_NAMES, OUTPUT_NAMES
-from routelmt_batch.spec.kinds import KINDS
 from routelmt_batch.spec.parts import Budget, Input, Models, Output, Page, Prompt, Router, Run, SpecFile
 from routelmt_batch.spec.quality import Audit, Checks, Guard, Metric
 from routelmt_batch.spec.text import dump

@@ -9,8 +9,8 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from routelmt_batch.kinds import KINDS, SMALL_MODEL
 from routelmt_batch.prompts import LANGUAGES, LMT_TEMPLATE
-from routelmt_batch.spec.kinds import KINDS, SMALL_MODEL
 from routelmt_batch.spec.values import Fraction, Language, Threshold, Uri
 
 # Engine arguments that have a key of their own in the spec, or that the passes depend on.

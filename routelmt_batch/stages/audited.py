@@ -16,8 +16,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from routelmt_batch.kinds import SEVERE_LOSS_GAIN
 from routelmt_batch.rows import LARGE, SAMPLE, SMALL, Route
-from routelmt_batch.spec.kinds import SEVERE_LOSS_GAIN
 from routelmt_batch.stages.allocate import Plan, gains
 from routelmt_batch.stages.audit import sample_rows, sample_work
 from routelmt_batch.stages.measure import quality_by_row

@@ -7,12 +7,12 @@ from typing import Any, TypeAlias
 
 from routelmt_batch.corpus.shards import Shard
 from routelmt_batch.errors import UsageError
+from routelmt_batch.kinds import KINDS
 from routelmt_batch.metrics.metric import Metric, describe, open_metric
 from routelmt_batch.progress import Bars
 from routelmt_batch.routers.calibration import HeldOut
 from routelmt_batch.routers.router import Router, open_router
 from routelmt_batch.spec import Budget, JobSpec
-from routelmt_batch.spec.kinds import KINDS
 from routelmt_batch.store import checkpoints
 from routelmt_batch.store.ledger import AUDIT, AUDIT_QUALITY, AUDIT_TRANSLATIONS, CHECKS, GUARD
 from routelmt_batch.store.manifest import of_input, of_translations

@@ -17,6 +17,7 @@ import numpy as np
 from routelmt_batch.engines.lanes import Engine
 from routelmt_batch.errors import OutputError, UsageError
 from routelmt_batch.job.flow import OpenEngine
+from routelmt_batch.kinds import KINDS, SEVERE_LOSS_GAIN, SMALL_MODEL
 from routelmt_batch.learning.evaluation import guards
 from routelmt_batch.learning.evaluation.contest import Routing
 from routelmt_batch.learning.evaluation.evaluation import BUILT_IN, RANDOM, write
@@ -36,7 +37,6 @@ from routelmt_batch.progress import Bars
 from routelmt_batch.routers.card import raw_card, read_card
 from routelmt_batch.spec import Metric, near
 from routelmt_batch.spec import Router as RouterSpec
-from routelmt_batch.spec.kinds import KINDS, SEVERE_LOSS_GAIN, SMALL_MODEL
 from routelmt_batch.stats.measures import Floats
 from routelmt_batch.stats.resampling import default_resamples
 from routelmt_batch.store import checkpoints

@@ -16,11 +16,11 @@ import numpy as np
 from routelmt_batch import __version__
 from routelmt_batch.atomic import write_json, write_text
 from routelmt_batch.errors import UsageError
+from routelmt_batch.kinds import SEVERE_LOSS_GAIN
 from routelmt_batch.learning.evaluation.contest import MACRO, OVERALL, Contest, Routing, contest, doubts
 from routelmt_batch.learning.evaluation.curves import area, budget_curve, by_percent
 from routelmt_batch.learning.evaluation.tables import Labels
 from routelmt_batch.spec import near
-from routelmt_batch.spec.kinds import SEVERE_LOSS_GAIN
 from routelmt_batch.stats import measures, resampling
 from routelmt_batch.stats.measures import METRICS, Floats, Integers
 

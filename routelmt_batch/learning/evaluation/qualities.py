@@ -13,12 +13,12 @@ from typing import Final
 from pydantic import ValidationError
 
 from routelmt_batch.errors import UsageError
+from routelmt_batch.kinds import KINDS, ROUTER_FOLDER
 from routelmt_batch.learning.evaluation.guards import Guarded
 from routelmt_batch.routers.card import read_card
 from routelmt_batch.rows import LARGE, SMALL, Route
 from routelmt_batch.spec import COMET, Metric, near
 from routelmt_batch.spec import Router as RouterSpec
-from routelmt_batch.spec.kinds import KINDS, ROUTER_FOLDER
 
 ROUTES: Final[tuple[Route, Route]] = (SMALL, LARGE)
 
