@@ -48,7 +48,7 @@ def seconds(duration: str) -> int:
     """`1h30m`, `90m`, `45s` in seconds.
 
     Raises:
-        UsageError: it is none, or 0. A number alone could be any of the three.
+        UsageError: it is not a duration, or 0. A number alone could mean hours, minutes or seconds.
     """
     match = _DURATION.fullmatch(duration)
     hours, minutes, rest = (int(part or 0) for part in match.groups()) if match else (0, 0, 0)

@@ -4,7 +4,7 @@
 
 Each file has a column `en` and one of `de` and `zh`. Sentences that translate one another, however
 indirectly, are one group, and a group goes whole: no sentence of one language, whatever its case and
-punctuation, stands on two sides. (The same letters in two languages, a name say, are two sentences.)
+punctuation, is on two sides. (The same letters in two languages, a name say, are two sentences.)
 """
 
 from __future__ import annotations

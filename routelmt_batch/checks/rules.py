@@ -63,7 +63,7 @@ def check_translations(
     An empty translation has no reason but that and `truncated`.
 
     Raises:
-        InputError: a language code is none of LMT's.
+        InputError: a language code is not one of LMT's.
     """
     if unknown := {*source_langs, *target_langs} - LANGUAGES.keys():
         raise InputError(

@@ -229,7 +229,7 @@ def _find(job: str, address: str | None) -> tuple[Cluster, Submission]:
 
 
 def _why(cluster: Cluster, submission: Submission) -> str | None:
-    """What the job's last line says of an end that was no good one."""
+    """The message in the job's last line, if it did not end well."""
     if not submission.exit_code:
         return None
     for line in reversed(cluster.log(submission).splitlines()):

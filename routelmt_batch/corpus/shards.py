@@ -89,7 +89,7 @@ def discover(uri: str, only: str | None = None, key: str = "input.uri") -> list[
 
 
 def is_passed_over(name: Path) -> bool:
-    """Whether a path below an input folder is none of the input's."""
+    """Whether a path below an input folder is not part of the input."""
     return any(part.startswith((".", "_")) for part in name.parts)
 
 

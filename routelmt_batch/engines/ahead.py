@@ -88,7 +88,7 @@ class Ahead:
 
     def dismiss(self) -> None:
         """End its engines: nobody needs them."""
-        with contextlib.suppress(Exception):  # they may have failed, which is no matter now
+        with contextlib.suppress(Exception):  # they may have failed, and are not needed any more
             self._inbox.give.remote({})
         self._thread.join(_DISMISS_S)
 

@@ -68,10 +68,10 @@ def to_remove(folder: Folder) -> Cleaned:
 
 
 def clean(folder: Folder, bars: Bars) -> Cleaned:
-    """Remove the work files of a finished job, and say which; none the second time.
+    """Remove the work files of a finished job, and return what was removed. A second call removes nothing.
 
-    The ledger's one line makes them nobody's: killed before it, nothing has happened; killed after it, the
-    job is whole, and the next clean, or run, removes what is left.
+    One line in the ledger releases the files. If the command is killed before it, nothing has happened. If it is
+    killed after it, the job is complete, and the next `clean` or `run` removes the rest.
 
     Raises:
         OutputError: no job is there, it is not finished, somebody holds it, or an output shard is not

@@ -28,7 +28,7 @@ CONDITION_HELD = 4  # the exit code
 # What each name measures, and whether it can be more than 1.
 _SHARES = {
     "failed": "share of the rows that failed or were quarantined",
-    "unused_budget": "share of the large model's places that no row of its stands on",
+    "unused_budget": "share of the large model's places whose row has no text of the large model",
     "ks": "Kolmogorov-Smirnov distance of the scores",
 }
 _KNOWN = _SHARES | {"psi": "population stability index of the scores"}
@@ -49,7 +49,7 @@ class Condition:
 
     @classmethod
     def parse(cls, text: str) -> Condition:
-        """Raises UsageError, with the names there are, if it is none."""
+        """Raises UsageError, with the known names, if the text is not a condition."""
         match = re.fullmatch(r"\s*(\w+)\s*>\s*([\d.]+(?:[eE]-?\d+)?)\s*", text)
         try:
             found = match and cls(match[1], Decimal(match[2]))
@@ -71,10 +71,10 @@ class Condition:
 
 
 def parse(texts: Sequence[str], against: object) -> tuple[Condition, ...]:
-    """Conditions, of which some is about drift if there is something to drift from.
+    """Parse conditions. With an earlier job to compare with, at least one must be about drift.
 
     Raises:
-        UsageError: one is none, or none is about drift.
+        UsageError: a text is not a condition, or no condition is about drift.
     """
     found = tuple(map(Condition.parse, texts))
     if against and not any(condition.name in _DRIFT for condition in found):
@@ -91,7 +91,7 @@ class Conditions:
 
     @classmethod
     def parse(cls, texts: Sequence[str], against: FinishedJob | None) -> Conditions:
-        """Raises UsageError for one that is none, or that can never be evaluated."""
+        """Raises UsageError for a text that is not a condition, or that can never be evaluated."""
         found = cls(parse(texts, against), against)
         if against and not against.report.budget.rows_with_gain:
             raise UsageError(f"--against {against.folder.root}: no row of it has a score to drift from")

@@ -27,7 +27,7 @@ from routelmt_batch.rows import (
 REASONS: Final = {
     EMPTY: "the source is empty",
     NULL: "the source is null",
-    UNKNOWN_LANGUAGE: "a language code is none of LMT's 60",
+    UNKNOWN_LANGUAGE: "a language code is not one of LMT's 60",
     TOO_LONG: "the prompt is longer than the router reads, or leaves a model no room to answer",
     ENGINE_ERROR: "the engine gave an error on every try",
     ENGINE_KILLED: "the engine died of the row, and again when it was sent alone",

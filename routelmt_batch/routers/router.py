@@ -66,7 +66,7 @@ class Router:
 
     def doubts(self, name: str, directions: Iterable[str]) -> list[str]:
         """A warning, under a name, if some rows are of directions (`en-de`) that it was not trained on.
-        Rows of a language that is none of LMT's have no score, and are no matter."""
+        Rows of a language that LMT does not know have no score, and do not count."""
         scored = [one for one in directions if LANGUAGES.keys() >= set(one.split("-"))]
         unseen = [one for one in scored if self.card and one not in self.card.directions]
         return [f"{name}: not trained on {', '.join(unseen)}; its scores there are a guess"] if unseen else []

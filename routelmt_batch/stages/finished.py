@@ -1,4 +1,4 @@
-"""A finished job as its folder tells of it: reports, spec, output shards. It opens no model."""
+"""A finished job, read from its folder: reports, spec, output shards. It opens no model."""
 
 from __future__ import annotations
 

@@ -105,7 +105,7 @@ class Tally:
 
 
 def direction(source_lang: str | None, target_lang: str | None) -> str:
-    """`en-de`; codes that are none of LMT's count as `unknown`, so that rubbish makes one entry."""
+    """`en-de`; a code that LMT does not know counts as `unknown`, so that bad codes make one entry."""
     return "-".join(code if code in LANGUAGES and code else "unknown" for code in (source_lang, target_lang))
 
 

@@ -161,7 +161,7 @@ class Cluster:
         from ray.job_submission import JobSubmissionClient
 
         for handler in logging.getLogger("ray").handlers:
-            handler.setLevel(logging.WARNING)  # uploads and closed connections are nobody's news
+            handler.setLevel(logging.WARNING)  # uploads and closed connections are not worth a line
         requests.get(f"{self.url}/api/version", timeout=_ANSWER_S)  # Ray's client would wait for minutes
         try:
             return JobSubmissionClient(self.url)

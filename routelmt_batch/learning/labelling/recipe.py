@@ -63,7 +63,7 @@ def check_label_models(spec: LabelSpec) -> LabelRecipe:
     """Check both models and the metric before anything runs.
 
     Raises:
-        ModelError: a model that is not there or too short, a metric that is none.
+        ModelError: a model that is not there or too short, an unknown metric.
         UsageError: the metric needs the quality environment, and it does not work.
     """
     for key, pool in (("models.small", spec.models.small), ("models.large", spec.models.large)):

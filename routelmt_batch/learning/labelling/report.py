@@ -84,7 +84,7 @@ def report(workspace: AnyWorkspace, signature: Mapping[str, Any]) -> dict[str, A
         "unreadable": workspace.unreadable,
         "labelled": total["labelled"],
         "unlabelled": dict(sorted(unlabelled.items())),
-        # Translations of which the metric read the beginning only.
+        # Translations that are longer than the metric reads.
         "cut": {route: workspace.ledger.count(QUALITY, f"{route}_cut") for route in (SMALL, LARGE)},
         "overall": _means(total),
         "direction": {name: _means(counts) for name, counts in sorted(directions.items())},
