@@ -70,8 +70,8 @@ def to_remove(folder: Folder) -> Cleaned:
 def clean(folder: Folder, bars: Bars) -> Cleaned:
     """Remove the work files of a finished job, and return what was removed. A second call removes nothing.
 
-    One line in the ledger releases the files. If the command is killed before it, nothing has happened. If it is
-    killed after it, the job is complete, and the next `clean` or `run` removes the rest.
+    One line in the ledger releases the files. If the command is killed before it, nothing has happened. If it
+    is killed after it, the job is complete, and the next `clean` or `run` removes the rest.
 
     Raises:
         OutputError: no job is there, it is not finished, somebody holds it, or an output shard is not
