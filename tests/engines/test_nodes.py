@@ -148,7 +148,7 @@ def test_a_job_spreads_over_nodes_and_outlives_those_that_are_killed(make_spec, 
         input__uri=str(corpus),
         run__part_rows=4,
         budget__fraction=0.5,
-        router__replicas={"min": 1, "max": 2},  # the second one when there is work for it
+        router__replicas=2,
         **{f"{pool}__{key}": value for pool in POOLS for key, value in slow.items()},
     )
     first = cluster.join()
