@@ -82,6 +82,7 @@ class Session:
             self._open.enter_context(_to_file(self.log_folder / "driver.log"))
         import ray
         from ray.data import DataContext
+        from ray.data.context import AutoscalingConfig
 
         if not ray.is_initialized():
             if self.local:
@@ -103,6 +104,8 @@ class Session:
         context.print_on_execution_start = False
         # A batch on its way is one row; none is to wait for others to fill a block.
         context.target_max_block_size = 1
+        # A pool grows when all calls of its engines are taken, and more wait.
+        context.autoscaling_config = AutoscalingConfig(actor_pool_util_upscaling_threshold=1.0)
         self.take_signals()
 
     def _join(self) -> None:
