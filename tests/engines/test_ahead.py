@@ -1,4 +1,4 @@
-"""Engines of the next pass that start while the pass before still runs."""
+"""Engines that start while others run: those of the next pass, and those of a pool that grows."""
 
 import contextlib
 import time
@@ -11,9 +11,10 @@ import pytest
 from routelmt_batch.engines.lanes import Lane
 from routelmt_batch.engines.pools import Pools
 from routelmt_batch.engines.session import Session
-from routelmt_batch.routers.scorers import Random
+from routelmt_batch.routers.scorers import Length, Random
 from routelmt_batch.spec import Pool
 from routelmt_batch.stages.translate import no_rows
+from tests.conftest import MODELS
 from tests.engines.given import Given, keep_results, read_given, requests
 from tests.waiting import wait_for
 
@@ -82,3 +83,17 @@ def test_nothing_starts_ahead_where_there_is_no_room(pools, ray_session, tmp_pat
     assert not pools.start_ahead([second], [wide]), "the pass that runs may grow"
     with Session(tmp_path / "logs", verbose=True) as session:
         assert not Pools(session).start_ahead([second], [first]), "side by side on the same cores"
+
+
+def test_a_pool_grows_while_there_is_work_for_more_engines(pools, tmp_path):
+    # Long texts: a scorer that is too quick never has all its calls taken.
+    texts = ["far too long " * 10_000] * 200
+    rows = replace(
+        lane("many", tmp_path),
+        pool=Pool(source="", replicas={"min": 1, "max": 2}),
+        units=[Given(requests(source=texts))],
+        part_rows=1,
+        scorer=Length(str(MODELS / "small")),
+    )
+    receipts = list(pools.run([rows]))
+    assert len(receipts) == 200 and len({receipt.engine for receipt in receipts}) == 2
