@@ -37,12 +37,6 @@ class Inbox:
         return self._groups.get(label, [])
 
 
-def open_inbox() -> Any:
-    import ray
-
-    return ray.remote(num_cpus=0)(Inbox).remote()
-
-
 class Waiting:
     """A source of reading tasks: one row for each that a lane's inbox names."""
 
@@ -70,9 +64,8 @@ class Ahead:
     def serves(self, lanes: Sequence[Lane]) -> bool:
         """Whether it has the engines of these lanes, and commits as they do."""
         return all(
-            lane == replace(self._lanes[lane.label], units=lane.units, read=lane.read)
-            if lane.label in self._lanes
-            else False
+            lane.label in self._lanes
+            and lane == replace(self._lanes[lane.label], units=lane.units, read=lane.read)
             for lane in lanes
         )
 

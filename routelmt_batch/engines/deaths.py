@@ -32,13 +32,13 @@ class Deaths:
         return self._deaths.get(actor, 0)
 
 
-def open_deaths() -> Any:
-    """The actor that counts, on the driver's node: it is lost with the job alone."""
+def beside_driver(kind: type) -> Any:
+    """An actor on the driver's node: it is lost with the job alone."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return ray.remote(num_cpus=0)(Deaths).options(scheduling_strategy=here).remote()
+    return ray.remote(num_cpus=0)(kind).options(scheduling_strategy=here).remote()
 
 
 def refuse_too_many(deaths: Any) -> None:

@@ -17,8 +17,8 @@ import pyarrow as pa
 
 from routelmt_batch.engines import quality
 from routelmt_batch.engines.actor import BATCH, RECEIPT, EngineActor, Serving
-from routelmt_batch.engines.ahead import Ahead, Waiting, open_inbox, receipts
-from routelmt_batch.engines.deaths import RESTARTS, open_deaths
+from routelmt_batch.engines.ahead import Ahead, Inbox, Waiting, receipts
+from routelmt_batch.engines.deaths import RESTARTS, Deaths, beside_driver
 from routelmt_batch.engines.lanes import Lane, Receipt, Tell
 from routelmt_batch.engines.models import Generation, Load, Scoring
 from routelmt_batch.engines.process import Recipe
@@ -69,7 +69,7 @@ class Pools:
         running = [lane.pool for lane in beside]
         if self._ahead or not lanes or not self.has_room_for([lane.pool for lane in lanes], running):
             return False
-        inbox = open_inbox()
+        inbox = beside_driver(Inbox)
         self._ahead = Ahead(lanes, inbox, self._dataset(lanes, inbox), RECEIPT)
         return True
 
@@ -137,7 +137,7 @@ class Pools:
     def _dataset(self, lanes: Sequence[Lane], inbox: Any | None = None) -> Dataset:
         """All lanes together; with an inbox they wait there for what they read."""
         # A local Ray is one node: Ray's own count of restarts does.
-        deaths = None if self.session.local else open_deaths()
+        deaths = None if self.session.local else beside_driver(Deaths)
         first, *others = (self._lane(lane, deaths, inbox) for lane in lanes)
         return first.union(*others) if others else first
 

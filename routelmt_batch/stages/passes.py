@@ -22,8 +22,8 @@ from routelmt_batch.rows import ENGINE_KILLED, Route
 from routelmt_batch.store.ledger import Ledger, PartEntry, Span
 from routelmt_batch.store.workspace import AnyWorkspace
 
-# How long before a pass's end the next one's engines are started: as long as a large one takes, or so. For
-# longer their GPUs had better stay free.
+# How long before a pass's end the next one's engines are started. A large engine takes about that long;
+# started earlier it would hold GPUs that do nothing.
 _AHEAD_S = 120.0
 KILLED = "killed"  # counts a part's rows that the engine died of
 _ALWAYS_ALLOWED = 10
