@@ -1,5 +1,6 @@
-"""Arrow schemas, column names and the words that rows carry. It imports nothing of ours."""
+"""Stages, the rows that each commits, and the words that rows carry. It imports nothing of ours."""
 
+from dataclasses import dataclass
 from typing import Final, Literal
 
 import pyarrow as pa
@@ -47,21 +48,48 @@ NO_TRANSLATION: Final = "no_translation"  # of a table's row that is to be measu
 VERIFIED_SMALL: Final = "verified_small"  # the large model's translation scored lower
 PREDICTED: Final = "predicted"  # whose quality: what the router predicts of the small model's
 
-SCORES: Final = pa.schema(
-    [
-        pa.field("shard", pa.string(), nullable=False),
-        pa.field("row", pa.int64(), nullable=False),
-        pa.field("gain", pa.float32()),
-        pa.field("prompt_tokens", pa.int32()),
-        pa.field("reason", pa.string()),
-    ]
+
+@dataclass(frozen=True)
+class Stage:
+    """One kind of committed work.
+
+    Args:
+        name: of the folder that holds its parts.
+        schema: of their rows.
+        answer: the column that is null (or NaN) where a row has no answer; its `reason` says why.
+        sums: numbers that are added up over a part's rows.
+    """
+
+    name: str
+    schema: pa.Schema
+    answer: str | None = None
+    sums: tuple[str, ...] = ()
+
+
+_ROW: Final = (
+    pa.field("shard", pa.string(), nullable=False),
+    pa.field("row", pa.int64(), nullable=False),
+)
+_ROUTE: Final = pa.field("route", pa.string(), nullable=False)
+
+SCORES: Final = Stage(
+    "scores",
+    pa.schema(
+        [
+            *_ROW,
+            pa.field("gain", pa.float32()),
+            pa.field("prompt_tokens", pa.int32()),
+            pa.field("reason", pa.string()),
+        ]
+    ),
+    answer="gain",
+    sums=("cut", "prompt_tokens"),
 )
 
-TRANSLATIONS: Final = pa.schema(
+_TRANSLATIONS: Final = pa.schema(
     [
-        pa.field("shard", pa.string(), nullable=False),
-        pa.field("row", pa.int64(), nullable=False),
-        pa.field("route", pa.string(), nullable=False),
+        *_ROW,
+        _ROUTE,
         pa.field("translation", pa.string()),
         pa.field("prompt_tokens", pa.int32()),
         pa.field("output_tokens", pa.int32()),
@@ -69,50 +97,70 @@ TRANSLATIONS: Final = pa.schema(
         pa.field("reason", pa.string()),
     ]
 )
+TRANSLATIONS: Final = Stage(
+    "translations", _TRANSLATIONS, answer="translation", sums=("prompt_tokens", "output_tokens")
+)
 
-QUALITY: Final = pa.schema(
+# What is doubtful about a translation, as far as its text shows.
+CHECKS: Final = Stage(
+    "checks", pa.schema([*_ROW, _ROUTE, pa.field("reasons", pa.list_(pa.string()), nullable=False)])
+)
+
+_QUALITY: Final = pa.schema(
     [
-        pa.field("shard", pa.string(), nullable=False),
-        pa.field("row", pa.int64(), nullable=False),
-        pa.field("route", pa.string(), nullable=False),
+        *_ROW,
+        _ROUTE,
         pa.field("quality", pa.float64()),  # x100 scale
         pa.field("reason", pa.string()),
     ]
 )
-
-# What is doubtful about a translation, as far as its text tells.
-CHECKS: Final = pa.schema(
-    [
-        pa.field("shard", pa.string(), nullable=False),
-        pa.field("row", pa.int64(), nullable=False),
-        pa.field("route", pa.string(), nullable=False),
-        pa.field("reasons", pa.list_(pa.string()), nullable=False),
-    ]
-)
+QUALITY: Final = Stage("quality", _QUALITY, answer="quality", sums=("cut",))
 
 # What the guard changed: the model that a row's call goes to, why, and the number that decided it.
-DECISIONS: Final = pa.schema(
-    [
-        pa.field("shard", pa.string(), nullable=False),
-        pa.field("row", pa.int64(), nullable=False),
-        pa.field("call", pa.string(), nullable=False),
-        pa.field("reason", pa.string(), nullable=False),
-        pa.field("value", pa.float32()),
-    ]
+DECISIONS: Final = Stage(
+    "guard",
+    pa.schema(
+        [
+            *_ROW,
+            pa.field("call", pa.string(), nullable=False),
+            pa.field("reason", pa.string(), nullable=False),
+            pa.field("value", pa.float32()),
+        ]
+    ),
 )
 
-# Rows that both models translate, to audit the router: the model whose translation stands, the
+# Rows that both models translate, to audit the router: the model whose translation is in the output, the
 # direction, the predicted gain, and the source's tokens by the small model's tokenizer.
-SAMPLE: Final = pa.schema(
-    [
-        pa.field("shard", pa.string(), nullable=False),
-        pa.field("row", pa.int64(), nullable=False),
-        pa.field("route", pa.string(), nullable=False),
-        pa.field("direction", pa.string(), nullable=False),
-        pa.field("gain", pa.float32(), nullable=False),
-        pa.field("source_tokens", pa.int32(), nullable=False),
-    ]
+SAMPLE: Final = Stage(
+    "audit",
+    pa.schema(
+        [
+            *_ROW,
+            _ROUTE,
+            pa.field("direction", pa.string(), nullable=False),
+            pa.field("gain", pa.float32(), nullable=False),
+            pa.field("source_tokens", pa.int32(), nullable=False),
+        ]
+    ),
 )
+AUDIT_TRANSLATIONS: Final = Stage(
+    "audit_translations", _TRANSLATIONS, answer=TRANSLATIONS.answer, sums=TRANSLATIONS.sums
+)
+AUDIT_QUALITY: Final = Stage("audit_quality", _QUALITY, answer=QUALITY.answer, sums=QUALITY.sums)
+
+STAGES: Final = {
+    stage.name: stage
+    for stage in (
+        SCORES,
+        TRANSLATIONS,
+        CHECKS,
+        QUALITY,
+        DECISIONS,
+        SAMPLE,
+        AUDIT_TRANSLATIONS,
+        AUDIT_QUALITY,
+    )
+}
 
 OUTPUT_FIELDS: Final = (
     pa.field("translation", pa.string()),

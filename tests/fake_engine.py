@@ -15,7 +15,7 @@ import pytest
 
 from routelmt_batch.engines.child import tokenized
 from routelmt_batch.engines.lanes import Answer, Lane, Receipt, as_results
-from routelmt_batch.engines.models import scored
+from routelmt_batch.engines.models import Scoring, scored
 from routelmt_batch.routers.scorers import Prefill
 
 TRUNCATED = False  # whether texts end before their end token
@@ -76,7 +76,7 @@ class FakeEngine:
 
     def _parts(self, lane: Lane) -> Iterator[pa.Table]:
         """RESULTS of a lane's rows, across the borders of units; a scorer's, which is real, within them."""
-        tables = (table for unit in lane.units for table in lane.read(unit))
+        tables = (table for unit in lane.units for table in lane.pending(unit))
         made_up = lane.scorer is None or isinstance(lane.scorer, Prefill)
         if made_up:
             whole = list(tables)
@@ -100,7 +100,7 @@ class FakeEngine:
             lines = wanted.to_pylist()
             found = [self._answer(lane, line) for line in lines]
         else:
-            found = scored(wanted, lane.scorer, lane.cuts)
+            found = _scored(wanted, Scoring(lane.scorer, lane.fills, lane.cuts))
         return as_results(requests, answers | dict(zip(places, found, strict=True)))
 
     def _answer(self, lane: Lane, line: dict[str, Any]) -> Answer:
@@ -111,3 +111,15 @@ class FakeEngine:
             return Answer(prompt_tokens=length, score=gain_of(line))
         text = f" {lane.label} of {line['row']} "
         return Answer(prompt_tokens=length, text=text, output_tokens=5, truncated=TRUNCATED)
+
+
+def _scored(rows: pa.Table, spec: Scoring) -> list[Answer]:
+    """A scorer's answers; of rows that it fails on together, row by row."""
+    if not rows.num_rows:
+        return []
+    try:
+        return scored(rows, spec)
+    except Exception as error:
+        if rows.num_rows == 1:
+            return [Answer(error=type(error).__name__)]
+        return [answer for row in range(rows.num_rows) for answer in _scored(rows.slice(row, 1), spec)]

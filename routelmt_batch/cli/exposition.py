@@ -9,7 +9,6 @@ import contextlib
 import json
 import threading
 import time
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,8 +18,8 @@ from prometheus_client.registry import Collector
 
 from routelmt_batch.errors import UsageError
 from routelmt_batch.progress import Bars
-from routelmt_batch.rows import LARGE, NO_GAIN, SMALL, Route
-from routelmt_batch.store.ledger import AUDIT_TRANSLATIONS, SCORES, TRANSLATIONS, Ledger
+from routelmt_batch.rows import AUDIT_TRANSLATIONS, LARGE, NO_GAIN, SCORES, SMALL, TRANSLATIONS
+from routelmt_batch.store.ledger import Ledger
 from routelmt_batch.store.workspace import Folder
 
 
@@ -93,32 +92,20 @@ def _rows_and_tokens(ledger: Ledger) -> Iterator[Metric]:
             ("output_tokens", "Tokens that a model generated."),
         )
     }
-    scored = ledger.counts(SCORES)
-    if scored:
-        rows.add_metric(["router"], ledger.rows(SCORES))
-        failed.add_metric(["router", NO_GAIN], scored.get("unscored", 0))
-        tokens["prompt_tokens"].add_metric(["router"], scored.get("prompt_tokens", 0))
+    scored = ledger.totals(SCORES)
+    if scored.rows:
+        rows.add_metric(["router"], scored.rows)
+        failed.add_metric(["router", NO_GAIN], scored.failed)
+        tokens["prompt_tokens"].add_metric(["router"], scored.sums["prompt_tokens"])
     for model in (SMALL, LARGE):
-        counts = _of(ledger, model)
-        rows.add_metric([model], counts.pop("rows"))
+        found = ledger.totals(TRANSLATIONS, model)
+        found.add(ledger.totals(AUDIT_TRANSLATIONS, model))
+        rows.add_metric([model], found.rows)
         for name, family in tokens.items():
-            family.add_metric([model], counts.pop(name, 0))
-        for reason, count in counts.items():
+            family.add_metric([model], found.sums[name])
+        for reason, count in sorted(found.unanswered.items()):
             failed.add_metric([model, reason], count)
     yield from (rows, failed, *tokens.values())
-
-
-def _of(ledger: Ledger, model: Route) -> Counter[str]:
-    """A model's `rows` and tokens, and its failed rows by reason."""
-    found: Counter[str] = Counter()
-    for stage in (TRANSLATIONS, AUDIT_TRANSLATIONS):
-        counts = ledger.counts(stage)
-        found["rows"] += counts.get(model, 0)
-        for name, count in counts.items():
-            own = name.removeprefix(f"{model}_")
-            if own != name and (own.startswith("failed_") or own.endswith("_tokens")):
-                found[own.removeprefix("failed_")] += count
-    return found
 
 
 def _budget(folder: Folder, ledger: Ledger) -> Iterator[Metric]:
@@ -126,7 +113,7 @@ def _budget(folder: Folder, ledger: Ledger) -> Iterator[Metric]:
     if not folder.plan.exists():
         return
     plan = json.loads(folder.plan.read_text(encoding="utf8"))
-    used = ledger.count(TRANSLATIONS, LARGE) - ledger.count(TRANSLATIONS, f"{LARGE}_failed")
+    used = ledger.totals(TRANSLATIONS, LARGE).answered
     for name, told, count in (
         ("places", "Rows that the budget lets the large model have.", plan["places"] + plan["held_back"]),
         ("places_planned", "Of those, planned for it.", plan["large"]),

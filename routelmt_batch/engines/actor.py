@@ -17,15 +17,15 @@ import pyarrow.compute as pc
 
 from routelmt_batch.engines.child import tokenized
 from routelmt_batch.engines.deaths import RESTARTS, refuse_too_many
-from routelmt_batch.engines.halving import Halving
+from routelmt_batch.engines.halving import Failure, Halving
 from routelmt_batch.engines.lanes import Answer, Receipt, as_results
-from routelmt_batch.engines.models import Keyed
+from routelmt_batch.engines.models import Keyed, RowsFailed
 from routelmt_batch.engines.process import EngineBroken, EngineDied, EngineProcess, Recipe
 from routelmt_batch.rows import EMPTY_OUTPUT, ENGINE_ERROR, ENGINE_KILLED
 
 BATCH = "batch"  # a column of pickled REQUESTS tables
 RECEIPT = "receipt"
-_HARMLESS = pa.table({"source": ["."], "source_lang": ["en"], "target_lang": ["de"]})
+_LANGUAGES = {"source_lang": "en", "target_lang": "de"}
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,7 @@ class EngineActor:
             recipe.load.room,
             lambda rows, places: rows.take(list(places)),
             _harmless,
+            _given_up,
             lambda answer: answer.error in (ENGINE_ERROR, EMPTY_OUTPUT),
             serving.retries,
         )
@@ -80,9 +81,7 @@ class EngineActor:
         if self._prompter:
             places, rows, refused = tokenized(places, rows, self._prompter, self._limit_tokens)
         found = self._halving.run(rows, range(len(places)))
-        killed = Answer(error=ENGINE_KILLED)
-        answers = {places[at]: answer if answer is not None else killed for at, answer in found.items()}
-        answers |= refused
+        answers = {places[at]: answer for at, answer in found.items()} | dict(refused)
         part = self._write(as_results(requests, answers))
         return Receipt(self._lane, part, self._name, self._engine.started_at, self._engine.ready_at)
 
@@ -102,9 +101,21 @@ class _Engine(EngineProcess):
         return None
 
 
+def _given_up(error: Failure) -> Answer:
+    # An error's name alone: its words may quote the row.
+    return Answer(error=error.name if isinstance(error, RowsFailed) else ENGINE_KILLED)
+
+
 def _harmless(rows: pa.Table) -> pa.Table:
-    """A row like these, with the shortest of texts."""
-    columns = {
-        name: _HARMLESS[name] if name in _HARMLESS.column_names else rows[name] for name in rows.column_names
-    }
-    return pa.table(columns).slice(0, 1)
+    """A row like the first of these, with the shortest of texts."""
+    row = rows.slice(0, 1)
+    for place, column in enumerate(row.schema):
+        value = row[column.name]
+        if column.name in _LANGUAGES:
+            value = pa.array([_LANGUAGES[column.name]])
+        elif pa.types.is_string(column.type) and column.name not in ("shard", "skip"):
+            value = pa.array(["."])
+        elif pa.types.is_list(column.type):  # token ids
+            value = pc.list_slice(value, 0, 1)
+        row = row.set_column(place, column.name, value)
+    return row

@@ -65,7 +65,7 @@ class Ahead:
         """Whether it has the engines of these lanes, and commits as they do."""
         return all(
             lane.label in self._lanes
-            and lane == replace(self._lanes[lane.label], units=lane.units, read=lane.read)
+            and lane == replace(self._lanes[lane.label], units=lane.units, pending=lane.pending)
             for lane in lanes
         )
 

@@ -22,7 +22,7 @@ import pyarrow as pa
 
 from routelmt_batch.engines.lanes import Answer
 from routelmt_batch.engines.lifeline import VARIABLE
-from routelmt_batch.engines.models import Keyed, Load, Model, ScorerBroken
+from routelmt_batch.engines.models import Keyed, Load, Model, RowsFailed
 from routelmt_batch.rows import TOO_LONG
 
 if TYPE_CHECKING:
@@ -67,10 +67,9 @@ def serve(pipe: Connection, model: Model, inbox: queue.SimpleQueue[Batch]) -> No
                 model.add(keys, rows)
         try:
             answers = model.step()
-        except ScorerBroken as error:
-            traceback.print_exc()
-            pipe.send(("failed", str(error)))
-            return
+        except RowsFailed as error:
+            pipe.send(("rows failed", error))
+            continue
         if answers:
             pipe.send(("answers", answers))
 

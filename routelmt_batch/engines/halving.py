@@ -1,8 +1,9 @@
-"""Keeps an engine busy, finds the rows that kill it by halves, and takes every other row through.
+"""Keeps an engine busy, finds the rows that it fails on by halves, and takes every other row through.
 
-When an engine dies, every row that was in it is a suspect. It is started anew and the suspects are sent
-once more together, since something else may have killed it. If it dies again, they are sent by halves, down
-to single rows: one that kills it alone is given up. In the meantime no other row gets in.
+When an engine dies, every row that was in it is a suspect, and it is started anew. When it fails on rows and
+lives, those are. Suspects are sent once more together, since something else may have been the cause. If the
+engine fails again, they are sent by halves, down to single rows: one that it fails on alone is given up. In
+the meantime no other row gets in.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, Protocol, TypeVar
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
+from routelmt_batch.engines.models import RowsFailed
 from routelmt_batch.engines.process import EngineBroken, EngineDied
 
 logger = logging.getLogger(__name__)
@@ -23,13 +25,16 @@ Result = TypeVar("Result")
 Sent = TypeVar("Sent", contravariant=True)
 Received = TypeVar("Received", covariant=True)
 
-# After so many single rows that kill it, with none between that passes, it may be the engine's fault.
+Failure = EngineDied | RowsFailed
+
+# After so many single rows that it fails on, with none between that passes, it may be the engine's fault;
+# after the first one, if it never answered anything.
 DOUBT_AFTER = 4
 _CHUNK = 64  # rows of a message, at least: each costs a fixed time on either side
 
 
 class Mortal(Protocol[Sent, Received]):
-    """An engine that may die. Each call may raise EngineDied; `start` replaces a dead one."""
+    """An engine that may die. `receive` may raise EngineDied or RowsFailed; `start` replaces a dead one."""
 
     def send(self, keys: Sequence[int], rows: Sent) -> None: ...
 
@@ -44,11 +49,18 @@ class _Batch(Generic[Rows, Result]):
 
     rows: Rows
     left: int
-    results: dict[int, Result | None] = field(default_factory=dict)
+    results: dict[int, Result] = field(default_factory=dict)
     done: threading.Event = field(default_factory=threading.Event)
 
 
 Place = tuple["_Batch[Rows, Result]", int, int]  # a batch, a row's place in it, tries before this one
+
+
+class _Failed(NamedTuple, Generic[Rows, Result]):
+    """Rows that the engine failed on together."""
+
+    places: Sequence[Place[Rows, Result]]
+    error: Failure
 
 
 class Halving(Generic[Rows, Result]):
@@ -56,7 +68,8 @@ class Halving(Generic[Rows, Result]):
 
     Args:
         select: the rows at some places.
-        harmless: of some rows, like ones that no sound engine dies of.
+        harmless: of some rows, one like them that no sound engine fails on.
+        given_up: the result of a row that the engine fails on alone.
         again: whether a result is none yet: the row is sent again, `retries` times at most.
     """
 
@@ -66,6 +79,7 @@ class Halving(Generic[Rows, Result]):
         room: int,
         select: Callable[[Rows, Sequence[int]], Rows],
         harmless: Callable[[Rows], Rows],
+        given_up: Callable[[Failure], Result],
         again: Callable[[Result], bool] = lambda result: False,
         retries: int = 0,
     ) -> None:
@@ -73,6 +87,7 @@ class Halving(Generic[Rows, Result]):
         self._room = room
         self._select = select
         self._harmless = harmless
+        self._given_up = given_up
         self._again = again
         self._retries = retries
         self._lock = threading.Lock()
@@ -82,11 +97,12 @@ class Halving(Generic[Rows, Result]):
         self._searching = False
         self._error: Exception | None = None
         self._some = threading.Condition(self._lock)
-        self._killed_in_succession = 0
+        self._proven = False  # it has answered
+        self._failed_in_succession = 0
         threading.Thread(target=self._serve, daemon=True, name="engine").start()
 
-    def run(self, rows: Rows, places: Sequence[int]) -> Mapping[int, Result | None]:
-        """Results of the rows at some places, by place; None where the row kills the engine.
+    def run(self, rows: Rows, places: Sequence[int]) -> Mapping[int, Result]:
+        """Results of the rows at some places, by place.
 
         Raises:
             EngineBroken: the engine fails whatever it is sent.
@@ -107,28 +123,44 @@ class Halving(Generic[Rows, Result]):
             while True:
                 with self._some:
                     self._some.wait_for(lambda: self._inside)
-                try:
-                    answered = self._engine.receive()
-                except EngineDied:
-                    self._search()
-                    continue
-                with self._lock:
-                    for key, result in answered:
-                        self._settle(self._inside.pop(key), result)
-                    self._fill()
+                if failed := self._receive():
+                    self._search(failed)
         except Exception as error:
             logger.exception("the engine is given up")
             self._error = error
 
+    def _receive(self) -> _Failed[Rows, Result] | None:
+        """Settle what the engine answers, or give the rows that it failed on."""
+        try:
+            answered = self._engine.receive()
+        except RowsFailed as error:
+            with self._lock:
+                self._searching = True
+                return _Failed([self._inside.pop(key) for key in error.keys], error)
+        except EngineDied as error:
+            with self._lock:
+                self._searching = True  # before another call's rows get lost in the dead one
+                suspects = list(self._inside.values())
+                self._inside.clear()
+            logger.warning("the engine died with %d rows in it, which are sent to a new one", len(suspects))
+            self._engine.start()
+            return _Failed(suspects, error)
+        with self._lock:
+            for key, result in answered:
+                self._settle(self._inside.pop(key), result)
+            self._fill()
+        return None
+
     def _settle(self, place: Place[Rows, Result], result: Result) -> None:
-        self._killed_in_succession = 0
+        self._proven = True
+        self._failed_in_succession = 0
         batch, at, tries = place
         if self._again(result) and tries < self._retries:
             self._waiting.append((batch, at, tries + 1))
         else:
             self._finish(batch, at, result)
 
-    def _finish(self, batch: _Batch[Rows, Result], at: int, result: Result | None) -> None:
+    def _finish(self, batch: _Batch[Rows, Result], at: int, result: Result) -> None:
         batch.results[at] = result
         batch.left -= 1
         if not batch.left:
@@ -150,61 +182,59 @@ class Halving(Generic[Rows, Result]):
             rows = self._select(some[0][0].rows, [at for _, at, _ in some])
             self._engine.send(keys, rows)
 
-    def _search(self) -> None:
-        """Give every row that was in a dead engine its result, then let others in again."""
-        with self._lock:
-            self._searching = True
-            suspects = list(self._inside.values())
-            self._inside.clear()
-        logger.warning("the engine died with %d rows in it, which are sent to a new one", len(suspects))
-        self._engine.start()
-        self._clear(suspects)
+    def _search(self, failed: _Failed[Rows, Result]) -> None:
+        """Give every row that the engine failed on its result, then let others in again."""
+        for group in (failed, *self._drained()):
+            self._clear(group.places)
         with self._lock:
             self._searching = False
             self._fill()
 
+    def _drained(self) -> list[_Failed[Rows, Result]]:
+        """Wait until no row is in the engine. What it failed on in the meantime."""
+        found = []
+        while self._inside:
+            if failed := self._receive():
+                found.append(failed)
+        return found
+
     def _clear(self, suspects: Sequence[Place[Rows, Result]], together: bool = True) -> bool:
-        """Send suspects, first all together unless told otherwise. True: the engine lived."""
+        """Send suspects, first all together unless told otherwise. True: the engine answered them all."""
+        groups = [suspects]
         if together:
-            suspects = self._left(suspects)
-            if not suspects:
+            with self._lock:
+                self._send(suspects)
+            failed = self._drained()
+            for places, error in failed:
+                if len(places) == 1:
+                    self._give_up(places[0], error)
+            groups = [places for places, _ in failed if len(places) > 1]
+            if not failed:
                 return True
-        if len(suspects) == 1:
-            self._give_up(suspects[0])
-            return False
-        first, second = suspects[: len(suspects) // 2], suspects[len(suspects) // 2 :]
-        lived = self._clear(first)
-        # If it was not the first half, it was the second: no need to see it die of the whole of it.
-        self._clear(second, together=not lived or len(second) == 1)
+        for places in groups:
+            first, second = places[: len(places) // 2], places[len(places) // 2 :]
+            passed = self._clear(first)
+            # If it was not the first half, it was the second: no need to see it fail on the whole of it.
+            self._clear(second, together=not passed or len(second) == 1)
         return False
 
-    def _left(self, suspects: Sequence[Place[Rows, Result]]) -> list[Place[Rows, Result]]:
-        """Send suspects together. Returns those in it when the engine died, after its restart."""
-        with self._lock:
-            self._send(suspects)
-        try:
-            while self._inside:
-                for key, result in self._engine.receive():
-                    with self._lock:
-                        self._settle(self._inside.pop(key), result)
-        except EngineDied:
-            left = list(self._inside.values())
-            self._inside.clear()
-            logger.warning("the engine died again, with %d of %d rows in it", len(left), len(suspects))
-            self._engine.start()
-            return left
-        return []
-
-    def _give_up(self, suspect: Place[Rows, Result]) -> None:
+    def _give_up(self, suspect: Place[Rows, Result], error: Failure) -> None:
         batch, at, _ = suspect
-        self._killed_in_succession += 1
-        if self._killed_in_succession == DOUBT_AFTER:
-            try:
-                self._engine.send([next(self._keys)], self._harmless(self._select(batch.rows, [at])))
-                while not self._engine.receive():
-                    pass
-            except EngineDied:
-                raise EngineBroken(f"the engine died of {DOUBT_AFTER} rows, and of a harmless one") from None
-            self._killed_in_succession = 0
+        self._failed_in_succession += 1
+        if not self._proven or self._failed_in_succession == DOUBT_AFTER:
+            self._try_harmless(self._harmless(self._select(batch.rows, [at])))
         with self._lock:
-            self._finish(batch, at, None)
+            self._finish(batch, at, self._given_up(error))
+
+    def _try_harmless(self, row: Rows) -> None:
+        """Raises EngineBroken if it is the engine that fails, and not some rows."""
+        try:
+            self._engine.send([next(self._keys)], row)
+            while not self._engine.receive():
+                pass
+        except EngineDied:
+            raise EngineBroken("the engine died of single rows, and of a harmless one") from None
+        except RowsFailed as error:  # its words may be told: they can quote the harmless row alone
+            raise EngineBroken(f"it fails on whatever row it is given: {error.name}: {error.words}") from None
+        self._proven = True
+        self._failed_in_succession = 0

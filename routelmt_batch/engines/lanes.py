@@ -17,7 +17,7 @@ import pyarrow as pa
 
 if TYPE_CHECKING:
     from routelmt_batch.prompts import Prompter
-    from routelmt_batch.rows import Route
+    from routelmt_batch.rows import Route, Stage
     from routelmt_batch.spec import Pool
 
 Scores = npt.NDArray[np.float64]
@@ -36,8 +36,9 @@ REQUESTS = pa.schema(
     ]
 )
 
-# A row back from an engine. `error` is empty, or why there is neither score nor text. `cut`: a scorer
-# read the beginning of its text only. `truncated`: its text ends before an end token.
+# A row back from an engine. `error` is empty, or why there is no answer: a score, reasons why a translation
+# is doubtful, or a text. `cut`: a scorer read the beginning of its text only. `truncated`: its text ends
+# before an end token.
 RESULTS = pa.schema(
     [
         ("shard", pa.string()),
@@ -46,6 +47,7 @@ RESULTS = pa.schema(
         ("error", pa.string()),
         ("prompt_tokens", pa.int32()),
         ("score", pa.float64()),
+        ("reasons", pa.list_(pa.string())),
         ("cut", pa.bool_()),
         ("text", pa.string()),
         ("output_tokens", pa.int32()),
@@ -61,6 +63,7 @@ class Answer(NamedTuple):
     error: str = ""
     prompt_tokens: int | None = None
     score: float | None = None
+    reasons: Sequence[str] | None = None
     cut: bool | None = None
     text: str | None = None
     output_tokens: int | None = None
@@ -80,10 +83,10 @@ def as_results(requests: pa.Table, answers: Mapping[int, Answer]) -> pa.Table:
 
 
 class Scorer(Protocol):
-    """Scores of a table's rows, higher for the large model; NaN where there is none. It travels to its
-    process as a small value and loads what it needs there, once."""
+    """A value for each row of a table: a score, higher for the large model, NaN where there is none; or what
+    else its lane `fills`. It travels to its process as a small value and loads what it needs there, once."""
 
-    def __call__(self, rows: pa.Table) -> Scores: ...
+    def __call__(self, rows: pa.Table) -> Scores | list[list[str]]: ...
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,24 @@ class Receipt:
     ready_at: float
 
 
+@dataclass(frozen=True)
+class Pending:
+    """The rows of a work unit that a lane has to do, and nothing else says which those are.
+
+    Args:
+        wanted: which they are, by what is committed.
+        read: those rows of a unit as REQUESTS tables.
+    """
+
+    wanted: Callable[[Any], Mask]
+    read: Callable[[Any, Mask], Iterator[pa.Table]]
+
+    def __call__(self, unit: Any) -> Iterator[pa.Table]:
+        wanted = self.wanted(unit)
+        if wanted.any():
+            yield from self.read(unit, wanted)
+
+
 Tell = Callable[[str, Literal["info", "warning"]], None]  # takes what an operator should know while it runs
 
 
@@ -108,11 +129,12 @@ class Lane:
     Args:
         stage: what its rows are committed to.
         model: the one that translates, or whose translations are read; None: neither.
-        read: turns a work unit into REQUESTS tables.
-        write: commits a RESULTS table of at most `part_rows` rows; what it returns is in the receipt. Both
-            must pickle.
+        pending: the rows of its units that it has to do.
+        write: commits a RESULTS table of at most `part_rows` rows; what it returns is in the receipt. Like
+            `pending` it must pickle.
         prompter: tokenizes each row for the model; longer prompts than `limit_tokens` are `too_long`.
         scorer: scores the rows; None: vLLM translates them, in at most `max_output_tokens`.
+        fills: the column of RESULTS that the scorer's values are for.
         cuts: which rows the scorer reads the beginning of only.
         retries: further tries of a row that fails.
         python: interpreter of the engines' processes; None: this one.
@@ -121,14 +143,15 @@ class Lane:
     label: str
     pool: Pool
     units: Sequence[Any]
-    read: Callable[[Any], Iterator[pa.Table]]
+    pending: Pending
     write: Callable[[pa.Table], Any]
     part_rows: int
-    stage: str = ""
+    stage: Stage
     model: Route | None = None
     prompter: Prompter | None = None
     limit_tokens: int = 0
     scorer: Scorer | None = None
+    fills: Literal["score", "reasons"] = "score"
     cuts: Callable[[pa.Table], Mask] | None = None
     retries: int = 0
     python: str | None = None
@@ -151,6 +174,6 @@ class Engine(Protocol):
         ...
 
     def start_ahead(self, lanes: Sequence[Lane], beside: Sequence[Lane]) -> bool:
-        """Start the engines of a later pass, if there is room beside the lanes that run. Units and `read`
-        of the lanes do not matter: `run` gives them. Says whether it did."""
+        """Start the engines of a later pass, if there is room beside the lanes that run. Their units and
+        pending rows do not matter: `run` gives them. Says whether it did."""
         ...

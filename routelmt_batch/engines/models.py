@@ -13,25 +13,30 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
-from routelmt_batch.engines.lanes import Answer, Mask, Scorer, Scores
+from routelmt_batch.engines.lanes import Answer, Mask, Scorer
 from routelmt_batch.rows import EMPTY_OUTPUT, ENGINE_ERROR
 
 logger = logging.getLogger(__name__)
 Keyed = tuple[int, Answer]
 _SCORED_ROWS = 1024  # that a scorer is given at once
-_PROBES = 8
 
 
-class ScorerBroken(Exception):
-    """A scorer fails on whatever row it is given."""
+class RowsFailed(Exception):
+    """A model failed on the rows of some keys together, and goes on.
+
+    `name` is the error's; `words` are its own, which may quote a row.
+    """
+
+    def __init__(self, keys: Sequence[int], name: str, words: str = "") -> None:
+        super().__init__(keys, name, words)
+        self.keys, self.name, self.words = keys, name, words
 
 
 class Model(Protocol):
     """A loaded model. `add` takes rows by their keys, a table of REQUESTS with a column `tokens` where the
-    lane has a prompter; `step` works on them and answers some or none."""
+    lane has a prompter; `step` works on them and answers some or none, or raises RowsFailed."""
 
     def add(self, keys: Sequence[int], rows: pa.Table) -> None: ...
 
@@ -127,7 +132,9 @@ class Generator:
             key = int(output.request_id)
             prompt_tokens = self._prompt_tokens.pop(key)
             if text.strip():
-                answer = Answer("", "", prompt_tokens, None, None, text, len(tokens), not end)
+                answer = Answer(
+                    prompt_tokens=prompt_tokens, text=text, output_tokens=len(tokens), truncated=not end
+                )
             else:
                 answer = Answer(error=EMPTY_OUTPUT, prompt_tokens=prompt_tokens)
             found.append((key, answer))
@@ -146,6 +153,7 @@ class Scoring:
     """A scorer, given as many rows at once as wait, up to `_SCORED_ROWS`."""
 
     scorer: Scorer
+    fills: str = "score"
     cuts: Callable[[pa.Table], Mask] | None = None
 
     @property
@@ -160,9 +168,7 @@ class ScorerModel:
     """See Model."""
 
     def __init__(self, spec: Scoring) -> None:
-        self._scorer = spec.scorer
-        self._cuts = spec.cuts
-        self._proven = False
+        self._spec = spec
         self._waiting: deque[tuple[Sequence[int], pa.Table]] = deque()
         if isinstance(spec.scorer, Loading):
             spec.scorer.load()
@@ -184,78 +190,24 @@ class ScorerModel:
             keys += more
             tables.append(table)
         try:
-            answers = scored(pa.concat_tables(tables), self._scorer, self._cuts, self._proven)
+            answers = scored(pa.concat_tables(tables), self._spec)
         except Exception as error:
-            raise ScorerBroken(f"{type(error).__name__}: {error}") from error
-        self._proven = self._proven or any(not answer.error for answer in answers)
+            logger.warning("%d rows failed together: %s", len(keys), type(error).__name__)
+            raise RowsFailed(keys, type(error).__name__, str(error)) from None
         return list(zip(keys, answers, strict=True))
 
 
-def scored(
-    rows: pa.Table, scorer: Scorer, cuts: Callable[[pa.Table], Mask] | None = None, proven: bool = False
-) -> list[Answer]:
-    """A scorer's answers; rows on which it raises have an `error`.
-
-    Args:
-        proven: it has scored rows before, so where it fails the rows are at fault.
-
-    Raises:
-        Exception: what the scorer raises, if it does so on whatever row it is given; see `_blame_rows`.
-    """
-    if not rows.num_rows:
-        return []
-    scores, errors = _tried(rows, scorer, proven)
-    cut = np.zeros(rows.num_rows, bool)
-    good = errors == ""
-    if cuts and good.any():
-        cut[good] = cuts(rows.filter(pa.array(good)))
+def scored(rows: pa.Table, spec: Scoring) -> list[Answer]:
+    """A scorer's answers. Raises whatever the scorer raises."""
+    values = spec.scorer(rows)
+    cut: Sequence[bool] = [False] * rows.num_rows
+    if spec.cuts:
+        cut = spec.cuts(rows).tolist()
     lengths: Sequence[int | None] = [None] * rows.num_rows
     if "tokens" in rows.column_names:
         lengths = [len(tokens) for tokens in rows["tokens"].to_pylist()]
+    found = values.tolist() if isinstance(values, np.ndarray) else values
     return [
-        Answer("", error, length, None if error else score, was_cut)
-        for error, length, score, was_cut in zip(errors, lengths, scores.tolist(), cut.tolist(), strict=True)
+        Answer(prompt_tokens=length, cut=was_cut, **{spec.fills: value})
+        for length, value, was_cut in zip(lengths, found, cut, strict=True)
     ]
-
-
-def _tried(rows: pa.Table, scorer: Scorer, blamed: bool = False) -> tuple[Scores, npt.NDArray[np.object_]]:
-    """Scores, and the name of the error of each row that fails alone; the others are found by halves.
-
-    `blamed`: where it fails, the scorer is not at fault.
-    """
-    try:
-        return scorer(rows), np.full(rows.num_rows, "", object)
-    except Exception as error:
-        if rows.num_rows == 1:
-            # The name alone: a message may quote the row.
-            return np.array([np.nan]), np.array([type(error).__name__], object)
-        if not blamed:
-            _blame_rows(rows, scorer, error)
-    half = rows.num_rows // 2
-    parts = [_tried(part, scorer, blamed=True) for part in (rows.slice(0, half), rows.slice(half))]
-    scores, errors = zip(*parts, strict=True)
-    return np.concatenate(scores), np.concatenate(errors)
-
-
-def _blame_rows(rows: pa.Table, scorer: Scorer, error: Exception) -> None:
-    """Raise if it is the scorer that fails, such as one whose model does not load, and not some row.
-
-    It is the scorer if rows from all over the block fail, each alone, with the same error.
-
-    Raises:
-        Exception: `error`, or its name alone where the rows' errors differ in their text, which may
-            then quote a row.
-    """
-    told = {str(error)}
-    for place in np.unique(np.linspace(0, rows.num_rows - 1, _PROBES).astype(int)):
-        try:
-            scorer(rows.slice(place, 1))
-        except Exception as again:
-            if type(again) is not type(error):
-                return
-            told.add(str(again))
-        else:
-            return
-    if len(told) == 1:
-        raise error
-    raise RuntimeError(f"the scorer raises {type(error).__name__} on every row") from None

@@ -205,7 +205,7 @@ class Pools:
         """What the processes of a lane's engines load."""
         load: Load
         if lane.scorer:
-            load = Scoring(lane.scorer, lane.cuts)
+            load = Scoring(lane.scorer, lane.fills, lane.cuts)
         else:
             assert isinstance(lane.pool, Translator)
             load = Generation(
@@ -265,8 +265,8 @@ def groups(units: Sequence[Any]) -> Iterator[list[Any]]:
 
 
 def _packed_groups(lane: Lane) -> list[bytes]:
-    """What each reading task is given: the lane's `read`, and work units."""
-    return [pickle.dumps((lane.read, group)) for group in groups(lane.units)]
+    """What each reading task is given: work units, and what is pending of them."""
+    return [pickle.dumps((lane.pending, group)) for group in groups(lane.units)]
 
 
 def _reader(part_rows: int) -> Callable[[pa.Table], Iterator[pa.Table]]:
@@ -275,9 +275,9 @@ def _reader(part_rows: int) -> Callable[[pa.Table], Iterator[pa.Table]]:
 
     def tables(block: pa.Table) -> Iterator[pa.Table]:
         for group in block["group"].to_pylist():
-            read, units = pickle.loads(group)
+            pending, units = pickle.loads(group)
             for unit in units:
-                yield from read(unit)
+                yield from pending(unit)
 
     def batches(block: pa.Table) -> Iterator[pa.Table]:
         waiting: list[pa.Table] = []

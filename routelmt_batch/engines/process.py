@@ -51,7 +51,7 @@ class EngineProcess:
     """Raises EngineBroken, with the engine's own words, if it does not start.
 
     Messages to the process: its Recipe's first three fields, then `(keys, rows)`. Messages from it:
-    `("ready", None)`, `("failed", words)`, `("answers", [(key, Answer)])`.
+    `("ready", None)`, `("failed", words)`, `("answers", [(key, Answer)])`, `("rows failed", RowsFailed)`.
     """
 
     def __init__(self, recipe: Recipe) -> None:
@@ -98,6 +98,7 @@ class EngineProcess:
         Raises:
             EngineDied: its process ended.
             EngineBroken: it told why it cannot go on.
+            RowsFailed: it has no answer to some rows together.
         """
         try:
             kind, content = self._pipe.recv()
@@ -109,6 +110,8 @@ class EngineProcess:
         if kind == "failed":
             self.end()
             raise EngineBroken(content)
+        if kind == "rows failed":
+            raise content
         return content or []
 
     def end(self) -> None:

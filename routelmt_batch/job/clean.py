@@ -22,16 +22,15 @@ from routelmt_batch.atomic import remove_temporary, sha256
 from routelmt_batch.errors import OutputError
 from routelmt_batch.job.flow import finished_report
 from routelmt_batch.progress import Bars
-from routelmt_batch.rows import LARGE, OK, SMALL
-from routelmt_batch.rows import TRANSLATIONS as SCHEMA
+from routelmt_batch.rows import CHECKS, DECISIONS, LARGE, OK, QUALITY, SCORES, TRANSLATIONS
 from routelmt_batch.stages.finished import FinishedJob
 from routelmt_batch.stages.passes import PartWriter
-from routelmt_batch.store.ledger import CHECKS, GUARD, QUALITY, SCORES, TRANSLATIONS, Ledger, PartEntry, hold
+from routelmt_batch.store.ledger import Ledger, PartEntry, hold
 from routelmt_batch.store.manifest import command
 from routelmt_batch.store.workspace import Folder
 from routelmt_batch.threads import Stop, each
 
-CLEARED = (SCORES, TRANSLATIONS, CHECKS, QUALITY, GUARD)
+CLEARED = (SCORES, TRANSLATIONS, CHECKS, QUALITY, DECISIONS)
 _PART_ROWS = 100_000
 
 
@@ -88,7 +87,7 @@ def clean(folder: Folder, bars: Bars) -> Cleaned:
             _verify(folder, bars)
             removed = _sizes(ledger.unnamed(leaving_out=CLEARED))
             kept = list(_keep(folder, ledger, bars))
-            ledger.record("cleaned", kept, cleared=CLEARED)
+            ledger.record("cleaned", kept, cleared=[stage.name for stage in CLEARED])
             cleaned = Cleaned(removed, sum(entry.bytes for entry in kept))
         ledger.sweep()
         return cleaned
@@ -137,23 +136,19 @@ def _keep(folder: Folder, ledger: Ledger, bars: Bars) -> Iterator[PartEntry]:
     if not manifest or command(manifest["fingerprints"]) == "label":
         return
     job = FinishedJob.read(folder)
-    made = sum(
-        ledger.count(TRANSLATIONS, model) - ledger.count(TRANSLATIONS, f"{model}_failed")
-        for model in (SMALL, LARGE)
-    )
-    if made == sum(job.report.route.values()):
+    if ledger.totals(TRANSLATIONS).answered == sum(job.report.route.values()):
         return
     write = PartWriter(folder.work, TRANSLATIONS, generation=ledger.generation)
-    held = SCHEMA.empty_table()
+    held = TRANSLATIONS.schema.empty_table()
     with bars.rows("keep", len(job.shards), unit="shards") as advance:
         for shard in job.shards:
             held = pa.concat_tables([held, *_standing_nowhere(job, ledger, shard)])
             if held.num_rows >= _PART_ROWS:
-                yield write(held, {})
-                held = SCHEMA.empty_table()
+                yield write(held)
+                held = TRANSLATIONS.schema.empty_table()
             advance(1)
     if held.num_rows:
-        yield write(held, {})
+        yield write(held)
 
 
 def _standing_nowhere(job: FinishedJob, ledger: Ledger, shard: str) -> Iterator[pa.Table]:
@@ -162,9 +157,9 @@ def _standing_nowhere(job: FinishedJob, ledger: Ledger, shard: str) -> Iterator[
     for _, batch in job.batches(shard, ["route"]):
         routes.append(pc.fill_null(pc.equal(batch["route"], LARGE), False).to_numpy(zero_copy_only=False))
     by_large = np.concatenate(routes)
-    for entry in ledger.overlapping_entries(TRANSLATIONS, shard, 0, len(by_large)):
+    for entry in ledger.overlapping(TRANSLATIONS, shard, 0, len(by_large)):
         table = pq.read_table(
             ledger.part_path(entry), filters=[("shard", "=", shard), ("status", "=", OK)]
-        ).cast(SCHEMA)
+        ).cast(TRANSLATIONS.schema)
         here = pa.array(by_large[table["row"].to_numpy()])
         yield table.filter(pc.not_equal(pc.equal(table["route"], LARGE), here))

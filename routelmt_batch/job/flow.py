@@ -18,7 +18,7 @@ from routelmt_batch.interrupts import stop_on_signals
 from routelmt_batch.job.conditions import NO_CONDITIONS, Conditions
 from routelmt_batch.page.page import write_page
 from routelmt_batch.progress import Bars, counted
-from routelmt_batch.rows import LARGE, SMALL
+from routelmt_batch.rows import LARGE, SCORES, SMALL, TRANSLATIONS
 from routelmt_batch.spec import Guard, JobSpec, Pool
 from routelmt_batch.spec.dtypes import settle
 from routelmt_batch.stages.allocate import (
@@ -41,9 +41,9 @@ from routelmt_batch.stages.recipe import Job, JobRecipe, check_models
 from routelmt_batch.stages.report import report
 from routelmt_batch.stages.score import score
 from routelmt_batch.stages.tally import directions
-from routelmt_batch.stages.translate import check_fit, reopen_failed, share, translate, upcoming
+from routelmt_batch.stages.translate import check_fit, expected, reopen_failed, translate, upcoming
 from routelmt_batch.stats.selection import places
-from routelmt_batch.store.ledger import SCORES, TRANSLATIONS, is_held
+from routelmt_batch.store.ledger import is_held
 from routelmt_batch.store.workspace import (
     Begun,
     Folder,
@@ -298,7 +298,7 @@ def progress(folder: Folder) -> dict[str, list[int]]:
     if folder.plan.exists():
         plan = read_plan(folder.plan)
         for route in (LARGE, SMALL):
-            stages[f"translate {route}"] = [ledger.count(TRANSLATIONS, route), share(ledger, plan, route)]
+            stages[f"translate {route}"] = [ledger.rows(TRANSLATIONS, route), expected(ledger, plan, route)]
         stages["assemble"] = [len(standing_outputs(ledger)), shards]
     return stages
 

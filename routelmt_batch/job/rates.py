@@ -9,13 +9,12 @@ from typing import Any, ClassVar, NamedTuple
 from pydantic import Field, model_validator
 
 from routelmt_batch.errors import SpecError
-from routelmt_batch.rows import LARGE, SMALL
+from routelmt_batch.rows import AUDIT_QUALITY, LARGE, QUALITY, SCORES, SMALL, TRANSLATIONS
 from routelmt_batch.spec import JobSpec, Part, SpecFile
 from routelmt_batch.spec.file import read
 from routelmt_batch.spec.text import dump
 from routelmt_batch.stages.allocate import WhatIf
 from routelmt_batch.stages.job_report import JobReport, LaneReport, PassReport
-from routelmt_batch.store import ledger
 
 ROUTER, METRIC = "router", "metric"
 _HOUR_S = 3600.0
@@ -173,10 +172,10 @@ def _gpus(one: PassReport, label: str) -> int:
 def _pool(lane: LaneReport) -> str | None:
     """The pool whose engines a lane ran on, as rates name it. The guard's own router has no rate."""
     match lane.stage:
-        case ledger.SCORES:
+        case SCORES.name:
             return ROUTER
-        case ledger.TRANSLATIONS:
+        case TRANSLATIONS.name:
             return lane.model
-        case ledger.QUALITY | ledger.AUDIT_QUALITY if lane.model:
+        case QUALITY.name | AUDIT_QUALITY.name if lane.model:
             return METRIC
     return None

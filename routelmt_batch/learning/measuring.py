@@ -12,19 +12,19 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from routelmt_batch.corpus.shards import Shard, text_columns
-from routelmt_batch.corpus.units import Unit, read_unit
-from routelmt_batch.engines.lanes import Engine
+from routelmt_batch.corpus.units import read_unit
+from routelmt_batch.engines.lanes import Engine, Mask, Pending
 from routelmt_batch.learning.labels import check_texts, find, texts_of
 from routelmt_batch.learning.scoring import open_tables
 from routelmt_batch.metrics.metric import Metric, describe, open_metric
 from routelmt_batch.progress import Bars
-from routelmt_batch.rows import NO_REFERENCE, NO_TRANSLATION, Route
+from routelmt_batch.rows import NO_REFERENCE, NO_TRANSLATION, QUALITY, Route
 from routelmt_batch.spec import Input, MeasureSpec, Output
 from routelmt_batch.spec import Metric as MetricPool
 from routelmt_batch.stages.measure import lane, quality_by_row, unmeasured
 from routelmt_batch.stages.passes import run_pass
 from routelmt_batch.stages.requests import column_requests
-from routelmt_batch.store.ledger import QUALITY
+from routelmt_batch.stages.work import UnitWork, work_on
 from routelmt_batch.store.manifest import of_input
 from routelmt_batch.store.workspace import Workspace
 
@@ -40,37 +40,38 @@ class MeasureRecipe:
     metric: Metric
 
     def fingerprints(self, shards: list[Shard], limit: int | None) -> dict[str, dict[str, Any]]:
-        return {QUALITY: of_input(self.spec, shards, limit) | {"metric": describe(self.metric)}}
+        return {QUALITY.name: of_input(self.spec, shards, limit) | {"metric": describe(self.metric)}}
 
 
 Measuring: TypeAlias = Workspace[MeasureSpec, MeasureRecipe]
 
 
 @dataclass(frozen=True)
-class Work:
-    """A unit, and the parts that may hold qualities of its rows."""
+class Unmeasured:
+    """Selects the rows of a unit whose translation by one model has no quality yet."""
 
-    unit: Unit
-    quality: tuple[str, ...]
-    translations: tuple[str, ...] = ()  # they stand in the unit's own rows
+    route: Route
+
+    def __call__(self, work: UnitWork) -> Mask:
+        return unmeasured(work, self.route)
 
 
 @dataclass(frozen=True)
 class Reader:
-    """Emits a table's translations by one model that have no quality yet; a row without one, or without
-    the reference that the metric needs, passes it by."""
+    """Reads a table's translations by one model; a row without one, or without the reference that the
+    metric needs, is not measured."""
 
     route: Route
     source: str
     reference: str | None
 
-    def __call__(self, work: Work) -> Iterator[pa.Table]:
-        unit, todo = work.unit, unmeasured(work, self.route)
+    def __call__(self, work: UnitWork, wanted: Mask) -> Iterator[pa.Table]:
+        unit = work.unit
         columns = {"source": self.source, "hypothesis": f"translation_{self.route}"}
         if self.reference:
             columns["reference"] = self.reference
-        for first, batch in read_unit(unit, list(columns.values()), _TEXT_ROWS) if todo.any() else ():
-            keep = np.flatnonzero(todo[first - unit.first_row :][: batch.num_rows])
+        for first, batch in read_unit(unit, list(columns.values()), _TEXT_ROWS):
+            keep = np.flatnonzero(wanted[first - unit.first_row :][: batch.num_rows])
             texts = {key: batch[name].take(pa.array(keep)) for key, name in columns.items()}
             skips = np.where(_blank(texts["hypothesis"]), NO_TRANSLATION, "")
             if self.reference:
@@ -125,7 +126,7 @@ def measure_tables(
     with open_tables(MeasureRecipe(spec, metric), bars, "qualities") as workspace:
         for route in routes:
             _measure(workspace, route, engine, bars)
-        cut = sum(workspace.ledger.count(QUALITY, f"{route}_cut") for route in routes)
+        cut = sum(workspace.ledger.totals(QUALITY, route).sums["cut"] for route in routes)
         quality = {route: _qualities(workspace, route) for route in routes}
         return Measured(workspace.recipe.metric, quality, cut)
 
@@ -133,18 +134,12 @@ def measure_tables(
 def _measure(workspace: Measuring, route: Route, engine: Engine, bars: Bars) -> None:
     spec, metric = workspace.spec, workspace.recipe.metric
     columns = spec.input.columns
-    work = [_work(workspace, unit) for unit in workspace.units]
-    read = Reader(route, columns.source, columns.reference)
-    found = replace(lane(workspace, route, spec.metric, metric, work), read=read)
-    label = f"{spec.name} of {route}"
-    run_pass(workspace, engine, bars, label, [found], workspace.rows, workspace.ledger.count(QUALITY, route))
-
-
-def _work(workspace: Measuring, unit: Unit) -> Work:
-    parts = workspace.ledger.overlapping(QUALITY, unit.shard.name, unit.first_row, unit.end_row)
-    return Work(unit, tuple(parts))
+    work = [work_on(workspace, unit, [QUALITY]) for unit in workspace.units]
+    pending = Pending(Unmeasured(route), Reader(route, columns.source, columns.reference))
+    found = replace(lane(workspace, route, spec.metric, metric, work), pending=pending)
+    run_pass(workspace, engine, bars, [found], f"{spec.name} of {route}")
 
 
 def _qualities(workspace: Measuring, route: Route) -> npt.NDArray[np.float64]:
-    found = [quality_by_row(_work(workspace, unit), route) for unit in workspace.units]
+    found = [quality_by_row(work_on(workspace, unit, [QUALITY]), route) for unit in workspace.units]
     return np.concatenate(found or [np.zeros(0)])

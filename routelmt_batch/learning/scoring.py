@@ -20,6 +20,7 @@ from routelmt_batch.learning.labels import check_texts, find, texts_of
 from routelmt_batch.progress import Bars
 from routelmt_batch.routers.card import read_card
 from routelmt_batch.routers.router import Router, open_router
+from routelmt_batch.rows import SCORES
 from routelmt_batch.spec import Input, Output, Prompt, Run, ScoreSpec
 from routelmt_batch.spec import Router as RouterSpec
 from routelmt_batch.stages.allocate import gains
@@ -45,7 +46,7 @@ class ScoreRecipe:
         return self.spec.prompt_limit_tokens
 
     def fingerprints(self, shards: list[Shard], limit: int | None) -> dict[str, dict[str, Any]]:
-        return {"scores": of_input(self.spec, shards, limit) | self.router.fingerprint()}
+        return {SCORES.name: of_input(self.spec, shards, limit) | self.router.fingerprint()}
 
 
 @dataclass(frozen=True)

@@ -15,10 +15,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from routelmt_batch.page.shard_table import FAILURES
-from routelmt_batch.rows import LARGE, OK, OUTPUT_NAMES, SMALL
+from routelmt_batch.rows import AUDIT_TRANSLATIONS, LARGE, OK, OUTPUT_NAMES, SMALL, TRANSLATIONS
 from routelmt_batch.stages.allocate import gain_of
 from routelmt_batch.stages.finished import FinishedJob
-from routelmt_batch.store.ledger import AUDIT_TRANSLATIONS, TRANSLATIONS, Ledger
+from routelmt_batch.store.ledger import Ledger
 
 _MOST_CHARS = 2000
 _FAILURES = pa.array(FAILURES)
@@ -94,7 +94,7 @@ def _translations(ledger: Ledger, shard: str, wanted: npt.NDArray[np.int64]) -> 
         ledger.part_path(entry): None  # in the ledger's order, each once
         for stage in (TRANSLATIONS, AUDIT_TRANSLATIONS)
         for number in numbers
-        for entry in ledger.overlapping_entries(stage, shard, number, number + 1)
+        for entry in ledger.overlapping(stage, shard, number, number + 1)
     }
     found: dict[int, dict[str, str]] = {}
     for path in paths:

@@ -23,13 +23,13 @@ import pyarrow.parquet as pq
 from routelmt_batch.atomic import sha256, write_json, write_text
 from routelmt_batch.errors import OutputError, RoutelmtError
 from routelmt_batch.routers.calibration import HeldOut
-from routelmt_batch.rows import SKIP_REASONS
+from routelmt_batch.rows import SCORES, SKIP_REASONS, TRANSLATIONS
 from routelmt_batch.spec import Budget, Guard, JobSpec
 from routelmt_batch.spec.file import read
 from routelmt_batch.stages.passes import record_time
 from routelmt_batch.stages.recipe import Job
 from routelmt_batch.stats.selection import Cut, Gains, count, cuts, places
-from routelmt_batch.store.ledger import SCORES, TRANSLATIONS, Ledger
+from routelmt_batch.store.ledger import Ledger
 from routelmt_batch.store.workspace import AnyWorkspace, Folder
 
 WHAT_IF = tuple(Decimal(step) / 20 for step in range(1, 21))
@@ -273,7 +273,7 @@ def summed(gains: npt.NDArray[np.float32]) -> float:
 
 
 def _tables(workspace: AnyWorkspace) -> Iterator[pa.Table]:
-    for entry in workspace.ledger.parts[SCORES]:
+    for entry in workspace.ledger.parts(SCORES):
         # A part is small: its file alone, without threads, reads four times as fast as a dataset of it.
         with pq.ParquetFile(workspace.ledger.part_path(entry)) as file:
             yield file.read(use_threads=False)

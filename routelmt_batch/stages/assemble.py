@@ -27,9 +27,10 @@ from routelmt_batch.stages.attempts import attempts
 from routelmt_batch.stages.check import reasons
 from routelmt_batch.stages.measure import verified_small
 from routelmt_batch.stages.outputs import Addition, write_shards
+from routelmt_batch.stages.planned import planned_rows
 from routelmt_batch.stages.recipe import Job
 from routelmt_batch.stages.tally import Tally
-from routelmt_batch.stages.work import Work, planned_rows, work_on
+from routelmt_batch.stages.work import UnitWork, work_on
 
 
 def assemble(workspace: Job, plan: Plan, bars: Bars) -> None:
@@ -49,13 +50,13 @@ def assemble(workspace: Job, plan: Plan, bars: Bars) -> None:
 
 
 def _columns(
-    work: Work, plan: Plan, margin: float | None
+    work: UnitWork, plan: Plan, margin: float | None
 ) -> tuple[dict[str, pa.Array], pa.Array, list[list[str] | None]]:
     """The output columns of some rows, the prompt tokens that the standing model read, and why its
     translations are doubtful."""
     unit = work.unit
     planned = planned_rows(work, plan.cut)
-    state = attempts(unit, work.committed, planned.called)
+    state = attempts(work, planned.called)
     kept_small = verified_small(work, state, planned.called, margin)
     standing = state.standing(kept_small)
     untried = ~planned.skipped & (standing < 0)

@@ -5,7 +5,6 @@ The one place that knows how attempts of both models and of `--retry-failed` add
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,12 +12,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from routelmt_batch.corpus.units import Unit
-from routelmt_batch.rows import LARGE, OK, SMALL, Route
-from routelmt_batch.rows import TRANSLATIONS as SCHEMA
-from routelmt_batch.store.ledger import TRANSLATIONS, Ledger, read_rows
+from routelmt_batch.engines.lanes import Mask
+from routelmt_batch.rows import AUDIT_TRANSLATIONS, LARGE, OK, SMALL, TRANSLATIONS, Route
+from routelmt_batch.stages.work import UnitWork
 
-Mask = npt.NDArray[np.bool_]
 Places = npt.NDArray[np.int64]
 
 
@@ -53,30 +50,27 @@ class Attempts:
         return np.asarray(share & ~skipped & (self.place[route] < 0) & ~self.failed[route])
 
 
-def generations(ledger: Ledger, unit: Unit) -> tuple[tuple[str, ...], ...]:
-    """Translation parts that may hold the unit's rows, grouped by the retries before them."""
-    found: dict[int, list[str]] = {}
-    for entry in ledger.overlapping_entries(TRANSLATIONS, unit.shard.name, unit.first_row, unit.end_row):
-        found.setdefault(entry.generation, []).append(str(ledger.part_path(entry)))
-    return tuple(tuple(found.get(index, ())) for index in range(ledger.generation + 1))
+def translated(work: UnitWork, route: Route) -> pa.Table:
+    """One model's translations of a unit's rows, in row order; an audit's, too, where the unit has them."""
+    return work.committed(TRANSLATIONS, AUDIT_TRANSLATIONS, model=route).filter(pc.field("status") == OK)
 
 
-def attempts(unit: Unit, parts: Sequence[Sequence[str]], called: Mask) -> Attempts:
+def attempts(work: UnitWork, called: Mask) -> Attempts:
     """Add up a unit's committed attempts. A retry forgives the failures of rows that were dead."""
-    tables, offset, rows = [], 0, unit.rows
+    tables, offset, rows = [], 0, work.unit.rows
     state = Attempts(
-        SCHEMA.empty_table(),
+        TRANSLATIONS.schema.empty_table(),
         {route: np.full(rows, -1) for route in (SMALL, LARGE)},
         np.full(rows, -1),
         {route: np.zeros(rows, bool) for route in (SMALL, LARGE)},
     )
-    for generation, paths in enumerate(parts):
+    for generation in range(work.generation + 1):
         if generation:
             forgiven = state.dead(called)
             for failed in state.failed.values():
                 failed &= ~forgiven
-        table = read_rows(paths, unit.shard.name, unit.first_row, unit.end_row, SCHEMA)
-        rows_at = table["row"].to_numpy() - unit.first_row
+        table = work.committed(TRANSLATIONS, generation=generation)
+        rows_at = work.places(table)
         index = np.arange(offset, offset + table.num_rows)
         good = pc.equal(table["status"], OK).to_numpy().astype(bool)
         for route in (SMALL, LARGE):

@@ -14,7 +14,6 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,30 +21,32 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from routelmt_batch.corpus.units import Unit, languages, read_lines, read_unit
-from routelmt_batch.engines.lanes import Engine, Lane
+from routelmt_batch.engines.lanes import Engine, Lane, Mask, Pending
 from routelmt_batch.progress import Bars
 from routelmt_batch.prompts import load_tokenizer
 from routelmt_batch.routers.scorers import draw
-from routelmt_batch.rows import LARGE, OK, SAMPLE, SMALL, Route
-from routelmt_batch.rows import TRANSLATIONS as SCHEMA
+from routelmt_batch.rows import (
+    AUDIT_QUALITY,
+    AUDIT_TRANSLATIONS,
+    LARGE,
+    QUALITY,
+    SAMPLE,
+    SMALL,
+    TRANSLATIONS,
+    Route,
+)
 from routelmt_batch.stages import measure
 from routelmt_batch.stages.allocate import Plan
-from routelmt_batch.stages.attempts import Mask, attempts
-from routelmt_batch.stages.measure import measurable, verified_small
-from routelmt_batch.stages.passes import PartWriter, record_time, run_pending
+from routelmt_batch.stages.attempts import attempts, translated
+from routelmt_batch.stages.measure import verified_small
+from routelmt_batch.stages.passes import PartWriter, record_time, run_pass
+from routelmt_batch.stages.planned import planned_rows
 from routelmt_batch.stages.recipe import Job
 from routelmt_batch.stages.requests import PromptReader
 from routelmt_batch.stages.translate import lane
-from routelmt_batch.stages.work import planned_rows, work_on
-from routelmt_batch.store.ledger import (
-    AUDIT,
-    AUDIT_QUALITY,
-    AUDIT_TRANSLATIONS,
-    QUALITY,
-    TRANSLATIONS,
-    read_rows,
-)
+from routelmt_batch.stages.work import UnitWork, work_on
 
+_OF_AUDIT = (SAMPLE, TRANSLATIONS, AUDIT_TRANSLATIONS, QUALITY, AUDIT_QUALITY)
 ROUTES: tuple[Route, Route] = (LARGE, SMALL)
 Stratum = tuple[str, str]  # direction, route
 Drawn = tuple[float, str, int, float]  # hash, shard, row, gain
@@ -57,17 +58,10 @@ def audit(workspace: Job, plan: Plan, engine: Engine, bars: Bars) -> None:
         return
     if audit_is_due(workspace):
         _draw_sample(workspace, plan)
-    for pending, built in ((to_translate, _translating), (to_measure, _measuring)):
+    for lane_of in (_translating, _measuring):
         for route in ROUTES:
-            run_pending(
-                workspace,
-                engine,
-                bars,
-                sample_work(workspace),
-                partial(pending, route=route),
-                partial(built, workspace, route),
-                "audit: {}",
-            )
+            work = list(sample_work(workspace))
+            run_pass(workspace, engine, bars, [lane_of(workspace, route, work)], "audit: {lanes}")
 
 
 def audit_is_due(workspace: Job) -> bool:
@@ -75,65 +69,36 @@ def audit_is_due(workspace: Job) -> bool:
     return workspace.spec.audit.fraction > 0 and not any(workspace.ledger.events_of("audit"))
 
 
-@dataclass(frozen=True)
-class Work:
-    """A unit with rows of the sample, and the paths of the parts that may hold them."""
-
-    unit: Unit
-    sample: tuple[str, ...]
-    translations: tuple[str, ...]  # of the job and of the audit
-    tried: tuple[str, ...]  # of the audit
-    quality: tuple[str, ...]  # measured for the guard, or for the audit
-
-
-def sample_work(workspace: Job) -> Iterator[Work]:
-    """The units that hold rows of the sample."""
-    ledger = workspace.ledger
+def sample_work(workspace: Job) -> Iterator[UnitWork]:
+    """The units that hold rows of the sample, with what the job and the audit committed of them."""
     for unit in workspace.units:
-        at = (unit.shard.name, unit.first_row, unit.end_row)
-        sample, job, ours, guards, quality = (
-            tuple(ledger.overlapping(stage, *at))
-            for stage in (AUDIT, TRANSLATIONS, AUDIT_TRANSLATIONS, QUALITY, AUDIT_QUALITY)
-        )
-        if sample:
-            yield Work(unit, sample, job + ours, ours, guards + quality)
+        work = work_on(workspace, unit, _OF_AUDIT)
+        if work.parts[SAMPLE.name]:
+            yield work
 
 
-def sample_rows(work: Work) -> pa.Table:
-    """The rows of the sample that a unit holds, in row order: rows.SAMPLE."""
-    unit = work.unit
-    return read_rows(work.sample, unit.shard.name, unit.first_row, unit.end_row, SAMPLE)
+def sampled(work: UnitWork) -> Mask:
+    return work.mask(work.committed(SAMPLE))
 
 
-def sampled(work: Work) -> Mask:
-    mask = np.zeros(work.unit.rows, bool)
-    mask[sample_rows(work)["row"].to_numpy() - work.unit.first_row] = True
-    return mask
+@dataclass(frozen=True)
+class ToTranslate:
+    """Selects the rows of the sample that a model has neither translated for the job nor tried for the
+    audit."""
+
+    route: Route
+
+    def __call__(self, work: UnitWork) -> Mask:
+        untried = work.missing(AUDIT_TRANSLATIONS, model=self.route)
+        return sampled(work) & untried & ~work.mask(translated(work, self.route))
 
 
-def to_translate(work: Work, route: Route) -> Mask:
-    """Rows of the sample that a model has neither translated for the job nor tried for the audit."""
-    unit, todo = work.unit, sampled(work)
-    if todo.any():
-        at = (unit.shard.name, unit.first_row, unit.end_row, SCHEMA)
-        done = read_rows(work.translations, *at).filter(pc.field("status") == OK)
-        for table in (done, read_rows(work.tried, *at)):
-            mine = table.filter(pc.field("route") == route)
-            todo[mine["row"].to_numpy() - unit.first_row] = False
-    return todo
+def _translating(workspace: Job, route: Route, work: Sequence[UnitWork]) -> Lane:
+    pending = Pending(ToTranslate(route), PromptReader(workspace.spec.input))
+    return lane(workspace, route, work, pending, AUDIT_TRANSLATIONS)
 
 
-def to_measure(work: Work, route: Route) -> Mask:
-    todo = sampled(work)
-    return todo & measurable(work, route) if todo.any() else todo
-
-
-def _translating(workspace: Job, route: Route, work: Sequence[Work]) -> Lane:
-    read = PromptReader(workspace.spec.input, partial(to_translate, route=route))
-    return lane(workspace, route, work, read, AUDIT_TRANSLATIONS)
-
-
-def _measuring(workspace: Job, route: Route, work: Sequence[Work]) -> Lane:
+def _measuring(workspace: Job, route: Route, work: Sequence[UnitWork]) -> Lane:
     metric, pool = workspace.recipe.metric, workspace.spec.metric
     assert metric and pool
     return measure.lane(workspace, route, pool, metric, work, sampled, AUDIT_QUALITY)
@@ -143,7 +108,7 @@ def _eligible(workspace: Job, plan: Plan, unit: Unit) -> pa.Table:
     """A unit's rows that have a translation and a gain: row, gain, direction, route."""
     work, spec = work_on(workspace, unit), workspace.spec
     planned = planned_rows(work, plan.cut)
-    state = attempts(unit, work.committed, planned.called)
+    state = attempts(work, planned.called)
     kept_small = verified_small(work, state, planned.called, spec.guard.verify_margin)
     known = state.translated & ~np.isnan(planned.gains.gain)
     columns = [
@@ -198,8 +163,8 @@ def _draw_sample(workspace: Job, plan: Plan) -> None:
             keys = ((draw(spec.seed, name, row), name, row, gain) for row, gain in _pairs(rows))
             drawn[stratum] = heapq.nsmallest(quota[stratum], itertools.chain(drawn[stratum], keys))
     table = _sample_table(workspace, drawn)
-    part = PartWriter(workspace.folder.work, AUDIT)
-    parts = [part(table, {})] if table.num_rows else []
+    part = PartWriter(workspace.folder.work, SAMPLE)
+    parts = [part(table)] if table.num_rows else []
     strata = {" ".join(stratum): size for stratum, size in sorted(sizes.items())}
     workspace.ledger.record("audit", parts=parts, rows=table.num_rows, strata=strata)
     record_time(workspace.ledger, "audit: sample", table.num_rows, started)
@@ -233,6 +198,7 @@ def _sample_table(workspace: Job, drawn: Mapping[Stratum, Sequence[Drawn]]) -> p
                 if row in mine:
                     tokens = len(tokenizer(text, add_special_tokens=False)["input_ids"])
                     lines.append((unit.shard.name, row, *mine[row], tokens))
-    columns = list(zip(*lines, strict=True)) or [()] * len(SAMPLE)
-    arrays = [pa.array(values, field.type) for values, field in zip(columns, SAMPLE, strict=True)]
-    return pa.table(arrays, schema=SAMPLE)
+    schema = SAMPLE.schema
+    columns = list(zip(*lines, strict=True)) or [()] * len(schema)
+    arrays = [pa.array(values, field.type) for values, field in zip(columns, schema, strict=True)]
+    return pa.table(arrays, schema=schema)

@@ -17,9 +17,9 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from routelmt_batch.kinds import SEVERE_LOSS_GAIN
-from routelmt_batch.rows import LARGE, SAMPLE, SMALL, Route
+from routelmt_batch.rows import AUDIT_QUALITY, AUDIT_TRANSLATIONS, LARGE, SAMPLE, SMALL, Route
 from routelmt_batch.stages.allocate import Plan, gains
-from routelmt_batch.stages.audit import sample_rows, sample_work
+from routelmt_batch.stages.audit import sample_work
 from routelmt_batch.stages.measure import quality_by_row
 from routelmt_batch.stages.recipe import Job
 from routelmt_batch.stats import measures
@@ -27,7 +27,6 @@ from routelmt_batch.stats.drift import PSI_SHIFTED, PSI_WATCH, Drift, at_most, f
 from routelmt_batch.stats.measures import METRICS, Floats, Integers
 from routelmt_batch.stats.resampling import bootstrap, compare, interval
 from routelmt_batch.stats.selection import places
-from routelmt_batch.store.ledger import AUDIT_QUALITY, AUDIT_TRANSLATIONS
 
 _RESAMPLES = 1000
 _GROUPS = 5
@@ -59,21 +58,21 @@ def _audit(workspace: Job, plan: Plan) -> dict[str, Any] | None:
         "strata": event["strata"],
         "fraction": str(fraction),
         # Beside the budget: what the audit itself had translated.
-        "calls": {route: ledger.count(AUDIT_TRANSLATIONS, route) for route in (SMALL, LARGE)},
-        "cut": {route: ledger.count(AUDIT_QUALITY, f"{route}_cut") for route in (SMALL, LARGE)},
+        "calls": {route: ledger.rows(AUDIT_TRANSLATIONS, route) for route in (SMALL, LARGE)},
+        "cut": {route: ledger.totals(AUDIT_QUALITY, route).sums["cut"] for route in (SMALL, LARGE)},
         **summarise(_rows(workspace, event["strata"]), fraction, workspace.spec.audit.seed),
     }
 
 
 def _rows(workspace: Job, strata: Mapping[str, int]) -> Audited:
     """The sample's rows with both qualities, in row order; `strata` are the job's rows of each stratum."""
-    found = [SAMPLE.empty_table()]
+    found = [SAMPLE.schema.empty_table()]
     qualities: dict[Route, list[Floats]] = {SMALL: [np.zeros(0)], LARGE: [np.zeros(0)]}
     for work in sample_work(workspace):
-        rows = sample_rows(work)
+        rows = work.committed(SAMPLE)
         found.append(rows)
         for route, parts in qualities.items():
-            parts.append(quality_by_row(work, route)[rows["row"].to_numpy() - work.unit.first_row])
+            parts.append(quality_by_row(work, route)[work.places(rows)])
     realised = np.concatenate(qualities[LARGE]) - np.concatenate(qualities[SMALL])
     known = ~np.isnan(realised)
     sample = pa.concat_tables(found).filter(pa.array(known))

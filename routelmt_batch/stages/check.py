@@ -10,35 +10,28 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from routelmt_batch.checks.rules import CHECK_REASONS, NOT_CHECKED, check_translations
-from routelmt_batch.corpus.units import Unit, read_lines
-from routelmt_batch.engines.lanes import Engine, Lane
+from routelmt_batch.checks.rules import NOT_CHECKED, check_translations
+from routelmt_batch.corpus.units import read_lines
+from routelmt_batch.engines.lanes import Engine, Lane, Mask, Pending
 from routelmt_batch.progress import Bars
-from routelmt_batch.rows import CHECKS as SCHEMA
-from routelmt_batch.rows import OK, TRUNCATED, Route
-from routelmt_batch.rows import TRANSLATIONS as TRANSLATIONS_SCHEMA
+from routelmt_batch.rows import CHECKS, TRANSLATIONS, TRUNCATED, Route
 from routelmt_batch.spec import Checks, Input, Pool
+from routelmt_batch.stages.attempts import translated
 from routelmt_batch.stages.passes import PartWriter, run_pass
 from routelmt_batch.stages.recipe import Job
 from routelmt_batch.stages.requests import column_requests
-from routelmt_batch.stages.work import Work, work_on
-from routelmt_batch.store.ledger import CHECKS, TRANSLATIONS, PartEntry, read_rows
+from routelmt_batch.stages.work import UnitWork, work_on
+from routelmt_batch.store.ledger import PartEntry
+
+_NOT_CHECKED = pa.scalar([NOT_CHECKED], pa.list_(pa.string()))
 
 
 def check(workspace: Job, routes: Sequence[Route], engine: Engine, bars: Bars) -> None:
     """Check every translation of the models that is not checked yet, all in one pass."""
     if not workspace.spec.checks.enabled:
         return
-    ledger = workspace.ledger
-    done = {route: ledger.count(CHECKS, route) for route in routes}
-    good = {
-        route: ledger.count(TRANSLATIONS, route) - ledger.count(TRANSLATIONS, f"{route}_failed")
-        for route in routes
-    }
-    todo = [route for route in routes if done[route] < good[route]]
-    lanes = [_lane(workspace, route) for route in todo]
-    name = "check " + "+".join(todo)
-    run_pass(workspace, engine, bars, name, lanes, sum(good[r] for r in todo), sum(done[r] for r in todo))
+    lanes = [_lane(workspace, route) for route in routes]
+    run_pass(workspace, engine, bars, lanes, "check {models}")
 
 
 def checks_came_late(workspace: Job) -> bool:
@@ -53,8 +46,9 @@ def _lane(workspace: Job, route: Route) -> Lane:
         label=f"check {route}",
         pool=checks_pool(spec.checks),
         scorer=TextChecks(spec.checks),
-        units=[work_on(workspace, unit) for unit in workspace.units],
-        read=Reader(spec.input, route),
+        fills="reasons",
+        units=[work_on(workspace, unit, [TRANSLATIONS, CHECKS]) for unit in workspace.units],
+        pending=Pending(Unchecked(route), Reader(spec.input, route)),
         write=Writer(PartWriter(workspace.folder.work, CHECKS, route), route),
         part_rows=spec.run.part_rows,
         stage=CHECKS,
@@ -70,25 +64,30 @@ def checks_pool(checks: Checks) -> Pool:
 
 
 @dataclass(frozen=True)
+class Unchecked:
+    """Selects the rows of a unit with a translation by one model that is not checked."""
+
+    route: Route
+
+    def __call__(self, work: UnitWork) -> Mask:
+        return work.mask(translated(work, self.route)) & work.missing(CHECKS, model=self.route)
+
+
+@dataclass(frozen=True)
 class Reader:
-    """Emits one model's translations that are not checked yet, beside their sources."""
+    """Reads one model's translations beside their sources."""
 
     input: Input
     route: Route
 
-    def __call__(self, work: Work) -> Iterator[pa.Table]:
-        unit = work.unit
-        at = (unit.shard.name, unit.first_row, unit.end_row)
-        mine = (pc.field("route") == self.route) & (pc.field("status") == OK)
-        good = read_rows(work.translations, *at, TRANSLATIONS_SCHEMA).filter(mine)
-        done = set(checked(work, self.route)["row"].to_pylist())
+    def __call__(self, work: UnitWork, wanted: Mask) -> Iterator[pa.Table]:
+        unit, good = work.unit, translated(work, self.route)
         texts = {
             row["row"]: (row["translation"], row["reason"] == TRUNCATED)
             for row in good.select(["row", "translation", "reason"]).to_pylist()
-            if row["row"] not in done
         }
-        for lines in read_lines(unit, self.input) if texts else ():
-            places = [i for i, row in enumerate(lines.rows) if row in texts]
+        for lines in read_lines(unit, self.input):
+            places = [i for i, row in enumerate(lines.rows) if wanted[row - unit.first_row]]
             if places:
                 rows = [lines.rows[i] for i in places]
                 columns = {
@@ -103,58 +102,42 @@ class Reader:
 
 @dataclass(frozen=True)
 class TextChecks:
-    """A scorer: the reasons of a row as a number, one bit for each of CHECK_REASONS."""
+    """A scorer that fills RESULTS' `reasons`: why each translation is doubtful."""
 
     settings: Checks
 
-    def __call__(self, rows: pa.Table) -> npt.NDArray[np.float64]:
+    def __call__(self, rows: pa.Table) -> list[list[str]]:
         names = ("source", "translation", "source_lang", "target_lang", "truncated")
         source, translation, source_lang, target_lang, truncated = (rows[name].to_pylist() for name in names)
-        found = check_translations(source, translation, source_lang, target_lang, truncated, self.settings)
-        return np.array(
-            [sum(1 << CHECK_REASONS.index(slug) for slug in slugs) for slugs in found], np.float64
-        )
+        return check_translations(source, translation, source_lang, target_lang, truncated, self.settings)
 
 
 @dataclass(frozen=True)
 class Writer:
-    """Commits the reasons of each row; most have none. One that no check got through is a doubt, too."""
+    """Commits the reasons of each row; most have none. A row that the checks failed on is doubtful, too."""
 
     part: PartWriter
     route: Route
 
     def __call__(self, results: pa.Table) -> PartEntry:
-        scores = results["score"].to_pylist()
-        reasons = [[NOT_CHECKED] if score is None else _slugs(int(score)) for score in scores]
         table = pa.table(
             {
                 "shard": results["shard"],
                 "row": results["row"],
                 "route": [self.route] * results.num_rows,
-                "reasons": reasons,
+                "reasons": pc.coalesce(results["reasons"], _NOT_CHECKED),
             },
-            schema=SCHEMA,
+            schema=CHECKS.schema,
         )
-        return self.part(table, {self.route: table.num_rows})
+        return self.part(table, results)
 
 
-def _slugs(bits: int) -> list[str]:
-    return [slug for place, slug in enumerate(CHECK_REASONS) if bits >> place & 1]
-
-
-def checked(work: Work, route: Route) -> pa.Table:
-    """One model's checked translations of a unit, in row order."""
-    unit: Unit = work.unit
-    table = read_rows(work.checks, unit.shard.name, unit.first_row, unit.end_row, SCHEMA)
-    return table.filter(pc.field("route") == route)
-
-
-def reasons(work: Work, route: Route) -> npt.NDArray[np.object_]:
+def reasons(work: UnitWork, route: Route) -> npt.NDArray[np.object_]:
     """Of each row of a unit, the reasons why one model's translation is doubtful: a list, or None where
     it was not checked."""
     found = np.full(work.unit.rows, None, object)
-    table = checked(work, route)
+    table = work.committed(CHECKS, model=route)
     lists = np.empty(table.num_rows, object)
     lists[:] = table["reasons"].to_pylist()
-    found[table["row"].to_numpy() - work.unit.first_row] = lists
+    found[work.places(table)] = lists
     return found

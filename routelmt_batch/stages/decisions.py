@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from routelmt_batch.checks.rules import CHECK_REASONS
+from routelmt_batch.engines.lanes import Mask
 from routelmt_batch.rows import (
     DECISIONS,
     ESCALATE,
@@ -31,14 +32,15 @@ from routelmt_batch.rows import (
     SMALL,
 )
 from routelmt_batch.stages.allocate import Plan, admitted
-from routelmt_batch.stages.attempts import Mask, attempts
+from routelmt_batch.stages.attempts import attempts
 from routelmt_batch.stages.check import reasons
 from routelmt_batch.stages.measure import quality_by_row
 from routelmt_batch.stages.passes import PartWriter, record_time
+from routelmt_batch.stages.planned import planned_rows
 from routelmt_batch.stages.recipe import Job
-from routelmt_batch.stages.work import Work, planned_rows, work_on
+from routelmt_batch.stages.work import UnitWork, work_on
 from routelmt_batch.stats.selection import Cut, Gains, count, cuts
-from routelmt_batch.store.ledger import GUARD, PartEntry
+from routelmt_batch.store.ledger import PartEntry
 
 _DECISION_ROWS = 65_536
 _STEP = 1000.0
@@ -52,9 +54,9 @@ def decided(workspace: Job, step: str) -> bool:
 class Contest:
     """Rows that contend for places: the highest of `contenders` (NaN: not one) get them."""
 
-    contenders: Callable[[Work], npt.NDArray[np.float32]]
+    contenders: Callable[[UnitWork], npt.NDArray[np.float32]]
     # What changes, given what `contenders` said and the rows that have a place.
-    decisions: Callable[[Work, npt.NDArray[np.float32], Mask], pa.Table]
+    decisions: Callable[[UnitWork, npt.NDArray[np.float32], Mask], pa.Table]
 
 
 def decide_routes(workspace: Job, plan: Plan, candidates: Cut | None) -> None:
@@ -64,12 +66,12 @@ def decide_routes(workspace: Job, plan: Plan, candidates: Cut | None) -> None:
     above = spec.keep_small_above
     assert above is not None
 
-    def contenders(work: Work) -> npt.NDArray[np.float32]:
+    def contenders(work: UnitWork) -> npt.NDArray[np.float32]:
         found = planned_rows(work, None).gains
         good = quality_by_row(work, of) > above
         return np.where(admitted(candidates, found) & ~good, found.gain, np.float32(np.nan))
 
-    def decisions(work: Work, gain: npt.NDArray[np.float32], called: Mask) -> pa.Table:
+    def decisions(work: UnitWork, gain: npt.NDArray[np.float32], called: Mask) -> pa.Table:
         reason = np.where(called, FREED_PLACE, why)
         changed = called != planned_rows(work, plan.cut).large
         return _table(work, called, changed, reason, quality_by_row(work, of))
@@ -81,12 +83,12 @@ def decide_escalations(workspace: Job, plan: Plan) -> None:
     """The places held back go to the worst small translations."""
     below = workspace.spec.guard.escalate_below
 
-    def contenders(work: Work) -> npt.NDArray[np.float32]:
+    def contenders(work: UnitWork) -> npt.NDArray[np.float32]:
         planned = planned_rows(work, plan.cut)
         severity = _severities(work, below)
         return np.where(planned.called | planned.skipped, np.float32(np.nan), severity)
 
-    def decisions(work: Work, severity: npt.NDArray[np.float32], called: Mask) -> pa.Table:
+    def decisions(work: UnitWork, severity: npt.NDArray[np.float32], called: Mask) -> pa.Table:
         return _table(work, called, called, np.full(len(called), ESCALATED, object), severity)
 
     _decide(workspace, ESCALATE, plan.held_back, Contest(contenders, decisions))
@@ -96,7 +98,7 @@ def _decide(workspace: Job, step: str, places: int, contest: Contest) -> None:
     """Choose among the contenders and commit what changes, all of it at once."""
     started = time.time()
     work = [work_on(workspace, unit) for unit in workspace.units]
-    with _held(workspace.folder.work / GUARD, work, contest.contenders) as again:
+    with _held(workspace.folder.work / DECISIONS.name, work, contest.contenders) as again:
         contenders = count(again())
         (cut,) = cuts(again, [min(places, contenders)], len(workspace.shards))
 
@@ -105,13 +107,13 @@ def _decide(workspace: Job, step: str, places: int, contest: Contest) -> None:
             values = contest.contenders(one)
             yield contest.decisions(one, values, admitted(cut, _gains(one, values)))
 
-    part = PartWriter(workspace.folder.work, GUARD)
+    part = PartWriter(workspace.folder.work, DECISIONS)
     parts: list[PartEntry] = []
     to_large = to_small = 0
     for table in _batches(changes()):
         large = pc.sum(pc.equal(table["call"], LARGE)).as_py()
         to_large, to_small = to_large + large, to_small + table.num_rows - large
-        parts.append(part(table, {}))
+        parts.append(part(table))
     workspace.ledger.record(
         "guard",
         parts=parts,
@@ -127,7 +129,7 @@ def _decide(workspace: Job, step: str, places: int, contest: Contest) -> None:
 
 @contextlib.contextmanager
 def _held(
-    folder: Path, work: Sequence[Work], values: Callable[[Work], npt.NDArray[np.float32]]
+    folder: Path, work: Sequence[UnitWork], values: Callable[[UnitWork], npt.NDArray[np.float32]]
 ) -> Iterator[Callable[[], Iterator[Gains]]]:
     """Contenders on disk while they are selected from: selection reads them six times."""
     schema = pa.schema([("gain", pa.float32()), ("rank", pa.int64()), ("row", pa.int64())])
@@ -151,7 +153,7 @@ def _held(
         path.unlink()
 
 
-def _gains(work: Work, values: npt.NDArray[np.float32]) -> Gains:
+def _gains(work: UnitWork, values: npt.NDArray[np.float32]) -> Gains:
     rows = np.arange(work.unit.first_row, work.unit.end_row)
     return Gains(values.astype(np.float32), np.full(len(rows), work.rank), rows)
 
@@ -169,7 +171,7 @@ def _batches(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
 
 
 def _table(
-    work: Work, called: Mask, changed: Mask, reason: npt.NDArray[Any], value: npt.NDArray[Any]
+    work: UnitWork, called: Mask, changed: Mask, reason: npt.NDArray[Any], value: npt.NDArray[Any]
 ) -> pa.Table:
     at = np.flatnonzero(changed)
     value = value[at].astype(np.float32)
@@ -181,17 +183,17 @@ def _table(
             "reason": reason[at],
             "value": pa.array(value, mask=np.isnan(value)),
         },
-        schema=DECISIONS,
+        schema=DECISIONS.schema,
     )
 
 
-def _severities(work: Work, below: float | None) -> npt.NDArray[np.float32]:
+def _severities(work: UnitWork, below: float | None) -> npt.NDArray[np.float32]:
     """How much each small translation needs the large model, NaN where it does not: what failed first,
     then by the number of failed checks, and among equals the lowest quality."""
     quality = quality_by_row(work, SMALL)
     low = quality < (np.nan if below is None else below)
     failed = np.array([len(found or ()) for found in reasons(work, SMALL)], float)
-    state = attempts(work.unit, work.committed, np.zeros(work.unit.rows, bool))
+    state = attempts(work, np.zeros(work.unit.rows, bool))
     failed[state.failed[SMALL] & (state.place[SMALL] < 0)] = len(CHECK_REASONS) + 1
     # Qualities lie within a few hundred points: a thousand keeps the number of failures first.
     severity = _STEP * failed - np.nan_to_num(quality)

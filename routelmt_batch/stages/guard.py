@@ -7,29 +7,28 @@ model never exceed the budget's places.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
-from routelmt_batch.engines.lanes import Engine, Lane
+from routelmt_batch.engines.lanes import Engine, Lane, Mask, Pending
 from routelmt_batch.progress import Bars
 from routelmt_batch.prompts import Prompter
 from routelmt_batch.routers.card import Scale
-from routelmt_batch.rows import ESCALATE, LARGE, PREDICTED, ROUTE, SMALL, Route
+from routelmt_batch.rows import ESCALATE, LARGE, PREDICTED, QUALITY, ROUTE, SMALL, Route
 from routelmt_batch.stages import measure
 from routelmt_batch.stages.allocate import Plan, admitted, gains
-from routelmt_batch.stages.attempts import Mask
 from routelmt_batch.stages.check import check
 from routelmt_batch.stages.decisions import decide_escalations, decide_routes, decided
-from routelmt_batch.stages.measure import measurable, unmeasured
-from routelmt_batch.stages.passes import PartWriter, run_pending
+from routelmt_batch.stages.measure import unmeasured
+from routelmt_batch.stages.passes import PartWriter, run_pass
+from routelmt_batch.stages.planned import planned_rows
 from routelmt_batch.stages.recipe import Job
 from routelmt_batch.stages.requests import PromptReader
 from routelmt_batch.stages.translate import translate
-from routelmt_batch.stages.work import Work, planned_rows, work_on
+from routelmt_batch.stages.work import UnitWork, work_on
 from routelmt_batch.stats.selection import Cut, count, cuts
-from routelmt_batch.store.ledger import QUALITY
 
 
 def guard(workspace: Job, plan: Plan, engine: Engine, bars: Bars) -> None:
@@ -64,7 +63,7 @@ class Candidates:
 
     cut: Cut | None
 
-    def __call__(self, work: Work) -> Mask:
+    def __call__(self, work: UnitWork) -> Mask:
         return admitted(self.cut, planned_rows(work, None).gains)
 
 
@@ -75,7 +74,7 @@ class Called:
     cut: Cut | None
     called: bool
 
-    def __call__(self, work: Work) -> Mask:
+    def __call__(self, work: UnitWork) -> Mask:
         planned = planned_rows(work, self.cut)
         return np.asarray((planned.called == self.called) & ~planned.skipped)
 
@@ -90,19 +89,13 @@ def _candidates(workspace: Job, plan: Plan) -> Cut | None:
 
 
 def measured(
-    workspace: Job, route: Route, wanted: Callable[[Work], Mask], engine: Engine, bars: Bars
+    workspace: Job, route: Route, wanted: Callable[[UnitWork], Mask], engine: Engine, bars: Bars
 ) -> None:
     """Measure one model's translations of the wanted rows that have no quality yet."""
     metric, pool = workspace.recipe.metric, workspace.spec.metric
     assert metric and pool
-    run_pending(
-        workspace,
-        engine,
-        bars,
-        (work_on(workspace, unit) for unit in workspace.units),
-        lambda work: np.asarray(wanted(work) & measurable(work, route)),
-        lambda work: measure.lane(workspace, route, pool, metric, work, wanted),
-    )
+    work = [work_on(workspace, unit) for unit in workspace.units]
+    run_pass(workspace, engine, bars, [measure.lane(workspace, route, pool, metric, work, wanted)])
 
 
 @dataclass(frozen=True)
@@ -111,7 +104,7 @@ class Unpredicted:
 
     candidates: Candidates
 
-    def __call__(self, work: Work) -> Mask:
+    def __call__(self, work: UnitWork) -> Mask:
         return np.asarray(self.candidates(work) & unmeasured(work, PREDICTED))
 
 
@@ -123,23 +116,17 @@ def _predict(workspace: Job, plan: Plan, candidates: Cut | None, engine: Engine,
     tokenizer = router.tokenizer
     prompter = Prompter(tokenizer.source, spec.prompt.template, tokenizer.trust_remote_code)
 
-    unpredicted = Unpredicted(Candidates(candidates))
-    limit = min(workspace.recipe.prompt_limit_tokens, router.pool.max_model_len_tokens)
-
-    def lane(work: Sequence[Work]) -> Lane:
-        return Lane(
-            label="quality-router",
-            pool=router.pool,
-            units=work,
-            read=PromptReader(spec.input, unpredicted),
-            write=measure.Writer(PartWriter(workspace.folder.work, QUALITY, PREDICTED), PREDICTED, scale),
-            part_rows=spec.run.part_rows,
-            stage=QUALITY,
-            prompter=prompter,
-            limit_tokens=limit,
-            scorer=router.scorer,
-            retries=spec.run.retries,
-        )
-
-    units = (work_on(workspace, unit) for unit in workspace.units)
-    run_pending(workspace, engine, bars, units, unpredicted, lane)
+    lane = Lane(
+        label="quality-router",
+        pool=router.pool,
+        units=[work_on(workspace, unit) for unit in workspace.units],
+        pending=Pending(Unpredicted(Candidates(candidates)), PromptReader(spec.input)),
+        write=measure.Writer(PartWriter(workspace.folder.work, QUALITY, PREDICTED), PREDICTED, scale),
+        part_rows=spec.run.part_rows,
+        stage=QUALITY,
+        prompter=prompter,
+        limit_tokens=min(workspace.recipe.prompt_limit_tokens, router.pool.max_model_len_tokens),
+        scorer=router.scorer,
+        retries=spec.run.retries,
+    )
+    run_pass(workspace, engine, bars, [lane])

@@ -4,107 +4,80 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from routelmt_batch.corpus.units import Unit, read_lines
-from routelmt_batch.engines.lanes import Lane
+from routelmt_batch.corpus.units import read_lines
+from routelmt_batch.engines.lanes import Lane, Mask, Pending
 from routelmt_batch.metrics.metric import Metric
 from routelmt_batch.routers.card import Scale
 from routelmt_batch.rows import (
+    AUDIT_QUALITY,
     LARGE,
     NO_REFERENCE,
     NOT_A_NUMBER,
-    OK,
+    QUALITY,
     SMALL,
-    TRANSLATIONS,
     Route,
+    Stage,
 )
-from routelmt_batch.rows import QUALITY as SCHEMA
 from routelmt_batch.spec import Input, Pool
-from routelmt_batch.stages.attempts import Attempts, Mask
+from routelmt_batch.stages.attempts import Attempts, translated
 from routelmt_batch.stages.passes import PartWriter
 from routelmt_batch.stages.requests import column_requests
-from routelmt_batch.store.ledger import QUALITY, PartEntry, read_rows
+from routelmt_batch.stages.work import UnitWork
+from routelmt_batch.store.ledger import PartEntry
 from routelmt_batch.store.workspace import AnyWorkspace
 
 
-class Measurable(Protocol):
-    """A unit, and the parts that may hold its translations and qualities."""
-
-    @property
-    def unit(self) -> Unit: ...
-    @property
-    def translations(self) -> Sequence[str]: ...
-    @property
-    def quality(self) -> Sequence[str]: ...
+def qualities(work: UnitWork, of: str) -> pa.Table:
+    """Committed qualities of a unit's rows, in row order, an audit's, too, where the unit has them; `of` is a
+    route, or `predicted`."""
+    return work.committed(QUALITY, AUDIT_QUALITY, model=of)
 
 
-def qualities(work: Measurable, of: str) -> pa.Table:
-    """Committed qualities of a unit's rows, in row order; `of` is a route, or `predicted`."""
-    unit = work.unit
-    table = read_rows(work.quality, unit.shard.name, unit.first_row, unit.end_row, SCHEMA)
-    return table.filter(pc.equal(table["route"], of))
-
-
-def quality_by_row(work: Measurable, of: str) -> npt.NDArray[np.float64]:
+def quality_by_row(work: UnitWork, of: str) -> npt.NDArray[np.float64]:
     """Quality of each row of a unit; NaN where there is none."""
     table = qualities(work, of)
     found = np.full(work.unit.rows, np.nan)
-    found[table["row"].to_numpy() - work.unit.first_row] = table["quality"].to_numpy(zero_copy_only=False)
+    found[work.places(table)] = table["quality"].to_numpy(zero_copy_only=False)
     return found
 
 
-def unmeasured(work: Measurable, of: str) -> Mask:
+def unmeasured(work: UnitWork, of: str) -> Mask:
     """Rows of a unit whose quality is not committed."""
-    todo = np.ones(work.unit.rows, bool)
-    todo[qualities(work, of)["row"].to_numpy() - work.unit.first_row] = False
-    return todo
+    return ~work.mask(qualities(work, of))
 
 
-def measurable(work: Measurable, route: Route) -> Mask:
-    """Rows of a unit that one model translated, and that have no quality yet."""
-    return _unmeasured_of(work, route, _good(work, route))
+@dataclass(frozen=True)
+class Measurable:
+    """Selects the rows of a unit that one model translated and that have no quality yet, of the wanted ones
+    or of all."""
 
+    route: Route
+    wanted: Callable[[UnitWork], Mask] | None = None
 
-def _unmeasured_of(work: Measurable, route: Route, good: pa.Table) -> Mask:
-    translated = np.zeros(work.unit.rows, bool)
-    translated[good["row"].to_numpy() - work.unit.first_row] = True
-    return np.asarray(translated & unmeasured(work, route))
-
-
-def _good(work: Measurable, route: Route) -> pa.Table:
-    """One model's translations of a unit."""
-    unit = work.unit
-    table = read_rows(work.translations, unit.shard.name, unit.first_row, unit.end_row, TRANSLATIONS)
-    return table.filter((pc.field("route") == route) & (pc.field("status") == OK))
+    def __call__(self, work: UnitWork) -> Mask:
+        todo = work.mask(translated(work, self.route)) & unmeasured(work, self.route)
+        return np.asarray(todo & self.wanted(work)) if self.wanted and todo.any() else todo
 
 
 @dataclass(frozen=True)
 class Reader:
-    """Emits one model's translations that have no quality yet, the wanted ones or all, with source and,
-    where the metric reads it, reference."""
+    """Reads one model's translations, with source and, where the metric reads it, reference."""
 
     input: Input
     route: Route
     needs_reference: bool
-    wanted: Callable[[Any], Mask] | None
 
-    def __call__(self, work: Measurable) -> Iterator[pa.Table]:
-        unit, good = work.unit, _good(work, self.route)
-        todo = _unmeasured_of(work, self.route, good)
-        if self.wanted:
-            todo &= self.wanted(work)
-        if not todo.any():
-            return
+    def __call__(self, work: UnitWork, wanted: Mask) -> Iterator[pa.Table]:
+        unit, good = work.unit, translated(work, self.route)
         texts = dict(zip(good["row"].to_pylist(), good["translation"].to_pylist(), strict=True))
         also = ("reference",) if self.needs_reference else ()
         for lines in read_lines(unit, self.input, also):
-            at = [i for i, row in enumerate(lines.rows) if todo[row - unit.first_row]]
+            at = [i for i, row in enumerate(lines.rows) if wanted[row - unit.first_row]]
             if not at:
                 continue
             rows = [lines.rows[i] for i in at]
@@ -143,14 +116,9 @@ class Writer:
                 "quality": pa.array(quality, pa.float64(), mask=~known),
                 "reason": reasons,
             },
-            schema=SCHEMA,
+            schema=QUALITY.schema,
         )
-        counts = {
-            self.of: table.num_rows,
-            f"{self.of}_unknown": table["quality"].null_count,
-            f"{self.of}_cut": pc.sum(results["cut"]).as_py() or 0,
-        }
-        return self.part(table, counts)
+        return self.part(table, results)
 
 
 def lane(
@@ -158,9 +126,9 @@ def lane(
     route: Route,
     pool: Pool,
     metric: Metric,
-    work: Sequence[Measurable],
-    wanted: Callable[[Any], Mask] | None = None,
-    stage: str = QUALITY,
+    work: Sequence[UnitWork],
+    wanted: Callable[[UnitWork], Mask] | None = None,
+    stage: Stage = QUALITY,
 ) -> Lane:
     """The metric over one model's translations, of the wanted rows or of all, committed to a stage."""
     spec = workspace.spec
@@ -171,7 +139,7 @@ def lane(
         cuts=metric.cuts,
         python=metric.python,
         units=work,
-        read=Reader(spec.input, route, metric.needs_reference, wanted),
+        pending=Pending(Measurable(route, wanted), Reader(spec.input, route, metric.needs_reference)),
         write=Writer(PartWriter(workspace.folder.work, stage, route), route),
         part_rows=spec.run.part_rows,
         stage=stage,
@@ -179,7 +147,7 @@ def lane(
     )
 
 
-def verified_small(work: Measurable, state: Attempts, called: Mask, margin: float | None) -> Mask:
+def verified_small(work: UnitWork, state: Attempts, called: Mask, margin: float | None) -> Mask:
     """Called rows whose large translation scores lower than the small one by more than the margin;
     none without one."""
     if margin is None:

@@ -5,36 +5,27 @@ from __future__ import annotations
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from routelmt_batch.atomic import sha256, write_parquet
-from routelmt_batch.corpus.units import Unit
-from routelmt_batch.engines.lanes import Engine, Lane, Mask, Receipt
+from routelmt_batch.engines.lanes import Engine, Lane, Receipt
 from routelmt_batch.errors import RoutelmtError
 from routelmt_batch.progress import Bars, counted
-from routelmt_batch.rows import ENGINE_KILLED, Route
+from routelmt_batch.rows import ENGINE_KILLED, Route, Stage
 from routelmt_batch.store.ledger import Ledger, PartEntry, Span
 from routelmt_batch.store.workspace import AnyWorkspace
+from routelmt_batch.threads import Stop, each
 
 # How long before a pass's end the next one's engines are started. A large engine takes about that long;
 # started earlier it would hold GPUs that do nothing.
 _AHEAD_S = 120.0
-KILLED = "killed"  # counts a part's rows that the engine died of
 _ALWAYS_ALLOWED = 10
-
-
-class OfUnit(Protocol):
-    @property
-    def unit(self) -> Unit: ...
-
-
-W = TypeVar("W", bound=OfUnit)
 
 
 @dataclass(frozen=True)
@@ -43,18 +34,16 @@ class PartWriter:
     whose rows they are, if they are of one."""
 
     folder: Path
-    stage: str
+    stage: Stage
     model: str | None = None
     generation: int = 0
 
-    def __call__(self, table: pa.Table, counts: dict[str, int]) -> PartEntry:
+    def __call__(self, table: pa.Table, results: pa.Table | None = None) -> PartEntry:
+        """Args: results: RESULTS that the table was made of, if it was, for the stage's sums."""
         name = f"{self.model or 'part'}-{uuid.uuid4().hex}.parquet"
-        path = self.folder / self.stage / name
+        path = self.folder / self.stage.name / name
         table = table.sort_by([("shard", "ascending"), ("row", "ascending")])
-        write_parquet(path, table, self.stage)
-        reasons = table["reason"] if "reason" in table.column_names else pa.chunked_array([], pa.string())
-        if killed := pc.sum(pc.equal(reasons, ENGINE_KILLED)).as_py():
-            counts = {**counts, KILLED: killed}
+        write_parquet(path, table, self.stage.name)
         return PartEntry(
             self.stage,
             self.model,
@@ -62,9 +51,24 @@ class PartWriter:
             path.stat().st_size,
             sha256(path),
             spans(table),
-            counts,
+            unanswered(table, self.stage),
+            {} if results is None else sums(results, self.stage),
             self.generation,
         )
+
+
+def unanswered(table: pa.Table, stage: Stage) -> dict[str, int]:
+    """Rows without an answer, by reason."""
+    if stage.answer is None:
+        return {}
+    missing = table.filter(pc.is_null(table[stage.answer], nan_is_null=True))["reason"]
+    return {line["values"]: line["counts"] for line in missing.value_counts().to_pylist()}
+
+
+def sums(results: pa.Table, stage: Stage) -> dict[str, int]:
+    """A stage's sums over the RESULTS that an engine gave."""
+    given = results.filter(pc.field("skip") == "")
+    return {name: pc.sum(given[name]).as_py() or 0 for name in stage.sums}
 
 
 def spans(table: pa.Table) -> dict[str, Span]:
@@ -73,11 +77,6 @@ def spans(table: pa.Table) -> dict[str, Span]:
         line["shard"]: Span(line["row_count"], line["row_min"], line["row_max"])
         for line in ranges.to_pylist()
     }
-
-
-def tokens_of(results: pa.Table, column: str) -> int:
-    """Sum of a column of tokens over RESULTS that an engine gave."""
-    return pc.sum(results.filter(pc.field("skip") == "")[column]).as_py() or 0
 
 
 @dataclass
@@ -103,38 +102,42 @@ def run_pass(
     workspace: AnyWorkspace,
     engine: Engine,
     bars: Bars,
-    name: str,
     lanes: Sequence[Lane],
-    total: int,
-    done: int,
+    name: str = "{lanes}",
     before_commit: Callable[[PartEntry], None] = lambda entry: None,
     after_commit: Callable[[], None] = lambda: None,
     upcoming: Callable[[], Sequence[Lane]] | None = None,
 ) -> None:
-    """Run lanes as one pass over `total - done` rows, committing parts to the ledger as they come.
+    """Run lanes as one pass over their pending rows, if there are any, and commit parts as they come.
 
     Args:
+        name: of the pass; `{lanes}` and `{models}` in it are those of the lanes that have something to do.
         before_commit, after_commit: may end the job; a part that the first refuses is not committed.
         upcoming: lanes of the next pass, as far as they are known; their engines start towards this one's
             end, where there is room.
     """
-    if done >= total:
+    lanes, pending = _with_pending_rows(lanes)
+    if not lanes:
         return
+    name = name.format(
+        lanes="+".join(lane.label for lane in lanes), models="+".join(str(lane.model) for lane in lanes)
+    )
+    done = sum(workspace.ledger.rows(lane.stage, lane.model) for lane in lanes)
     started = time.time()
     lane_times: defaultdict[str, LaneTime] = defaultdict(LaneTime)
     try:
-        with bars.rows(name, total, done) as advance:
+        with bars.rows(name, done + pending, done) as advance:
             for receipt in engine.run(lanes, bars.say):
                 entry: PartEntry = receipt.part
                 before_commit(entry)
-                if killed := entry.counts.get(KILLED):
+                if killed := entry.unanswered.get(ENGINE_KILLED):
                     _refuse_killers(workspace, entry)
                     bars.warn(f"{name}: {counted(killed, 'row')} killed the engine: {ENGINE_KILLED}")
                 workspace.ledger.commit(entry)
                 lane_times[receipt.lane].take(receipt)
                 advance(entry.rows)
                 after_commit()
-                if upcoming and _seconds_left(lane_times, total - done) < _AHEAD_S:
+                if upcoming and _seconds_left(lane_times, pending) < _AHEAD_S:
                     engine.start_ahead(upcoming(), lanes)
                     upcoming = None
     finally:
@@ -147,7 +150,7 @@ def run_pass(
             if lane.label in lane_times
         }
         times = (max(0.0, ready - started), max([0.0, *ahead]))
-        of = {lane.label: (lane.stage, lane.model) for lane in lanes}
+        of = {lane.label: (lane.stage.name, lane.model) for lane in lanes}
         record_time(workspace.ledger, name, rows, started, *times, lane_times, gpus, of)
 
 
@@ -166,31 +169,27 @@ def _refuse_killers(workspace: AnyWorkspace, entry: PartEntry) -> None:
         RoutelmtError: see refuse_failures.
     """
     of = (entry.model, entry.generation)
-    before = [part for part in workspace.ledger.parts[entry.stage] if (part.model, part.generation) == of]
-    killed = sum(part.counts.get(KILLED, 0) for part in (*before, entry))
+    before = [part for part in workspace.ledger.parts(entry.stage) if (part.model, part.generation) == of]
+    killed = sum(part.unanswered.get(ENGINE_KILLED, 0) for part in (*before, entry))
     if killed > _ALWAYS_ALLOWED:
         refuse_failures(workspace, killed, "an engine died of")
 
 
-def run_pending(
-    workspace: AnyWorkspace,
-    engine: Engine,
-    bars: Bars,
-    work: Iterable[W],
-    pending: Callable[[W], Mask],
-    lane: Callable[[Sequence[W]], Lane],
-    name: str = "{}",
-) -> None:
-    """A pass of one lane over the rows that are pending, if there are any; `name` is formatted with the
-    lane's label."""
-    todo, total = [], 0
-    for one in work:
-        if rows := int(pending(one).sum()):
-            todo.append(one)
-            total += rows
-    if todo:
-        built = lane(todo)
-        run_pass(workspace, engine, bars, name.format(built.label), [built], total, 0)
+def _with_pending_rows(lanes: Sequence[Lane]) -> tuple[list[Lane], int]:
+    """The lanes with the units that have pending rows, and how many rows those are. Rows alone say what is
+    pending."""
+    found, total = [], 0
+    for lane in lanes:
+
+        def rows(unit: Any, stop: Stop, lane: Lane = lane) -> int:
+            return int(lane.pending.wanted(unit).sum())
+
+        with each(rows, lane.units) as counts:
+            units = [(unit, count) for unit, count in zip(lane.units, counts, strict=True) if count]
+        if units:
+            found.append(replace(lane, units=[unit for unit, _ in units]))
+            total += sum(count for _, count in units)
+    return found, total
 
 
 def refuse_failures(workspace: AnyWorkspace, failed: int, told: str) -> None:

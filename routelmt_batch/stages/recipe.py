@@ -12,9 +12,18 @@ from routelmt_batch.metrics.metric import Metric, describe, open_metric
 from routelmt_batch.progress import Bars
 from routelmt_batch.routers.calibration import HeldOut
 from routelmt_batch.routers.router import Router, open_router
+from routelmt_batch.rows import (
+    AUDIT_QUALITY,
+    AUDIT_TRANSLATIONS,
+    CHECKS,
+    DECISIONS,
+    QUALITY,
+    SAMPLE,
+    SCORES,
+    TRANSLATIONS,
+)
 from routelmt_batch.spec import Budget, JobSpec
 from routelmt_batch.store import checkpoints
-from routelmt_batch.store.ledger import AUDIT, AUDIT_QUALITY, AUDIT_TRANSLATIONS, CHECKS, GUARD
 from routelmt_batch.store.manifest import of_input, of_translations
 from routelmt_batch.store.workspace import Workspace, check_pool
 
@@ -46,13 +55,13 @@ class JobRecipe:
             "input.columns.reference": self.spec.input.columns.reference,
         }
         return {
-            "scores": {
+            SCORES.name: {
                 **of_input(self.spec, shards, limit),
                 **self.router.fingerprint(),
                 "longest prompt in tokens": self.prompt_limit_tokens,
             },
-            "translations": of_translations(self.spec),
-            "quality": {
+            TRANSLATIONS.name: of_translations(self.spec),
+            QUALITY.name: {
                 **metric,
                 **(
                     {f"guard's {key}": value for key, value in self.quality_router.fingerprint().items()}
@@ -61,12 +70,16 @@ class JobRecipe:
                 ),
             },
             # Functions of the other stages; the guard's settings are frozen with the plan.
-            CHECKS: {"checks": self.spec.checks.model_dump(mode="json", exclude={"replicas"})},
-            GUARD: {},
-            AUDIT: {"audit": self.spec.audit.model_dump(mode="json")} if self.spec.audit.fraction else {},
-            AUDIT_TRANSLATIONS: of_translations(self.spec),
-            AUDIT_QUALITY: metric,
+            CHECKS.name: {"checks": self.spec.checks.model_dump(mode="json", exclude={"replicas"})},
+            DECISIONS.name: {},
+            SAMPLE.name: self._audit(),
+            AUDIT_TRANSLATIONS.name: of_translations(self.spec),
+            AUDIT_QUALITY.name: metric,
         }
+
+    def _audit(self) -> dict[str, Any]:
+        audit = self.spec.audit
+        return {"audit": audit.model_dump(mode="json")} if audit.fraction else {}
 
 
 Job: TypeAlias = Workspace[JobSpec, JobRecipe]

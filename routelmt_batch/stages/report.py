@@ -10,7 +10,7 @@ from typing import Any
 
 from routelmt_batch.metrics.metric import describe
 from routelmt_batch.routers.router import Router
-from routelmt_batch.rows import ESCALATE, LARGE, PREDICTED, ROUTE, SMALL, STATUSES
+from routelmt_batch.rows import ESCALATE, LARGE, PREDICTED, QUALITY, ROUTE, SMALL, STATUSES, TRANSLATIONS
 from routelmt_batch.spec import Guard, Pool
 from routelmt_batch.stages.allocate import Plan, gains, what_if
 from routelmt_batch.stages.audited import audited
@@ -20,7 +20,6 @@ from routelmt_batch.stages.recipe import Job
 from routelmt_batch.stages.tally import DECILES, EDGES, fractions, merge
 from routelmt_batch.stats.selection import cuts
 from routelmt_batch.store import checkpoints
-from routelmt_batch.store.ledger import QUALITY, TRANSLATIONS
 from routelmt_batch.store.manifest import versions
 
 DONE, DONE_WITH_FAILURES = 0, 3
@@ -107,10 +106,7 @@ def _guard(workspace: Job, plan: Plan, routes: Mapping[str, int]) -> dict[str, A
     steps = {event["step"]: event for event in ledger.events_of("guard")}
     route, escalation = steps.get(ROUTE, {}), steps.get(ESCALATE, {})
     spared = {
-        model: ledger.count(TRANSLATIONS, model)
-        - ledger.count(TRANSLATIONS, f"{model}_failed")
-        - routes.get(model, 0)
-        for model in (SMALL, LARGE)
+        model: ledger.totals(TRANSLATIONS, model).answered - routes.get(model, 0) for model in (SMALL, LARGE)
     }
     return {
         **guard.model_dump(mode="json", exclude={"router"}),
@@ -125,11 +121,11 @@ def _guard(workspace: Job, plan: Plan, routes: Mapping[str, int]) -> dict[str, A
         "verified_small": spared[LARGE],
         # The cost: translations by the small model beside those that stand, and what was measured.
         "extra_small_translations": spared[SMALL],
-        "measured": {of: ledger.count(QUALITY, of) for of in (SMALL, LARGE, PREDICTED)},
+        "measured": {of: ledger.rows(QUALITY, of) for of in (SMALL, LARGE, PREDICTED)},
         # Of those, without a quality: the metric gave none, or the row has no reference.
-        "unknown": {of: ledger.count(QUALITY, f"{of}_unknown") for of in (SMALL, LARGE, PREDICTED)},
+        "unknown": {of: ledger.totals(QUALITY, of).unanswered.total() for of in (SMALL, LARGE, PREDICTED)},
         # Of those, measured by their beginning: longer than the metric reads.
-        "cut": {route: ledger.count(QUALITY, f"{route}_cut") for route in (SMALL, LARGE)},
+        "cut": {route: ledger.totals(QUALITY, route).sums["cut"] for route in (SMALL, LARGE)},
     }
 
 

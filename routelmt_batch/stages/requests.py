@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,8 +13,7 @@ from routelmt_batch.engines.lanes import REQUESTS, Mask
 from routelmt_batch.prompts import LANGUAGES
 from routelmt_batch.rows import EMPTY, NO_REFERENCE, NULL, UNKNOWN_LANGUAGE
 from routelmt_batch.spec import Input
-from routelmt_batch.stages.passes import OfUnit
-from routelmt_batch.store.ledger import read_rows
+from routelmt_batch.stages.work import UnitWork
 
 
 def requests(
@@ -34,26 +32,17 @@ def requests(
 
 @dataclass(frozen=True)
 class PromptReader:
-    """Emits the rows of a unit that are `wanted`."""
+    """Reads texts and languages of the wanted rows of a unit."""
 
     input: Input
-    wanted: Callable[[Any], Mask]
     needs: tuple[str, ...] = ()
 
-    def __call__(self, work: OfUnit) -> Iterator[pa.Table]:
-        unit, wanted = work.unit, self.wanted(work)
-        for lines in read_lines(unit, self.input, self.needs) if wanted.any() else ():
+    def __call__(self, work: UnitWork, wanted: Mask) -> Iterator[pa.Table]:
+        unit = work.unit
+        for lines in read_lines(unit, self.input, self.needs):
             keep = wanted[np.array(lines.rows) - unit.first_row].tolist()
             if any(keep):
                 yield requests(lines, unit.shard.name, keep, self.needs)
-
-
-def not_in(parts: Sequence[str], unit: Unit, schema: pa.Schema) -> Mask:
-    """Rows of a unit that no part holds."""
-    mask = np.ones(unit.rows, bool)
-    held = read_rows(parts, unit.shard.name, unit.first_row, unit.end_row, schema)["row"]
-    mask[held.to_numpy() - unit.first_row] = False
-    return mask
 
 
 def column_requests(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -11,31 +10,22 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from routelmt_batch.corpus.units import Unit
-from routelmt_batch.engines.lanes import Engine, Lane, Mask
+from routelmt_batch.engines.lanes import Engine, Lane, Mask, Pending
 from routelmt_batch.progress import Bars
 from routelmt_batch.prompts import Prompter
 from routelmt_batch.routers.card import Scale
 from routelmt_batch.routers.router import Router
 from routelmt_batch.routers.sentinel import Sentinel
-from routelmt_batch.rows import NOT_A_NUMBER
-from routelmt_batch.rows import SCORES as SCHEMA
-from routelmt_batch.stages.passes import PartWriter, refuse_failures, run_pass, tokens_of
-from routelmt_batch.stages.requests import PromptReader, not_in
-from routelmt_batch.store.ledger import SCORES, PartEntry
+from routelmt_batch.rows import NOT_A_NUMBER, SCORES
+from routelmt_batch.stages.passes import PartWriter, refuse_failures, run_pass
+from routelmt_batch.stages.requests import PromptReader
+from routelmt_batch.stages.work import UnitWork, work_on
+from routelmt_batch.store.ledger import PartEntry
 from routelmt_batch.store.workspace import AnyWorkspace, Recipe
 
 
-@dataclass(frozen=True)
-class Work:
-    """A unit, and the committed parts that may hold some of its rows."""
-
-    unit: Unit
-    committed: tuple[str, ...]
-
-
-def unscored(work: Work) -> Mask:
-    return not_in(work.committed, work.unit, SCHEMA)
+def unscored(work: UnitWork) -> Mask:
+    return work.missing(SCORES)
 
 
 @dataclass(frozen=True)
@@ -63,15 +53,9 @@ class Writer:
                 "prompt_tokens": results["prompt_tokens"],
                 "reason": pa.array(reasons, pa.string()),
             },
-            schema=SCHEMA,
+            schema=SCORES.schema,
         )
-        lost = sum(not skip and math.isnan(value) for skip, value in zip(skips, gain, strict=True))
-        counts = {
-            "unscored": int(lost),
-            "cut": pc.sum(results["cut"]).as_py() or 0,
-            "prompt_tokens": tokens_of(results, "prompt_tokens"),
-        }
-        return self.part(table, counts)
+        return self.part(table, results)
 
 
 class Scoring(Recipe, Protocol):
@@ -103,13 +87,12 @@ def score(
     ledger = workspace.ledger
 
     def check(entry: PartEntry) -> None:
-        lost = ledger.count(SCORES, "unscored") + entry.counts["unscored"]
-        refuse_failures(workspace, lost, "the router gave no gain for")
+        found = ledger.totals(SCORES)
+        found.add(entry)
+        refuse_failures(workspace, found.failed, "the router gave no gain for")
 
-    done = ledger.rows(SCORES)
-    lanes = [_lane(workspace)]
-    run_pass(workspace, engine, bars, name, lanes, workspace.rows, done, check, upcoming=upcoming)
-    if cut := ledger.count(SCORES, "cut"):
+    run_pass(workspace, engine, bars, [_lane(workspace)], name, check, upcoming=upcoming)
+    if cut := ledger.totals(SCORES).sums["cut"]:
         bars.warn(f"{cut} texts are longer than the router reads: it scored them by their beginning")
 
 
@@ -123,8 +106,8 @@ def _lane(workspace: AnyWorkspace) -> Lane:
     return Lane(
         label="router",
         pool=router.pool,
-        units=_work(workspace),
-        read=PromptReader(spec.input, unscored),
+        units=[work_on(workspace, unit, [SCORES]) for unit in workspace.units],
+        pending=Pending(unscored, PromptReader(spec.input)),
         write=Writer(PartWriter(workspace.folder.work, SCORES), router.scale),
         part_rows=spec.run.part_rows,
         stage=SCORES,
@@ -135,17 +118,3 @@ def _lane(workspace: AnyWorkspace) -> Lane:
         python=router.scorer.python if isinstance(router.scorer, Sentinel) else None,
         retries=spec.run.retries,
     )
-
-
-def _work(workspace: AnyWorkspace) -> list[Work]:
-    """The units of every shard that is not scored whole."""
-    ledger = workspace.ledger
-    done = dict.fromkeys(workspace.shard_rows, 0)
-    for entry in ledger.parts[SCORES]:
-        for name, span in entry.spans.items():
-            done[name] += span.rows
-    return [
-        Work(unit, tuple(ledger.overlapping(SCORES, unit.shard.name, unit.first_row, unit.end_row)))
-        for unit in workspace.units
-        if done[unit.shard.name] < workspace.shard_rows[unit.shard.name]
-    ]

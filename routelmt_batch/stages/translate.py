@@ -5,15 +5,14 @@ Greedy decoding. LMT's own script searches with 5 beams; vLLM serves greedily: a
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from routelmt_batch.corpus.units import Unit
-from routelmt_batch.engines.lanes import Engine, Lane
+from routelmt_batch.engines.lanes import Engine, Lane, Mask, Pending
 from routelmt_batch.errors import RoutelmtError
 from routelmt_batch.progress import Bars
 from routelmt_batch.prompts import Prompter
@@ -25,22 +24,26 @@ from routelmt_batch.rows import (
     OK,
     QUARANTINED,
     SMALL,
+    TRANSLATIONS,
     TRUNCATED,
-    UNTRANSLATABLE,
     Route,
+    Stage,
 )
-from routelmt_batch.rows import TRANSLATIONS as SCHEMA
 from routelmt_batch.spec import JobSpec, LabelSpec, Pool, Translator
 from routelmt_batch.stages.allocate import Plan
-from routelmt_batch.stages.attempts import Mask, attempts
-from routelmt_batch.stages.passes import PartWriter, run_pass, tokens_of
+from routelmt_batch.stages.attempts import attempts
+from routelmt_batch.stages.passes import PartWriter, run_pass
+from routelmt_batch.stages.planned import planned_rows
 from routelmt_batch.stages.recipe import Job
 from routelmt_batch.stages.requests import PromptReader
-from routelmt_batch.stages.work import Work, planned_rows, work_on
+from routelmt_batch.stages.work import UnitWork, work_on
 from routelmt_batch.stats.selection import Cut
 from routelmt_batch.store import checkpoints
-from routelmt_batch.store.ledger import TRANSLATIONS, Ledger, PartEntry
+from routelmt_batch.store.ledger import Ledger, PartEntry
 from routelmt_batch.store.workspace import AnyWorkspace
+
+# Of lanes whose engines start before there is a plan.
+NOT_YET_KNOWN = Pending(lambda work: np.zeros(0, bool), lambda work, wanted: iter(()))
 
 
 @dataclass(frozen=True)
@@ -51,9 +54,9 @@ class ToSend:
     cut: Cut | None
     hypotheses: bool
 
-    def __call__(self, work: Work) -> Mask:
+    def __call__(self, work: UnitWork) -> Mask:
         plan = planned_rows(work, self.cut)
-        state = attempts(work.unit, work.committed, plan.called)
+        state = attempts(work, plan.called)
         return state.to_send(self.route, plan.called, self.hypotheses, plan.skipped)
 
 
@@ -87,22 +90,9 @@ class Writer:
                 "status": statuses,
                 "reason": reasons,
             },
-            schema=SCHEMA,
+            schema=TRANSLATIONS.schema,
         )
-        failed = Counter(reason for reason, text in zip(reasons, texts, strict=True) if text is None)
-        skipped = len([reason for reason in reasons if reason in UNTRANSLATABLE])
-        counts = {
-            self.route: table.num_rows,
-            f"{self.route}_failed": table.num_rows - statuses.count(OK),
-            f"{self.route}_skipped": skipped,  # of those: never sent to the model
-            # For whoever watches the job.
-            **{f"{self.route}_failed_{reason}": rows for reason, rows in sorted(failed.items())},
-            **{
-                f"{self.route}_{name}": tokens_of(results, name)
-                for name in ("prompt_tokens", "output_tokens")
-            },
-        }
-        return self.part(table, counts)
+        return self.part(table, results)
 
 
 def translate(workspace: Job, plan: Plan, engine: Engine, bars: Bars, small_first: bool = False) -> None:
@@ -117,19 +107,12 @@ def translate(workspace: Job, plan: Plan, engine: Engine, bars: Bars, small_firs
     """
     check_failures(workspace, plan, exactly=True)
     passes: list[list[Route]] = [[SMALL]] if small_first else order(workspace.spec, engine)
-    anything = any(_pending(workspace, plan, route) for routes in passes for route in routes)
-    for routes in passes if anything else ():
-        pending = {route: _pending(workspace, plan, route) for route in routes}
-        lanes = [_lane(workspace, plan, route) for route in routes if pending[route]]
-        total = sum(share(workspace.ledger, plan, route) for route in routes if pending[route])
+    for routes in passes:
         run_pass(
             workspace,
             engine,
             bars,
-            "+".join(lane.label for lane in lanes),
-            lanes,
-            total,
-            total - sum(pending.values()),
+            [_lane(workspace, plan, route) for route in routes],
             after_commit=lambda: check_failures(workspace, plan),
         )
     check_failures(workspace, plan, exactly=True)
@@ -143,12 +126,7 @@ def upcoming(workspace: Job, engine: Engine) -> list[Lane]:
         return []
     small_first = spec.guard.mode != "off" or spec.guard.escalate_fraction > 0
     routes: list[Route] = [SMALL] if small_first else order(spec, engine)[0]
-    return [lane(workspace, route, (), no_rows) for route in routes]
-
-
-def no_rows(work: Work) -> Iterator[pa.Table]:
-    """What a lane reads whose pass has not begun."""
-    return iter(())
+    return [lane(workspace, route, (), NOT_YET_KNOWN) for route in routes]
 
 
 def order(spec: JobSpec | LabelSpec, engine: Engine) -> list[list[Route]]:
@@ -177,8 +155,8 @@ def check_fit(spec: JobSpec | LabelSpec, engine: Engine, bars: Bars, alone: Mapp
         bars.warn(message)
 
 
-def share(ledger: Ledger, plan: Plan, route: Route) -> int:
-    """Rows that a model has to have tried by the end, retries and fallbacks included."""
+def expected(ledger: Ledger, plan: Plan, route: Route) -> int:
+    """For whoever watches: rows that a model has to have tried by the end, with retries and fallbacks."""
     called = plan.large + _sum(ledger, "guard", "to_large") - _sum(ledger, "guard", "to_small")
     if route == LARGE:
         return called + _sum(ledger, "retry_failed", LARGE)
@@ -186,33 +164,17 @@ def share(ledger: Ledger, plan: Plan, route: Route) -> int:
     if plan.hypotheses:
         return everything + _sum(ledger, "retry_failed", "dead")
     own = everything - called + _sum(ledger, "guard", "escalated")
-    return own + _sum(ledger, "retry_failed", SMALL) + ledger.count(TRANSLATIONS, "large_failed")
+    fallbacks = ledger.totals(TRANSLATIONS, LARGE).unanswered.total()
+    return own + _sum(ledger, "retry_failed", SMALL) + fallbacks
 
 
 def _sum(ledger: Ledger, event: str, name: str) -> int:
     return sum(int(line[name]) for line in ledger.events_of(event))
 
 
-def _pending(workspace: Job, plan: Plan, route: Route) -> int:
-    ledger = workspace.ledger
-    pending = share(ledger, plan, route) - ledger.count(TRANSLATIONS, route)
-    if pending > 0 and route == SMALL and _sum(ledger, "guard", "escalated"):
-        # An escalated row was the small model's before: if the large one fails on it, counts alone
-        # have it once too often, and an engine would start for nothing.
-        to_send = ToSend(route, plan.cut, plan.hypotheses)
-        return sum(int(to_send(work_on(workspace, unit)).sum()) for unit in workspace.units)
-    return pending
-
-
 def _lane(workspace: Job, plan: Plan, route: Route) -> Lane:
-    spec = workspace.spec
-    guarded = next(workspace.ledger.events_of("guard"), None) is not None
-    work = []
-    for unit in workspace.units:
-        shard = plan.shards[unit.shard.name]
-        if shard.large or (shard.small and (route == SMALL or guarded)):
-            work.append(work_on(workspace, unit))
-    return lane(workspace, route, work, PromptReader(spec.input, ToSend(route, plan.cut, plan.hypotheses)))
+    pending = Pending(ToSend(route, plan.cut, plan.hypotheses), PromptReader(workspace.spec.input))
+    return lane(workspace, route, [work_on(workspace, unit) for unit in workspace.units], pending)
 
 
 def pool_of(spec: JobSpec | LabelSpec, route: Route) -> Translator:
@@ -222,11 +184,11 @@ def pool_of(spec: JobSpec | LabelSpec, route: Route) -> Translator:
 def lane(
     workspace: AnyWorkspace,
     route: Route,
-    work: Sequence[Any],
-    read: Callable[[Any], Iterator[pa.Table]],
-    stage: str = TRANSLATIONS,
+    work: Sequence[UnitWork],
+    pending: Pending,
+    stage: Stage = TRANSLATIONS,
 ) -> Lane:
-    """One model's lane: what `read` makes of `work` is translated and committed to a stage."""
+    """One model's lane: what is pending of some units is translated and committed to a stage."""
     spec: JobSpec | LabelSpec = workspace.spec
     generation = workspace.ledger.generation
     pool = pool_of(spec, route)
@@ -235,7 +197,7 @@ def lane(
         label=route,
         pool=pool,
         units=work,
-        read=read,
+        pending=pending,
         write=Writer(part, route),
         part_rows=spec.run.part_rows,
         stage=stage,
@@ -255,7 +217,7 @@ def check_failures(workspace: Job, plan: Plan, exactly: bool = False) -> None:
     escalated: counts alone say only what nobody can mend. `exactly` looks at the rows.
     """
     ledger = workspace.ledger
-    failed = ledger.count(TRANSLATIONS, "small_failed") - _sum(ledger, "retry_failed", "dead")
+    failed = ledger.totals(TRANSLATIONS, SMALL).unanswered.total() - _sum(ledger, "retry_failed", "dead")
     rows = plan.large + plan.small
     allowed = workspace.spec.run.max_failed_fraction * rows
     guarded = plan.hypotheses or plan.held_back
@@ -278,9 +240,9 @@ def _dead(workspace: Job, plan: Plan) -> Iterator[tuple[Unit, Mask, Mask]]:
     left for."""
     for unit in workspace.units:
         work = work_on(workspace, unit)
-        if any(work.committed):
+        if work.parts[TRANSLATIONS.name]:
             called = planned_rows(work, plan.cut).called
-            yield unit, called, attempts(unit, work.committed, called).dead(called)
+            yield unit, called, attempts(work, called).dead(called)
 
 
 def reopen_failed(workspace: Job, plan: Plan) -> int:

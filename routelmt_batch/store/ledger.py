@@ -12,30 +12,19 @@ import json
 import os
 import socket
 from collections import Counter, defaultdict
-from collections.abc import Container, Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.dataset as ds
 from filelock import FileLock, Timeout
 
 from routelmt_batch.atomic import disk_full, sha256
 from routelmt_batch.errors import OutputError, WorkChanged
 from routelmt_batch.failpoints import reach
+from routelmt_batch.rows import STAGES, UNTRANSLATABLE, Stage
 
-SCORES = "scores"
-TRANSLATIONS = "translations"
-QUALITY = "quality"
-CHECKS = "checks"
-GUARD = "guard"
-AUDIT = "audit"
-AUDIT_TRANSLATIONS = "audit_translations"
-AUDIT_QUALITY = "audit_quality"
-STAGES = (SCORES, TRANSLATIONS, CHECKS, QUALITY, GUARD, AUDIT, AUDIT_TRANSLATIONS, AUDIT_QUALITY)
 _PATIENCE_S = 1.0
 
 
@@ -50,21 +39,61 @@ class Span:
 
 @dataclass(frozen=True)
 class PartEntry:
-    """One committed part of a stage. `model` is the one whose rows it holds, where a part is of one model's.
-    `spans` by shard; `counts` sums what its rows are, by name."""
+    """One committed part of a stage.
 
-    stage: str
+    Args:
+        model: the one whose rows it holds, where a part is of one model's.
+        spans: by shard.
+        unanswered: rows without an answer, by reason.
+        sums: see Stage.
+        generation: how many `--retry-failed` came before it.
+    """
+
+    stage: Stage
     model: str | None
     part: str
     bytes: int
     sha256: str
-    spans: dict[str, Span]
-    counts: dict[str, int] = field(default_factory=dict)
-    generation: int = 0  # how many `--retry-failed` came before it
+    spans: Mapping[str, Span]
+    unanswered: Mapping[str, int] = field(default_factory=dict)
+    sums: Mapping[str, int] = field(default_factory=dict)
+    generation: int = 0
 
     @property
     def rows(self) -> int:
         return sum(span.rows for span in self.spans.values())
+
+    @classmethod
+    def read(cls, line: Mapping[str, Any]) -> PartEntry:
+        spans = {shard: Span(*span) for shard, span in line["spans"].items()}
+        return cls(**{**line, "stage": STAGES[line["stage"]], "spans": spans})
+
+    def as_json(self) -> dict[str, Any]:
+        spans = {shard: [span.rows, span.low, span.high] for shard, span in self.spans.items()}
+        return {**vars(self), "stage": self.stage.name, "spans": spans}
+
+
+@dataclass
+class Totals:
+    """What committed parts hold: rows, those of them without an answer by reason, and sums."""
+
+    rows: int = 0
+    unanswered: Counter[str] = field(default_factory=Counter)
+    sums: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def answered(self) -> int:
+        return self.rows - self.unanswered.total()
+
+    @property
+    def failed(self) -> int:
+        """Rows that an engine was asked for and gave no answer to."""
+        return sum(rows for reason, rows in self.unanswered.items() if reason not in UNTRANSLATABLE)
+
+    def add(self, part: PartEntry | Totals) -> None:
+        self.rows += part.rows
+        self.unanswered.update(part.unanswered)
+        self.sums.update(part.sums)
 
 
 class Ledger:
@@ -73,10 +102,10 @@ class Ledger:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.folder = path.parent
-        self.parts: dict[str, list[PartEntry]] = defaultdict(list)
+        self._parts: dict[str, list[PartEntry]] = defaultdict(list)
         self.events: list[dict[str, Any]] = []
         self._by_shard: dict[tuple[str, str], list[PartEntry]] = defaultdict(list)
-        self._totals: Counter[tuple[str, str]] = Counter()
+        self._totals: dict[tuple[str, str | None], Totals] = defaultdict(Totals)
         self._whole_bytes = 0
         self.generation = 0  # how many `--retry-failed` there were
         self.catch_up()
@@ -96,7 +125,7 @@ class Ledger:
     def open_for_writing(self) -> None:
         """Drop a torn last line and check that every committed part is there, whole."""
         self.drop_torn_line()
-        for entries in self.parts.values():
+        for entries in self._parts.values():
             for entry in entries:
                 path = self.part_path(entry)
                 if not path.exists() or sha256(path) != entry.sha256:
@@ -117,10 +146,11 @@ class Ledger:
                 reach("sweep")
                 path.unlink(missing_ok=True)
 
-    def unnamed(self, leaving_out: Container[str] = ()) -> dict[str, list[Path]]:
+    def unnamed(self, leaving_out: Collection[Stage] = ()) -> dict[str, list[Path]]:
         """Files that the ledger does not name, by stage; of stages `leaving_out`, all."""
         names = {
-            stage: {entry.part for entry in self.parts[stage] if stage not in leaving_out} for stage in STAGES
+            name: {entry.part for entry in self._parts[name] if stage not in leaving_out}
+            for name, stage in STAGES.items()
         }
         return {
             stage: [path for path in sorted((self.folder / stage).glob("*")) if path.name not in names[stage]]
@@ -128,44 +158,44 @@ class Ledger:
         }
 
     def part_path(self, entry: PartEntry) -> Path:
-        return self.folder / entry.stage / entry.part
+        return self.folder / entry.stage.name / entry.part
 
     def _take(self, line: dict[str, Any]) -> None:
-        if "part" not in line:
-            self.events.append(line)
-            self.generation += line["event"] == "retry_failed"
-            if stages := line.get("cleared"):
-                self._clear(stages)
-            totals = self._totals.copy()
-            for part in line.get("parts", ()):
-                self._take(part)
-            if stages:
-                self._totals = totals  # the rows that it kept were counted before
+        if "part" in line:
+            entry = PartEntry.read(line)
+            self._hold(entry)
+            self._totals[entry.stage.name, entry.model].add(entry)
             return
-        spans = {shard: Span(*span) for shard, span in line["spans"].items()}
-        entry = PartEntry(**{**line, "spans": spans})
-        self.parts[entry.stage].append(entry)
-        self._totals[entry.stage, "rows"] += entry.rows
-        for name, count in entry.counts.items():
-            self._totals[entry.stage, name] += count
-        for shard in spans:
-            self._by_shard[entry.stage, shard].append(entry)
+        self.events.append(line)
+        self.generation += line["event"] == "retry_failed"
+        cleared = line.get("cleared", ())
+        if cleared:
+            self._forget(cleared)
+        for part in map(PartEntry.read, line.get("parts", ())):
+            self._hold(part)
+            if not cleared:  # else its rows were counted before
+                self._totals[part.stage.name, part.model].add(part)
 
-    def _clear(self, stages: Container[str]) -> None:
+    def _hold(self, entry: PartEntry) -> None:
+        self._parts[entry.stage.name].append(entry)
+        for shard in entry.spans:
+            self._by_shard[entry.stage.name, shard].append(entry)
+
+    def _forget(self, stages: Collection[str]) -> None:
         """Forget the parts of some stages, but not how many rows they held and what those were."""
-        self.parts = defaultdict(list, {name: of for name, of in self.parts.items() if name not in stages})
+        self._parts = defaultdict(list, {name: of for name, of in self._parts.items() if name not in stages})
         self._by_shard = defaultdict(
             list, {key: of for key, of in self._by_shard.items() if key[0] not in stages}
         )
 
     def commit(self, entry: PartEntry) -> None:
-        self._append(_line(entry), entry.stage)
+        self._append(entry.as_json(), entry.stage.name)
 
     def record(self, event: str, parts: Iterable[PartEntry] = (), **values: Any) -> None:
         """Append an event that is not a part: a pass's times, an output shard, a retry. Parts that
         stand or fall together are committed with it."""
         at = datetime.now(UTC).isoformat(timespec="milliseconds")
-        together = [_line(entry) for entry in parts]
+        together = [entry.as_json() for entry in parts]
         self._append({"event": event, "at": at, **values, **({"parts": together} if together else {})}, event)
 
     def _append(self, line: dict[str, Any], place: str) -> None:
@@ -187,46 +217,33 @@ class Ledger:
         self._whole_bytes += len(data)
         self._take(json.loads(data))
 
-    def rows(self, stage: str) -> int:
-        return self._totals[stage, "rows"]
+    def parts(self, stage: Stage) -> Sequence[PartEntry]:
+        return self._parts[stage.name]
 
-    def count(self, stage: str, name: str) -> int:
-        return self._totals[stage, name]
+    def totals(self, stage: Stage, model: str | None = None) -> Totals:
+        """Of all parts of a stage, or of one model's."""
+        found = Totals()
+        for (name, of), totals in self._totals.items():
+            if name == stage.name and model in (None, of):
+                found.add(totals)
+        return found
+
+    def rows(self, stage: Stage, model: str | None = None) -> int:
+        return self.totals(stage, model).rows
 
     @property
     def cleaned(self) -> bool:
         """Whether `clean` removed the work files of the job, which was finished then."""
         return any(self.events_of("cleaned"))
 
-    def counts(self, stage: str) -> dict[str, int]:
-        return {name: count for (of, name), count in self._totals.items() if of == stage}
-
     def events_of(self, event: str) -> Iterator[dict[str, Any]]:
         return (line for line in self.events if line["event"] == event)
 
-    def overlapping(self, stage: str, shard: str, first: int, end: int) -> list[str]:
-        """Paths of the parts that may hold rows [first, end) of a shard."""
-        entries = self.overlapping_entries(stage, shard, first, end)
-        return [str(self.part_path(entry)) for entry in entries]
-
-    def overlapping_entries(self, stage: str, shard: str, first: int, end: int) -> Iterator[PartEntry]:
-        for entry in self._by_shard.get((stage, shard), ()):
+    def overlapping(self, stage: Stage, shard: str, first: int, end: int) -> Iterator[PartEntry]:
+        """The parts that may hold rows [first, end) of a shard."""
+        for entry in self._by_shard.get((stage.name, shard), ()):
             if entry.spans[shard].low < end and entry.spans[shard].high >= first:
                 yield entry
-
-
-def _line(entry: PartEntry) -> dict[str, Any]:
-    spans = {shard: [span.rows, span.low, span.high] for shard, span in entry.spans.items()}
-    return asdict(entry) | {"spans": spans}
-
-
-def read_rows(paths: Iterable[str], shard: str, first: int, end: int, schema: pa.Schema) -> pa.Table:
-    """Rows [first, end) of a shard from parts, in row order."""
-    files = list(paths)
-    if not files:
-        return schema.empty_table()
-    wanted = (pc.field("shard") == shard) & (pc.field("row") >= first) & (pc.field("row") < end)
-    return ds.dataset(files, schema=schema).to_table(filter=wanted).sort_by("row")
 
 
 @contextlib.contextmanager

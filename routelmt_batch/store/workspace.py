@@ -19,10 +19,11 @@ from routelmt_batch.corpus.shards import Shard, discover_all, first_shards, insp
 from routelmt_batch.corpus.units import Unit, units
 from routelmt_batch.errors import InputError, ModelError, OutputError
 from routelmt_batch.progress import Bars
+from routelmt_batch.rows import STAGES
 from routelmt_batch.spec import PassSpec, Pool
 from routelmt_batch.spec.dtypes import Processors, here, settle
 from routelmt_batch.store import checkpoints
-from routelmt_batch.store.ledger import STAGES, Ledger, hold
+from routelmt_batch.store.ledger import Ledger, hold
 from routelmt_batch.store.manifest import (
     changed_versions,
     check_kind,
@@ -278,8 +279,8 @@ class Begun:
 
     @property
     def stages(self) -> list[str]:
-        """Stages with committed work."""
-        return [stage for stage in STAGES if self.manifest and self.ledger.rows(stage)]
+        """Names of the stages with committed work."""
+        return [name for name, stage in STAGES.items() if self.manifest and self.ledger.rows(stage)]
 
     def known_shards(self) -> dict[str, Shard]:
         """Shards that were read with the columns of today's spec: committed work pins them."""

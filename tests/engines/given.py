@@ -4,15 +4,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from routelmt_batch.engines.lanes import REQUESTS
+from routelmt_batch.engines.lanes import REQUESTS, Mask, Pending
 
 
 @dataclass(frozen=True)
 class Given:
-    """A work unit: see stages.passes.OfUnit."""
+    """A work unit that is its own requests."""
 
     requests: pa.Table
 
@@ -25,8 +26,15 @@ class Given:
         return self.requests.num_rows
 
 
-def read_given(work: Given) -> Iterator[pa.Table]:
+def _all(work: Given) -> Mask:
+    return np.ones(work.rows, bool)
+
+
+def _read(work: Given, wanted: Mask) -> Iterator[pa.Table]:
     yield work.requests
+
+
+ALL = Pending(_all, _read)
 
 
 def requests(skips: dict[int, str] | None = None, **columns: list[str]) -> pa.Table:

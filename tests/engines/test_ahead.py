@@ -12,10 +12,11 @@ from routelmt_batch.engines.lanes import Lane
 from routelmt_batch.engines.pools import Pools
 from routelmt_batch.engines.session import Session
 from routelmt_batch.routers.scorers import Length, Random
+from routelmt_batch.rows import SCORES
 from routelmt_batch.spec import Pool
-from routelmt_batch.stages.translate import no_rows
+from routelmt_batch.stages.translate import NOT_YET_KNOWN
 from tests.conftest import MODELS
-from tests.engines.given import Given, keep_results, read_given, requests
+from tests.engines.given import ALL, Given, keep_results, requests
 from tests.waiting import wait_for
 
 pytestmark = pytest.mark.engine
@@ -31,7 +32,7 @@ def pools(ray_session, tmp_path):
 def lane(label, folder, rows: int = 40) -> Lane:
     texts = [f"{label} {row}" for row in range(rows)]
     return Lane(
-        label, Pool(source=""), [Given(requests(source=texts))], read_given, keep_results(folder), 10, scorer=Random(1)
+        label, Pool(source=""), [Given(requests(source=texts))], ALL, keep_results(folder), 10, SCORES, scorer=Random(1)
     )  # fmt: skip
 
 
@@ -50,7 +51,7 @@ def test_a_pass_takes_engines_that_started_before_it_began(pools, tmp_path):
     running = pools.run([first])
     next(running)
     asked = time.time()
-    assert pools.start_ahead([replace(second, units=(), read=no_rows)], [first])
+    assert pools.start_ahead([replace(second, units=(), pending=NOT_YET_KNOWN)], [first])
     assert not pools.start_ahead([second], [first]), "once"
     wait_for(lambda: engines(asked), "the second's engine", within_s=30)
     assert len(list(running)) == 3
@@ -64,13 +65,13 @@ def test_a_pass_takes_engines_that_started_before_it_began(pools, tmp_path):
 
 def test_engines_that_no_pass_takes_are_sent_home(pools, tmp_path):
     first, second = lane("first", tmp_path), lane("second", tmp_path)
-    assert pools.start_ahead([replace(second, units=(), read=no_rows)], [])
+    assert pools.start_ahead([replace(second, units=(), pending=NOT_YET_KNOWN)], [])
     # Its parts go elsewhere: these are not the engines that it needs.
     other = replace(second, write=keep_results(tmp_path / "logs"))
     (tmp_path / "logs").mkdir(exist_ok=True)
     began = time.time()
     assert all(receipt.started_at > began for receipt in pools.run([other]))
-    assert pools.start_ahead([replace(second, units=(), read=no_rows)], [first])
+    assert pools.start_ahead([replace(second, units=(), pending=NOT_YET_KNOWN)], [first])
     wait_for(engines, "its engine", within_s=30)
     pools.dismiss()
     wait_for(lambda: not engines(), "its end", within_s=30)

@@ -21,12 +21,12 @@ from routelmt_batch.learning.evaluation.guards import GuardSettings
 from routelmt_batch.learning.labelling.label import label
 from routelmt_batch.metrics.metric import open_metric
 from routelmt_batch.progress import Bars
+from routelmt_batch.rows import QUALITY, SCORES
 from routelmt_batch.spec import Metric
 from routelmt_batch.spec.file import load, load_label
-from routelmt_batch.store.ledger import SCORES
 from routelmt_batch.store.workspace import Folder
 from tests.conftest import DEMO, MODELS, comets, in_quality
-from tests.engines.given import Given, keep_results, read_given, requests
+from tests.engines.given import ALL, Given, keep_results, requests
 
 pytestmark = pytest.mark.engine
 BARS = Bars(Console(quiet=True), quiet=True)
@@ -65,9 +65,10 @@ def test_scores_and_cut_rows_are_unbabel_comets_own(comet_models, tmp_path, open
                 name,
                 pool,
                 [Given(table)],
-                read_given,
+                ALL,
                 write,
                 part_rows=25,
+                stage=QUALITY,
                 scorer=metric,
                 cuts=metric.cuts,
                 python=metric.python,
@@ -171,7 +172,7 @@ def test_a_sentinel_routes_by_a_checkpoint_that_reads_sources(
     found = evaluate([str(output / "data")], settings, tmp_path / "evaluation", BARS, open_engine)
     expected = comets(sentinel, [{"src": row["source"], "mt": row["source"]} for row in rows])
     work = Folder(tmp_path / "evaluation").work / "sentinel"
-    assert Folder(work).ledger().count(SCORES, "cut") == sum(expected["cut"]) > 0
+    assert Folder(work).ledger().totals(SCORES).sums["cut"] == sum(expected["cut"]) > 0
     scored = [
         (score, row["gain"])
         for score, row in zip(expected["scores"], rows, strict=True)

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from routelmt_batch.engines.halving import Halving
+from routelmt_batch.engines.models import RowsFailed
 from routelmt_batch.engines.process import EngineBroken, EngineDied
 
 HARMLESS = -1
@@ -55,6 +56,7 @@ def results(engine: Mortal, rows: int, room: int, calls: int = 3, **settings) ->
         room,
         lambda rows, places: [rows[place] for place in places],
         lambda rows: [HARMLESS],
+        lambda error: error.name if isinstance(error, RowsFailed) else None,
         **settings,
     )
     found: list = [None] * rows
@@ -77,6 +79,53 @@ def results(engine: Mortal, rows: int, room: int, calls: int = 3, **settings) ->
     assert engine.most_inside <= room
     engine.answered = [row for row in engine.answered if row != HARMLESS]
     return found
+
+
+class Scorer(Mortal):
+    """Answers rows as Mortal does, in blocks of `step`. It lives, and fails on a block with a bad row in it."""
+
+    def __init__(self, bad=lambda row: "", step: int = 3) -> None:
+        super().__init__(step=step)
+        self.bad = bad
+        self.blocks = 0
+
+    def receive(self):
+        some = list(self.inside.items())[: self.step]
+        self.blocks += 1
+        for _, row in some:
+            if name := self.bad(row):
+                for taken, _ in some:
+                    del self.inside[taken]
+                raise RowsFailed([taken for taken, _ in some], name, f"it is {row}")
+        return super().receive()
+
+
+@settings(deadline=None)
+@given(st.integers(1, 60), st.integers(1, 70), st.integers(1, 9), st.data())
+def test_rows_that_a_scorer_fails_on_have_the_errors_name_and_the_others_their_score(rows, room, step, data):
+    names = data.draw(st.dictionaries(st.integers(0, rows - 1), st.sampled_from(["KeyError", "ValueError"])))
+    engine = Scorer(lambda row: names.get(row, ""), step)
+    assert results(engine, rows, room) == [names.get(row, 2 * row) for row in range(rows)]
+    assert sorted(engine.answered) == sorted(set(range(rows)) - set(names)), "each is answered once"
+    assert not engine.starts
+
+
+def test_one_bad_row_of_many_is_found_in_few_calls():
+    engine = Scorer(lambda row: "ValueError" if row == 500 else "", step=1024)
+    results(engine, 1024, 2048, calls=1)
+    assert engine.blocks < 30
+
+
+def test_a_scorer_that_fails_on_every_row_ends_it_at_once_with_what_it_says_of_a_harmless_one():
+    engine = Scorer(lambda row: "OSError", step=1024)
+    found = results(engine, 1024, 2048)
+    assert {str(each) for each in found} == {"it fails on whatever row it is given: OSError: it is -1"}
+    assert engine.blocks < 14, "a model that does not load is not tried a thousand times"
+
+
+def test_a_scorer_that_has_worked_is_not_blamed_for_a_last_block_of_bad_rows():
+    engine = Scorer(lambda row: "ValueError" if row >= 20 else "", step=8)
+    assert results(engine, 22, 8, calls=1) == [*(2 * row for row in range(20)), "ValueError", "ValueError"]
 
 
 @settings(deadline=None)

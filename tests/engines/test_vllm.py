@@ -17,12 +17,13 @@ from routelmt_batch.errors import EngineError, UsageError
 from routelmt_batch.job import flow
 from routelmt_batch.progress import Bars
 from routelmt_batch.prompts import Prompter
+from routelmt_batch.rows import TRANSLATIONS
 from routelmt_batch.spec import Translator
 from routelmt_batch.spec.file import load
 from routelmt_batch.store.workspace import Folder
 from tests import oracle
 from tests.conftest import DEMO, MODELS
-from tests.engines.given import Given, keep_results, read_given, requests
+from tests.engines.given import ALL, Given, keep_results, requests
 
 pytestmark = pytest.mark.engine
 BARS = Bars(Console(quiet=True), quiet=True)
@@ -136,13 +137,14 @@ def lane(tmp_path: Path, rows: pa.Table, **settings) -> Lane:
     )
     defaults = {
         "part_rows": 4,
+        "stage": TRANSLATIONS,
         "prompter": Prompter(pool.source),
         "limit_tokens": 192,
         "retries": 2,
         "max_output_tokens": 64,
         "end_tokens": (1,),
     }
-    return Lane("small", pool, [Given(rows)], read_given, keep_results(tmp_path), **(defaults | settings))
+    return Lane("small", pool, [Given(rows)], ALL, keep_results(tmp_path), **(defaults | settings))
 
 
 def test_a_row_that_the_engine_refuses_fails_alone(tmp_path, open_engine):

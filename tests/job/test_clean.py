@@ -28,7 +28,7 @@ def files(folder) -> dict:
 
 
 def work_files(out) -> list:
-    return [path for stage in CLEARED for path in (out / "_job" / stage).iterdir()]
+    return [path for stage in CLEARED for path in (out / "_job" / stage.name).iterdir()]
 
 
 def test_work_files_go_and_nothing_else(invoke, make_spec, out):

@@ -218,8 +218,8 @@ def test_pools_that_this_machine_can_never_hold_are_refused_before_any_pass(spec
     assert not engine.lanes_together
 
 
-def test_each_part_is_read_once_to_measure_and_once_to_assemble(spec, engine, tmp_path, monkeypatch):
-    """Of one unit; a part holds rows of one model, and no other model's reader opens it."""
+def test_a_part_is_opened_for_its_own_model_alone(spec, engine, tmp_path, monkeypatch):
+    """Translations are opened to count what is to be measured, to find it, to read it, and to assemble."""
     write_shard(tmp_path / "one" / "a.parquet", ["One.", "Two."], reference=pa.array(["One.", "Two."]))
     opened: Counter[str] = Counter()
 
@@ -228,10 +228,10 @@ def test_each_part_is_read_once_to_measure_and_once_to_assemble(spec, engine, tm
         return dataset(paths, **arguments)
 
     dataset = ds.dataset
-    monkeypatch.setattr("routelmt_batch.store.ledger.ds.dataset", counting)
+    monkeypatch.setattr("routelmt_batch.stages.work.ds.dataset", counting)
     run(spec, engine, f"input.uri={tmp_path / 'one'}")
     counts = {stage: [n for (of, _), n in opened.items() if of == stage] for stage, _ in opened}
-    assert counts == {"translations": [2, 2], "quality": [1, 1]}
+    assert counts == {"translations": [4, 4], "quality": [1, 1]}
 
 
 def test_what_cannot_be_labelled_is_told_before_anything_starts(spec, engine, tmp_path):

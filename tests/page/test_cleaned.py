@@ -6,9 +6,9 @@ from routelmt_batch.job.clean import clean
 from routelmt_batch.page.comparison import compare
 from routelmt_batch.page.page import render
 from routelmt_batch.progress import Bars
+from routelmt_batch.rows import AUDIT_TRANSLATIONS, TRANSLATIONS
 from routelmt_batch.spec import Page
 from routelmt_batch.stages.finished import FinishedJob
-from routelmt_batch.store.ledger import AUDIT_TRANSLATIONS, TRANSLATIONS
 
 
 def test_page_and_comparison_are_the_same(finished):
@@ -32,7 +32,7 @@ def test_only_translations_that_stand_in_no_output_row_are_kept(finished):
     ledger = finished.folder.ledger()
     made = {
         (line["shard"], line["row"], line["route"])
-        for entry in ledger.parts[TRANSLATIONS]
+        for entry in ledger.parts(TRANSLATIONS)
         for line in pq.read_table(ledger.part_path(entry)).to_pylist()
         if line["status"] == "ok"
     }
@@ -41,18 +41,18 @@ def test_only_translations_that_stand_in_no_output_row_are_kept(finished):
         for shard in finished.shards
         for row, route in enumerate(pq.read_table(finished.folder.data(shard))["route"].to_pylist())
     }
-    audit = [entry.part for entry in ledger.parts[AUDIT_TRANSLATIONS]]
+    audit = [entry.part for entry in ledger.parts(AUDIT_TRANSLATIONS)]
     clean(finished.folder, Bars.none())
     ledger = finished.folder.ledger()
     files = {path.name for path in (finished.folder.work / TRANSLATIONS).iterdir()}
-    assert files == {entry.part for entry in ledger.parts[TRANSLATIONS]}
+    assert files == {entry.part for entry in ledger.parts(TRANSLATIONS)}
     kept = [
         (line["shard"], line["row"], line["route"])
-        for entry in ledger.parts[TRANSLATIONS]
+        for entry in ledger.parts(TRANSLATIONS)
         for line in pq.read_table(ledger.part_path(entry)).to_pylist()
     ]
     assert sorted(kept) == sorted(made - standing) and kept
-    assert [entry.part for entry in ledger.parts[AUDIT_TRANSLATIONS]] == audit
+    assert [entry.part for entry in ledger.parts(AUDIT_TRANSLATIONS)] == audit
     assert ledger.rows(TRANSLATIONS) == sum(
-        ledger.count(TRANSLATIONS, model) for model in ("small", "large")
+        ledger.rows(TRANSLATIONS, model) for model in ("small", "large")
     ), "what was committed is counted once"

@@ -6,6 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from routelmt_batch.page import excerpts
+from routelmt_batch.rows import SAMPLE
 from routelmt_batch.stages import finished as finished_job
 from tests.page.conftest import SCRIPT, run
 
@@ -54,7 +55,7 @@ def test_rows_say_what_the_output_says_and_both_models_texts(finished):
             for model in ("small", "large"):
                 assert row[model] in (None, f"{model} of {at}")
             both += row["small"] is not None and row["large"] is not None
-    measured = finished.folder.ledger().rows("audit")
+    measured = finished.folder.ledger().rows(SAMPLE)
     assert both > measured / 2, "the audit's rows and the guard's have both"
 
 

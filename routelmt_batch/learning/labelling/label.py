@@ -20,18 +20,13 @@ from routelmt_batch.engines.nodes import processors
 from routelmt_batch.job.flow import OpenEngine, Options, Outcome, finished_report
 from routelmt_batch.learning.labelling.passes import (
     ROUTES,
-    committed,
     measure,
-    parts_of,
     translate,
-    translated,
 )
 from routelmt_batch.learning.labelling.recipe import Labelling, check_label_models
 from routelmt_batch.learning.labelling.report import Counts, report
 from routelmt_batch.progress import Bars
-from routelmt_batch.rows import LABEL_FIELDS, LABEL_METADATA, UNTRANSLATABLE
-from routelmt_batch.rows import QUALITY as QUALITY_SCHEMA
-from routelmt_batch.rows import TRANSLATIONS as TRANSLATIONS_SCHEMA
+from routelmt_batch.rows import LABEL_FIELDS, LABEL_METADATA, QUALITY, TRANSLATIONS, UNTRANSLATABLE
 from routelmt_batch.spec import LabelSpec
 from routelmt_batch.stages.outputs import (
     Addition,
@@ -42,7 +37,8 @@ from routelmt_batch.stages.outputs import (
     write_shards,
 )
 from routelmt_batch.stages.translate import check_fit
-from routelmt_batch.store.ledger import QUALITY, TRANSLATIONS, is_held
+from routelmt_batch.stages.work import UnitWork, work_on
+from routelmt_batch.store.ledger import is_held
 from routelmt_batch.store.workspace import Folder, open_workspace, refuse_cleaned, settled, take
 
 
@@ -80,9 +76,9 @@ def _open(spec: LabelSpec, options: Options, bars: Bars) -> Iterator[Labelling]:
 def standing(folder: Folder) -> dict[str, Any]:
     """How far an unfinished label job is; as flow.standing. What failed is not measured."""
     ledger, (shards, rows) = folder.ledger(), folder.extent()
-    stages = {str(route): [ledger.count(TRANSLATIONS, route), rows] for route in ROUTES}
-    failed = sum(translated(ledger, route, "failed") for route in ROUTES)
-    stages["metric"] = [ledger.rows(QUALITY), len(ROUTES) * rows - failed]
+    stages = {str(route): [ledger.rows(TRANSLATIONS, route), rows] for route in ROUTES}
+    unanswered = ledger.totals(TRANSLATIONS).unanswered.total()
+    stages["metric"] = [ledger.rows(QUALITY), len(ROUTES) * rows - unanswered]
     stages["assemble"] = [len(standing_outputs(ledger)), shards]
     return {"finished": False, "running": is_held(folder.work), "command": "label", "stages": stages}
 
@@ -112,13 +108,11 @@ def assemble(workspace: Labelling, bars: Bars) -> None:
         found: dict[str, pa.Array] = {}
         reasons = []
         for route in ROUTES:
-            parts = parts_of(workspace.ledger, TRANSLATIONS, route, unit)
-            table = committed(unit, parts, TRANSLATIONS_SCHEMA)
-            reasons.append(_placed(unit, table, "reason"))
-            found[f"translation_{route}"] = _placed(unit, table, "translation")
-            parts = parts_of(workspace.ledger, QUALITY, route, unit)
-            quality = committed(unit, parts, QUALITY_SCHEMA)
-            found[f"quality_{route}"] = _placed(unit, quality, "quality")
+            work = work_on(workspace, unit, [TRANSLATIONS, QUALITY], route)
+            table = work.committed(TRANSLATIONS)
+            reasons.append(_placed(work, table, "reason"))
+            found[f"translation_{route}"] = _placed(work, table, "translation")
+            found[f"quality_{route}"] = _placed(work, work.committed(QUALITY), "quality")
         found["gain"] = pc.subtract(found["quality_large"], found["quality_small"])
         counts.add(found, reasons, *languages(batch, workspace.spec.input))
         return found
@@ -128,8 +122,8 @@ def assemble(workspace: Labelling, bars: Bars) -> None:
     write_shards(workspace, addition, bars)
 
 
-def _placed(unit: Unit, table: pa.Table, name: str) -> pa.Array:
+def _placed(work: UnitWork, table: pa.Table, name: str) -> pa.Array:
     """A column of a unit's committed rows, by row; null where there is none."""
-    place: npt.NDArray[np.int64] = np.full(unit.rows, -1)
-    place[table["row"].to_numpy() - unit.first_row] = np.arange(table.num_rows)
+    place: npt.NDArray[np.int64] = np.full(work.unit.rows, -1)
+    place[work.places(table)] = np.arange(table.num_rows)
     return table[name].take(pa.array(place, mask=place < 0)).combine_chunks()

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 from routelmt_batch.corpus.shards import Shard
 from routelmt_batch.learning.labels import Signature
 from routelmt_batch.metrics.metric import Metric, describe, open_metric
-from routelmt_batch.rows import LARGE, SMALL
+from routelmt_batch.rows import LARGE, QUALITY, SMALL, TRANSLATIONS
 from routelmt_batch.spec import LabelSpec
 from routelmt_batch.store import checkpoints
 from routelmt_batch.store.manifest import engine_meaning, of_input, of_prompt, of_translations
@@ -25,8 +25,8 @@ class LabelRecipe:
     def fingerprints(self, shards: list[Shard], limit: int | None) -> dict[str, dict[str, Any]]:
         corpus = of_input(self.spec, shards, limit)
         return {
-            "translations": corpus | of_translations(self.spec),
-            "quality": corpus | of_prompt(self.spec) | {"metric": describe(self.metric)},
+            TRANSLATIONS.name: corpus | of_translations(self.spec),
+            QUALITY.name: corpus | of_prompt(self.spec) | {"metric": describe(self.metric)},
         }
 
     def signature(self) -> Signature:

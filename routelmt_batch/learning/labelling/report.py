@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from routelmt_batch.rows import LARGE, SMALL, UNTRANSLATABLE
+from routelmt_batch.rows import LARGE, QUALITY, SMALL, UNTRANSLATABLE
 from routelmt_batch.stages.tally import direction
-from routelmt_batch.store.ledger import QUALITY
 from routelmt_batch.store.manifest import versions
 from routelmt_batch.store.workspace import AnyWorkspace
 
@@ -85,7 +84,7 @@ def report(workspace: AnyWorkspace, signature: Mapping[str, Any]) -> dict[str, A
         "labelled": total["labelled"],
         "unlabelled": dict(sorted(unlabelled.items())),
         # Translations that are longer than the metric reads.
-        "cut": {route: workspace.ledger.count(QUALITY, f"{route}_cut") for route in (SMALL, LARGE)},
+        "cut": {route: workspace.ledger.totals(QUALITY, route).sums["cut"] for route in (SMALL, LARGE)},
         "overall": _means(total),
         "direction": {name: _means(counts) for name, counts in sorted(directions.items())},
         "signature": dict(signature),
