@@ -84,9 +84,7 @@ def test_the_fresh_environment_uses_the_wheel(installed, tmp_path):
 
 def test_its_commands_work_outside_the_repository(installed, tmp_path, make_spec):
     command = installed / "routelmt-batch"
-    for kind in ("run", "label", "train"):
-        answer(command, "init", "--kind", kind, f"{kind}.yaml", cwd=tmp_path)
-        starter = PACKAGE / "cli" / "starters" / f"{kind}.yaml"
-        assert (tmp_path / f"{kind}.yaml").read_bytes() == starter.read_bytes()
+    answer(command, "init", "--kind", "label", "label.yaml", cwd=tmp_path)
+    assert (tmp_path / "label.yaml").read_bytes() == (PACKAGE / "cli/starters/label.yaml").read_bytes()
     assert "71 rows in 4 shards" in answer(command, "run", make_spec(), "--dry-run", cwd=tmp_path)
     assert "vLLM" in answer(command, "doctor", cwd=tmp_path)
