@@ -77,15 +77,16 @@ demo-models: setup setup-quality
 
 # What needs no engine, browser or training, in two minutes.
 test-quick: setup
-	$(BIN)/python -m pytest -n logical --dist loadfile -m "not engine and not slow"
+	$(BIN)/python -m pytest -n logical --dist worksteal -m "not engine and not slow"
 
 # The passes beside bare vLLM: tests/benchmarks/engines.py.
 bench: setup
 	$(BIN)/python tests/benchmarks/engines.py
 
-# Tests with engines one after the other: each engine takes all cores.
+# Tests with engines one after the other: each engine takes all cores. The others share the cores to the
+# end: worksteal moves tests of a long file to a core that has none left.
 test: setup setup-quality
-	$(BIN)/python -m pytest -n logical --dist loadfile -m "not engine"
+	$(BIN)/python -m pytest -n logical --dist worksteal -m "not engine"
 	$(BIN)/python -m pytest -m engine
 
 # The site, runs/site, and the pages that are written from the code.

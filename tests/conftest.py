@@ -110,19 +110,28 @@ def no_page(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def invoke(fake_engine: Any, no_page: None, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
-    """A command in this process, on a made-up engine."""
+def commands_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands in this process: their signal handlers are no other test's, what they print can be read."""
     from rich.console import Console
-    from typer.testing import CliRunner
 
     from routelmt_batch import interrupts
+
+    monkeypatch.setattr(interrupts, "stop_on_signals", lambda: None)
+    for module in ("cli.main", "cli.ending", "cli.learning", "cli.submission"):
+        monkeypatch.setattr(f"routelmt_batch.{module}.stderr_console", lambda: Console(stderr=True))
+
+
+@pytest.fixture
+def invoke(
+    fake_engine: Any, no_page: None, commands_here: None, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Any]:
+    """A command in this process, on a made-up engine."""
+    from typer.testing import CliRunner
+
     from routelmt_batch.cli.main import app
     from routelmt_batch.job import flow
 
     monkeypatch.setattr(flow, "ray_engine", lambda folder, options: fake_engine.opened(folder))
-    monkeypatch.setattr(interrupts, "stop_on_signals", lambda: None)
-    for module in ("cli.main", "cli.ending", "cli.learning", "cli.submission"):
-        monkeypatch.setattr(f"routelmt_batch.{module}.stderr_console", lambda: Console(stderr=True))
     runner = CliRunner(env={"COLUMNS": "200"})
     return lambda *arguments: runner.invoke(app, [str(argument) for argument in arguments])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import importlib.metadata
 from collections.abc import Mapping
@@ -79,6 +80,7 @@ def manifest(
     }
 
 
+@functools.cache
 def versions() -> dict[str, str]:
     found = {"routelmt-batch": __version__}
     for name in _LIBRARIES:

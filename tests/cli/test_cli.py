@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from routelmt_batch import __version__
+from routelmt_batch.cli.main import main
 from routelmt_batch.errors import RoutelmtError, UsageError
 from routelmt_batch.learning.training.spec import load_train_spec
 from routelmt_batch.spec.file import load, load_label
@@ -40,13 +41,29 @@ COMMANDS = [
 ]
 
 
-def routelmt(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+def process(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "routelmt_batch", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=120, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+@pytest.fixture
+def routelmt(commands_here, monkeypatch, capsys):
+    """A whole command, errors and exit code included, in this process: there imports cost no time."""
+
+    def run(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "argv", ["routelmt-batch", *arguments])
+            if cwd:
+                patch.chdir(cwd)
+            with pytest.raises(SystemExit) as ended:
+                main()
+        return subprocess.CompletedProcess(arguments, ended.value.code or 0, *capsys.readouterr())
+
+    return run
 
 
 @pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)])
-def test_help_has_an_example(command):
+def test_help_has_an_example(routelmt, command):
     answer = routelmt(*command, "--help")
     assert answer.returncode == 0
     assert "Example: routelmt-batch" in answer.stdout
@@ -68,17 +85,17 @@ def test_help_comes_at_once():
     # The promise is a second; the fastest of three, so that a busy machine does not break it.
     def seconds() -> float:
         started = time.perf_counter()
-        routelmt("--help")
+        process("--help")
         return time.perf_counter() - started
 
     assert min(seconds() for _ in range(3)) < 1
 
 
 def test_version():
-    assert routelmt("--version").stdout.strip() == f"routelmt-batch {__version__}"
+    assert process("--version").stdout.strip() == f"routelmt-batch {__version__}"
 
 
-def test_init_writes_a_spec_once(tmp_path):
+def test_init_writes_a_spec_once(routelmt, tmp_path):
     assert routelmt("init", "my.yaml", cwd=tmp_path).returncode == 0
     assert (tmp_path / "my.yaml").read_text().startswith("# A job for routelmt-batch")
     again = routelmt("init", "my.yaml", cwd=tmp_path)
@@ -99,7 +116,7 @@ def test_init_writes_a_valid_spec_of_each_kind_and_a_missing_one_names_it(invoke
     read(path)
 
 
-def test_a_dry_run_checks_all_and_writes_nothing(tmp_path):
+def test_a_dry_run_checks_all_and_writes_nothing(routelmt, tmp_path):
     answer = routelmt("run", str(DEMO / "job.yaml"), "--dry-run", "--output", str(tmp_path / "out"))
     assert answer.returncode == 0
     assert "272 rows in 6 shards" in answer.stdout
@@ -127,7 +144,7 @@ def test_a_dry_run_checks_all_and_writes_nothing(tmp_path):
         (["frobnicate"], "No such command"),
     ],
 )
-def test_wrong_usage_ends_with_two_and_a_message(tmp_path, arguments, message):
+def test_wrong_usage_ends_with_two_and_a_message(routelmt, tmp_path, arguments, message):
     (tmp_path / "full").mkdir()
     (tmp_path / "full/file").write_text("x")
     names = {"spec": str(DEMO / "job.yaml"), "full": str(tmp_path / "full")}
@@ -138,7 +155,7 @@ def test_wrong_usage_ends_with_two_and_a_message(tmp_path, arguments, message):
     assert not (tmp_path / "runs").exists()
 
 
-def test_names_are_shown_as_they_are(tmp_path, make_spec, corpus):
+def test_names_are_shown_as_they_are(routelmt, tmp_path, make_spec, corpus):
     (corpus / "x[").mkdir()
     (corpus / "x[" / "bold].parquet").write_bytes(b"rubbish")
     answer = routelmt("run", str(make_spec()), "--dry-run")
@@ -146,7 +163,7 @@ def test_names_are_shown_as_they_are(tmp_path, make_spec, corpus):
     assert "x[/bold].parquet" in answer.stdout
 
 
-def test_a_dry_run_checks_the_job_that_is_there(tmp_path, make_spec):
+def test_a_dry_run_checks_the_job_that_is_there(routelmt, tmp_path, make_spec):
     from rich.console import Console
 
     from routelmt_batch.job import flow
@@ -160,7 +177,7 @@ def test_a_dry_run_checks_the_job_that_is_there(tmp_path, make_spec):
     assert answer.returncode == 2 and "frozen at budget.fraction 0.3" in answer.stderr
 
 
-def test_report_tells_where_an_unfinished_job_stands(tmp_path, make_spec):
+def test_report_tells_where_an_unfinished_job_stands(routelmt, tmp_path, make_spec):
     from rich.console import Console
 
     from routelmt_batch.job import flow
@@ -232,7 +249,7 @@ def test_rows_are_of_the_page_alone(invoke):
 
 
 @pytest.mark.slow
-def test_report_writes_the_page_and_compares(tmp_path, make_spec):
+def test_report_writes_the_page_and_compares(routelmt, tmp_path, make_spec):
     from rich.console import Console
 
     from routelmt_batch.job import flow
@@ -269,13 +286,13 @@ def test_an_address_where_nothing_answers_is_told_at_once(tmp_path, make_spec):
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     started = time.monotonic()
-    answer = routelmt("run", str(make_spec()), "--address", address)
+    answer = process("run", str(make_spec()), "--address", address)
     assert answer.returncode == 2, answer.stderr
     assert f"--address {address}: nothing answers there" in answer.stderr
     assert time.monotonic() - started < 30
 
 
-def test_corpus_text_stays_out_of_messages(tmp_path, make_spec, corpus):
+def test_corpus_text_stays_out_of_messages(routelmt, tmp_path, make_spec, corpus):
     write_shard(corpus / "z.parquet", ["SECRETWORD " * 5])
     (corpus / "y.parquet").write_bytes((corpus / "z.parquet").read_bytes()[:-9])
     answer = routelmt("run", str(make_spec()), "--dry-run")
@@ -283,7 +300,7 @@ def test_corpus_text_stays_out_of_messages(tmp_path, make_spec, corpus):
     assert "SECRETWORD" not in answer.stdout + answer.stderr
 
 
-def test_what_the_system_refuses_is_told_without_a_traceback(tmp_path):
+def test_what_the_system_refuses_is_told_without_a_traceback(routelmt, tmp_path):
     (tmp_path / "file").write_text("x")
     answer = routelmt("init", str(tmp_path / "file" / "job.yaml"))
     assert answer.returncode == 1
@@ -291,7 +308,7 @@ def test_what_the_system_refuses_is_told_without_a_traceback(tmp_path):
 
 
 @pytest.mark.slow
-def test_doctor_says_what_is_fine():
+def test_doctor_says_what_is_fine(routelmt):
     answer = routelmt("doctor", cwd=REPOSITORY)
     assert answer.returncode in (0, 1)
     for word in ("Python", "ray", "vLLM", "torch", "memory", "disk"):

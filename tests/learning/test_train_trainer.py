@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 
 import numpy as np
@@ -25,6 +26,16 @@ pytestmark = pytest.mark.slow
 BARS = Bars.none()
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A training by the spec's own settings, made once: its report, and the folder of table and router."""
+    work = tmp_path_factory.mktemp("whole")
+    write_labels(work / "labels.parquet")
+    with pytest.MonkeyPatch.context() as patch:
+        in_process(patch)
+        return train(make_spec(work), Options(), BARS).report, work
+
+
 @pytest.fixture
 def run(tmp_path, monkeypatch):
     """Trains by a spec's settings in this process and returns (report, folder)."""
@@ -45,8 +56,8 @@ def weights(source):
     return load_file(f"{source}/model.safetensors")
 
 
-def test_the_same_seed_is_the_same_router_and_another_seed_is_not(run):
-    first, folder = run("first")
+def test_the_same_seed_is_the_same_router_and_another_seed_is_not(run, whole):
+    first, folder = whole[0], TrainingFolder(whole[1] / "router")
     again, other = run("again")
     assert pq.read_table(folder.predictions).equals(pq.read_table(other.predictions))
     assert checkpoints.weights_hash(str(folder.root)) == checkpoints.weights_hash(str(other.root))
@@ -121,8 +132,7 @@ def _killed(spec, place):
     train(spec, Options(), BARS)
 
 
-def test_a_killed_training_goes_on_from_its_last_checkpoint_to_the_same_end(run, tmp_path):
-    _, whole = run("whole")
+def test_a_killed_training_goes_on_from_its_last_checkpoint_to_the_same_end(run, whole, tmp_path):
     spec = make_spec(tmp_path, output__uri=str(tmp_path / "killed"))
     process = multiprocessing.get_context("spawn").Process(target=_killed, args=(spec, "train.step:11"))
     process.start()
@@ -141,12 +151,14 @@ def test_a_killed_training_goes_on_from_its_last_checkpoint_to_the_same_end(run,
     per_epoch = report["trained"]["steps_planned"] // 2
     assert begins == [0, per_epoch]  # the first epoch is not done again
     assert not torn.exists()
-    found, expected = pq.read_table(folder.predictions), pq.read_table(whole.predictions)
+    found, expected = (
+        pq.read_table(one.predictions) for one in (folder, TrainingFolder(whole[1] / "router"))
+    )
     np.testing.assert_allclose(found["predicted"].to_numpy(), expected["predicted"].to_numpy(), atol=1e-4)
 
 
-def test_a_finished_training_is_left_alone_and_another_spec_is_refused(run, tmp_path):
-    report, folder = run()
+def test_a_finished_training_is_left_alone_and_another_spec_is_refused(run, whole, tmp_path):
+    report, folder = whole[0], TrainingFolder(shutil.copytree(whole[1] / "router", tmp_path / "router"))
     before = folder.card.stat().st_mtime_ns
     outcome = train(make_spec(tmp_path, workers__count=2), Options(), BARS)
     assert (outcome.new, outcome.report) == (False, report)
@@ -183,9 +195,9 @@ def test_a_base_that_cannot_be_trained_so(run, settings, message):
         run(**settings)
 
 
-def test_padding_does_not_change_a_score(run):
-    _, folder = run()
+def test_padding_does_not_change_a_score(whole):
+    router = whole[1] / "router"
     ids = [[5, 6, 7], [9] * 40, [11, 12]]
-    together = regressor.predict(folder.root, ids)
-    alone = [regressor.predict(folder.root, [one])[0] for one in ids]
+    together = regressor.predict(router, ids)
+    alone = [regressor.predict(router, [one])[0] for one in ids]
     assert together == pytest.approx(alone, abs=1e-5)

@@ -47,7 +47,7 @@ def corpus(tmp_path: Path) -> Path:
         write_shard(
             root / f"{name}.parquet",
             [f"Sentence {first + i * i}." for i in rows],
-            row_group_size=7,
+            row_group_size=13,
             reference=pa.array(references),
         )
     return root
