@@ -1,42 +1,37 @@
-"""Every router by its kind: what it reads, what runs it, whether its scores are gains.
+"""The kinds of routers that `router.kind` may name, and what `router.source` names for each.
 
-One registry for jobs and evaluations. It knows names; the work is in the modules beside it.
+It knows names. What a kind does is a class of its own; routers/registry.py has them all.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, Literal
-
-ROUTER_FOLDER: Final = "a router folder, as `train` writes it"
-SMALL_MODEL: Final = "the small model"
-CORPUS: Final = "a corpus to count words in: Parquet with the same source column"
-COMET_CHECKPOINT: Final = "a source-only COMET checkpoint, such as sentinel-src-24"
+from typing import Final
 
 SEVERE_LOSS_GAIN: Final = -5.0  # a routed row with this gain or less is a severe loss (the paper's)
 
 
 @dataclass(frozen=True)
-class Kind:
-    """`source` says what `router.source` names; empty: nothing."""
+class Source:
+    """What `router.source` names: its name in a command's help, and what it is."""
 
-    source: str
-    engine: Literal["prefill", "scorer", "column"]
-    on_gpu: bool = False  # it runs a model
-    gains: bool = False  # scores are in units of the metric; else only their order means something
-    learned: bool = False  # from labels: no baseline
-    needs_reference: bool = False
+    metavar: str
+    words: str
 
 
-KINDS: Final = {
-    "routelmt": Kind(ROUTER_FOLDER, "prefill", on_gpu=True, gains=True, learned=True),
-    "routelmt-q": Kind(ROUTER_FOLDER, "prefill", on_gpu=True, learned=True),
-    "encoder": Kind(ROUTER_FOLDER, "scorer", on_gpu=True, gains=True, learned=True),
-    "random": Kind("", "scorer"),
-    "length": Kind(SMALL_MODEL, "scorer"),
-    "rarity": Kind(CORPUS, "scorer"),
-    "entropy": Kind(SMALL_MODEL, "scorer", on_gpu=True),
-    "sentinel": Kind(COMET_CHECKPOINT, "scorer", on_gpu=True),
-    "oracle-gain": Kind("", "column", gains=True, needs_reference=True),
-    "oracle-quality": Kind("", "column", needs_reference=True),
+ROUTER_FOLDER: Final = Source("FOLDER", "a router folder, as `train` writes it")
+SMALL_MODEL: Final = Source("MODEL", "the small model")
+CORPUS: Final = Source("CORPUS", "a corpus to count words in: Parquet with the same source column")
+COMET_CHECKPOINT: Final = Source("CHECKPOINT", "a source-only COMET checkpoint, such as sentinel-src-24")
+
+KINDS: Final[dict[str, Source | None]] = {
+    "routelmt": ROUTER_FOLDER,
+    "routelmt-q": ROUTER_FOLDER,
+    "encoder": ROUTER_FOLDER,
+    "length": SMALL_MODEL,
+    "rarity": CORPUS,
+    "entropy": SMALL_MODEL,
+    "sentinel": COMET_CHECKPOINT,
+    "random": None,
 }
+ORACLES: Final = ("oracle-gain", "oracle-quality")  # they need references: an evaluation alone has them

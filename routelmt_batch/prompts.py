@@ -135,5 +135,5 @@ class Prompter:
 
 
 def cut_off(ids: list[int], limit: int) -> list[int]:
-    """The first tokens and the last one, which closes an encoder's input."""
-    return [*ids[: limit - 1], ids[-1]]
+    """At most `limit` tokens: the first ones and the last, which closes an encoder's input."""
+    return ids if len(ids) <= limit else [*ids[: limit - 1], ids[-1]]

@@ -18,7 +18,7 @@ def test_it_is_a_job_of_hub_models():
     assert spec.router.source == "/corpora/routers/lmt-60"
     assert spec.input.uri == "/corpora/in"
     assert spec.metric and spec.metric.checkpoint == "Unbabel/wmt22-cometkiwi-da"
-    assert spec.prompt_limit_tokens == 1536, "as its comment says"
+    assert spec.models.prompt_limit_tokens == 1536, "as its comment says"
 
 
 @pytest.mark.parametrize("line", [line for line in LINES if line and not line.startswith("#")])

@@ -23,7 +23,7 @@ from routelmt_batch.cli.options import (
     VerboseOption,
 )
 from routelmt_batch.errors import UsageError
-from routelmt_batch.kinds import SEVERE_LOSS_GAIN
+from routelmt_batch.kinds import KINDS, ROUTER_FOLDER, SEVERE_LOSS_GAIN
 from routelmt_batch.progress import Bars, stderr_console
 
 if TYPE_CHECKING:
@@ -44,8 +44,9 @@ RoutersOption = Annotated[
     typer.Option(
         "--router",
         metavar="NAME=PATH",
-        help="A router folder under a name of yours, or KIND=PATH: length=MODEL, entropy=MODEL, "
-        "rarity=CORPUS, sentinel=CHECKPOINT. May be given again.",
+        help="A router folder under a name of yours, or KIND=PATH: "
+        + ", ".join(f"{kind}={of.metavar}" for kind, of in KINDS.items() if of and of is not ROUTER_FOLDER)
+        + ". May be given again.",
     ),
 ]
 

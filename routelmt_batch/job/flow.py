@@ -223,7 +223,7 @@ def check(
         "dtype": _dtypes(spec, dtypes),
         "budget": _budget(recipe, rows),
         **_measured(recipe),
-        "longest prompt": f"{spec.prompt_limit_tokens} tokens",
+        "longest prompt": f"{recipe.prompt_limit_tokens} tokens",
         "output": f"{spec.output.uri} ({_state(folder, begun)})",
     }
 

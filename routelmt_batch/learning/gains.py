@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
-Floats = npt.NDArray[np.float64]
+from routelmt_batch.stats.measures import Floats
 
 QUALITY_SMALL, QUALITY_LARGE, GAIN = "quality_small", "quality_large", "gain"
 TOLERANCE: Final = 1e-3  # of the x100 scale: what rounding may do

@@ -19,7 +19,8 @@ from routelmt_batch.kinds import KINDS, ROUTER_FOLDER, SMALL_MODEL
 from routelmt_batch.learning.labels import check_texts, find, texts_of
 from routelmt_batch.progress import Bars
 from routelmt_batch.routers.card import read_card
-from routelmt_batch.routers.router import Router, open_router
+from routelmt_batch.routers.registry import open_router
+from routelmt_batch.routers.router import Router
 from routelmt_batch.rows import SCORES
 from routelmt_batch.spec import Input, Output, Prompt, Run, ScoreSpec
 from routelmt_batch.spec import Router as RouterSpec
@@ -43,7 +44,7 @@ class ScoreRecipe:
 
     @property
     def prompt_limit_tokens(self) -> int:
-        return self.spec.prompt_limit_tokens
+        return self.spec.router.max_model_len_tokens
 
     def fingerprints(self, shards: list[Shard], limit: int | None) -> dict[str, dict[str, Any]]:
         return {SCORES.name: of_input(self.spec, shards, limit) | self.router.fingerprint()}
@@ -61,7 +62,7 @@ class Scored:
 def router_spec(kind: str, source: str, seed: int = 0, dtype: str = "auto") -> RouterSpec:
     """A router's pool with the sizes that its checkpoint allows."""
     longest = _LONGEST_PROMPT_TOKENS
-    if source and KINDS[kind].source in (ROUTER_FOLDER, SMALL_MODEL):
+    if source and KINDS[kind] in (ROUTER_FOLDER, SMALL_MODEL):
         checkpoints.locate(source, f"--router {kind}={source}")
         longest = min(longest, checkpoints.context_tokens(source) or longest)
     return RouterSpec.model_validate(
@@ -88,7 +89,7 @@ def score_tables(
     texts = texts_of(found)
     check_texts(found, text_columns(texts).values())
     prompt = Prompt()
-    if KINDS[router.kind].source == ROUTER_FOLDER:
+    if KINDS[router.kind] is ROUTER_FOLDER:
         prompt = Prompt(template=read_card(router.source).prompt_template)
     spec = ScoreSpec(
         name=name,

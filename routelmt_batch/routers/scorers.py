@@ -11,22 +11,16 @@ import functools
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 
 from routelmt_batch.engines.lanes import Scores
 from routelmt_batch.prompts import Prompter, cut_off, load_tokenizer
+from routelmt_batch.routers.forward import batches, last_token_scores, pooled_scores
 from routelmt_batch.routers.words import count_words, words
-
-if TYPE_CHECKING:
-    import torch
-
-_BATCH_TOKENS = 8192
 
 
 @dataclass(frozen=True)
@@ -86,9 +80,7 @@ class Prefill:
     """Gain or quality (standardised) that a router reads off a prompt: a linear head on the hidden state of
     its last token (paper, section on RouteLMT). A forward pass by transformers, nothing is decoded.
 
-    Prompts of like lengths go together, `batch_rows` or `batch_tokens` with their padding at most. Padding
-    stands behind a prompt, where a causal model's earlier tokens do not see it: no mask is needed.
-    The head computes in float32, whatever the model's dtype.
+    Prompts of like lengths go together, `batch_rows` or `batch_tokens` with their padding at most.
     """
 
     source: str
@@ -101,18 +93,7 @@ class Prefill:
         return _load("AutoModelForSequenceClassification", self.source, self.dtype, self.trust_remote_code)
 
     def __call__(self, rows: pa.Table) -> Scores:
-        import torch
-
-        model = self.load()
-        head = model.score.weight.float()
-        scores = np.zeros(rows.num_rows)
-        prompts = rows["tokens"].to_pylist()
-        for places, tokens, mask in _batches(prompts, self.batch_tokens, self.batch_rows):
-            with torch.inference_mode():
-                states = model.base_model(input_ids=tokens.to(model.device), use_cache=False)[0]
-                last = states[torch.arange(len(places)), mask.sum(1).to(model.device) - 1]
-                scores[places] = (last.float() @ head.T)[:, 0].cpu().numpy()
-        return scores
+        return last_token_scores(self.load(), rows["tokens"].to_pylist(), self.batch_tokens, self.batch_rows)
 
 
 @dataclass(frozen=True)
@@ -139,7 +120,7 @@ class Entropy:
 
         model = self.load()
         scores = np.zeros(rows.num_rows)
-        for places, tokens, mask in _batches(rows["tokens"].to_pylist(), left=True):
+        for places, tokens, mask in batches(rows["tokens"].to_pylist(), left=True):
             with torch.inference_mode():
                 logits = model(
                     input_ids=tokens.to(model.device),
@@ -167,21 +148,10 @@ class Encoder:
         return _load("AutoModelForSequenceClassification", self.source, "float32", self.trust_remote_code)
 
     def __call__(self, rows: pa.Table) -> Scores:
-        import torch
-
-        model = self.load()
         prompter = Prompter(self.source, self.template, self.trust_remote_code)
         texts = (rows[name].to_pylist() for name in ("source", "source_lang", "target_lang"))
-        limit = self.max_length_tokens
-        prompts = [
-            cut_off(tokens, limit) if len(tokens) > limit else tokens for tokens in prompter.token_ids(*texts)
-        ]
-        scores = np.zeros(rows.num_rows)
-        for places, tokens, mask in _batches(prompts, pad=model.config.pad_token_id or 0):
-            with torch.inference_mode():
-                logits = model(input_ids=tokens.to(model.device), attention_mask=mask.to(model.device)).logits
-            scores[places] = logits[:, 0].float().cpu().numpy()
-        return scores
+        prompts = [cut_off(tokens, self.max_length_tokens) for tokens in prompter.token_ids(*texts)]
+        return pooled_scores(self.load(), prompts)
 
 
 @functools.lru_cache(maxsize=1)
@@ -196,29 +166,3 @@ def _load(kind: str, source: str, dtype: str, trust_remote_code: bool) -> Any:
         trust_remote_code=trust_remote_code,
     )
     return model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def _batches(
-    prompts: Sequence[Sequence[int]],
-    most_tokens: int = _BATCH_TOKENS,
-    most_rows: int = _BATCH_TOKENS,
-    left: bool = False,
-    pad: int = 0,
-) -> Iterator[tuple[npt.NDArray[np.int64], torch.Tensor, torch.Tensor]]:
-    """Padded batches of like lengths: places of the prompts; token ids and mask, rows x longest."""
-    import torch
-
-    lengths = np.array([len(prompt) for prompt in prompts])
-    order = np.argsort(lengths, kind="stable")
-    start = 0
-    while start < len(order):
-        end = min(len(order), start + most_rows)
-        while end > start + 1 and (end - start) * lengths[order[end - 1]] > most_tokens:
-            end -= 1
-        places, start = order[start:end], end
-        longest = int(lengths[places[-1]])
-        place = np.arange(longest)
-        mask = place >= longest - lengths[places, None] if left else place < lengths[places, None]
-        tokens = np.full(mask.shape, pad)
-        tokens[mask] = np.concatenate([prompts[at] for at in places])
-        yield places, torch.from_numpy(tokens), torch.from_numpy(mask.astype(np.int64))

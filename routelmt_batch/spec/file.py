@@ -35,7 +35,7 @@ def load(path: str | Path, settings: Iterable[str] = (), **overrides: str | None
     """
     given = [_override(name, value) for name, value in overrides.items() if value is not None]
     spec = resolve(read(Path(path), settings, JobSpec, given), Path(path))
-    if not spec.router.source and KINDS[spec.router.kind].source == SMALL_MODEL:
+    if not spec.router.source and KINDS[spec.router.kind] is SMALL_MODEL:
         router = spec.router.model_copy(update={"source": spec.models.small.source})
         spec = spec.model_copy(update={"router": router})
     return spec

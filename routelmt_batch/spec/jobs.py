@@ -6,7 +6,6 @@ from typing import Any, ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from routelmt_batch.kinds import KINDS
 from routelmt_batch.rows import LABEL_NAMES, OUTPUT_NAMES
 from routelmt_batch.spec.parts import Budget, Input, Models, Output, Page, Prompt, Router, Run, SpecFile
 from routelmt_batch.spec.quality import Audit, Checks, Guard, Metric
@@ -97,23 +96,11 @@ class JobSpec(PassSpec):
     def also(self) -> tuple[str, ...]:
         return ("reference",) if self.measures and self.input.columns.reference else ()
 
-    @property
-    def prompt_limit_tokens(self) -> int:
-        """Longest prompt that the router reads whole and that leaves both models their output."""
-        limits = [self.models.small.prompt_limit_tokens, self.models.large.prompt_limit_tokens]
-        if KINDS[self.router.kind].engine == "prefill":
-            limits.append(self.router.max_model_len_tokens)
-        return min(limits)
-
 
 class ScoreSpec(PassSpec):
     """A router over tables, without the models that it routes between."""
 
     router: Router
-
-    @property
-    def prompt_limit_tokens(self) -> int:
-        return self.router.max_model_len_tokens
 
 
 class MeasureSpec(PassSpec):

@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from routelmt_batch.kinds import KINDS, SMALL_MODEL
+from routelmt_batch.kinds import KINDS, ORACLES, SMALL_MODEL
 from routelmt_batch.prompts import LANGUAGES, LMT_TEMPLATE
 from routelmt_batch.spec.values import Fraction, Language, Threshold, Uri
 
@@ -221,33 +221,43 @@ class Models(Part):
     small: Translator
     large: Translator
 
+    @property
+    def prompt_limit_tokens(self) -> int:
+        """Longest prompt that leaves both models their output."""
+        return min(self.small.prompt_limit_tokens, self.large.prompt_limit_tokens)
+
+
+def _sources() -> str:
+    """What each kind of router reads."""
+    kinds = {source: [f"`{kind}`" for kind, of in KINDS.items() if of is source] for source in KINDS.values()}
+    return "; ".join(
+        f"{source.words if source else 'nothing'} ({', '.join(names)})" for source, names in kinds.items()
+    )
+
 
 class Router(Pool):
     """What scores each row before anything is translated, and its pool of engines."""
 
     kind: str = Field(
         "routelmt",
-        description="Kind of router: `routelmt`, `routelmt-q`, `encoder`, `length`, `entropy`, `rarity`, "
-        "`sentinel` or `random`.",
+        description=f"Kind of router: {', '.join(f'`{kind}`' for kind in KINDS)}.",
     )
     source: str = Field(
         "",
-        description="What the kind reads. A router folder for `routelmt`, `routelmt-q`, `encoder`; a corpus "
-        "for `rarity`; a source-only COMET checkpoint for `sentinel`. `length` and `entropy` read the small "
-        "model unless another is named. `random` reads nothing.",
+        description=f"What the kind reads: {_sources()}. Default: the small model, for kinds that read one.",
     )
     seed: int = Field(0, description="Seed of the kind `random`.")
 
     @model_validator(mode="after")
     def _known_kind(self) -> Router:
-        served = [name for name, kind in KINDS.items() if not kind.needs_reference]
-        if self.kind not in served:
-            why = "needs references: for evaluation only" if self.kind in KINDS else "unknown"
+        if self.kind not in KINDS:
+            why = "needs references: for evaluation only" if self.kind in ORACLES else "unknown"
             raise ValueError(
-                f"kind {self.kind!r}: {why}; known here: {', '.join(served)}{near(self.kind, served)}"
+                f"kind {self.kind!r}: {why}; known here: {', '.join(KINDS)}{near(self.kind, KINDS)}"
             )
-        if not self.source and KINDS[self.kind].source not in ("", SMALL_MODEL):
-            raise ValueError(f"kind {self.kind} needs a source: {KINDS[self.kind].source}")
+        wanted = KINDS[self.kind]
+        if not self.source and wanted and wanted is not SMALL_MODEL:
+            raise ValueError(f"kind {self.kind} needs a source: {wanted.words}")
         return self
 
 

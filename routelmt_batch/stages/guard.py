@@ -14,7 +14,6 @@ import numpy as np
 
 from routelmt_batch.engines.lanes import Engine, Lane, Mask, Pending
 from routelmt_batch.progress import Bars
-from routelmt_batch.prompts import Prompter
 from routelmt_batch.routers.card import Scale
 from routelmt_batch.rows import ESCALATE, LARGE, PREDICTED, QUALITY, ROUTE, SMALL, Route
 from routelmt_batch.stages import measure
@@ -111,11 +110,8 @@ class Unpredicted:
 def _predict(workspace: Job, plan: Plan, candidates: Cut | None, engine: Engine, bars: Bars) -> None:
     """The quality router over the candidates' prompts, prefill only."""
     spec, router = workspace.spec, workspace.recipe.quality_router
-    assert router and router.card and router.tokenizer
+    assert router and router.card
     scale: Scale = router.card.scale
-    tokenizer = router.tokenizer
-    prompter = Prompter(tokenizer.source, spec.prompt.template, tokenizer.trust_remote_code)
-
     lane = Lane(
         label="quality-router",
         pool=router.pool,
@@ -124,8 +120,8 @@ def _predict(workspace: Job, plan: Plan, candidates: Cut | None, engine: Engine,
         write=measure.Writer(PartWriter(workspace.folder.work, QUALITY, PREDICTED), PREDICTED, scale),
         part_rows=spec.run.part_rows,
         stage=QUALITY,
-        prompter=prompter,
-        limit_tokens=min(workspace.recipe.prompt_limit_tokens, router.pool.max_model_len_tokens),
+        prompter=router.prompter,
+        limit_tokens=router.prompt_limit(workspace.recipe.prompt_limit_tokens),
         scorer=router.scorer,
         retries=spec.run.retries,
     )

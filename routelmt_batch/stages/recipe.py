@@ -7,11 +7,11 @@ from typing import Any, TypeAlias
 
 from routelmt_batch.corpus.shards import Shard
 from routelmt_batch.errors import UsageError
-from routelmt_batch.kinds import KINDS
 from routelmt_batch.metrics.metric import Metric, describe, open_metric
 from routelmt_batch.progress import Bars
 from routelmt_batch.routers.calibration import HeldOut
-from routelmt_batch.routers.router import Router, open_router
+from routelmt_batch.routers.registry import open_router
+from routelmt_batch.routers.router import Router
 from routelmt_batch.rows import (
     AUDIT_QUALITY,
     AUDIT_TRANSLATIONS,
@@ -47,7 +47,8 @@ class JobRecipe:
 
     @property
     def prompt_limit_tokens(self) -> int:
-        return self.spec.prompt_limit_tokens
+        """Longest prompt that the router can score and that leaves both models their output."""
+        return self.router.prompt_limit(self.spec.models.prompt_limit_tokens)
 
     def fingerprints(self, shards: list[Shard], limit: int | None) -> dict[str, dict[str, Any]]:
         metric = {
@@ -94,8 +95,6 @@ def check_models(spec: JobSpec, bars: Bars | None = None) -> JobRecipe:
     """
     for key, pool in (("models.small", spec.models.small), ("models.large", spec.models.large)):
         check_pool(key, pool)
-    if KINDS[spec.router.kind].engine == "prefill":
-        check_pool("router", spec.router)
     small = spec.models.small
     weights = checkpoints.weights_hash(small.source)
     router = open_router(spec, spec.router, small, weights)
@@ -118,8 +117,7 @@ def _quality_router(spec: JobSpec, weights: str) -> Router | None:
     pool = spec.guard.router
     if spec.guard.mode != "predicted" or pool is None:
         return None
-    check_pool("guard.router", pool)
-    return open_router(spec, pool, spec.models.small, weights)
+    return open_router(spec, pool, spec.models.small, weights, "guard.router")
 
 
 def _metric(spec: JobSpec) -> Metric | None:

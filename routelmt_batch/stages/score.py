@@ -12,10 +12,8 @@ import pyarrow.compute as pc
 
 from routelmt_batch.engines.lanes import Engine, Lane, Mask, Pending
 from routelmt_batch.progress import Bars
-from routelmt_batch.prompts import Prompter
 from routelmt_batch.routers.card import Scale
 from routelmt_batch.routers.router import Router
-from routelmt_batch.routers.sentinel import Sentinel
 from routelmt_batch.rows import NOT_A_NUMBER, SCORES
 from routelmt_batch.stages.passes import PartWriter, refuse_failures, run_pass
 from routelmt_batch.stages.requests import PromptReader
@@ -99,10 +97,6 @@ def score(
 def _lane(workspace: AnyWorkspace) -> Lane:
     recipe: Scoring = workspace.recipe
     spec, router = workspace.spec, recipe.router
-    tokenizer = router.tokenizer
-    prompter = (
-        Prompter(tokenizer.source, spec.prompt.template, tokenizer.trust_remote_code) if tokenizer else None
-    )
     return Lane(
         label="router",
         pool=router.pool,
@@ -111,10 +105,10 @@ def _lane(workspace: AnyWorkspace) -> Lane:
         write=Writer(PartWriter(workspace.folder.work, SCORES), router.scale),
         part_rows=spec.run.part_rows,
         stage=SCORES,
-        prompter=prompter,
+        prompter=router.prompter,
         limit_tokens=recipe.prompt_limit_tokens,
         scorer=router.scorer,
-        cuts=router.scorer.cuts if isinstance(router.scorer, Sentinel) else None,
-        python=router.scorer.python if isinstance(router.scorer, Sentinel) else None,
+        cuts=router.cuts,
+        python=router.python,
         retries=spec.run.retries,
     )

@@ -137,14 +137,18 @@ def check_stage(
     root: object, stage: str, before: Mapping[str, Any], now: Mapping[str, Mapping[str, Any]]
 ) -> None:
     """Raises WorkChanged, with what differs, if a stage's committed work was made from something else."""
-    old = before["fingerprints"][stage]
-    differing = [key for key in now[stage] if old.get(key) != now[stage][key]]
-    if differing:
-        shown = "\n".join(f"  {key}: was {old.get(key)!r}, is {now[stage][key]!r}" for key in differing)
+    if told := changed(before["fingerprints"][stage], now[stage]):
         raise WorkChanged(
-            f"{root}: its {stage} were made from something else:\n{shown}\n"
+            f"{root}: its {stage} were made from something else:\n{told}\n"
             "Change it back, or start a new job with another --output"
         )
+
+
+def changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """A line for each value of a new fingerprint that the old one has not; empty if there is none."""
+    return "\n".join(
+        f"  {key}: was {old.get(key)!r}, is {value!r}" for key, value in new.items() if old.get(key) != value
+    )
 
 
 def changed_versions(before: Mapping[str, Any]) -> str:

@@ -14,13 +14,13 @@ from routelmt_batch import failpoints
 from routelmt_batch.cli import show
 from routelmt_batch.errors import ModelError, OutputError
 from routelmt_batch.job.flow import Options
-from routelmt_batch.learning.training import regressor
+from routelmt_batch.learning.training import examples
 from routelmt_batch.learning.training.folder import TrainingFolder
 from routelmt_batch.learning.training.train import train
 from routelmt_batch.progress import Bars
 from routelmt_batch.routers.card import read_card
 from routelmt_batch.store import checkpoints
-from tests.learning.training import SMALL, in_process, make_spec, write_labels
+from tests.learning.training import SMALL, in_process, make_spec, write_encoder, write_labels
 
 pytestmark = pytest.mark.slow
 BARS = Bars.none()
@@ -83,6 +83,21 @@ def test_full_fine_tuning_moves_every_matrix_and_learns(run):
     assert report["held_out"]["overall"]["spearman"] > 0.5
     assert report["card"]["kind"] == "routelmt-q"
     assert read_card(str(folder.root)).target == "quality"
+
+
+def test_an_encoders_held_out_predictions_are_those_of_plain_transformers(run, tmp_path):
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    encoder = write_encoder(tmp_path / "encoder")
+    report, folder = run(base__source=str(encoder), base__architecture="encoder", method="full")
+    model = AutoModelForSequenceClassification.from_pretrained(folder.root, dtype=torch.float32).eval()
+    test, scale = examples.read(folder, "test"), report["card"]["scale"]
+    with torch.inference_mode():
+        scores = np.array([model(input_ids=torch.tensor([ids])).logits.item() for ids in test.token_ids])
+    told = pq.read_table(folder.predictions)["predicted"].to_numpy()
+    np.testing.assert_allclose(told, scale["mean"] + scale["std"] * scores, atol=1e-3)
+    assert scores.std() > 0
 
 
 def test_training_stops_when_validation_no_longer_improves_and_keeps_the_best(run):
@@ -193,11 +208,3 @@ def test_what_is_not_a_training_is_not_written_over(run, tmp_path):
 def test_a_base_that_cannot_be_trained_so(run, settings, message):
     with pytest.raises(ModelError, match=message):
         run(**settings)
-
-
-def test_padding_does_not_change_a_score(whole):
-    router = whole[1] / "router"
-    ids = [[5, 6, 7], [9] * 40, [11, 12]]
-    together = regressor.predict(router, ids)
-    alone = [regressor.predict(router, [one])[0] for one in ids]
-    assert together == pytest.approx(alone, abs=1e-5)

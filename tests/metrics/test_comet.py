@@ -10,7 +10,7 @@ from routelmt_batch.engines import quality
 from routelmt_batch.errors import ModelError, UsageError
 from routelmt_batch.metrics.comet import segments_of
 from routelmt_batch.metrics.metric import describe, open_metric
-from routelmt_batch.routers.router import open_router
+from routelmt_batch.routers.registry import open_router
 from routelmt_batch.spec import Input, Metric, Output, Router, ScoreSpec
 from routelmt_batch.store import checkpoints
 

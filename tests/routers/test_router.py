@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from routelmt_batch.errors import ModelError, SpecError
+from routelmt_batch.kinds import KINDS
 from routelmt_batch.progress import Bars
+from routelmt_batch.routers.registry import ROUTERS
 from routelmt_batch.spec.file import load
 from routelmt_batch.stages.recipe import check_models
 from routelmt_batch.store import checkpoints
@@ -79,6 +81,31 @@ def test_the_small_model_is_a_length_or_entropy_routers_own(make_spec):
         assert router.pool.source == spec.models.small.source
         weights = router.fingerprint()["router's weights"]
         assert weights == checkpoints.weights_hash(spec.models.small.source)
+
+
+def test_every_kind_that_a_spec_may_name_can_be_opened():
+    assert ROUTERS.keys() == KINDS.keys()
+
+
+def test_a_fingerprint_names_all_that_scores_depend_on(make_spec, as_kind, corpus):
+    """By these names a job that an earlier version began is gone on with."""
+    model = ["router's weights", "router's configuration and tokenizer", "router.dtype"]
+    cut = ["router's prompt", "router's longest prompt in tokens"]
+    kinds = {
+        "routelmt": (str(MODELS / "router"), model),
+        "routelmt-q": (as_kind("routelmt-q", "quality"), model),
+        "encoder": (as_kind("encoder", "gain"), [*model, *cut]),
+        "length": ("", model),
+        "entropy": ("", model),
+        "random": ("", ["router.seed"]),
+        "rarity": (str(corpus), ["router's corpus"]),
+    }
+    for kind, (source, names) in kinds.items():
+        pool = {"kind": kind, "source": source, "max_model_len_tokens": 100}
+        recipe = check_models(load(make_spec(router=pool)))
+        assert list(recipe.router.fingerprint()) == ["router.kind", *names, "router's scale"]
+        assert recipe.router.pool.gpus == (0 if kind in ("length", "random", "rarity") else None), kind
+        assert recipe.prompt_limit_tokens == (100 if kind.startswith("routelmt") else 256 - 64), kind
 
 
 def test_oracles_are_for_evaluation(make_spec):

@@ -111,7 +111,9 @@ def demo_prompts() -> pa.Table:
         requests(lines, unit.shard.name) for unit in units(shards) for lines in read_lines(unit, spec.input)
     )
     wanted = found.filter(pc.equal(found["skip"], ""))
-    _, prompts, _ = tokenized(range(wanted.num_rows), wanted, Prompter(SMALL), spec.prompt_limit_tokens)
+    _, prompts, _ = tokenized(
+        range(wanted.num_rows), wanted, Prompter(SMALL), spec.models.prompt_limit_tokens
+    )
     return prompts
 
 

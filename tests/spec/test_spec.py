@@ -21,7 +21,7 @@ def test_the_demo_spec_and_its_paths(monkeypatch, tmp_path):
     assert spec.models.small.source == str(MODELS / "small")
     assert spec.output.uri == str(tmp_path / "runs/demo"), "the output resolves against the working folder"
     assert spec.budget.fraction == Decimal("0.3")
-    assert spec.prompt_limit_tokens == 160
+    assert spec.models.prompt_limit_tokens == 160
 
 
 def test_the_models_of_guard_and_metric_lie_beside_the_spec_too(make_spec, tmp_path):

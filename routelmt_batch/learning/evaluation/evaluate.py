@@ -17,7 +17,7 @@ import numpy as np
 from routelmt_batch.engines.lanes import Engine
 from routelmt_batch.errors import OutputError, UsageError
 from routelmt_batch.job.flow import OpenEngine
-from routelmt_batch.kinds import KINDS, SEVERE_LOSS_GAIN, SMALL_MODEL
+from routelmt_batch.kinds import KINDS, ORACLES, SEVERE_LOSS_GAIN, SMALL_MODEL
 from routelmt_batch.learning.evaluation import guards
 from routelmt_batch.learning.evaluation.contest import Routing
 from routelmt_batch.learning.evaluation.evaluation import BUILT_IN, RANDOM, write
@@ -80,7 +80,7 @@ def evaluate(
     labels.warnings.extend([*_warnings(labels, run, made), *guards.doubts(asked.guarded, qualities)])
     scores = {name: labels.scores[name] for name in settings.score_columns} | run.scores(labels)
     routers = {name: Routing(values) for name, values in scores.items()}
-    baselines = [RANDOM, *(name for name, one in asked.routers.items() if not KINDS[one.kind].learned)]
+    baselines = [RANDOM, *(name for name, one in run.scored.items() if one.router.card is None)]
     resamples = settings.resamples or default_resamples(len(labels.quality_small))
     with bars.rows("bootstrap", resamples, unit="resamples") as advance:
         evaluation = measure(
@@ -213,19 +213,18 @@ def parse_routers(given: Iterable[str], seed: int, dtype: str) -> dict[str, Rout
             source = str(Path(source).expanduser().resolve())
         if source and raw_card(source):
             kind = read_card(source).kind
-        elif name in KINDS and not KINDS[name].needs_reference:
-            kind = name
         elif name in KINDS:
+            kind = name
+        elif name in ORACLES:
             raise UsageError(f"--router {name}: always in the table; leave it out")
         else:
-            known = [kind for kind, value in KINDS.items() if not value.needs_reference]
             folder = f"{source} has no routelmt.json" if source else "give NAME=PATH, PATH a router folder"
             raise UsageError(
-                f"--router {text}: {folder}, and {name!r} is no kind{near(name, known)} (kinds: "
-                f"{', '.join(known)})"
+                f"--router {text}: {folder}, and {name!r} is no kind{near(name, KINDS)} (kinds: "
+                f"{', '.join(KINDS)})"
             )
-        if not source and KINDS[kind].source:
-            raise UsageError(f"--router {name}: needs a path, {name}=PATH: {KINDS[kind].source}")
+        if not source and (wanted := KINDS[kind]):
+            raise UsageError(f"--router {name}: needs a path, {name}=PATH: {wanted.words}")
         routers[name] = router_spec(kind, source, seed, dtype)
     return routers
 
@@ -248,7 +247,7 @@ def _warnings(labels: Labels, run: Run, made: Sequence[Signature]) -> list[str]:
         router, card = one.router, one.router.card
         found.extend(f"{name}: {warning}" for warning in router.warnings)
         found.extend(router.doubts(name, labels.directions))
-        if small and router.kind.source == SMALL_MODEL:
+        if small and KINDS[router.pool.kind] is SMALL_MODEL:
             weights = checkpoints.weights_hash(router.pool.source)
             if weights not in small:
                 found.append(

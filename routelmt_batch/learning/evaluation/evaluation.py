@@ -16,7 +16,7 @@ import numpy as np
 from routelmt_batch import __version__
 from routelmt_batch.atomic import write_json, write_text
 from routelmt_batch.errors import UsageError
-from routelmt_batch.kinds import SEVERE_LOSS_GAIN
+from routelmt_batch.kinds import ORACLES, SEVERE_LOSS_GAIN
 from routelmt_batch.learning.evaluation.contest import MACRO, OVERALL, Contest, Routing, contest, doubts
 from routelmt_batch.learning.evaluation.curves import area, budget_curve, by_percent
 from routelmt_batch.learning.evaluation.tables import Labels
@@ -24,8 +24,8 @@ from routelmt_batch.spec import near
 from routelmt_batch.stats import measures, resampling
 from routelmt_batch.stats.measures import METRICS, Floats, Integers
 
-ORACLE_GAIN, ORACLE_QUALITY, RANDOM = "oracle-gain", "oracle-quality", "random"
-BUILT_IN = (ORACLE_GAIN, ORACLE_QUALITY, RANDOM)  # always in the table
+(ORACLE_GAIN, ORACLE_QUALITY), RANDOM = ORACLES, "random"
+BUILT_IN = (*ORACLES, RANDOM)  # always in the table
 _DELTA = METRICS.index("mean_delta")
 
 
@@ -105,7 +105,7 @@ def _check(
     if resamples < 1:
         raise UsageError(f"{resamples} resamples: an interval needs one at least; leave it at the default")
     for name, router in routers.items():
-        if name in (ORACLE_GAIN, ORACLE_QUALITY):
+        if name in ORACLES:
             raise UsageError(f"router {name!r}: the name is the evaluation's own, always added; give another")
         if len(router.scores) != rows:
             raise UsageError(
@@ -241,7 +241,7 @@ def _areas(
     """
     areas = {name: area(curve) for name, curve in curves.items()}
     random = float(labels.quality_small.mean() + labels.gain.mean() / 2)
-    rooms = {oracle: areas[oracle] - random for oracle in (ORACLE_GAIN, ORACLE_QUALITY)}
+    rooms = {oracle: areas[oracle] - random for oracle in ORACLES}
     # Below this it is rounding: with equal gains every order has random's curve.
     least = 1e-9 * max(1.0, abs(random))
     warnings = [

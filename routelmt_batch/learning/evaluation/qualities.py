@@ -97,8 +97,7 @@ def find_qualities(
 
 
 def _check_predicts(one: Guarded, name: str, router: RouterSpec) -> None:
-    has_card = KINDS[router.kind].source == ROUTER_FOLDER
-    if not has_card or read_card(router.source).target != "quality":
+    if KINDS[router.kind] is not ROUTER_FOLDER or read_card(router.source).target != "quality":
         raise UsageError(
             f"{one.option}: the router {name} predicts no quality of the small translation; name one trained "
             "with target: quality, or a column of qualities"

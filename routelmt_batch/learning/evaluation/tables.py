@@ -18,11 +18,12 @@ import pyarrow.parquet as pq
 from routelmt_batch.corpus.shards import is_text, text_columns
 from routelmt_batch.corpus.units import languages
 from routelmt_batch.errors import InputError, UsageError
-from routelmt_batch.learning.gains import GAIN, Floats, OtherGains, gain_of, given_gain, is_number
+from routelmt_batch.learning.gains import GAIN, OtherGains, gain_of, given_gain, is_number
 from routelmt_batch.learning.gains import QUALITY_LARGE as LARGE
 from routelmt_batch.learning.gains import QUALITY_SMALL as SMALL
 from routelmt_batch.learning.labels import LabelTable, find, texts_of, unreadable
 from routelmt_batch.spec import Texts, near
+from routelmt_batch.stats.measures import Floats
 
 UNKNOWN = "?"  # stands for a language that a row does not name
 _BATCH_ROWS = 131_072

@@ -19,7 +19,7 @@ from routelmt_batch.learning.training.tables import TableFile
 from routelmt_batch.progress import Bars
 from routelmt_batch.routers.card import CARD
 from routelmt_batch.store import checkpoints
-from routelmt_batch.store.manifest import changed_versions, versions
+from routelmt_batch.store.manifest import changed, changed_versions, versions
 
 WORK = "_train"
 # What a router is made of; the other keys say where and how fast.
@@ -151,16 +151,13 @@ def check_same(folder: TrainingFolder, now: dict[str, Any], bars: Bars) -> None:
     before = folder.read(folder.manifest)
     if before is None:
         return
-    old = before["fingerprint"]
-    differing = [key for key in {**old, **now} if old.get(key) != now.get(key)]
-    if differing:
-        shown = "\n".join(f"  {key}: was {old.get(key)!r}, is {now.get(key)!r}" for key in differing)
+    if told := changed(before["fingerprint"], now):
         raise OutputError(
-            f"{folder.root}: its training was begun with something else:\n{shown}\n"
+            f"{folder.root}: its training was begun with something else:\n{told}\n"
             "Change it back, or train into another --output"
         )
-    if changed := changed_versions(before):
-        bars.warn(f"{folder.root}: begun with other library versions: {changed}")
+    if told := changed_versions(before):
+        bars.warn(f"{folder.root}: begun with other library versions: {told}")
 
 
 def begin(folder: TrainingFolder, spec: TrainSpec, now: dict[str, Any]) -> None:

@@ -1,23 +1,18 @@
 """The model that learns: a sequence-classification one with one label, its adapter, its saved form.
 
-It knows token ids and scores, not prompts, tables or workers.
+It knows neither prompts, tables nor workers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from routelmt_batch.errors import ModelError
 from routelmt_batch.learning.training.spec import TrainSpec
 from routelmt_batch.store import checkpoints
 
-if TYPE_CHECKING:
-    import torch
-
 ADAPTER = "adapter"
-_PREDICT_ROWS = 64
 
 
 def tokenizer_of(spec: TrainSpec) -> Any:
@@ -108,35 +103,3 @@ def _save_adapter(adapted: Any, folder: Path, base: str) -> None:
         config.base_model_name_or_path = base
     adapted.save_pretrained(str(folder), save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)  # peft's blank form; the router's own card tells more
-
-
-def predict(source: str | Path, token_ids: Sequence[Sequence[int]], device: str = "cpu") -> list[float]:
-    """Scores by a saved router's weights, in order; float32 arithmetic."""
-    import torch
-    from transformers import AutoModelForSequenceClassification
-
-    model = AutoModelForSequenceClassification.from_pretrained(str(source), dtype=torch.float32)
-    model.eval().to(device)
-    order = sorted(range(len(token_ids)), key=lambda row: len(token_ids[row]))
-    scores = [0.0] * len(token_ids)
-    with torch.inference_mode():
-        for first in range(0, len(order), _PREDICT_ROWS):
-            rows = order[first : first + _PREDICT_ROWS]
-            batch = pad([token_ids[row] for row in rows], model.config.pad_token_id)
-            logits = model(**{name: tensor.to(device) for name, tensor in batch.items()}).logits
-            for row, score in zip(rows, logits[:, 0].tolist(), strict=True):
-                scores[row] = score
-    return scores
-
-
-def pad(token_ids: Sequence[Sequence[int]], pad_id: int) -> dict[str, torch.Tensor]:
-    """`input_ids` and `attention_mask` (rows x longest), padded on the right."""
-    import torch
-
-    longest = max(map(len, token_ids))
-    ids = torch.full((len(token_ids), longest), pad_id)
-    mask = torch.zeros_like(ids)
-    for row, tokens in enumerate(token_ids):
-        ids[row, : len(tokens)] = torch.tensor(tokens)
-        mask[row, : len(tokens)] = 1
-    return {"input_ids": ids, "attention_mask": mask}

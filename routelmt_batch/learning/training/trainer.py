@@ -29,6 +29,7 @@ from routelmt_batch.learning.training.folder import TrainingFolder
 from routelmt_batch.learning.training.regression import spearman
 from routelmt_batch.learning.training.spec import TrainSpec
 from routelmt_batch.learning.training.split import TEST, TRAIN, VALIDATION
+from routelmt_batch.routers.forward import last_token_scores, padded, pooled_scores
 
 _LOGS_PER_EPOCH = 20
 _NO_RANKING = -1.0  # a constant prediction ranks nothing: worse than any Spearman that is defined
@@ -159,17 +160,17 @@ def _tell_trained(trainer: Trainer, folder: TrainingFolder) -> None:
 
 
 def _publish(spec: TrainSpec, folder: TrainingFolder) -> None:
-    """Write the router's model, and what that very model, read back, predicts of the test rows."""
+    """Write the router's model, and what that very model, read back, predicts of the test rows in a job."""
     trained, prepared = folder.read(folder.trained), folder.read(folder.prepared)
     assert trained and prepared
     regressor.save(spec, folder.checkpoints / trained["checkpoint"], folder.root)
     test, scale = examples.read(folder, TEST), prepared["scale"]
-    device = "cuda" if spec.workers.gpus else "cpu"
-    scores = np.array(regressor.predict(folder.root, test.token_ids, device))
+    model = regressor.plain(spec, str(folder.root)).eval().to("cuda" if spec.workers.gpus else "cpu")
+    score = pooled_scores if spec.base.architecture == "encoder" else last_token_scores
     table = pa.table(
         {
             "direction": test.directions,
-            "predicted": scale["mean"] + scale["std"] * scores,
+            "predicted": scale["mean"] + scale["std"] * score(model, test.token_ids),
             "realised": test.targets,
         }
     )
@@ -201,8 +202,9 @@ class _Collator:
         self.pad_id = pad_id
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
-        batch = regressor.pad([row["input_ids"] for row in rows], self.pad_id)
-        return {**batch, "labels": torch.tensor([row["labels"] for row in rows], dtype=torch.float32)}
+        tokens, mask = padded([row["input_ids"] for row in rows], self.pad_id)
+        labels = torch.tensor([row["labels"] for row in rows], dtype=torch.float32)
+        return {"input_ids": tokens, "attention_mask": mask, "labels": labels}
 
 
 class _LengthGrouped(Sampler[int]):
