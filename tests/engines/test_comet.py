@@ -27,6 +27,7 @@ from routelmt_batch.store.ledger import SCORES
 from routelmt_batch.store.workspace import Folder
 from tests.conftest import DEMO, MODELS, comets, in_quality
 from tests.engines.given import Given, keep_results, read_given, requests
+from tests.oracle import check_report
 
 pytestmark = pytest.mark.engine
 BARS = Bars(Console(quiet=True), quiet=True)
@@ -142,24 +143,25 @@ def labelled(tmp_path_factory, ray_session, comet_models, sentences):
     )
     report = label(spec, flow.Options(), BARS, opened).report
     rows = [row for path in (output / "data").rglob("*.parquet") for row in pq.read_table(path).to_pylist()]
+    check_report(output, "label")
     return output, report, rows
 
 
 def test_label_measures_by_comet_without_references(labelled, comet_models):
     _, report, rows = labelled
     good = [row for row in rows if row["gain"] is not None]
-    assert len(good) >= 20 and report["labelled"] == len(good)
+    assert len(good) >= 20 and report.labelled == len(good)
     pairs = [(row["source"], row[f"translation_{route}"]) for route in ("small", "large") for row in good]
     samples = [{"src": text, "mt": translation} for text, translation in pairs]
     expected = comets(comet_models / "kiwi", samples)
     found = [row[f"quality_{route}"] for route in ("small", "large") for row in good]
     np.testing.assert_allclose(found, 100 * np.array(expected["scores"]), atol=1e-4)
     small, large = (sum(half) for half in np.split(np.array(expected["cut"]), 2))
-    assert report["cut"] == {"small": small, "large": large} and small + large > 0
+    assert report.cut == {"small": small, "large": large} and small + large > 0
     console = Console(width=200, file=io.StringIO())
     console.print(shown(report))
     assert f"{small} of small; {large} of large" in console.file.getvalue()
-    assert report["signature"]["metric"]["name"] == "comet:kiwi"
+    assert report.signature.metric.name == "comet:kiwi"
 
 
 def test_a_sentinel_routes_by_a_checkpoint_that_reads_sources(

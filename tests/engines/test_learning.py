@@ -21,6 +21,7 @@ from routelmt_batch.progress import Bars
 from routelmt_batch.spec.file import load, load_label
 from tests.conftest import DEMO, MODELS
 from tests.engines.test_vllm import prompt
+from tests.oracle import check_report
 
 pytestmark = pytest.mark.engine
 BARS = Bars(Console(quiet=True), quiet=True)
@@ -45,6 +46,7 @@ def labels(tmp_path_factory, ray_session) -> Path:
     settings = [f"input.uri={DEMO / 'input'}", "run.pools=concurrent", *models]
     spec = load_label(DEMO / "label.yaml", settings, str(output))
     label(spec, flow.Options(limit=ROWS), BARS, opened)
+    check_report(output, "label")
     return output / "data"
 
 
