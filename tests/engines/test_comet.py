@@ -23,7 +23,7 @@ from routelmt_batch.metrics.metric import open_metric
 from routelmt_batch.progress import Bars
 from routelmt_batch.spec import Metric
 from routelmt_batch.spec.file import load, load_label
-from routelmt_batch.store.ledger import SCORES
+from routelmt_batch.store.ledger import QUALITY, SCORES
 from routelmt_batch.store.workspace import Folder
 from tests.conftest import DEMO, MODELS, comets, in_quality
 from tests.engines.given import Given, keep_results, read_given, requests
@@ -69,6 +69,7 @@ def test_scores_and_cut_rows_are_unbabel_comets_own(comet_models, tmp_path, open
                 read_given,
                 write,
                 part_rows=25,
+                stage=QUALITY,
                 scorer=metric,
                 cuts=metric.cuts,
                 python=metric.python,
@@ -142,8 +143,8 @@ def labelled(tmp_path_factory, ray_session, comet_models, sentences):
         str(output),
     )
     report = label(spec, flow.Options(), BARS, opened).report
-    rows = [row for path in (output / "data").rglob("*.parquet") for row in pq.read_table(path).to_pylist()]
     check_report(output, "label")
+    rows = [row for path in (output / "data").rglob("*.parquet") for row in pq.read_table(path).to_pylist()]
     return output, report, rows
 
 
@@ -182,7 +183,7 @@ def test_a_sentinel_routes_by_a_checkpoint_that_reads_sources(
     k = int(Decimal("0.3") * len(scored))
     # Lowest expected quality first, ties by row.
     gains = [gain for _, gain in sorted(scored, key=lambda pair: pair[0])[:k]]
-    measured = found["routers"]["sentinel"]["overall"]["mean_delta"]["value"]
+    measured = found.routers["sentinel"].overall["mean_delta"].value
     assert measured == pytest.approx(sum(gains) / k, abs=1e-6)
     spec = load(make_spec(router={"kind": "sentinel", "source": str(sentinel), "dtype": "float32"}))
     lines = flow.plan(spec, flow.Options(limit=10), BARS, open_engine)
@@ -203,9 +204,9 @@ def test_an_evaluation_guards_by_a_metric_without_references(labelled, comet_mod
     )
     settings = Settings(Decimal("0.3"), score_columns=("mine",), guards=guards, resamples=50)
     found = evaluate([str(path)], settings, tmp_path / "evaluation", BARS, open_engine)
-    values = {name: router["overall"]["mean_delta"]["value"] for name, router in found["routers"].items()}
+    values = {name: router.overall["mean_delta"].value for name, router in found.routers.items()}
     assert values["free"] == pytest.approx(values["upper"]) != values["mine"]
     assert values["after"] == pytest.approx(values["best"]) != values["mine"]
     assert any(
-        warning.startswith("kiwi: ") and "longer than it reads" in warning for warning in found["warnings"]
+        warning.startswith("kiwi: ") and "longer than it reads" in warning for warning in found.warnings
     )

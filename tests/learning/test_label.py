@@ -164,8 +164,8 @@ def test_the_tables_can_be_learnt_from_and_evaluated_whatever_the_inputs_columns
     assert [line["target"] for line in learnt] == pytest.approx([line["gain"] for line in expected], abs=1e-8)
     router = f"length={MODELS / 'small'}"
     found = evaluate([tables], Settings(Decimal("0.3"), (router,)), tmp_path / "out", BARS, engine.opened)
-    assert list(found["directions"]) == ["en-de"] and found["rows"] == 28
-    assert found["routers"]["length"]["overall"]["mean_delta"]["value"] is not None
+    assert list(found.directions) == ["en-de"] and found.rows == 28
+    assert found.routers["length"].overall["mean_delta"].value is not None
 
 
 def test_a_stopped_labelling_goes_on_and_sends_no_row_twice(spec, engine, tmp_path):
