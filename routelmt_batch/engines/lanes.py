@@ -124,7 +124,7 @@ class Lane:
     read: Callable[[Any], Iterator[pa.Table]]
     write: Callable[[pa.Table], Any]
     part_rows: int
-    stage: str = ""
+    stage: str
     model: Route | None = None
     prompter: Prompter | None = None
     limit_tokens: int = 0

@@ -14,6 +14,7 @@ from routelmt_batch.engines.session import Session
 from routelmt_batch.routers.scorers import Length, Random
 from routelmt_batch.spec import Pool
 from routelmt_batch.stages.translate import no_rows
+from routelmt_batch.store.ledger import SCORES
 from tests.conftest import MODELS
 from tests.engines.given import Given, keep_results, read_given, requests
 from tests.waiting import wait_for
@@ -31,8 +32,15 @@ def pools(ray_session, tmp_path):
 def lane(label, folder, rows: int = 40) -> Lane:
     texts = [f"{label} {row}" for row in range(rows)]
     return Lane(
-        label, Pool(source=""), [Given(requests(source=texts))], read_given, keep_results(folder), 10, scorer=Random(1)
-    )  # fmt: skip
+        label,
+        Pool(source=""),
+        [Given(requests(source=texts))],
+        read_given,
+        keep_results(folder),
+        10,
+        stage=SCORES,
+        scorer=Random(1),
+    )
 
 
 def engines(since: float = 0.0) -> int:

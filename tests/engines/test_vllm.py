@@ -19,6 +19,7 @@ from routelmt_batch.progress import Bars
 from routelmt_batch.prompts import Prompter
 from routelmt_batch.spec import Translator
 from routelmt_batch.spec.file import load
+from routelmt_batch.store.ledger import TRANSLATIONS
 from routelmt_batch.store.workspace import Folder
 from tests import oracle
 from tests.conftest import DEMO, MODELS
@@ -136,6 +137,7 @@ def lane(tmp_path: Path, rows: pa.Table, **settings) -> Lane:
     )
     defaults = {
         "part_rows": 4,
+        "stage": TRANSLATIONS,
         "prompter": Prompter(pool.source),
         "limit_tokens": 192,
         "retries": 2,
