@@ -2,8 +2,9 @@
 
     python docs/references.py
 
-`docs/pages/spec-reference.md` has every key of a spec, and `docs/pages/job-report.schema.json` is the JSON
-Schema of `reports/job.json`. It knows models, and no key by name. tests/test_docs.py checks both.
+`docs/pages/spec-reference.md` has every key of a spec. `docs/pages/job-report.schema.json` and
+`label-report.schema.json` are the JSON Schemas of `reports/job.json`, of a job and of labels. It knows
+models, and no key by name. tests/test_docs.py checks them.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import inspect
 import json
 import types
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -19,6 +21,7 @@ import annotated_types
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from routelmt_batch.learning.labelling.label_report import LabelReport
 from routelmt_batch.learning.training.spec import TrainSpec
 from routelmt_batch.spec import JobSpec, LabelSpec, Replicas, SpecFile
 from routelmt_batch.stages.job_report import JobReport
@@ -162,11 +165,15 @@ def _anchor(heading: str) -> str:
     return "-".join(kept.split())
 
 
-def schema() -> str:
-    return json.dumps(JobReport.model_json_schema(), indent=1) + "\n"
+def schema(report: type[BaseModel]) -> str:
+    return json.dumps(report.model_json_schema(), indent=1) + "\n"
 
 
-WRITTEN = {"spec-reference.md": page, "job-report.schema.json": schema}
+WRITTEN = {
+    "spec-reference.md": page,
+    "job-report.schema.json": partial(schema, JobReport),
+    "label-report.schema.json": partial(schema, LabelReport),
+}
 
 if __name__ == "__main__":
     for name, write in WRITTEN.items():

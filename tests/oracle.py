@@ -27,9 +27,7 @@ SCORES = {
     "prompt_tokens": pa.int32(),
     "reason": pa.string(),
 }
-REPORT = json.loads(
-    (Path(__file__).parent.parent / "docs/pages/job-report.schema.json").read_text(encoding="utf8")
-)
+SCHEMAS = Path(__file__).parent.parent / "docs/pages"
 STATUSES = {"ok", "fallback", "failed", "quarantined", "skipped"}
 
 
@@ -72,11 +70,17 @@ def top(scored: dict[tuple[str, int], dict], fraction: str) -> set[tuple[str, in
     return set(order[:places])
 
 
+def check_report(output: Path, kind: str) -> None:
+    """Check `reports/job.json` of a job or of labels by its JSON Schema in the docs."""
+    schema = json.loads((SCHEMAS / f"{kind}-report.schema.json").read_text(encoding="utf8"))
+    jsonschema.validate(json.loads((output / "reports/job.json").read_text()), schema)
+
+
 def check(output: Path, corpus: Path, fraction: str) -> dict[tuple[str, int], dict]:
     """Check a finished job against its input; give its rows by (shard, row)."""
     scored = scores(output)
     routed = top(scored, fraction)
-    jsonschema.validate(json.loads((output / "reports/job.json").read_text()), REPORT)
+    check_report(output, "job")
     success = json.loads((output / "_SUCCESS").read_text())
     named = {shard["shard"]: shard for shard in success["shards"]}
     rows: dict[tuple[str, int], dict] = {}

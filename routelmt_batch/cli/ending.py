@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from routelmt_batch.cli.exposition import JobCollector
     from routelmt_batch.job.flow import Options, Outcome
     from routelmt_batch.spec import PassSpec
-    from routelmt_batch.stages.outputs import Summary
+    from routelmt_batch.stages.outputs import Report
 
-Report = TypeVar("Report")
+AnyReport = TypeVar("AnyReport", bound="Report")
 _TRACEBACK = "Traceback (most recent call last):"
 _STATUS = {0: "done", 3: "done_with_failures", 4: "failed_if"}
 
@@ -135,15 +135,13 @@ def in_words(error: BaseException) -> tuple[int, Level, str]:
 
 def carry_out(
     ending: Ending,
-    run: Callable[..., Outcome[Report]],
+    run: Callable[..., Outcome[AnyReport]],
     spec: PassSpec,
     options: Options,
-    table: Callable[[Report], RenderableType],
-    summary: Callable[[Report], Summary],
+    table: Callable[[AnyReport], RenderableType],
     what: str = "this job is",
 ) -> None:
-    """Run a job to its end and show its report as a table. `summary` gives of a report the exit code and
-    the figures of the last line; `what` it is stands before "finished".
+    """Run a job to its end and show its report as a table; `what` it is stands before "finished".
 
     Raises:
         RoutelmtError: see `run`, which is called as flow.run is.
@@ -157,29 +155,29 @@ def carry_out(
     outcome = run(spec, options, ending.bars, partial(flow.ray_engine, options=options))
     if not outcome.new:
         ending.bars.say(f"{what} finished; nothing to do" + ("" if ending.bars.as_json else ". The report:"))
-    ending.show(table(outcome.report), f"{spec.output.uri}/data")
+    report = outcome.report
+    ending.show(table(report), f"{spec.output.uri}/data")
     if folder.page.exists():
         ending.show(str(folder.page))
-    found = summary(outcome.report)
-    for told in _left(found):
+    for told in _left(report):
         ending.bars.warn(told)
-    ending.end(found.exit_code, report=str(folder.job_report), **found.figures)
-    if options.conditions.conditions:
-        assert isinstance(outcome.report, JobReport), "labels have no conditions"
-        held = conditions.held(outcome.report)
+    ending.end(report.exit_code, report=str(folder.job_report), **report.figures)
+    if options.conditions.conditions and isinstance(report, JobReport):
+        held = conditions.held(report)
         for told in held:
             ending.bars.say(f"--fail-if {told}", "error")
-        ending.end(conditions.CONDITION_HELD if held else found.exit_code, failed_if=held)
+        ending.end(conditions.CONDITION_HELD if held else report.exit_code, failed_if=held)
 
 
-def _left(found: Summary) -> Iterator[str]:
+def _left(report: Report) -> Iterator[str]:
     """What a done job or labels left undone, and how it is made up for."""
     from routelmt_batch.corpus.shards import alone
+    from routelmt_batch.stages.job_report import JobReport
 
-    if found.unreadable:
+    if report.unreadable:
         yield (
-            f"{counted(len(found.unreadable), 'shard')} could not be read: mended, each is a job of its own, "
-            f"with {alone(found.unreadable[0])} and another --output"
+            f"{counted(len(report.unreadable), 'shard')} could not be read: mended, each is a job of its "
+            f"own, with {alone(next(iter(report.unreadable)))} and another --output"
         )
-    if found.failed_rows:
-        yield f"{counted(found.failed_rows, 'row')} without a translation: --retry-failed tries them again"
+    if isinstance(report, JobReport) and report.failed_rows:
+        yield f"{counted(report.failed_rows, 'row')} without a translation: --retry-failed tries them again"

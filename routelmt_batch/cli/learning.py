@@ -85,13 +85,12 @@ def label(
         from routelmt_batch.cli import show
         from routelmt_batch.job import flow
         from routelmt_batch.learning.labelling.label import label as run_label
-        from routelmt_batch.learning.labelling.label import summary
         from routelmt_batch.spec.file import load_label
 
         label_spec = load_label(spec, settings or (), output)
         ending.begin(label_spec.name, label_spec.output.uri)
         options = flow.Options(limit, shards, False, address, verbose)
-        carry_out(ending, run_label, label_spec, options, show.labels, summary, what="these labels are")
+        carry_out(ending, run_label, label_spec, options, show.labels, what="these labels are")
 
 
 def train(
@@ -112,7 +111,6 @@ def train(
         from routelmt_batch.cli import show
         from routelmt_batch.job import flow
         from routelmt_batch.learning.training.spec import load_train_spec
-        from routelmt_batch.learning.training.train import summary
         from routelmt_batch.learning.training.train import train as run_train
 
         train_spec = load_train_spec(spec, settings or (), output)
@@ -122,7 +120,7 @@ def train(
         if not outcome.new:
             ending.bars.say("this router is trained; nothing to do. Its held-out figures:")
         ending.show(show.training(outcome.report), train_spec.output.uri)
-        ending.end(**summary(outcome.report))
+        ending.end(**outcome.report.figures)
 
 
 def evaluate(

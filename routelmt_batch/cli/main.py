@@ -110,7 +110,6 @@ def run(
         from routelmt_batch.job import flow
         from routelmt_batch.job.conditions import Conditions
         from routelmt_batch.spec.file import load
-        from routelmt_batch.stages.report import summary
 
         job_spec = load(
             spec,
@@ -128,7 +127,7 @@ def run(
             ending.end(status="checked", checked=checked)
             return
         options = flow.Options(limit, shards, retry_failed, address, verbose, conditions)
-        carry_out(ending, flow.run, job_spec, options, show.job, summary)
+        carry_out(ending, flow.run, job_spec, options, show.job)
 
 
 @app.command(epilog="Example: routelmt-batch plan jobs/demo/job.yaml --rates rates.yaml")
@@ -208,6 +207,7 @@ def report(
     from routelmt_batch.cli import show
     from routelmt_batch.job import flow, rates
     from routelmt_batch.learning.labelling import label
+    from routelmt_batch.learning.labelling.label_report import LabelReport
     from routelmt_batch.stages.job_report import JobReport
     from routelmt_batch.store.manifest import command
     from routelmt_batch.store.workspace import Folder
@@ -222,19 +222,20 @@ def report(
     if manifest is None:
         raise OutputError(f"{output}: no job there (no {folder.manifest.relative_to(folder.root)})")
     labels = command(manifest["fingerprints"]) == "label"
-    found = flow.finished_report(folder)
+    kind: type[LabelReport | JobReport] = LabelReport if labels else JobReport
+    found = kind.finished(folder)
     if as_rates:
-        if not found or labels:
+        if not isinstance(found, JobReport):
             raise OutputError(f"{output}: rates are of a finished job that translated")
-        typer.echo(rates.measured(JobReport.of(found)), nl=False)
+        typer.echo(rates.measured(found), nl=False)
         return
-    state = found or (label if labels else flow).standing(folder)
+    state = found.as_json() if found else (label if labels else flow).standing(folder)
     if as_json:
         typer.echo(json.dumps(state, ensure_ascii=False, indent=1))
-    elif not found:
-        show.console().print(show.standing(state))
+    elif isinstance(found, JobReport):
+        show.console().print(show.job(found))
     else:
-        show.console().print(show.labels(found) if labels else show.job(JobReport.of(found)))
+        show.console().print(show.labels(found) if found else show.standing(state))
 
 
 def _audit(output: str, against: str | None, html: bool, rows: int | None, as_json: bool) -> None:
@@ -260,12 +261,11 @@ def _audit(output: str, against: str | None, html: bool, rows: int | None, as_js
 
 
 def _finished(output: str, option: str = "") -> FinishedJob:
-    from routelmt_batch.job import flow
     from routelmt_batch.stages.finished import FinishedJob
     from routelmt_batch.store.workspace import Folder
 
     folder = Folder(Path(output))
-    if not flow.finished_report(folder):
+    if not folder.is_finished():
         raise OutputError(f"{option}{output}: no finished job there; give the output of one")
     return FinishedJob.read(folder)
 

@@ -20,7 +20,6 @@ import pyarrow.parquet as pq
 
 from routelmt_batch.atomic import remove_temporary, sha256
 from routelmt_batch.errors import OutputError
-from routelmt_batch.job.flow import finished_report
 from routelmt_batch.progress import Bars
 from routelmt_batch.rows import CHECKS, DECISIONS, LARGE, OK, QUALITY, SCORES, TRANSLATIONS
 from routelmt_batch.stages.finished import FinishedJob
@@ -104,7 +103,7 @@ def _sizes(files: dict[str, list[Path]]) -> list[Removed]:
 def _check(folder: Folder) -> None:
     if folder.read_manifest() is None:
         raise OutputError(f"{folder.root}: no job there (no {folder.manifest.relative_to(folder.root)})")
-    if not finished_report(folder):
+    if not folder.is_finished():
         raise OutputError(
             f"{folder.root}: this job is not finished, and needs its work files; `run` it to its end first"
         )

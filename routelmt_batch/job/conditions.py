@@ -16,7 +16,6 @@ from typing import TypeAlias
 
 import pyarrow as pa
 
-from routelmt_batch.atomic import write_json
 from routelmt_batch.errors import RoutelmtError, UsageError
 from routelmt_batch.page.comparison import drift
 from routelmt_batch.stages.finished import FinishedJob
@@ -127,7 +126,7 @@ class Conditions:
         drifted = functools.cache(lambda: self._drift(folder, report))  # it may read both jobs
         verdicts = [self._verdict(condition, report, drifted) for condition in self.conditions]
         judged = report.model_copy(update={"fail_if": verdicts})
-        write_json(folder.job_report, judged.as_json(), "report")
+        judged.write(folder.job_report, "report")
         return judged
 
     def _verdict(self, condition: Condition, report: JobReport, drifted: Callable[[], Drift]) -> Verdict:

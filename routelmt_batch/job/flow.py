@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -49,7 +48,6 @@ from routelmt_batch.store.workspace import (
     Folder,
     check_output,
     find_input,
-    is_whole,
     open_workspace,
     refuse_cleaned,
     settled,
@@ -94,7 +92,7 @@ def run(spec: JobSpec, options: Options, bars: Bars, open_engine: OpenEngine) ->
         _open(spec, options, bars) as workspace,
         open_engine(workspace.folder) as engine,
     ):
-        done = finished(workspace.folder)
+        done = JobReport.finished(workspace.folder)
         refuse_cleaned(workspace, done, _asks_more(workspace, done, options))
         if done:
             plan = allocate(workspace)  # refuses another budget
@@ -259,26 +257,9 @@ def _budget(recipe: JobRecipe, rows: int) -> str:
 def _state(folder: Folder, begun: Begun) -> str:
     if is_held(folder.work):
         return "another run holds it"
-    if finished(folder):
+    if folder.is_finished():
         return "finished: a run would do nothing"
     return f"goes on: {begun.ledger.rows(SCORES):,} rows scored" if begun.manifest else "new"
-
-
-def finished(folder: Folder) -> JobReport | None:
-    """The report of a finished job whose output is still there, or None."""
-    found = finished_report(folder)
-    return JobReport.of(found) if found else None
-
-
-def finished_report(folder: Folder) -> dict[str, Any] | None:
-    """As finished; also of labels, as JSON has it."""
-    if not (folder.success.exists() and folder.job_report.exists()):
-        return None
-    outputs = json.loads(folder.success.read_text(encoding="utf8"))["shards"]
-    if not all(is_whole(folder, output) for output in outputs):
-        return None
-    job: dict[str, Any] = json.loads(folder.job_report.read_text(encoding="utf8"))
-    return job
 
 
 def standing(folder: Folder) -> dict[str, Any]:

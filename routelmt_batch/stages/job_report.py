@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from routelmt_batch.atomic import plain
+from routelmt_batch.records import Record
 from routelmt_batch.rows import FAILED, LARGE, QUARANTINED, Route
+from routelmt_batch.stages.outputs import Report
 
 Counts = dict[str, int]
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
-
-
-class Interval(_Part):
+class Interval(Record):
     """A figure with its 95% bootstrap interval; null where it is not defined."""
 
     value: float | None
@@ -27,7 +21,7 @@ class Interval(_Part):
     high: float | None
 
 
-class Above(_Part):
+class Above(Record):
     """A paired difference of mean gains with its 95% interval; the p-value is two-sided."""
 
     value: float | None
@@ -36,7 +30,7 @@ class Above(_Part):
     p_value: float
 
 
-class Means(_Part):
+class Means(Record):
     """Mean predicted and realised gain of some audited rows."""
 
     rows: int
@@ -44,7 +38,7 @@ class Means(_Part):
     realised: float | None
 
 
-class AuditReport(_Part):
+class AuditReport(Record):
     """Predicted against realised gain on the audit's sample. With fewer than two measured rows, or where none
     of them is routed, there is only their number."""
 
@@ -66,7 +60,7 @@ class AuditReport(_Part):
     directions: dict[str, Means] | None = None
 
 
-class Calibrated(_Part):
+class Calibrated(Record):
     """Between which fractions the rows that reach a calibrated threshold should lie (95%)."""
 
     rows: int
@@ -75,7 +69,7 @@ class Calibrated(_Part):
     high: float
 
 
-class BudgetReport(_Part):
+class BudgetReport(Record):
     """The budget's rule, and what came of it. Under a threshold there are no places to fill: `reached` rows
     have at least that score, and `realised` of the rows with a gain were routed; a cap may keep it lower."""
 
@@ -94,7 +88,7 @@ class BudgetReport(_Part):
     calibrated: Calibrated | None = None
 
 
-class GuardReport(_Part):
+class GuardReport(Record):
     """What the guard's settings were, what it did, and what that cost."""
 
     mode: str
@@ -119,14 +113,14 @@ class GuardReport(_Part):
     cut: Counts = Field(description="Of those, longer than the metric reads.")
 
 
-class Fraction(_Part):
+class Fraction(Record):
     """Shares of the rows with a gain: planned for the large model, and translated by it."""
 
     planned: float | None
     actual: float | None
 
 
-class Budget(_Part):
+class Budget(Record):
     """What one budget would have bought, by the rows' gains alone."""
 
     fraction: str
@@ -138,14 +132,14 @@ class Budget(_Part):
     all_prompt_tokens: int
 
 
-class Histogram(_Part):
+class Histogram(Record):
     """Counts below the first edge, between edges, and from the last edge on."""
 
     edges: list[float]
     counts: list[int]
 
 
-class Distribution(_Part):
+class Distribution(Record):
     rows: int
     infinite: int
     mean: float | None
@@ -155,12 +149,12 @@ class Distribution(_Part):
     histogram: Histogram
 
 
-class Gains(_Part):
+class Gains(Record):
     all: Distribution
     routed: Distribution
 
 
-class LaneReport(_Part):
+class LaneReport(Record):
     """One pool's share of a pass; `model` is that which translated, if one did."""
 
     rows: int
@@ -169,7 +163,7 @@ class LaneReport(_Part):
     model: Route | None
 
 
-class PassReport(_Part):
+class PassReport(Record):
     """Times of a pass; one that was resumed has a line for each run."""
 
     name: str
@@ -184,13 +178,13 @@ class PassReport(_Part):
     gpus: Counts
 
 
-class ModelReport(_Part):
+class ModelReport(Record):
     source: str
     weights: str
     dtype: str
 
 
-class RouterReport(_Part):
+class RouterReport(Record):
     kind: str
     source: str
     weights: str | None = None
@@ -198,13 +192,13 @@ class RouterReport(_Part):
     metric: dict[str, Any] | None = None
 
 
-class ModelReports(_Part):
+class ModelReports(Record):
     small: ModelReport
     large: ModelReport
     router: RouterReport
 
 
-class Verdict(_Part):
+class Verdict(Record):
     """A condition of `--fail-if`: its value, whether it holds, and why there is no value."""
 
     condition: str
@@ -213,7 +207,7 @@ class Verdict(_Part):
     why: str | None
 
 
-class DriftReport(_Part):
+class DriftReport(Record):
     """How far the job's scores lie from those that the router was calibrated on."""
 
     rows: int
@@ -222,13 +216,9 @@ class DriftReport(_Part):
     psi_by_chance: float | None
 
 
-class JobReport(_Part):
+class JobReport(Report):
     """A finished job: `reports/job.json`. A key that is not there in the file does not apply to the job."""
 
-    name: str
-    rows: int
-    shards: int
-    unreadable: dict[str, str] = Field(description="Shards that could not be read, and why.")
     status: Counts
     reason: Counts
     planned_route: Counts
@@ -255,20 +245,6 @@ class JobReport(_Part):
     warnings: list[str]
     fail_if: list[Verdict] | None = None
 
-    @classmethod
-    def of(cls, value: Mapping[str, Any]) -> JobReport:
-        """From what JSON holds, or will hold: NaN and infinities are null."""
-        return cls.model_validate(plain(dict(value)))
-
-    @classmethod
-    def read(cls, path: Path) -> JobReport:
-        """Raises ValueError if the file is no job's report."""
-        return cls.model_validate(json.loads(path.read_text(encoding="utf8")))
-
-    def as_json(self) -> dict[str, Any]:
-        """As the file has it."""
-        return self.model_dump(mode="json", exclude_unset=True)
-
     @property
     def failed_rows(self) -> int:
         """Rows without a translation that should have one."""
@@ -283,3 +259,18 @@ class JobReport(_Part):
     def all_places(self) -> int:
         """Places of the budget for the large model, those that the guard holds back included."""
         return self.budget.places + (self.guard.held_back if self.guard else 0)
+
+    @property
+    def figures(self) -> dict[str, Any]:
+        """See Report."""
+        return {
+            "rows": self.rows,
+            **self.status,
+            "unreadable_shards": len(self.unreadable),
+            "large": self.large_rows,
+            "share_to_large": self.fraction.actual,
+            "places": self.all_places,
+            "threshold": self.threshold,
+            "predicted_gain_bought": self.predicted_gain_bought,
+            "seconds": self.seconds,
+        }

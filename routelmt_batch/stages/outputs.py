@@ -7,23 +7,28 @@ is counted on the way, is the caller's.
 from __future__ import annotations
 
 import time
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import Field
 
 from routelmt_batch.atomic import sha256, write_atomically, write_json
 from routelmt_batch.corpus.shards import Shard
 from routelmt_batch.corpus.units import UNIT_ROWS, Unit, check_unchanged, read_unit, units
 from routelmt_batch.errors import InputChanged, RoutelmtError
 from routelmt_batch.progress import Bars
+from routelmt_batch.records import Record
 from routelmt_batch.stages.passes import record_time
 from routelmt_batch.store.ledger import Ledger
-from routelmt_batch.store.workspace import AnyWorkspace, is_whole
+from routelmt_batch.store.workspace import AnyWorkspace, Folder, is_whole
 from routelmt_batch.threads import Stop, each
+
+DONE, DONE_WITH_FAILURES = 0, 3  # exit codes
 
 
 class Counted(Protocol):
@@ -101,16 +106,36 @@ def standing_outputs(ledger: Ledger) -> list[dict[str, Any]]:
     return list(standing.values())
 
 
-class Summary(NamedTuple):
-    """A report in one line: the exit code, the figures that a scheduler keeps, and what was left undone."""
+class Report(Record):
+    """What `reports/job.json` says of a job and of labels."""
 
-    exit_code: int
-    figures: dict[str, Any]
-    unreadable: list[str]
-    failed_rows: int = 0
+    name: str
+    rows: int
+    shards: int
+    unreadable: dict[str, str] = Field(description="Shards that could not be read, and why.")
+
+    @classmethod
+    def finished(cls, folder: Folder) -> Self | None:
+        """The report of a finished job whose output is still there, or None."""
+        return cls.read(folder.job_report) if folder.is_finished() else None
+
+    @property
+    @abstractmethod
+    def failed_rows(self) -> int:
+        """Rows that a model failed on."""
+
+    @property
+    @abstractmethod
+    def figures(self) -> dict[str, Any]:
+        """What a scheduler keeps of it."""
+
+    @property
+    def exit_code(self) -> int:
+        """0 done; 3 done, but a model failed on rows or a shard could not be read."""
+        return DONE_WITH_FAILURES if self.failed_rows or self.unreadable else DONE
 
 
-def write_report(workspace: AnyWorkspace, job: Mapping[str, Any]) -> None:
+def write_report(workspace: AnyWorkspace, report: Report) -> None:
     """Re-verify every output shard and write `reports/job.json`.
 
     Raises:
@@ -123,7 +148,7 @@ def write_report(workspace: AnyWorkspace, job: Mapping[str, Any]) -> None:
                 f"{path}: changed after it was written. Remove that file and run again: it is "
                 "written anew from the committed translations"
             )
-    write_json(workspace.folder.job_report, job, "report")
+    report.write(workspace.folder.job_report, "report")
 
 
 def succeed(workspace: AnyWorkspace) -> None:

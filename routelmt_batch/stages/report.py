@@ -15,14 +15,12 @@ from routelmt_batch.spec import Guard, Pool
 from routelmt_batch.stages.allocate import Plan, gains, what_if
 from routelmt_batch.stages.audited import audited
 from routelmt_batch.stages.job_report import JobReport
-from routelmt_batch.stages.outputs import Summary, write_report
+from routelmt_batch.stages.outputs import write_report
 from routelmt_batch.stages.recipe import Job
 from routelmt_batch.stages.tally import DECILES, EDGES, fractions, merge
 from routelmt_batch.stats.selection import cuts
 from routelmt_batch.store import checkpoints
 from routelmt_batch.store.manifest import versions
-
-DONE, DONE_WITH_FAILURES = 0, 3
 
 
 def report(workspace: Job, plan: Plan) -> JobReport:
@@ -32,29 +30,8 @@ def report(workspace: Job, plan: Plan) -> JobReport:
         RoutelmtError: an output shard is not what was committed, by name.
     """
     found = job_report(workspace, plan)
-    write_report(workspace, found.as_json())
+    write_report(workspace, found)
     return found
-
-
-def exit_code(report: JobReport) -> int:
-    """0 done; 3 done, but rows failed or were quarantined, or a shard could not be read."""
-    return DONE_WITH_FAILURES if report.failed_rows or report.unreadable else DONE
-
-
-def summary(report: JobReport) -> Summary:
-    """See outputs.Summary."""
-    figures = {
-        "rows": report.rows,
-        **report.status,
-        "unreadable_shards": len(report.unreadable),
-        "large": report.large_rows,
-        "share_to_large": report.fraction.actual,
-        "places": report.all_places,
-        "threshold": report.threshold,
-        "predicted_gain_bought": report.predicted_gain_bought,
-        "seconds": report.seconds,
-    }
-    return Summary(exit_code(report), figures, list(report.unreadable), report.failed_rows)
 
 
 def job_report(workspace: Job, plan: Plan) -> JobReport:

@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeAlias, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeAlias, TypeVar
 
 from routelmt_batch.atomic import remove_temporary, write_json, write_text
 from routelmt_batch.corpus.shards import Shard, discover_all, first_shards, inspect, is_passed_over
@@ -38,14 +38,15 @@ _MOST_TOLD = 10
 
 
 @dataclass(frozen=True)
-class Folder:
-    """The paths of a job's output."""
+class OutputFolder:
+    """The paths that every output has: what a command needs to go on is in the work folder."""
 
     root: Path
+    work_name: ClassVar[str] = WORK
 
     @property
     def work(self) -> Path:
-        return self.root / WORK
+        return self.root / self.work_name
 
     @property
     def logs(self) -> Path:
@@ -58,6 +59,16 @@ class Folder:
     @property
     def spec(self) -> Path:
         return self.work / "spec.yaml"
+
+    def read_manifest(self) -> dict[str, Any] | None:
+        if not self.manifest.exists():
+            return None
+        value: dict[str, Any] = json.loads(self.manifest.read_text(encoding="utf8"))
+        return value
+
+
+class Folder(OutputFolder):
+    """The paths of a job's output."""
 
     @property
     def plan(self) -> Path:
@@ -75,11 +86,12 @@ class Folder:
     def page(self) -> Path:
         return self.root / "reports" / "index.html"
 
-    def read_manifest(self) -> dict[str, Any] | None:
-        if not self.manifest.exists():
-            return None
-        value: dict[str, Any] = json.loads(self.manifest.read_text(encoding="utf8"))
-        return value
+    def is_finished(self) -> bool:
+        """Whether the job is done and its output is still there."""
+        if not (self.success.exists() and self.job_report.exists()):
+            return False
+        outputs = json.loads(self.success.read_text(encoding="utf8"))["shards"]
+        return all(is_whole(self, output) for output in outputs)
 
     def extent(self) -> tuple[int, int]:
         """Shards, and rows of them, that the job covers; none before it has a manifest."""

@@ -32,8 +32,15 @@ def pools(ray_session, tmp_path):
 def lane(label, folder, rows: int = 40) -> Lane:
     texts = [f"{label} {row}" for row in range(rows)]
     return Lane(
-        label, Pool(source=""), [Given(requests(source=texts))], ALL, keep_results(folder), 10, SCORES, scorer=Random(1)
-    )  # fmt: skip
+        label,
+        Pool(source=""),
+        [Given(requests(source=texts))],
+        ALL,
+        keep_results(folder),
+        10,
+        stage=SCORES,
+        scorer=Random(1),
+    )
 
 
 def engines(since: float = 0.0) -> int:

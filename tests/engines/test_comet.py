@@ -27,6 +27,7 @@ from routelmt_batch.spec.file import load, load_label
 from routelmt_batch.store.workspace import Folder
 from tests.conftest import DEMO, MODELS, comets, in_quality
 from tests.engines.given import ALL, Given, keep_results, requests
+from tests.oracle import check_report
 
 pytestmark = pytest.mark.engine
 BARS = Bars(Console(quiet=True), quiet=True)
@@ -142,6 +143,7 @@ def labelled(tmp_path_factory, ray_session, comet_models, sentences):
         str(output),
     )
     report = label(spec, flow.Options(), BARS, opened).report
+    check_report(output, "label")
     rows = [row for path in (output / "data").rglob("*.parquet") for row in pq.read_table(path).to_pylist()]
     return output, report, rows
 
@@ -149,18 +151,18 @@ def labelled(tmp_path_factory, ray_session, comet_models, sentences):
 def test_label_measures_by_comet_without_references(labelled, comet_models):
     _, report, rows = labelled
     good = [row for row in rows if row["gain"] is not None]
-    assert len(good) >= 20 and report["labelled"] == len(good)
+    assert len(good) >= 20 and report.labelled == len(good)
     pairs = [(row["source"], row[f"translation_{route}"]) for route in ("small", "large") for row in good]
     samples = [{"src": text, "mt": translation} for text, translation in pairs]
     expected = comets(comet_models / "kiwi", samples)
     found = [row[f"quality_{route}"] for route in ("small", "large") for row in good]
     np.testing.assert_allclose(found, 100 * np.array(expected["scores"]), atol=1e-4)
     small, large = (sum(half) for half in np.split(np.array(expected["cut"]), 2))
-    assert report["cut"] == {"small": small, "large": large} and small + large > 0
+    assert report.cut == {"small": small, "large": large} and small + large > 0
     console = Console(width=200, file=io.StringIO())
     console.print(shown(report))
     assert f"{small} of small; {large} of large" in console.file.getvalue()
-    assert report["signature"]["metric"]["name"] == "comet:kiwi"
+    assert report.signature.metric.name == "comet:kiwi"
 
 
 def test_a_sentinel_routes_by_a_checkpoint_that_reads_sources(
@@ -181,7 +183,7 @@ def test_a_sentinel_routes_by_a_checkpoint_that_reads_sources(
     k = int(Decimal("0.3") * len(scored))
     # Lowest expected quality first, ties by row.
     gains = [gain for _, gain in sorted(scored, key=lambda pair: pair[0])[:k]]
-    measured = found["routers"]["sentinel"]["overall"]["mean_delta"]["value"]
+    measured = found.routers["sentinel"].overall["mean_delta"].value
     assert measured == pytest.approx(sum(gains) / k, abs=1e-6)
     spec = load(make_spec(router={"kind": "sentinel", "source": str(sentinel), "dtype": "float32"}))
     lines = flow.plan(spec, flow.Options(limit=10), BARS, open_engine)
@@ -202,9 +204,9 @@ def test_an_evaluation_guards_by_a_metric_without_references(labelled, comet_mod
     )
     settings = Settings(Decimal("0.3"), score_columns=("mine",), guards=guards, resamples=50)
     found = evaluate([str(path)], settings, tmp_path / "evaluation", BARS, open_engine)
-    values = {name: router["overall"]["mean_delta"]["value"] for name, router in found["routers"].items()}
+    values = {name: router.overall["mean_delta"].value for name, router in found.routers.items()}
     assert values["free"] == pytest.approx(values["upper"]) != values["mine"]
     assert values["after"] == pytest.approx(values["best"]) != values["mine"]
     assert any(
-        warning.startswith("kiwi: ") and "longer than it reads" in warning for warning in found["warnings"]
+        warning.startswith("kiwi: ") and "longer than it reads" in warning for warning in found.warnings
     )

@@ -21,6 +21,7 @@ from routelmt_batch.progress import Bars
 from routelmt_batch.spec.file import load, load_label
 from tests.conftest import DEMO, MODELS
 from tests.engines.test_vllm import prompt
+from tests.oracle import check_report
 
 pytestmark = pytest.mark.engine
 BARS = Bars(Console(quiet=True), quiet=True)
@@ -45,6 +46,7 @@ def labels(tmp_path_factory, ray_session) -> Path:
     settings = [f"input.uri={DEMO / 'input'}", "run.pools=concurrent", *models]
     spec = load_label(DEMO / "label.yaml", settings, str(output))
     label(spec, flow.Options(limit=ROWS), BARS, opened)
+    check_report(output, "label")
     return output / "data"
 
 
@@ -93,11 +95,11 @@ def test_an_evaluation_ranks_as_transformers_scores_do(labels, rows, predicted, 
 
     tokenizer = AutoTokenizer.from_pretrained(small)
     lengths = [float(len(tokenizer.tokenize(row["source"]))) for row in rows if row["gain"] is not None]
-    assert found["k"] == k
+    assert found.k == k
     for name, scores in (("ours", predicted), ("length", lengths), ("oracle-gain", gains)):
-        measured = found["routers"][name]["overall"]["mean_delta"]["value"]
+        measured = found.routers[name].overall["mean_delta"].value
         assert measured == pytest.approx(mean_delta(scores), abs=1e-6), name
-    assert found["routers"]["entropy"]["overall"]["spearman"]["value"] is not None
+    assert found.routers["entropy"].overall["spearman"].value is not None
 
 
 def test_a_calibrated_router_routes_a_job_by_its_threshold(

@@ -79,10 +79,10 @@ def test_length_routing_is_what_sorting_by_tokens_gives(tmp_path):
     k = int(0.3 * len(rows))
     gains = [row["quality_large"] - row["quality_small"] for row in rows]
     expected = sum(gains[i] for i in order[:k]) / k
-    measured = found["routers"]["length"]["overall"]["mean_delta"]
-    assert measured["value"] == pytest.approx(expected)
-    assert measured["low"] <= expected <= measured["high"]
-    assert found["rows"] == 599 and found["best_baseline"] in ("length", "random")
+    measured = found.routers["length"].overall["mean_delta"]
+    assert measured.value == pytest.approx(expected)
+    assert measured.low <= expected <= measured.high
+    assert found.rows == 599 and found.best_baseline in ("length", "random")
     written = json.loads((tmp_path / "out" / "evaluation.json").read_text())
     assert written["routers"]["length"]["directions"]["en-zh"]["mean_delta"]["value"] is not None
     for suffix in ("md", "png", "svg"):
@@ -95,17 +95,17 @@ def test_a_score_column_needs_no_text_and_no_engine(tmp_path):
     pq.write_table(bare, path)
     found = run(tmp_path, [path], scores=["mine"])
     gain = (bare["quality_large"].to_numpy() - bare["quality_small"].to_numpy())[-90:]
-    assert found["routers"]["mine"]["overall"]["mean_delta"]["value"] == pytest.approx(gain.mean())
-    assert set(found["routers"]) == {"mine", "random", "oracle-gain", "oracle-quality"}
+    assert found.routers["mine"].overall["mean_delta"].value == pytest.approx(gain.mean())
+    assert set(found.routers) == {"mine", "random", "oracle-gain", "oracle-quality"}
 
 
 def test_a_router_folder_runs_in_the_engine_under_any_name(tmp_path):
     weights = checkpoints.weights_hash(SMALL)
     path = table(tmp_path / "a.parquet", metadata=made(weights))
     found = run(tmp_path, [path], [f"ours={MODELS / 'router'}"])
-    assert found["routers"]["ours"]["overall"]["spearman"]["value"] is not None
-    assert "against_best_baseline" in found["routers"]["ours"]
-    assert any("ours: trained on" in warning for warning in found["warnings"]), "another metric is told"
+    assert found.routers["ours"].overall["spearman"].value is not None
+    assert found.routers["ours"].against_best_baseline
+    assert any("ours: trained on" in warning for warning in found.warnings), "another metric is told"
 
 
 def test_a_router_for_another_base_model_is_refused(tmp_path):
@@ -119,8 +119,8 @@ def test_a_router_for_another_base_model_is_refused(tmp_path):
 )
 def test_metadata_of_another_program_is_none(tmp_path, metadata):
     found = run(tmp_path, [table(tmp_path / "a.parquet", metadata=metadata)], [f"length={SMALL}"])
-    assert found["signature"]["labels"] == []
-    assert any("do not say which models" in warning for warning in found["warnings"])
+    assert found.signature["labels"] == []
+    assert any("do not say which models" in warning for warning in found.warnings)
 
 
 def test_tables_are_read_where_the_label_spec_had_text_and_languages(tmp_path):
@@ -131,7 +131,7 @@ def test_tables_are_read_where_the_label_spec_had_text_and_languages(tmp_path):
     bare = bare.rename_columns({"source": "text", "source_lang": "from"}).replace_schema_metadata(metadata)
     pq.write_table(bare, tmp_path / "b.parquet")
     other = run(tmp_path / "other", [tmp_path / "b.parquet"], [f"length={SMALL}"])
-    assert other["routers"] == plain["routers"] and other["directions"] == plain["directions"]
+    assert other.routers == plain.routers and other.directions == plain.directions
     with pytest.raises(InputError, match=r"a.parquet has source in column 'source'.*b.parquet has .*'text'"):
         run(tmp_path, [tmp_path / "a.parquet", tmp_path / "b.parquet"])
 
@@ -140,15 +140,15 @@ def test_a_length_or_entropy_router_of_another_small_model_is_told(tmp_path):
     path = table(tmp_path / "a.parquet", metadata=made(checkpoints.weights_hash(SMALL)))
     told = "length: {} .* is not the small model that made the labels"
     for model, expected in ((SMALL, False), (str(MODELS / "large"), True)):
-        warnings = run(tmp_path / Path(model).name, [path], [f"length={model}"])["warnings"]
+        warnings = run(tmp_path / Path(model).name, [path], [f"length={model}"]).warnings
         assert any(re.match(told.format(model), warning) for warning in warnings) == expected
 
 
 def test_directions_unseen_in_training_are_told(tmp_path):
     path = table(tmp_path / "a.parquet", target_lang=["fr"] * 300)
     found = run(tmp_path, [path], [f"ours={MODELS / 'router'}"])
-    assert any("not trained on en-fr" in warning for warning in found["warnings"])
-    assert any("do not say which models" in warning for warning in found["warnings"])
+    assert any("not trained on en-fr" in warning for warning in found.warnings)
+    assert any("do not say which models" in warning for warning in found.warnings)
 
 
 def test_an_evaluation_run_again_scores_nothing_anew(tmp_path):
@@ -157,7 +157,7 @@ def test_an_evaluation_run_again_scores_nothing_anew(tmp_path):
     sent = (tmp_path / "sent.log").read_text()
     again = run(tmp_path, [path], [f"ours={MODELS / 'router'}"])
     assert (tmp_path / "sent.log").read_text() == sent
-    assert again["routers"] == first["routers"]
+    assert again.routers == first.routers
 
 
 def test_an_evaluation_of_other_tables_drops_the_scores_of_the_first(tmp_path):
@@ -166,7 +166,7 @@ def test_an_evaluation_of_other_tables_drops_the_scores_of_the_first(tmp_path):
     run(tmp_path, [table(tmp_path / "a.parquet")], ours)
     other = table(tmp_path / "b.parquet", rows=200, seed=1)
     again = run(tmp_path, [other], ours)
-    assert again["routers"] == run(tmp_path / "fresh", [other], ours)["routers"]
+    assert again.routers == run(tmp_path / "fresh", [other], ours).routers
 
 
 def test_an_evaluation_may_lie_beside_its_tables(tmp_path):
@@ -181,7 +181,7 @@ def test_a_router_may_be_a_hub_name(tmp_path, monkeypatch):
     (cache / "refs" / "main").write_text("c0ffee")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     found = run(tmp_path, [table(tmp_path / "a.parquet")], ["ours=Some/router"])
-    assert found["signature"]["routers"]["ours"].startswith("Some/router (gain in")
+    assert found.signature["routers"]["ours"].startswith("Some/router (gain in")
 
 
 @pytest.mark.parametrize(
@@ -250,9 +250,9 @@ def test_constant_gains_and_nan_qualities_are_told(tmp_path):
     small[3] = np.nan
     path = table(tmp_path / "a.parquet", quality_small=small, quality_large=np.full(300, 60.0))
     found = run(tmp_path, [path], [f"length={SMALL}"])
-    assert found["routers"]["length"]["overall"]["spearman"]["value"] is None
-    assert found["rows"] == 299
-    told = " ".join(found["warnings"])
+    assert found.routers["length"].overall["spearman"].value is None
+    assert found.rows == 299
+    told = " ".join(found.warnings)
     assert "1 of 300 rows dropped for their quality: 1 NaN" in told
     assert "overall: every gain is 10" in told
     assert "spearman is undefined for every router" in told

@@ -14,6 +14,7 @@ import sacrebleu
 
 from routelmt_batch.errors import InputError, UsageError
 from routelmt_batch.learning.evaluation.guards import GuardSettings
+from routelmt_batch.learning.evaluation.result import Evaluation
 from tests.conftest import MODELS
 from tests.learning.test_evaluate import SMALL, WORDS, run, table
 
@@ -68,18 +69,18 @@ def verified(row: dict, margin=0.0) -> float:
     return 0.0 if row["free_large"] < row["free_small"] - margin else gain(row)
 
 
-def assert_is(found: dict, name: str, rows: list[dict], choose, brings=gain) -> None:
+def assert_is(found: Evaluation, name: str, rows: list[dict], choose, brings=gain) -> None:
     """Over all rows and in each direction, with its own k."""
-    router = found["routers"][name]
+    router = found.routers[name]
     for part, some in (
-        (router["overall"], rows),
-        (router["directions"]["en-de"], [row for row in rows if row["target_lang"] == "de"]),
-        (router["directions"]["en-zh"], [row for row in rows if row["target_lang"] == "zh"]),
+        (router.overall, rows),
+        (router.directions["en-de"], [row for row in rows if row["target_lang"] == "de"]),
+        (router.directions["en-zh"], [row for row in rows if row["target_lang"] == "zh"]),
     ):
         k = int(0.3 * len(some))
         gains = [brings(row) for row in choose(some, k)]
-        assert part["mean_delta"]["value"] == pytest.approx(sum(gains) / k)
-        assert part["severe_loss_rate"]["value"] == pytest.approx(100 * sum(g <= -5 for g in gains) / k)
+        assert part["mean_delta"].value == pytest.approx(sum(gains) / k)
+        assert part["severe_loss_rate"].value == pytest.approx(100 * sum(g <= -5 for g in gains) / k)
 
 
 GUARDS = ("free=mine+free_small", "upper=mine+quality_small")
@@ -91,12 +92,12 @@ def test_the_places_go_to_the_candidates_of_lowest_quality(tmp_path, labels, fac
     rows = rows_of(labels)
     for name, quality in (("free", "free_small"), ("upper", "quality_small")):
         assert_is(found, name, rows, lambda some, k, by=quality: routed(some, k, by, factor))
-    values = {name: one["overall"]["mean_delta"]["value"] for name, one in found["routers"].items()}
+    values = {name: one.overall["mean_delta"].value for name, one in found.routers.items()}
     if factor == 1:
         assert values["upper"] == pytest.approx(values["mine"])
     if factor == 10:  # every row with a score is a candidate
         scored = [row for row in rows if not math.isnan(row["mine"])]
-        lowest = sorted(scored, key=lambda row: row["quality_small"])[: found["k"]]
+        lowest = sorted(scored, key=lambda row: row["quality_small"])[: found.k]
         assert values["upper"] == pytest.approx(fmean(map(gain, lowest)))
 
 
@@ -109,10 +110,8 @@ def test_keep_small_above_frees_places_for_the_next_by_score(tmp_path, labels):
     k = int(0.3 * len(rows))
     empty = k - len(routed(rows, k, "quality_small", above=40.0))
     assert empty > 0
-    assert any(
-        w.startswith(f"upper, overall: {empty} of the {k} places stay empty") for w in found["warnings"]
-    )
-    assert sum(bucket["rows"] for bucket in found["routers"]["upper"]["buckets"]) == k - empty
+    assert any(w.startswith(f"upper, overall: {empty} of the {k} places stay empty") for w in found.warnings)
+    assert sum(bucket.rows for bucket in found.routers["upper"].buckets) == k - empty
 
 
 @pytest.mark.parametrize("margin", [0.0, 15.0])
@@ -126,27 +125,27 @@ def test_verified_rows_that_keep_the_small_translation_bring_nothing(tmp_path, l
 
     assert_is(found, "after", rows_of(labels), routed, brings)
     assert_is(found, "both", rows_of(labels), lambda some, k: routed(some, k, "free_small"), brings)
-    routers = found["routers"]
-    assert routers["after"]["overall"]["hit_rate"] == routers["mine"]["overall"]["hit_rate"]
-    assert routers["after"]["overall"]["spearman"] == routers["mine"]["overall"]["spearman"]
+    routers = found.routers
+    after, mine = routers["after"].overall, routers["mine"].overall
+    assert after["hit_rate"] == mine["hit_rate"] and after["spearman"] == mine["spearman"]
 
 
 def test_guards_stand_in_every_part_of_the_evaluation(tmp_path, labels):
     found = run(tmp_path, [labels], scores=["mine"], guards=GuardSettings(GUARDS))
-    assert list(found["routers"]) == ["mine", "free", "upper", "random", "oracle-quality", "oracle-gain"]
-    free = found["routers"]["free"]
-    assert free["against_best_baseline"]["baseline"] == "random"
-    assert free["overall"]["mean_delta"]["low"] < free["overall"]["mean_delta"]["high"]
-    assert free["curve"]["quality"][30] == pytest.approx(
-        found["quality_small"] + 0.3 * free["overall"]["mean_delta"]["value"], abs=0.05
+    assert list(found.routers) == ["mine", "free", "upper", "random", "oracle-quality", "oracle-gain"]
+    free = found.routers["free"]
+    assert free.against_best_baseline.baseline == "random"
+    assert free.overall["mean_delta"].low < free.overall["mean_delta"].high
+    assert free.curve.quality[30] == pytest.approx(
+        found.quality_small + 0.3 * free.overall["mean_delta"].value, abs=0.05
     )
-    assert found["signature"]["guards"]["free"] == "mine; of 2 candidates a place, those of lowest free_small"
+    assert found.signature["guards"]["free"] == "mine; of 2 candidates a place, those of lowest free_small"
     page = (tmp_path / "out" / "evaluation.md").read_text()
     assert page.count("| free | ") >= 5
-    told = found["warnings"]
+    told = found.warnings
     assert "upper: guarded by the quality that also judges it, which is an upper bound" in told
     missing = sum(math.isnan(row["free_small"]) for row in rows_of(labels))
-    assert any(f"free: {missing} of {found['rows']} rows have no free_small" in warning for warning in told)
+    assert any(f"free: {missing} of {found.rows} rows have no free_small" in warning for warning in told)
 
 
 def test_a_quality_router_predicts_what_guards(tmp_path):
@@ -158,8 +157,8 @@ def test_a_quality_router_predicts_what_guards(tmp_path):
     path = table(tmp_path / "a.parquet")
     routers = [f"routelmt={MODELS / 'router'}", f"routelmt-q={quality}"]
     guarded = GuardSettings(("guarded=routelmt+routelmt-q",), candidates=100.0)
-    found = run(tmp_path, [path], routers, guards=guarded)["routers"]
-    values = {name: one["overall"]["mean_delta"]["value"] for name, one in found.items()}
+    found = run(tmp_path, [path], routers, guards=guarded).routers
+    values = {name: one.overall["mean_delta"].value for name, one in found.items()}
     assert values["guarded"] == pytest.approx(values["routelmt-q"]) != values["routelmt"]
     with pytest.raises(UsageError, match="the router routelmt predicts no quality of the small translation"):
         run(tmp_path, [path], routers, guards=GuardSettings(("guarded=routelmt-q+routelmt",)))
@@ -192,10 +191,10 @@ def test_a_metric_measures_the_tables_translations(tmp_path):
             row[f"free_{model}"] = chrf.sentence_score(text, [reference]).score if known else math.nan
     assert_is(found, "before", rows, lambda some, k: routed(some, k, "free_small"))
     assert_is(found, "after", rows, routed, verified)
-    assert "before: 4 of 600 rows have no other_small" in " ".join(found["warnings"])
-    assert "sentence chrF" in found["signature"]["metrics"]["other"]
+    assert "before: 4 of 600 rows have no other_small" in " ".join(found.warnings)
+    assert "sentence chrF" in found.signature["metrics"]["other"]
     again = run(tmp_path, paths, scores=["mine"], guards=settings)
-    assert again["routers"] == found["routers"]
+    assert again.routers == found.routers
 
 
 @pytest.mark.parametrize(
@@ -260,5 +259,5 @@ def test_two_tables_of_which_one_lacks_the_column(tmp_path, labels):
 def test_a_column_of_nulls_guards_nothing(tmp_path, labels):
     bare = pq.read_table(labels)
     pq.write_table(bare.append_column("none", pa.nulls(ROWS)), labels)
-    found = run(tmp_path, [labels], scores=["mine"], guards=GuardSettings(("g=mine+none",)))["routers"]
-    assert found["g"]["overall"] == found["mine"]["overall"]
+    found = run(tmp_path, [labels], scores=["mine"], guards=GuardSettings(("g=mine+none",))).routers
+    assert found["g"].overall == found["mine"].overall

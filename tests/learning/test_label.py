@@ -29,6 +29,7 @@ from routelmt_batch.store import checkpoints
 from tests.conftest import COLUMNS, MODELS, write_shard
 from tests.fake_engine import FakeEngine
 from tests.learning.training import make_spec
+from tests.oracle import check_report
 
 BARS = Bars(Console(quiet=True), quiet=True)
 
@@ -64,7 +65,10 @@ def spec(tmp_path):
 
 
 def run(path, engine, *settings, **options):
-    return label(load_label(path, settings), Options(**options), BARS, engine.opened)
+    spec = load_label(path, settings)
+    outcome = label(spec, Options(**options), BARS, engine.opened)
+    check_report(Path(spec.output.uri), "label")
+    return outcome
 
 
 def rows(tmp_path):
@@ -91,11 +95,11 @@ def test_a_label_table_has_the_input_both_translations_and_sacrebleus_gain(spec,
         assert [line["quality_small"], line["quality_large"]] == qualities
         assert line["gain"] == qualities[1] - qualities[0]
     report = outcome.report
-    assert (report["rows"], report["labelled"]) == (31, 28)
-    assert report["unlabelled"] == {"no_reference": 2, "null": 1}
+    assert (report.rows, report.labelled) == (31, 28)
+    assert report.unlabelled == {"no_reference": 2, "null": 1}
     gains = [line["gain"] for line in found.values() if line["gain"] is not None]
-    assert report["overall"]["gain"] == pytest.approx(sum(gains) / len(gains))
-    assert set(report["direction"]) == {"en-de"}
+    assert report.overall.gain == pytest.approx(sum(gains) / len(gains))
+    assert set(report.direction) == {"en-de"}
     assert (tmp_path / "labels" / "_SUCCESS").exists()
 
 
@@ -160,8 +164,8 @@ def test_the_tables_can_be_learnt_from_and_evaluated_whatever_the_inputs_columns
     assert [line["target"] for line in learnt] == pytest.approx([line["gain"] for line in expected], abs=1e-8)
     router = f"length={MODELS / 'small'}"
     found = evaluate([tables], Settings(Decimal("0.3"), (router,)), tmp_path / "out", BARS, engine.opened)
-    assert list(found["directions"]) == ["en-de"] and found["rows"] == 28
-    assert found["routers"]["length"]["overall"]["mean_delta"]["value"] is not None
+    assert list(found.directions) == ["en-de"] and found.rows == 28
+    assert found.routers["length"].overall["mean_delta"].value is not None
 
 
 def test_a_stopped_labelling_goes_on_and_sends_no_row_twice(spec, engine, tmp_path):
@@ -184,7 +188,7 @@ def test_a_row_that_one_model_fails_on_has_no_label_and_a_reason(spec, engine, t
     line = rows(tmp_path)["a.parquet", 7]
     assert line["translation_small"] == "small of 7" and line["quality_small"] is not None
     assert line["translation_large"] is line["quality_large"] is line["gain"] is None
-    assert report["unlabelled"]["large_empty_output"] == 1
+    assert report.unlabelled["large_empty_output"] == 1
 
 
 def test_too_many_failures_end_it_and_after_mending_the_same_command_tries_those_rows_again(
@@ -196,7 +200,7 @@ def test_too_many_failures_end_it_and_after_mending_the_same_command_tries_those
     assert str(error.value).startswith("large failed on 3 of 31 rows, more than run.max_failed_fraction 0.01")
     assert str(error.value).endswith("after mending, run the same command again")
     engine.fails = lambda name, row: ""
-    assert run(spec, engine).report["labelled"] == 28
+    assert run(spec, engine).report.labelled == 28
     assert rows(tmp_path)["a.parquet", 23]["translation_large"] == "large of 23"
 
 

@@ -16,7 +16,7 @@ from routelmt_batch.job.flow import Options
 from routelmt_batch.learning.training import examples
 from routelmt_batch.learning.training.folder import TrainingFolder
 from routelmt_batch.learning.training.model_card import PLOT, PLOT_BY_DIRECTION
-from routelmt_batch.learning.training.train import summary, train
+from routelmt_batch.learning.training.train import train
 from routelmt_batch.progress import Bars
 from routelmt_batch.routers.card import read_card
 from tests.learning.training import SMALL, in_process, make_spec, write_encoder, write_labels
@@ -86,9 +86,10 @@ def _free_what_it_held():
 
 def test_the_last_line_has_the_figures_on_all_held_out_rows(trained):
     report, *_ = trained
-    held_out = report["held_out"]["overall"]
-    assert summary(report) == {key: held_out[key] for key in ("rows", "spearman", "r2")}
-    assert summary(report)["rows"] == sum(part["rows"] for part in report["held_out"]["directions"].values())
+    held_out = report.held_out
+    overall = held_out.overall
+    assert report.figures == {"rows": overall.rows, "spearman": overall.spearman, "r2": overall.r2}
+    assert overall.rows == sum(part.rows for part in held_out.directions.values())
 
 
 def lines_of(folder):
@@ -100,13 +101,13 @@ def test_the_interrupted_training_went_on_and_ended_as_one_that_was_not(trained,
     first, second = (line for line in lines_of(folder) if "of" in line)
     assert first["step"] == 0
     assert second["step"] in range(8, 60, 4)  # 8 steps an epoch, a checkpoint each 4
-    assert first["of"] == second["of"] == report["trained"]["steps"] == 64
+    assert first["of"] == second["of"] == report.trained.steps == 64
     in_process(monkeypatch)
     whole = train(make_spec(work, output__uri=str(work / "whole"), **LONG), OPTIONS, Bars.none()).report
     found = pq.read_table(folder.predictions)["predicted"].to_numpy()
     expected = pq.read_table(work / "whole" / "_train" / "predictions.parquet")["predicted"].to_numpy()
     np.testing.assert_allclose(found, expected, atol=1e-3)
-    assert whole["trained"]["best_step"] == report["trained"]["best_step"]
+    assert whole.trained.best_step == report.trained.best_step
 
 
 def test_the_bar_tells_losses(trained):
@@ -136,12 +137,12 @@ def test_the_saved_folder_predicts_what_the_report_says(trained):
     predicted = card["scale"]["mean"] + card["scale"]["std"] * plain_scores(model, test.token_ids)
     told = pq.read_table(folder.predictions)["predicted"].to_numpy()
     np.testing.assert_allclose(told, predicted, atol=1e-3)
-    overall = report["held_out"]["overall"]
-    assert overall["rows"] == len(test.targets)
-    assert overall["spearman"] == pytest.approx(stats.spearmanr(predicted, test.targets).statistic, abs=1e-3)
-    assert overall["mae"] == pytest.approx(np.abs(predicted - test.targets).mean(), abs=1e-3)
-    assert overall["spearman"] > 0.6  # it learnt that some words gain
-    assert sum(one["rows"] for one in report["held_out"]["directions"].values()) == overall["rows"]
+    overall = report.held_out.overall
+    assert overall.rows == len(test.targets)
+    assert overall.spearman == pytest.approx(stats.spearmanr(predicted, test.targets).statistic, abs=1e-3)
+    assert overall.mae == pytest.approx(np.abs(predicted - test.targets).mean(), abs=1e-3)
+    assert overall.spearman > 0.6  # it learnt that some words gain
+    assert sum(one.rows for one in report.held_out.directions.values()) == overall.rows
 
 
 def test_base_and_adapter_by_plain_peft_give_the_merged_model(trained):
@@ -169,7 +170,7 @@ def test_the_folder_says_what_it_is(trained):
     assert card.directions == ("en-de", "en-zh")
     raw = json.loads((folder.root / "routelmt.json").read_text())
     assert (raw["kind"], raw["large_model"]["name"]) == ("routelmt", "demo/large")
-    assert raw["training"]["rows"] == report["rows"]
+    assert raw["training"]["rows"] == report.rows
     plots = [f"{stem}.{kind}" for stem in (PLOT, PLOT_BY_DIRECTION) for kind in ("png", "svg")]
     for name in (*plots, "tokenizer.json"):
         assert (folder.root / name).stat().st_size > 1000
@@ -194,9 +195,9 @@ def test_two_workers_train_an_encoder(ray_session, tmp_path):
         training__evaluations_per_epoch=1,
     )
     report = train(spec, OPTIONS, Bars.none()).report
-    assert report["trained"]["steps"] == report["trained"]["steps_planned"] == 16
-    assert report["card"]["kind"] == "encoder"
-    assert report["card"]["small_model"]["name"] == "demo/small"
+    assert report.trained.steps == report.trained.steps_planned == 16
+    assert report.card["kind"] == "encoder"
+    assert report.card["small_model"]["name"] == "demo/small"
     config = json.loads((tmp_path / "router" / "config.json").read_text())
     assert (config["architectures"], config["problem_type"]) == (
         ["XLMRobertaForSequenceClassification"],

@@ -22,8 +22,8 @@ def prepared(spec, tmp_path):
 def test_each_side_holds_its_rows_prompts_and_targets(tmp_path):
     labels = pq.read_table(write_labels(tmp_path / "labels.parquet", 120)).to_pylist()
     found, folder = prepared(make_spec(tmp_path), tmp_path)
-    assert sum(found["rows"].values()) == 120
-    assert found["directions"] == ["en-de", "en-zh"]
+    assert sum(found.rows.values()) == 120
+    assert found.directions == ["en-de", "en-zh"]
     seen = {}
     for side in ("train", "validation", "test"):
         side_rows = examples.read(folder, side)
@@ -38,20 +38,20 @@ def test_each_side_holds_its_rows_prompts_and_targets(tmp_path):
         f"en-{row['target_lang']}",
     )
     train = examples.read(folder, "train").targets
-    assert found["scale"] == {"mean": pytest.approx(train.mean()), "std": pytest.approx(train.std())}
+    assert (found.scale.mean, found.scale.std) == pytest.approx((train.mean(), train.std()))
 
 
 def test_a_decoder_leaves_long_prompts_out_and_an_encoder_cuts_them_off(tmp_path):
     texts = [f"Short {row}." for row in range(90)] + [f"{row} and so on" * 40 for row in range(10)]
     write_labels(tmp_path / "labels.parquet", 100, source=texts)
     found, folder = prepared(make_spec(tmp_path), tmp_path)
-    assert (found["left_out_too_long"], found["cut_off"]) == (10, 0)
+    assert (found.left_out_too_long, found.cut_off) == (10, 0)
     assert max(map(len, examples.read(folder, "train").token_ids)) <= 128
 
     encoder = write_encoder(tmp_path / "encoder")
     spec = make_spec(tmp_path, base__source=str(encoder), base__architecture="encoder")
     found, folder = prepared(spec, tmp_path)
-    assert (found["left_out_too_long"], found["cut_off"]) == (0, 10)
+    assert (found.left_out_too_long, found.cut_off) == (0, 10)
     longest = max(examples.read(folder, "train").token_ids, key=len)
     assert (len(longest), longest[0], longest[-1]) == (128, 1, 1)
 

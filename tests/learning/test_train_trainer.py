@@ -61,7 +61,7 @@ def test_the_same_seed_is_the_same_router_and_another_seed_is_not(run, whole):
     again, other = run("again")
     assert pq.read_table(folder.predictions).equals(pq.read_table(other.predictions))
     assert checkpoints.weights_hash(str(folder.root)) == checkpoints.weights_hash(str(other.root))
-    assert first["held_out"] == again["held_out"]
+    assert first.held_out == again.held_out
     _, third = run("third", training__seed=1)
     assert checkpoints.weights_hash(str(folder.root)) != checkpoints.weights_hash(str(third.root))
 
@@ -69,7 +69,7 @@ def test_the_same_seed_is_the_same_router_and_another_seed_is_not(run, whole):
 def test_head_only_leaves_the_model_as_it_was(run):
     report, folder = run(method="head_only")
     before, after = weights(SMALL), weights(folder.root)
-    assert report["trained"]["trainable_parameters"] == 128
+    assert report.trained.trainable_parameters == 128
     assert set(after) - set(before) == {"score.weight"}
     assert all(after[name].equal(before[name]) for name in set(after) & set(before))
     assert after["score.weight"].abs().max() > 0
@@ -80,8 +80,8 @@ def test_full_fine_tuning_moves_every_matrix_and_learns(run):
     report, folder = run(method="full", target="quality", training__learning_rate=2e-3)
     before, after = weights(SMALL), weights(folder.root)
     assert not any(after[name].equal(before[name]) for name in after if "proj" in name)
-    assert report["held_out"]["overall"]["spearman"] > 0.5
-    assert report["card"]["kind"] == "routelmt-q"
+    assert report.held_out.overall.spearman > 0.5
+    assert report.card["kind"] == "routelmt-q"
     assert read_card(str(folder.root)).target == "quality"
 
 
@@ -104,23 +104,23 @@ def test_training_stops_when_validation_no_longer_improves_and_keeps_the_best(ru
     report, folder = run(
         training__patience=1, training__epochs=50, training__learning_rate=1e-9, training__batch_rows=64
     )
-    trained = report["trained"]
-    assert trained["stopped_early"]
+    trained = report.trained
+    assert trained.stopped_early
     told = (
-        f"stopped early, after step {trained['steps']} of {trained['steps_planned']}; best at step "
-        f"{trained['best_step']}"
+        f"stopped early, after step {trained.steps} of {trained.steps_planned}; best at step "
+        f"{trained.best_step}"
     )
     assert show.training(report).caption == told
-    few = {name: part["rows"] for name, part in report["held_out"]["directions"].items() if part["rows"] < 30}
+    few = {name: part.rows for name, part in report.held_out.directions.items() if part.rows < 30}
     assert few and any(
         all(f"{name} {rows}" in warning for name, rows in few.items())
-        for warning in report["warnings"]
+        for warning in report.warnings
         if warning.startswith("few rows are held out (below 30): ")
     )
-    assert trained["steps"] < trained["steps_planned"] == 200
+    assert trained.steps < trained.steps_planned == 200
     lines = [json.loads(line) for line in folder.log.read_text().splitlines()]
     told = {line["step"]: line["validation_spearman"] for line in lines if "validation_spearman" in line}
-    assert trained["validation_spearman"] == max(told.values()) == told[trained["best_step"]]
+    assert trained.validation_spearman == max(told.values()) == told[trained.best_step]
 
 
 def test_micro_batches_add_up_to_the_same_step(run):
@@ -130,7 +130,7 @@ def test_micro_batches_add_up_to_the_same_step(run):
     told = {}
     for rows in (None, 8):
         report, folder = run(f"by-{rows}", training__micro_batch_rows=rows, **settings)
-        assert report["rows"]["train"] % 32, "a last step of fewer rows"
+        assert report.rows["train"] % 32, "a last step of fewer rows"
         lines = [json.loads(line) for line in folder.log.read_text().splitlines()]
         told[rows] = {
             name: [line[name] for line in lines if name in line] for name in ("loss", "validation_loss")
@@ -163,7 +163,7 @@ def test_a_killed_training_goes_on_from_its_last_checkpoint_to_the_same_end(run,
     report, folder = run("killed")
     lines = [json.loads(line) for line in folder.log.read_text().splitlines()]
     begins = [line["step"] for line in lines if "of" in line]
-    per_epoch = report["trained"]["steps_planned"] // 2
+    per_epoch = report.trained.steps_planned // 2
     assert begins == [0, per_epoch]  # the first epoch is not done again
     assert not torn.exists()
     found, expected = (

@@ -14,7 +14,6 @@ from routelmt_batch.errors import InputChanged, InputError, OutputError, Routelm
 from routelmt_batch.job import flow
 from routelmt_batch.progress import Bars
 from routelmt_batch.spec.file import load
-from routelmt_batch.stages.report import exit_code
 from tests import oracle
 from tests.conftest import MODELS, write_shard
 from tests.fake_engine import FakeEngine
@@ -42,7 +41,7 @@ def test_every_row_comes_back_once_and_the_plan_is_the_top_of_a_sort(
 ):
     outcome = run(make_spec(budget__fraction=fraction), engine)
     rows = oracle.check(tmp_path / "out", corpus, fraction)
-    assert exit_code(outcome.report) == 0
+    assert outcome.report.exit_code == 0
     assert outcome.report.as_json()["rows"] == len(rows) == 71
     assert outcome.report.as_json()["status"]["skipped"] == 6
     labels = {line.split()[0] for line in sent(engine)}
@@ -107,7 +106,7 @@ def test_what_the_large_model_fails_on_the_small_one_translates(
     odd = {key for key, row in rows.items() if row["planned_route"] == "large" and key[1] % 2}
     assert odd and {key for key, row in rows.items() if row["status"] == "fallback"} == odd
     assert {rows[key]["route"] for key in odd} == {"small"}
-    assert exit_code(outcome.report) == 0
+    assert outcome.report.exit_code == 0
 
 
 def test_failed_rows_are_told_and_retried_alone(make_spec, corpus, tmp_path, engine):
@@ -117,7 +116,7 @@ def test_failed_rows_are_told_and_retried_alone(make_spec, corpus, tmp_path, eng
     rows = oracle.check(tmp_path / "out", corpus, "0.3")
     failed = {key for key, row in rows.items() if row["status"] == "failed"}
     assert failed and {rows[key]["reason"] for key in failed} == {"empty_output"}
-    assert exit_code(outcome.report) == 3
+    assert outcome.report.exit_code == 3
     before = len(sent(engine))
     assert not run(spec, engine).new
     assert len(sent(engine)) == before, "a finished job sends nothing"
@@ -125,7 +124,7 @@ def test_failed_rows_are_told_and_retried_alone(make_spec, corpus, tmp_path, eng
     again = run(spec, engine, retry_failed=True)
     retried = {(line.split()[1], int(line.split()[2])) for line in sent(engine)[before:]}
     assert retried == failed
-    assert again.report.as_json()["status"]["failed"] == 0 and exit_code(again.report) == 0
+    assert again.report.as_json()["status"]["failed"] == 0 and again.report.exit_code == 0
     after = oracle.check(tmp_path / "out", corpus, "0.3")
     assert {key: after[key] for key in rows if key not in failed} == {
         key: rows[key] for key in rows if key not in failed
@@ -176,7 +175,7 @@ def test_a_row_that_kills_engines_is_quarantined_and_tried_again_on_request(
     fallback = {key for key, row in rows.items() if row["status"] == "fallback"}
     assert fallback == {key for key in large if key[1] == 2} and fallback
     assert {rows[key]["reason"] for key in rows if key[1] == 0} == {"no_gain"}
-    assert outcome.report.as_json()["status"]["quarantined"] == len(dead) and exit_code(outcome.report) == 3
+    assert outcome.report.as_json()["status"]["quarantined"] == len(dead) and outcome.report.exit_code == 3
     assert "killed the engine: engine_killed" in said.getvalue()
     engine.fails = lambda label, row: ""
     before = len(sent(engine))
@@ -184,7 +183,7 @@ def test_a_row_that_kills_engines_is_quarantined_and_tried_again_on_request(
         load(spec, ["budget.fraction=0.9"]), flow.Options(retry_failed=True), BARS, engine.opened
     )
     assert {(line.split()[1], int(line.split()[2])) for line in sent(engine)[before:]} == dead
-    assert again.report.as_json()["status"]["quarantined"] == 0 and exit_code(again.report) == 0
+    assert again.report.as_json()["status"]["quarantined"] == 0 and again.report.exit_code == 0
     oracle.check(tmp_path / "out", corpus, "0.9")
 
 
@@ -200,7 +199,7 @@ def test_rows_that_kill_both_models_on_every_try_are_counted_once(make_spec, cor
     for retry in (False, True, True):
         options = flow.Options(retry_failed=retry)
         outcome = flow.run(load(spec, ["budget.fraction=0.9"]), options, BARS, engine.opened)
-        assert outcome.report.as_json()["status"]["quarantined"] == 6 and exit_code(outcome.report) == 3
+        assert outcome.report.as_json()["status"]["quarantined"] == 6 and outcome.report.exit_code == 3
         oracle.check(tmp_path / "out", corpus, "0.9")
 
 
@@ -445,7 +444,7 @@ def test_a_broken_shard_is_named_and_the_others_go_on(make_spec, corpus, tmp_pat
     (corpus / "rotten.parquet").write_bytes(flipped)
     outcome = run(make_spec(), engine)
     assert set(outcome.report.as_json()["unreadable"]) == {"broken.parquet", "rotten.parquet"}
-    assert exit_code(outcome.report) == 3
+    assert outcome.report.exit_code == 3
     assert not (tmp_path / "out/data/broken.parquet").exists()
     for name in ("broken.parquet", "rotten.parquet"):
         (corpus / name).unlink()

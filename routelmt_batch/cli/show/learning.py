@@ -2,51 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from rich.console import Group
 from rich.table import Table
 
 from routelmt_batch.cli.show.parts import counts, extent, new_table, number
+from routelmt_batch.learning.labelling.label_report import LabelReport
+from routelmt_batch.learning.training.report import TrainReport
 from routelmt_batch.routers.card import Calibration
 
 
-def labels(report: Mapping[str, Any]) -> Group:
+def labels(report: LabelReport) -> Group:
     """A label job: how many rows have a gain, why others have none, means by direction."""
-    rows = new_table(report["name"], "")
-    rows.add_row("rows", f"{extent(report['rows'], report['shards'])}, {report['labelled']:,} labelled")
-    rows.add_row("unlabelled", counts(report["unlabelled"]) or "none")
-    rows.add_row("metric", report["signature"]["metric"]["signature"])
-    cut = report["cut"]
-    if any(cut.values()):
-        told = "; ".join(f"{count:,} of {name}" for name, count in cut.items())
+    rows = new_table(report.name, "")
+    rows.add_row("rows", f"{extent(report.rows, report.shards)}, {report.labelled:,} labelled")
+    rows.add_row("unlabelled", counts(report.unlabelled) or "none")
+    rows.add_row("metric", report.signature.metric.signature)
+    if any(report.cut.values()):
+        told = "; ".join(f"{count:,} of {name}" for name, count in report.cut.items())
         rows.add_row("cut", f"longer than the metric reads, measured by their beginning: {told}")
-    for name, reason in report["unreadable"].items():
+    for name, reason in report.unreadable.items():
         rows.add_row("unreadable", f"{name}: {reason}")
     means = new_table("direction", "labelled", "small", "large", "gain", "st. dev.")
-    for name, part in [*report["direction"].items(), ("all", report["overall"])]:
-        values = (
-            part.get(key) for key in ("quality_small", "quality_large", "gain", "gain_standard_deviation")
-        )
-        means.add_row(name, f"{part['labelled']:,}", *map(number, values))
+    for name, part in [*report.direction.items(), ("all", report.overall)]:
+        values = (part.quality_small, part.quality_large, part.gain, part.gain_standard_deviation)
+        means.add_row(name, f"{part.labelled:,}", *map(number, values))
     return Group(rows, means)
 
 
-def training(report: Mapping[str, Any]) -> Table:
+def training(report: TrainReport) -> Table:
     """A trained router on its held-out rows, and whether its training stopped early."""
     table = new_table("held out", "rows", "R2", "MAE", "Pearson", "Spearman", "calibration error")
-    held_out = report["held_out"]
-    for name, part in [("overall", held_out["overall"]), *held_out["directions"].items()]:
-        values = (part[key] for key in ("r2", "mae", "pearson", "spearman", "expected_calibration_error"))
-        table.add_row(
-            name, f"{part['rows']:,}", *("-" if v is None or v != v else f"{v:.3f}" for v in values)
-        )
-    trained = report["trained"]
-    if trained["stopped_early"]:
+    held_out = report.held_out
+    for name, part in [("overall", held_out.overall), *held_out.directions.items()]:
+        table.add_row(name, f"{part.rows:,}", *("-" if v is None else f"{v:.3f}" for v in part.values))
+    trained = report.trained
+    if trained.stopped_early:
         table.caption = (
-            f"stopped early, after step {trained['steps']:,} of {trained['steps_planned']:,}; best at step "
-            f"{trained['best_step']:,}"
+            f"stopped early, after step {trained.steps:,} of {trained.steps_planned:,}; best at step "
+            f"{trained.best_step:,}"
         )
         table.caption_justify = "left"
     return table

@@ -29,6 +29,7 @@ from routelmt_batch.learning.evaluation.qualities import (
     measured_name,
     parse_metrics,
 )
+from routelmt_batch.learning.evaluation.result import Evaluation
 from routelmt_batch.learning.evaluation.tables import Labels, read_tables
 from routelmt_batch.learning.labels import LabelTable, Signature, check_texts, find, signatures
 from routelmt_batch.learning.measuring import Measured, measure_tables
@@ -59,7 +60,7 @@ class Settings:
 
 def evaluate(
     tables: Sequence[str], settings: Settings, out: Path, bars: Bars, open_engine: OpenEngine
-) -> dict[str, Any]:
+) -> Evaluation:
     """Run routers and guards over label tables, measure them, write evaluation.json, .md, .png and .svg.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Evaluation: every router on the same labelled rows under the same budget, as one JSON value.
+"""Evaluation: every router on the same labelled rows under the same budget.
 
 It knows label tables and scores, not where the scores come from.
 """
@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 
 from routelmt_batch import __version__
-from routelmt_batch.atomic import write_json, write_text
+from routelmt_batch.atomic import write_text
 from routelmt_batch.errors import UsageError
 from routelmt_batch.kinds import ORACLES, SEVERE_LOSS_GAIN
 from routelmt_batch.learning.evaluation.contest import MACRO, OVERALL, Contest, Routing, contest, doubts
 from routelmt_batch.learning.evaluation.curves import area, budget_curve, by_percent
+from routelmt_batch.learning.evaluation.result import Evaluation
 from routelmt_batch.learning.evaluation.tables import Labels
 from routelmt_batch.spec import near
 from routelmt_batch.stats import measures, resampling
@@ -39,7 +40,7 @@ def evaluate(
     seed: int = 0,
     signature: Mapping[str, Any] | None = None,
     advance: Callable[[], None] = lambda: None,
-) -> dict[str, Any]:
+) -> Evaluation:
     """Measure every router, the two oracles and a random one; see `measures.measure` for the metrics.
 
     A direction is a population of its own, with its own k = floor(budget N_d). `macro` is the plain
@@ -68,15 +69,17 @@ def evaluate(
 
     point = field.measure(np.ones(rows, np.uint8))
     samples = resampling.bootstrap(rows, measured, resamples, seed)
-    return {
-        **_settings(labels, field),
-        "resamples": resamples,
-        "interval_percent": resampling.LEVEL_PERCENT,
-        "seed": seed,
-        **_results(labels, field, baselines, point, samples),
-        "signature": dict(signature or {}),
-        "versions": _versions(),
-    }
+    return Evaluation.of(
+        {
+            **_settings(labels, field),
+            "resamples": resamples,
+            "interval_percent": resampling.LEVEL_PERCENT,
+            "seed": seed,
+            **_results(labels, field, baselines, point, samples),
+            "signature": dict(signature or {}),
+            "versions": _versions(),
+        }
+    )
 
 
 def _versions() -> dict[str, str]:
@@ -87,12 +90,12 @@ def _versions() -> dict[str, str]:
     }
 
 
-def write(evaluation: Mapping[str, Any], folder: Path) -> None:
+def write(evaluation: Evaluation, folder: Path) -> None:
     """Write evaluation.json, evaluation.md, evaluation.png and evaluation.svg into a folder."""
     from routelmt_batch.learning.evaluation import figures
     from routelmt_batch.learning.evaluation.show import markdown
 
-    write_json(folder / "evaluation.json", evaluation, "evaluation")
+    evaluation.write(folder / "evaluation.json", "evaluation")
     write_text(folder / "evaluation.md", markdown(evaluation), "evaluation")
     figures.budget_curve(evaluation, folder / "evaluation")
 

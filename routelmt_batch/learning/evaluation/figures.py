@@ -5,12 +5,12 @@ Colour-blind readers can tell the gain buckets apart: brown to blue.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from routelmt_batch.learning.evaluation.result import Bucket, Evaluation
 from routelmt_batch.learning.evaluation.show import bucket_name, ranked
 from routelmt_batch.page.figures import COLOURS, drawing
 
@@ -22,27 +22,27 @@ _DASHES = ("-", (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)))
 _LOSSES, _GAINS = ("#8C2D04", "#D94801", "#FDAE6B"), ("#C6DBEF", "#6BAED6", "#2171B5", "#08306B")
 
 
-def budget_curve(evaluation: Mapping[str, Any], stem: Path) -> None:
+def budget_curve(evaluation: Evaluation, stem: Path) -> None:
     """Mean quality by budget, every router; beside it the gains of the rows routed at the job's budget.
 
     Writes `stem`.png and `stem`.svg.
     """
-    rows = len(evaluation["routers"]) + 1
+    rows = len(evaluation.routers) + 1
     with drawing(stem, 13, max(4.8, 1.8 + 0.3 * rows)) as figure:
         curves, bars = figure.subplots(1, 2, width_ratios=(1.2, 1))
         _curves(curves, evaluation)
         _bucket_bars(bars, evaluation)
 
 
-def _curves(axes: Axes, evaluation: Mapping[str, Any]) -> None:
+def _curves(axes: Axes, evaluation: Evaluation) -> None:
     styles = _styles(evaluation)
     names = ranked(evaluation)
     for name in names:
-        curve = evaluation["routers"][name]["curve"]
-        budget = 100 * np.array(curve["budget"])
+        curve = evaluation.routers[name].curve
+        budget = 100 * np.array(curve.budget)
         colour, dash, width = styles[name]
-        axes.plot(budget, curve["quality"], color=colour, linestyle=dash, linewidth=width, label=name)
-    mark = 100 * float(evaluation["budget"])
+        axes.plot(budget, curve.quality, color=colour, linestyle=dash, linewidth=width, label=name)
+    mark = 100 * float(evaluation.budget)
     axes.axvline(mark, color="#000000", linewidth=0.8, linestyle=":")
     axes.annotate(
         f"budget {mark:g}%",
@@ -67,10 +67,10 @@ def _curves(axes: Axes, evaluation: Mapping[str, Any]) -> None:
     )
 
 
-def _styles(evaluation: Mapping[str, Any]) -> dict[str, tuple[Any, Any, float]]:
+def _styles(evaluation: Evaluation) -> dict[str, tuple[Any, Any, float]]:
     """Colour, dash and width of each router: references in greys, the rest by their place in the job."""
     styles: dict[str, tuple[Any, Any, float]] = {}
-    for name in evaluation["routers"]:
+    for name in evaluation.routers:
         if name in REFERENCES:
             styles[name] = (REFERENCES[name], "-" if name == "random" else (0, (4, 2)), 1.3)
         else:
@@ -79,13 +79,13 @@ def _styles(evaluation: Mapping[str, Any]) -> dict[str, tuple[Any, Any, float]]:
     return styles
 
 
-def _bucket_bars(axes: Axes, evaluation: Mapping[str, Any]) -> None:
-    bars = {"all rows": evaluation["buckets_of_all_rows"]}
-    bars |= {name: evaluation["routers"][name]["buckets"] for name in reversed(ranked(evaluation))}
-    buckets = evaluation["buckets_of_all_rows"]
+def _bucket_bars(axes: Axes, evaluation: Evaluation) -> None:
+    bars = {"all rows": evaluation.buckets_of_all_rows}
+    bars |= {name: evaluation.routers[name].buckets for name in reversed(ranked(evaluation))}
+    buckets = evaluation.buckets_of_all_rows
     left = np.zeros(len(bars))
     for index, (bucket, colour) in enumerate(zip(buckets, _bucket_colours(buckets), strict=True)):
-        widths = np.array([row[index]["percent"] or 0.0 for row in bars.values()])
+        widths = np.array([row[index].percent or 0.0 for row in bars.values()])
         axes.barh(
             list(bars),
             widths,
@@ -112,7 +112,7 @@ def _bucket_bars(axes: Axes, evaluation: Mapping[str, Any]) -> None:
     axes.set_xlabel("rows (%)")
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
-    axes.set_title(f"Gain of the {evaluation['k']:,} routed rows (points)")
+    axes.set_title(f"Gain of the {evaluation.k:,} routed rows (points)")
     axes.legend(
         loc="upper center",
         bbox_to_anchor=(0.5, -0.11),
@@ -126,9 +126,9 @@ def _bucket_bars(axes: Axes, evaluation: Mapping[str, Any]) -> None:
     )
 
 
-def _bucket_colours(buckets: list[Mapping[str, Any]]) -> list[str]:
+def _bucket_colours(buckets: list[Bucket]) -> list[str]:
     """Browns for losses, the darkest the worst; blues for gains, the darkest the best."""
-    losses = sum(bucket["to"] is not None and bucket["to"] <= 0 for bucket in buckets)
+    losses = sum(bucket.to is not None and bucket.to <= 0 for bucket in buckets)
     gains = len(buckets) - losses
     # The lightest tones meet at 0; with more buckets than tones the outermost share the darkest.
     browns = [_LOSSES[max(0, len(_LOSSES) - losses + place)] for place in range(losses)]

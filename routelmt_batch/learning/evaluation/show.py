@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from routelmt_batch.learning.evaluation.result import (
+    Bucket,
+    Evaluation,
+    ExpectedRandom,
+    Metrics,
+    RouterResult,
+)
+from routelmt_batch.stages.job_report import Interval
 from routelmt_batch.stats.measures import METRICS
 
 TITLES = {
@@ -21,22 +28,21 @@ _METRIC_PLACES = {"spearman": 3}
 _ON_TERMINAL = {"spearman": 2, "hit_rate": 1, "mean_delta": 2, "severe_loss_rate": 1}  # decimal places
 
 
-def ranked(evaluation: Mapping[str, Any]) -> list[str]:
+def ranked(evaluation: Evaluation) -> list[str]:
     """Routers, highest mean_delta first; of equal or undefined ones in the evaluation's order."""
-    routers = evaluation["routers"]
-    deltas = {name: router["overall"]["mean_delta"]["value"] for name, router in routers.items()}
-    return sorted(deltas, key=lambda name: float("inf") if deltas[name] is None else -deltas[name])
+    deltas = {name: router.overall["mean_delta"].value for name, router in evaluation.routers.items()}
+    return sorted(deltas, key=lambda name: float("inf") if (delta := deltas[name]) is None else -delta)
 
 
-def table(evaluation: Mapping[str, Any]) -> Table:
+def table(evaluation: Evaluation) -> Table:
     """One line a router, best first, each value above its interval; the rest is in the Markdown."""
-    best = evaluation["best_baseline"]
+    best = evaluation.best_baseline
     found = Table(
         box=SIMPLE_HEAD,
         pad_edge=False,
         title=heading(evaluation),
         title_justify="left",
-        caption="\n".join(f"warning: {warning}" for warning in evaluation["warnings"]) or None,
+        caption="\n".join(f"warning: {warning}" for warning in evaluation.warnings) or None,
         caption_justify="left",
     )
     found.add_column("router", no_wrap=True)
@@ -45,111 +51,111 @@ def table(evaluation: Mapping[str, Any]) -> Table:
     if best is not None:
         found.add_column(f"over {best}", justify="right")
     for name in ranked(evaluation):
-        router = evaluation["routers"][name]
-        cells = [_stacked(router["overall"][metric], places) for metric, places in _ON_TERMINAL.items()]
+        router = evaluation.routers[name]
+        cells = [_stacked(router.overall[metric], places) for metric, places in _ON_TERMINAL.items()]
         if best is not None:
-            against = router["against_best_baseline"]
-            cells.append(_stacked(against["mean_delta"], 2, signed=True) if against else "-")
+            against = router.against_best_baseline
+            cells.append(_stacked(against.mean_delta, 2, signed=True) if against else "-")
         found.add_row(name, *cells)
     return found
 
 
-def heading(evaluation: Mapping[str, Any]) -> str:
+def heading(evaluation: Evaluation) -> str:
     return (
-        f"{evaluation['k']:,} of {evaluation['rows']:,} rows routed (budget {evaluation['budget']}); "
-        f"{evaluation['interval_percent']}% intervals of {evaluation['resamples']:,} resamples, "
-        f"seed {evaluation['seed']}"
+        f"{evaluation.k:,} of {evaluation.rows:,} rows routed (budget {evaluation.budget}); "
+        f"{evaluation.interval_percent}% intervals of {evaluation.resamples:,} resamples, "
+        f"seed {evaluation.seed}"
     )
 
 
-def markdown(evaluation: Mapping[str, Any]) -> str:
+def markdown(evaluation: Evaluation) -> str:
     """The whole evaluation as a page."""
     parts = [
         "# Evaluation",
-        heading(evaluation) + f". Severe loss: gain at or below {evaluation['severe_loss_gain']:g}.",
+        heading(evaluation) + f". Severe loss: gain at or below {evaluation.severe_loss_gain:g}.",
         *_warnings(evaluation),
         "## All rows",
-        _metric_table(evaluation, "overall"),
-        _expectation(evaluation["expected_random"]),
+        _metric_table(evaluation, lambda router: router.overall),
+        _expectation(evaluation.expected_random),
     ]
-    if evaluation["directions"]:
-        parts += ["## Mean over directions", _metric_table(evaluation, "macro")]
+    if evaluation.directions:
+        parts += ["## Mean over directions", _metric_table(evaluation, lambda router: router.macro)]
         parts += [
             "## MeanDelta by direction",
             "Each direction alone, with a budget of its own rows.",
             _direction_table(evaluation),
         ]
-    if evaluation["best_baseline"] is not None:
-        parts += [f"## MeanDelta against {evaluation['best_baseline']}", _comparison_table(evaluation)]
+    if evaluation.best_baseline is not None:
+        parts += [f"## MeanDelta against {evaluation.best_baseline}", _comparison_table(evaluation)]
     parts += ["## Gains of routed rows, percent", _bucket_table(evaluation)]
     parts += ["## Quality over all budgets", _area_table(evaluation), "![Quality by budget](evaluation.svg)"]
     parts += ["## Made with", _signature(evaluation)]
     return "\n\n".join(parts) + "\n"
 
 
-def bucket_name(bucket: Mapping[str, Any]) -> str:
+def bucket_name(bucket: Bucket) -> str:
     """ "≤ −5", "−5 to 0", "> 20": closed on the right."""
     over, to = (
-        None if bucket[key] is None else f"{bucket[key]:g}".replace("-", "−") for key in ("over", "to")
+        None if bound is None else f"{bound:g}".replace("-", "−") for bound in (bucket.over, bucket.to)
     )
     if over is None:
         return f"≤ {to}"
     return f"> {over}" if to is None else f"{over} to {to}"
 
 
-def _warnings(evaluation: Mapping[str, Any]) -> list[str]:
-    lines = [f"- {warning}" for warning in evaluation["warnings"]]
+def _warnings(evaluation: Evaluation) -> list[str]:
+    lines = [f"- {warning}" for warning in evaluation.warnings]
     return ["**Warnings**", "\n".join(lines)] if lines else []
 
 
-def _metric_table(evaluation: Mapping[str, Any], part: str) -> str:
+def _metric_table(evaluation: Evaluation, part: Callable[[RouterResult], Metrics]) -> str:
     lines = []
     for name in ranked(evaluation):
-        values = evaluation["routers"][name][part]
+        values = part(evaluation.routers[name])
         lines.append([name, *(_inline(values[metric], _METRIC_PLACES.get(metric, 2)) for metric in METRICS)])
     return _grid(["router", *(TITLES[metric] for metric in METRICS)], lines)
 
 
-def _expectation(random: Mapping[str, Any]) -> str:
+def _expectation(random: ExpectedRandom) -> str:
     return (
-        f"A random order is expected to have HitRate {random['hit_rate']:.2f}, MeanDelta "
-        f"{random['mean_delta']:.2f} and {random['severe_loss_rate']:.2f}% severe losses; "
+        f"A random order is expected to have HitRate {random.hit_rate:.2f}, MeanDelta "
+        f"{random.mean_delta:.2f} and {random.severe_loss_rate:.2f}% severe losses; "
         "`random`, if the evaluation added it, is one draw."
     )
 
 
-def _direction_table(evaluation: Mapping[str, Any]) -> str:
-    directions = evaluation["directions"]
-    titles = [f"{name} ({of_it['k']:,} of {of_it['rows']:,})" for name, of_it in directions.items()]
+def _direction_table(evaluation: Evaluation) -> str:
+    directions = evaluation.directions
+    titles = [f"{name} ({of_it.k:,} of {of_it.rows:,})" for name, of_it in directions.items()]
     lines = [
-        [name, *(_inline(evaluation["routers"][name]["directions"][d]["mean_delta"]) for d in directions)]
+        [name, *(_inline(evaluation.routers[name].directions[d]["mean_delta"]) for d in directions)]
         for name in ranked(evaluation)
     ]
     return _grid(["router", *titles], lines)
 
 
-def _comparison_table(evaluation: Mapping[str, Any]) -> str:
+def _comparison_table(evaluation: Evaluation) -> str:
     lines = []
     for name in ranked(evaluation):
-        against = evaluation["routers"][name]["against_best_baseline"]
+        against = evaluation.routers[name].against_best_baseline
         if against is not None:
-            lines.append([name, _inline(against["mean_delta"], signed=True), f"{against['p_value']:.3g}"])
+            lines.append([name, _inline(against.mean_delta, signed=True), f"{against.p_value:.3g}"])
     return _grid(["router", "difference", "p (two-sided, paired bootstrap)"], lines)
 
 
-def _bucket_table(evaluation: Mapping[str, Any]) -> str:
-    everything = evaluation["buckets_of_all_rows"]
-    lines = [["all rows", *(_number(bucket["percent"]) for bucket in everything)]]
+def _bucket_table(evaluation: Evaluation) -> str:
+    everything = evaluation.buckets_of_all_rows
+    lines = [["all rows", *(_number(bucket.percent) for bucket in everything)]]
     for name in ranked(evaluation):
-        buckets = evaluation["routers"][name]["buckets"]
-        lines.append([name, *(_number(bucket["percent"]) for bucket in buckets)])
+        buckets = evaluation.routers[name].buckets
+        lines.append([name, *(_number(bucket.percent) for bucket in buckets)])
     return _grid(["gain", *(bucket_name(bucket) for bucket in everything)], lines)
 
 
-def _area_table(evaluation: Mapping[str, Any]) -> str:
+def _area_table(evaluation: Evaluation) -> str:
     lines = []
     for name in ranked(evaluation):
-        area = evaluation["routers"][name]["area"]
+        area = evaluation.routers[name].area
         lines.append(
             [
                 name,
@@ -161,8 +167,8 @@ def _area_table(evaluation: Mapping[str, Any]) -> str:
     return _grid(["router", "area", "0 random, 1 gain oracle", "0 random, 1 quality oracle"], lines)
 
 
-def _signature(evaluation: Mapping[str, Any]) -> str:
-    stated = {**evaluation["signature"], **evaluation["versions"]}
+def _signature(evaluation: Evaluation) -> str:
+    stated = {**evaluation.signature, **evaluation.versions}
     return "\n".join(f"- {name}: {value}" for name, value in stated.items())
 
 
@@ -175,15 +181,15 @@ def _number(value: float | None, places: int = 2, signed: bool = False) -> str:
     return "-" if value is None else f"{value:{'+' if signed else ''},.{places}f}"
 
 
-def _interval(value: Mapping[str, Any], places: int, signed: bool = False) -> str:
-    return f"[{_number(value['low'], places, signed)}, {_number(value['high'], places, signed)}]"
+def _interval(value: Interval, places: int, signed: bool = False) -> str:
+    return f"[{_number(value.low, places, signed)}, {_number(value.high, places, signed)}]"
 
 
-def _inline(value: Mapping[str, Any], places: int = 2, signed: bool = False) -> str:
-    if value["value"] is None:
+def _inline(value: Interval, places: int = 2, signed: bool = False) -> str:
+    if value.value is None:
         return "-"
-    return f"{_number(value['value'], places, signed)} {_interval(value, places, signed)}"
+    return f"{_number(value.value, places, signed)} {_interval(value, places, signed)}"
 
 
-def _stacked(value: Mapping[str, Any], places: int, signed: bool = False) -> str:
+def _stacked(value: Interval, places: int, signed: bool = False) -> str:
     return _inline(value, places, signed).replace(" [", "\n[")

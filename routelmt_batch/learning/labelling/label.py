@@ -17,7 +17,8 @@ import pyarrow.compute as pc
 
 from routelmt_batch.corpus.units import Unit, languages
 from routelmt_batch.engines.nodes import processors
-from routelmt_batch.job.flow import OpenEngine, Options, Outcome, finished_report
+from routelmt_batch.job.flow import OpenEngine, Options, Outcome
+from routelmt_batch.learning.labelling.label_report import LabelReport
 from routelmt_batch.learning.labelling.passes import (
     ROUTES,
     measure,
@@ -26,30 +27,23 @@ from routelmt_batch.learning.labelling.passes import (
 from routelmt_batch.learning.labelling.recipe import Labelling, check_label_models
 from routelmt_batch.learning.labelling.report import Counts, report
 from routelmt_batch.progress import Bars
-from routelmt_batch.rows import LABEL_FIELDS, LABEL_METADATA, QUALITY, TRANSLATIONS, UNTRANSLATABLE
+from routelmt_batch.rows import LABEL_FIELDS, LABEL_METADATA, QUALITY, TRANSLATIONS
 from routelmt_batch.spec import LabelSpec
-from routelmt_batch.stages.outputs import (
-    Addition,
-    Summary,
-    standing_outputs,
-    succeed,
-    write_report,
-    write_shards,
-)
+from routelmt_batch.stages.outputs import Addition, standing_outputs, succeed, write_report, write_shards
 from routelmt_batch.stages.translate import check_fit
 from routelmt_batch.stages.work import UnitWork, work_on
 from routelmt_batch.store.ledger import is_held
 from routelmt_batch.store.workspace import Folder, open_workspace, refuse_cleaned, settled, take
 
 
-def label(spec: LabelSpec, options: Options, bars: Bars, open_engine: OpenEngine) -> Outcome[dict[str, Any]]:
+def label(spec: LabelSpec, options: Options, bars: Bars, open_engine: OpenEngine) -> Outcome[LabelReport]:
     """Label a corpus from wherever it stands to its end.
 
     Raises:
         RoutelmtError: see errors; what is committed stays, and the same command goes on.
     """
     with _open(spec, options, bars) as workspace, open_engine(workspace.folder) as engine:
-        done = finished_report(workspace.folder)
+        done = LabelReport.finished(workspace.folder)
         refuse_cleaned(workspace, done)
         if done:
             return Outcome(done, new=False)
@@ -58,10 +52,10 @@ def label(spec: LabelSpec, options: Options, bars: Bars, open_engine: OpenEngine
         translate(workspace, engine, bars)
         measure(workspace, engine, bars)
         assemble(workspace, bars)
-        job = report(workspace, workspace.recipe.signature().model_dump(mode="json"))
-        write_report(workspace, job)
+        reported = report(workspace)
+        write_report(workspace, reported)
         succeed(workspace)
-        return Outcome(job, new=True)
+        return Outcome(reported, new=True)
 
 
 @contextmanager
@@ -81,24 +75,6 @@ def standing(folder: Folder) -> dict[str, Any]:
     stages["metric"] = [ledger.rows(QUALITY), len(ROUTES) * rows - unanswered]
     stages["assemble"] = [len(standing_outputs(ledger)), shards]
     return {"finished": False, "running": is_held(folder.work), "command": "label", "stages": stages}
-
-
-def exit_code(report: dict[str, Any]) -> int:
-    """0 done; 3 done, but a model failed on rows or a shard could not be read."""
-    failed = [reason for reason in report["unlabelled"] if reason not in UNTRANSLATABLE]
-    return 3 if failed or report["unreadable"] else 0
-
-
-def summary(report: dict[str, Any]) -> Summary:
-    """See outputs.Summary."""
-    figures = {
-        "rows": report["rows"],
-        "labelled": report["labelled"],
-        "unlabelled": sum(report["unlabelled"].values()),
-        "unreadable_shards": len(report["unreadable"]),
-        "gain": report["overall"].get("gain"),
-    }
-    return Summary(exit_code(report), figures, list(report["unreadable"]))
 
 
 def assemble(workspace: Labelling, bars: Bars) -> None:

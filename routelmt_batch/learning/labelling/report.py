@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from routelmt_batch.learning.labelling.label_report import LabelReport
+from routelmt_batch.learning.labelling.recipe import Labelling
 from routelmt_batch.rows import LARGE, QUALITY, SMALL, UNTRANSLATABLE
 from routelmt_batch.stages.tally import direction
 from routelmt_batch.store.manifest import versions
-from routelmt_batch.store.workspace import AnyWorkspace
 
 _SUMS = ("small", "large", "gain", "gain_squared")
 
@@ -62,7 +63,7 @@ class Counts:
         }
 
 
-def report(workspace: AnyWorkspace, signature: Mapping[str, Any]) -> dict[str, Any]:
+def report(workspace: Labelling) -> LabelReport:
     """The label job's report, from its shards' reports."""
     unlabelled: Counter[str] = Counter()
     directions: dict[str, Counter[str]] = {}
@@ -76,20 +77,21 @@ def report(workspace: AnyWorkspace, signature: Mapping[str, Any]) -> dict[str, A
     total: Counter[str] = Counter()
     for counts in directions.values():
         total.update(counts)
-    return {
-        "name": workspace.spec.name,
-        "rows": rows,
-        "shards": len(workspace.shards),
-        "unreadable": workspace.unreadable,
-        "labelled": total["labelled"],
-        "unlabelled": dict(sorted(unlabelled.items())),
-        # Translations that are longer than the metric reads.
-        "cut": {route: workspace.ledger.totals(QUALITY, route).sums["cut"] for route in (SMALL, LARGE)},
-        "overall": _means(total),
-        "direction": {name: _means(counts) for name, counts in sorted(directions.items())},
-        "signature": dict(signature),
-        "versions": versions(),
-    }
+    return LabelReport.of(
+        {
+            "name": workspace.spec.name,
+            "rows": rows,
+            "shards": len(workspace.shards),
+            "unreadable": workspace.unreadable,
+            "labelled": total["labelled"],
+            "unlabelled": dict(sorted(unlabelled.items())),
+            "cut": {route: workspace.ledger.totals(QUALITY, route).sums["cut"] for route in (SMALL, LARGE)},
+            "overall": _means(total),
+            "direction": {name: _means(counts) for name, counts in sorted(directions.items())},
+            "signature": workspace.recipe.signature().model_dump(mode="json"),
+            "versions": versions(),
+        }
+    )
 
 
 def _means(counts: Mapping[str, float]) -> dict[str, Any]:

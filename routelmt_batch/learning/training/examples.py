@@ -14,13 +14,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from routelmt_batch.atomic import write_json, write_parquet
+from routelmt_batch.atomic import write_parquet
 from routelmt_batch.errors import InputError
 from routelmt_batch.learning.training.folder import TrainingFolder
+from routelmt_batch.learning.training.report import Prepared
 from routelmt_batch.learning.training.spec import TrainSpec
 from routelmt_batch.learning.training.split import SIDES, TEST, TRAIN
 from routelmt_batch.progress import Bars
 from routelmt_batch.prompts import Prompter, cut_off
+from routelmt_batch.routers.card import Scale
 from routelmt_batch.stats.measures import is_constant
 
 FEWEST_ROWS = 20
@@ -63,21 +65,22 @@ def _targets(rows: pa.Table, side: str) -> Any:
     return rows["target"].to_numpy()[np.array(rows["side"].to_pylist()) == side]
 
 
-def prepare(spec: TrainSpec, rows: pa.Table, folder: TrainingFolder, bars: Bars) -> dict[str, Any]:
-    """Tokenize the rows into the folder, or find that done. Returns counts, directions and scale."""
-    found = folder.read(folder.prepared) if folder.manifest.exists() else None
-    if found is None:
+def prepare(spec: TrainSpec, rows: pa.Table, folder: TrainingFolder, bars: Bars) -> Prepared:
+    """Tokenize the rows into the folder, or find that done."""
+    if folder.manifest.exists():
+        found = Prepared.read(folder.prepared)
+    else:
         found = _prepare(spec, rows, folder, bars)
-        write_json(folder.prepared, found, "train.prepared")
+        found.write(folder.prepared, "train.prepared")
     of, limit = f"of {rows.num_rows:,}", f"training.max_length_tokens {spec.training.max_length_tokens}"
-    if lost := found["left_out_too_long"]:
+    if lost := found.left_out_too_long:
         bars.warn(f"{lost:,} {of} label rows left out: their prompts are longer than {limit}")
-    if cut := found["cut_off"]:
+    if cut := found.cut_off:
         bars.warn(f"{cut:,} {of} prompts cut off at {limit}")
     return found
 
 
-def _prepare(spec: TrainSpec, rows: pa.Table, folder: TrainingFolder, bars: Bars) -> dict[str, Any]:
+def _prepare(spec: TrainSpec, rows: pa.Table, folder: TrainingFolder, bars: Bars) -> Prepared:
     ids, keep, cut = _tokenize(spec, rows, bars)
     kept = rows.filter(pa.array(keep, pa.bool_()))
     check_sides(kept, spec)
@@ -87,13 +90,13 @@ def _prepare(spec: TrainSpec, rows: pa.Table, folder: TrainingFolder, bars: Bars
     for side in SIDES:
         write_parquet(folder.rows(side), table.filter(pa.array(of_side == side)), "train.rows")
     train = _targets(kept, TRAIN)
-    return {
-        "rows": {side: int((of_side == side).sum()) for side in SIDES},
-        "left_out_too_long": keep.count(False),
-        "cut_off": cut,
-        "directions": sorted(set(directions.filter(pa.array(of_side == TRAIN)).to_pylist())),
-        "scale": {"mean": float(train.mean()), "std": float(train.std())},
-    }
+    return Prepared(
+        rows={side: int((of_side == side).sum()) for side in SIDES},
+        left_out_too_long=keep.count(False),
+        cut_off=cut,
+        directions=sorted(set(directions.filter(pa.array(of_side == TRAIN)).to_pylist())),
+        scale=Scale(mean=float(train.mean()), std=float(train.std())),
+    )
 
 
 def _tokenize(spec: TrainSpec, rows: pa.Table, bars: Bars) -> tuple[pa.Array, list[bool], int]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,29 +19,16 @@ from routelmt_batch.progress import Bars
 from routelmt_batch.routers.card import CARD
 from routelmt_batch.store import checkpoints
 from routelmt_batch.store.manifest import changed, changed_versions, versions
+from routelmt_batch.store.workspace import OutputFolder
 
-WORK = "_train"
 # What a router is made of; the other keys say where and how fast.
 _MEANING = {"target", "method", "lora", "split", "training", "prompt"}
 
 
-@dataclass(frozen=True)
-class TrainingFolder:
-    """The paths of a training's output."""
+class TrainingFolder(OutputFolder):
+    """The paths of a training's output. A JSON file is written once what it describes is complete."""
 
-    root: Path
-
-    @property
-    def work(self) -> Path:
-        return self.root / WORK
-
-    @property
-    def logs(self) -> Path:
-        return self.work / "logs"
-
-    @property
-    def manifest(self) -> Path:
-        return self.work / "manifest.json"
+    work_name = "_train"
 
     @property
     def prepared(self) -> Path:
@@ -74,17 +60,6 @@ class TrainingFolder:
     @property
     def card(self) -> Path:
         return self.root / CARD
-
-    def read(self, path: Path) -> dict[str, Any] | None:
-        """A JSON file of this folder, or None: each is written once what it tells of is whole."""
-        if not path.exists():
-            return None
-        value: dict[str, Any] = json.loads(path.read_text(encoding="utf8"))
-        return value
-
-    def finished(self) -> dict[str, Any] | None:
-        """The report of a finished training, or None."""
-        return self.read(self.report) if self.card.exists() else None
 
     def last_checkpoint(self) -> Path | None:
         """The newest whole checkpoint. Its state is the last file that is written of one."""
@@ -148,7 +123,7 @@ def check_same(folder: TrainingFolder, now: dict[str, Any], bars: Bars) -> None:
     """Raises OutputError, with what differs, if the folder's training was begun with something else.
 
     A library in another version is a warning."""
-    before = folder.read(folder.manifest)
+    before = folder.read_manifest()
     if before is None:
         return
     if told := changed(before["fingerprint"], now):
@@ -164,5 +139,5 @@ def begin(folder: TrainingFolder, spec: TrainSpec, now: dict[str, Any]) -> None:
     """Set down what is trained from what, once; the training can be gone on with from here."""
     if folder.manifest.exists():
         return
-    write_text(folder.work / "spec.yaml", spec.dump(), "train.spec")
+    write_text(folder.spec, spec.dump(), "train.spec")
     write_json(folder.manifest, {"fingerprint": now, "versions": versions()}, "train.manifest")

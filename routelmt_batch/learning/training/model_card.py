@@ -5,12 +5,12 @@ It knows figures and names, not how they came about.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from routelmt_batch import __version__
 from routelmt_batch.learning.labels import Model, Signature
-from routelmt_batch.learning.training.regression import BINS
+from routelmt_batch.learning.training.regression import BINS, Measures
+from routelmt_batch.learning.training.report import Prepared, Trained, TrainReport
 from routelmt_batch.learning.training.spec import TrainSpec, short_name
 from routelmt_batch.routers.card import UNKNOWN
 from routelmt_batch.store import checkpoints
@@ -25,9 +25,7 @@ _METHODS = {
 }
 
 
-def card(
-    spec: TrainSpec, made: Signature | None, prepared: Mapping[str, Any], trained: Mapping[str, Any]
-) -> dict[str, Any]:
+def card(spec: TrainSpec, made: Signature | None, prepared: Prepared, trained: Trained) -> dict[str, Any]:
     """The router's card; `routers.card.RouterCard` says what a job reads of it. What no label table
     says of its making (`made`) is unknown."""
     metric = made.metric.model_dump() if made else {"name": UNKNOWN, "signature": UNKNOWN}
@@ -39,10 +37,10 @@ def card(
         "target": spec.target,
         "metric": metric,
         "prompt_template": spec.prompt.template,
-        "directions": prepared["directions"],
+        "directions": prepared.directions,
         "small_model": small,
         "large_model": large,
-        "scale": prepared["scale"],
+        "scale": prepared.scale.model_dump(),
         "calibration": None,
         "training": {
             "name": spec.name,
@@ -51,10 +49,10 @@ def card(
             "lora": spec.lora.model_dump() if spec.method == "lora" else None,
             "seed": spec.training.seed,
             "split": spec.split.model_dump(mode="json"),
-            "rows": prepared["rows"],
+            "rows": prepared.rows,
             "max_length_tokens": spec.training.max_length_tokens,
-            "epochs_run": trained["epochs_run"],
-            "best_step": trained["best_step"],
+            "epochs_run": trained.epochs_run,
+            "best_step": trained.best_step,
             "version": __version__,
         },
     }
@@ -64,14 +62,14 @@ def _model(told: Model) -> dict[str, str]:
     return {"name": short_name(told.source), "weights": told.weights}
 
 
-def readme(spec: TrainSpec, report: Mapping[str, Any]) -> str:
+def readme(spec: TrainSpec, report: TrainReport) -> str:
     """The model card: what it predicts, how it was made, how well that went on rows never learnt from."""
     parts = [_front(spec, report), _purpose(spec, report), _recipe(spec, report), _figures(spec, report)]
     return "\n\n".join([*parts, *_warnings(report), _use()]) + "\n"
 
 
-def _front(spec: TrainSpec, report: Mapping[str, Any]) -> str:
-    directions = report["card"]["directions"]
+def _front(spec: TrainSpec, report: TrainReport) -> str:
+    directions = report.card["directions"]
     languages = ", ".join(f'"{code}"' for code in sorted({code for d in directions for code in d.split("-")}))
     return (
         f"---\nlibrary_name: transformers\npipeline_tag: text-classification\nbase_model: {spec.base.name}\n"
@@ -79,8 +77,8 @@ def _front(spec: TrainSpec, report: Mapping[str, Any]) -> str:
     )
 
 
-def _purpose(spec: TrainSpec, report: Mapping[str, Any]) -> str:
-    card = report["card"]
+def _purpose(spec: TrainSpec, report: TrainReport) -> str:
+    card = report.card
     scale, metric = card["scale"], card["metric"]
     small, large = card["small_model"], card["large_model"]
     what = (
@@ -98,8 +96,8 @@ def _purpose(spec: TrainSpec, report: Mapping[str, Any]) -> str:
     )
 
 
-def _recipe(spec: TrainSpec, report: Mapping[str, Any]) -> str:
-    rows, trained, training = report["rows"], report["trained"], spec.training
+def _recipe(spec: TrainSpec, report: TrainReport) -> str:
+    rows, trained, training = report.rows, report.trained, spec.training
     method = _METHODS[spec.method].format(**spec.lora.model_dump())
     patience = (
         f"training stops after {training.patience} evaluations without a better one"
@@ -113,7 +111,7 @@ def _recipe(spec: TrainSpec, report: Mapping[str, Any]) -> str:
     )
     return (
         f"## Training\n\nBase: `{spec.base.name}`. Trained: {method}; "
-        f"{trained['trainable_parameters']:,} parameters. Mean squared error on targets standardised by the "
+        f"{trained.trainable_parameters:,} parameters. Mean squared error on targets standardised by the "
         f"training rows' mean and standard deviation.\n\n"
         f"{rows['train']:,} rows to learn from, {rows['validation']:,} to validate, {test}; split by "
         f"`{spec.split.by}` (seed {spec.split.seed}): rows with the same value are on one side. Up to "
@@ -121,38 +119,37 @@ def _recipe(spec: TrainSpec, report: Mapping[str, Any]) -> str:
         f"{training.learning_rate:g} ({training.scheduler}, warm-up {training.warmup_fraction:g}), weight "
         f"decay {training.weight_decay:g}, gradient norm {training.gradient_norm:g}, seed {training.seed}. "
         f"{training.evaluations_per_epoch} evaluations an epoch; the one with the best validation Spearman "
-        f"is kept ({patience}): step {trained['best_step']:,} with {trained['validation_spearman']:.3f}, "
-        f"after {trained['epochs_run']:g} epochs run{', stopped early' if trained['stopped_early'] else ''}."
+        f"is kept ({patience}): step {trained.best_step:,} with {trained.validation_spearman:.3f}, "
+        f"after {trained.epochs_run:g} epochs run{', stopped early' if trained.stopped_early else ''}."
     )
 
 
-def _figures(spec: TrainSpec, report: Mapping[str, Any]) -> str:
+def _figures(spec: TrainSpec, report: TrainReport) -> str:
     lines = [
         "| rows of | rows | R² | MAE | Pearson | Spearman | calibration error |",
         "| --- | --- | --- | --- | --- | --- | --- |",
-        _line("all", report["held_out"]["overall"]),
-        *(_line(name, one) for name, one in report["held_out"]["directions"].items()),
+        _line("all", report.held_out.overall),
+        *(_line(name, one) for name, one in report.held_out.directions.items()),
     ]
     return (
         "## Held-out figures\n\nOf the saved model, read back, on test rows alone. Calibration error: "
         f"{BINS} bins of equal count by prediction, mean |mean predicted - mean realised|; it and the MAE "
-        f"are in points of {report['card']['metric']['name']}.\n\n"
+        f"are in points of {report.card['metric']['name']}.\n\n"
         + "\n".join(lines)
         + f"\n\n![Predicted against realised {spec.target}]({PLOT}.png)"
         + f"\n\n![The same, each direction alone]({PLOT_BY_DIRECTION}.png)"
     )
 
 
-def _line(name: str, one: Mapping[str, Any]) -> str:
-    figures = ("r2", "mae", "pearson", "spearman", "expected_calibration_error")
-    told = (f"{one[key]:.3f}" if one[key] == one[key] else "undefined" for key in figures)
-    return f"| {name} | {one['rows']:,} | {' | '.join(told)} |"
+def _line(name: str, one: Measures) -> str:
+    told = ("undefined" if value is None else f"{value:.3f}" for value in one.values)
+    return f"| {name} | {one.rows:,} | {' | '.join(told)} |"
 
 
-def _warnings(report: Mapping[str, Any]) -> list[str]:
-    if not report["warnings"]:
+def _warnings(report: TrainReport) -> list[str]:
+    if not report.warnings:
         return []
-    return ["## Warnings\n\n" + "\n".join(f"- {warning}" for warning in report["warnings"])]
+    return ["## Warnings\n\n" + "\n".join(f"- {warning}" for warning in report.warnings)]
 
 
 def _use() -> str:

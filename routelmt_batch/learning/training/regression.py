@@ -3,43 +3,47 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from routelmt_batch.records import Record
+
 Floats = npt.NDArray[np.floating[Any]]
 BINS = 10
 
 
-@dataclass(frozen=True)
-class Measures:
-    """NaN where a measure is not defined: a correlation with a constant, R² of constant values."""
+class Measures(Record):
+    """None where a measure is not defined: a correlation with a constant, R² of constant values."""
 
     rows: int
-    r2: float
-    mae: float
-    pearson: float
-    spearman: float
-    expected_calibration_error: float
+    r2: float | None
+    mae: float | None
+    pearson: float | None
+    spearman: float | None
+    expected_calibration_error: float | None
 
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+    @property
+    def values(self) -> tuple[float | None, ...]:
+        """The measures alone, in this order."""
+        return self.r2, self.mae, self.pearson, self.spearman, self.expected_calibration_error
 
 
 def measure(predicted: Floats, realised: Floats) -> Measures:
     """All measures of float arrays of one length; MAE and calibration error in the values' own unit."""
     predicted, realised = np.asarray(predicted, np.float64), np.asarray(realised, np.float64)
     if not len(realised):
-        return Measures(0, *[math.nan] * 5)
-    return Measures(
-        rows=len(realised),
-        r2=_r2(predicted, realised),
-        mae=float(np.abs(predicted - realised).mean()),
-        pearson=_correlation("pearsonr", predicted, realised),
-        spearman=spearman(predicted, realised),
-        expected_calibration_error=calibration_error(predicted, realised),
+        return Measures.of({**dict.fromkeys(Measures.model_fields), "rows": 0})
+    return Measures.of(
+        {
+            "rows": len(realised),
+            "r2": _r2(predicted, realised),
+            "mae": float(np.abs(predicted - realised).mean()),
+            "pearson": _correlation("pearsonr", predicted, realised),
+            "spearman": spearman(predicted, realised),
+            "expected_calibration_error": calibration_error(predicted, realised),
+        }
     )
 
 

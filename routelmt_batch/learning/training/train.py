@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 
 from routelmt_batch.atomic import write_json, write_text
@@ -25,6 +26,7 @@ from routelmt_batch.learning.training.folder import (
     fingerprint,
 )
 from routelmt_batch.learning.training.regression import measure
+from routelmt_batch.learning.training.report import HeldOut, Prepared, Trained, TrainReport
 from routelmt_batch.learning.training.spec import TrainSpec
 from routelmt_batch.learning.training.split import TRAIN
 from routelmt_batch.learning.training.tables import check_makers, find_tables, read_rows
@@ -34,7 +36,7 @@ from routelmt_batch.store import checkpoints
 from routelmt_batch.store.ledger import hold
 
 
-def train(spec: TrainSpec, options: Options, bars: Bars) -> Outcome[dict[str, Any]]:
+def train(spec: TrainSpec, options: Options, bars: Bars) -> Outcome[TrainReport]:
     """Train a router from wherever its folder stands to its end. Of the options, `address` and
     `verbose` are read.
 
@@ -49,7 +51,7 @@ def train(spec: TrainSpec, options: Options, bars: Bars) -> Outcome[dict[str, An
     made = check_makers(spec, files, bars)
     now = fingerprint(spec, files)
     check_same(folder, now, bars)
-    if done := folder.finished():
+    if done := TrainReport.finished(folder):
         return Outcome(done, new=False)
     rows = read_rows(spec, files, bars)
     examples.check_sides(rows, spec)
@@ -58,14 +60,8 @@ def train(spec: TrainSpec, options: Options, bars: Bars) -> Outcome[dict[str, An
         prepared = examples.prepare(spec, rows, folder, bars)
         begin(folder, spec, now)
         if not folder.predictions.exists():
-            _fit(spec, folder, prepared["rows"][TRAIN], options, bars)
+            _fit(spec, folder, prepared.rows[TRAIN], options, bars)
         return Outcome(_publish(spec, folder, made, bars), new=True)
-
-
-def summary(report: dict[str, Any]) -> dict[str, Any]:
-    """What a scheduler keeps of a report."""
-    held_out = report["held_out"]["overall"]
-    return {name: held_out[name] for name in ("rows", "spearman", "r2")}
 
 
 class _Remembering(Bars):
@@ -103,46 +99,47 @@ def _fit(spec: TrainSpec, folder: TrainingFolder, rows: int, options: Options, b
 
 def _publish(
     spec: TrainSpec, folder: TrainingFolder, made: Signature | None, bars: _Remembering
-) -> dict[str, Any]:
+) -> TrainReport:
     """Measure, draw and tell; the card comes last, so that with it the router folder is whole."""
     from routelmt_batch.learning.training import figures
 
-    prepared, trained = folder.read(folder.prepared), folder.read(folder.trained)
-    assert prepared and trained
+    prepared, trained = Prepared.read(folder.prepared), Trained.read(folder.trained)
     table = pq.read_table(folder.predictions, partitioning=None)
     predicted, realised = table["predicted"].to_numpy(), table["realised"].to_numpy()
     directions = table["direction"].to_pylist()
     held_out = _measure(predicted, realised, directions)
-    unseen = sorted(set(held_out["directions"]) - set(prepared["directions"]))
+    unseen = sorted(set(held_out.directions) - set(prepared.directions))
     if unseen:
         bars.warn(f"tested on directions that it did not learn: {', '.join(unseen)}")
-    parts = {"overall": held_out["overall"], **held_out["directions"]}
-    if few := [f"{name} {part['rows']}" for name, part in parts.items() if part["rows"] < FEW_ROWS]:
+    parts = {"overall": held_out.overall, **held_out.directions}
+    if few := [f"{name} {part.rows}" for name, part in parts.items() if part.rows < FEW_ROWS]:
         bars.warn(f"few rows are held out (below {FEW_ROWS}): {', '.join(few)}; their figures are unsure")
     title = f"{spec.name}: predicted and realised {spec.target}"
     plot, plots = folder.root / model_card.PLOT, folder.root / model_card.PLOT_BY_DIRECTION
     figures.predicted_against_realised(predicted, realised, plot, title, spec.target)
     figures.by_direction(predicted, realised, directions, plots, spec.target)
-    report = {
-        "name": spec.name,
-        "router": str(folder.root),
-        "card": model_card.card(spec, made, prepared, trained),
-        "trained": trained,
-        **{key: prepared[key] for key in ("rows", "left_out_too_long", "cut_off")},
-        "held_out": held_out,
-        "warnings": bars.told,
-    }
+    report = TrainReport(
+        name=spec.name,
+        router=str(folder.root),
+        card=model_card.card(spec, made, prepared, trained),
+        trained=trained,
+        rows=prepared.rows,
+        left_out_too_long=prepared.left_out_too_long,
+        cut_off=prepared.cut_off,
+        held_out=held_out,
+        warnings=bars.told,
+    )
     write_text(folder.root / "README.md", model_card.readme(spec, report), "train.readme")
-    write_json(folder.report, report, "train.report")
-    write_json(folder.card, report["card"], "train.card")
+    report.write(folder.report, "train.report")
+    write_json(folder.card, report.card, "train.card")
     shutil.rmtree(folder.checkpoints, ignore_errors=True)  # whole models with optimizer states
     return report
 
 
-def _measure(predicted: Any, realised: Any, directions: list[str]) -> dict[str, Any]:
-    """Measures overall and by direction."""
-    found: dict[str, Any] = {"overall": measure(predicted, realised).as_dict(), "directions": {}}
-    for name in sorted(set(directions)):
-        rows = [row for row, direction in enumerate(directions) if direction == name]
-        found["directions"][name] = measure(predicted[rows], realised[rows]).as_dict()
-    return found
+def _measure(predicted: Any, realised: Any, directions: list[str]) -> HeldOut:
+    of_row = np.asarray(directions)
+    rows = {name: of_row == name for name in sorted(set(directions))}
+    return HeldOut(
+        overall=measure(predicted, realised),
+        directions={name: measure(predicted[of], realised[of]) for name, of in rows.items()},
+    )

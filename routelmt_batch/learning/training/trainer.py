@@ -21,14 +21,16 @@ from torch.utils.data import Dataset, Sampler
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
-from routelmt_batch.atomic import write_json, write_parquet
+from routelmt_batch.atomic import write_parquet
 from routelmt_batch.errors import RoutelmtError
 from routelmt_batch.failpoints import reach
 from routelmt_batch.learning.training import examples, regressor
 from routelmt_batch.learning.training.folder import TrainingFolder
 from routelmt_batch.learning.training.regression import spearman
+from routelmt_batch.learning.training.report import Prepared, Trained
 from routelmt_batch.learning.training.spec import TrainSpec
 from routelmt_batch.learning.training.split import TEST, TRAIN, VALIDATION
+from routelmt_batch.routers.card import Scale
 from routelmt_batch.routers.forward import last_token_scores, padded, pooled_scores
 
 _LOGS_PER_EPOCH = 20
@@ -63,9 +65,7 @@ def _is_first() -> bool:
 
 
 def _train(spec: TrainSpec, folder: TrainingFolder) -> None:
-    prepared = folder.read(folder.prepared)
-    assert prepared, "the driver prepares the rows"
-    scale = prepared["scale"]
+    scale = Prepared.read(folder.prepared).scale  # the driver prepares the rows
     rows = {side: _Rows(examples.read(folder, side), scale) for side in (TRAIN, VALIDATION)}
     last = folder.last_checkpoint()
     arguments = _arguments(spec, folder, len(rows[TRAIN]))  # sets the seed, before there is a head
@@ -146,31 +146,30 @@ def _ranking(prediction: Any) -> dict[str, float]:
 
 def _tell_trained(trainer: Trainer, folder: TrainingFolder) -> None:
     state = trainer.state
-    told = {
-        "checkpoint": Path(state.best_model_checkpoint).name,
-        "validation_spearman": state.best_metric,
-        "best_step": state.best_global_step,
-        "steps": state.global_step,
-        "steps_planned": state.max_steps,
-        "epochs_run": round(float(state.epoch), 3),
-        "stopped_early": state.global_step < state.max_steps,
-        "trainable_parameters": sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
-    }
-    write_json(folder.trained, told, "train.trained")
+    told = Trained(
+        checkpoint=Path(state.best_model_checkpoint).name,
+        validation_spearman=state.best_metric,
+        best_step=state.best_global_step,
+        steps=state.global_step,
+        steps_planned=state.max_steps,
+        epochs_run=round(float(state.epoch), 3),
+        stopped_early=state.global_step < state.max_steps,
+        trainable_parameters=sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
+    )
+    told.write(folder.trained, "train.trained")
 
 
 def _publish(spec: TrainSpec, folder: TrainingFolder) -> None:
     """Write the router's model, and what that very model, read back, predicts of the test rows in a job."""
-    trained, prepared = folder.read(folder.trained), folder.read(folder.prepared)
-    assert trained and prepared
-    regressor.save(spec, folder.checkpoints / trained["checkpoint"], folder.root)
-    test, scale = examples.read(folder, TEST), prepared["scale"]
+    checkpoint = Trained.read(folder.trained).checkpoint
+    regressor.save(spec, folder.checkpoints / checkpoint, folder.root)
+    test, scale = examples.read(folder, TEST), Prepared.read(folder.prepared).scale
     model = regressor.plain(spec, str(folder.root)).eval().to("cuda" if spec.workers.gpus else "cpu")
     score = pooled_scores if spec.base.architecture == "encoder" else last_token_scores
     table = pa.table(
         {
             "direction": test.directions,
-            "predicted": scale["mean"] + scale["std"] * score(model, test.token_ids),
+            "predicted": scale.mean + scale.std * score(model, test.token_ids),
             "realised": test.targets,
         }
     )
@@ -180,9 +179,9 @@ def _publish(spec: TrainSpec, folder: TrainingFolder) -> None:
 class _Rows(Dataset[dict[str, Any]]):
     """Examples with their targets standardised by the training rows' mean and standard deviation."""
 
-    def __init__(self, side: examples.Examples, scale: Mapping[str, float]) -> None:
+    def __init__(self, side: examples.Examples, scale: Scale) -> None:
         self.token_ids = side.token_ids
-        self.labels = (np.asarray(side.targets) - scale["mean"]) / scale["std"]
+        self.labels = (np.asarray(side.targets) - scale.mean) / scale.std
 
     def __len__(self) -> int:
         return len(self.token_ids)

@@ -1,0 +1,84 @@
+"""What `evaluation.json` says, key by key. It is written by this model alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from routelmt_batch.records import Record
+from routelmt_batch.stages.job_report import Interval
+
+Metrics = dict[str, Interval]  # by the names of measures.METRICS
+
+
+class Extent(Record):
+    """Rows, and how many of them go to the large model."""
+
+    rows: int
+    k: int
+
+
+class Bucket(Record):
+    """Rows with a gain above `over`, up to and with `to` (null: without bound)."""
+
+    over: float | None
+    to: float | None
+    rows: int
+    percent: float | None
+
+
+class ExpectedRandom(Record):
+    note: str
+    spearman: float
+    hit_rate: float
+    mean_delta: float
+    severe_loss_rate: float
+
+
+class Curve(Record):
+    """Mean quality of the corpus by budget."""
+
+    budget: list[float]
+    quality: list[float]
+
+
+class Against(Record):
+    """The paired difference in mean_delta from the best baseline."""
+
+    baseline: str
+    mean_delta: Interval
+    p_value: float
+
+
+class RouterResult(Record):
+    """One router: over all rows, in each direction, and the mean over directions."""
+
+    overall: Metrics
+    directions: dict[str, Metrics]
+    macro: Metrics
+    buckets: list[Bucket]
+    curve: Curve
+    area: dict[str, float | None]
+    against_best_baseline: Against | None
+
+
+class Evaluation(Record):
+    """Every router on the same rows under the same budget."""
+
+    rows: int
+    budget: str
+    k: int
+    severe_loss_gain: float
+    quality_small: float
+    quality_large: float
+    directions: dict[str, Extent]
+    buckets_of_all_rows: list[Bucket]
+    expected_random: ExpectedRandom
+    resamples: int
+    interval_percent: int
+    seed: int
+    baselines: list[str]
+    best_baseline: str | None
+    routers: dict[str, RouterResult]
+    warnings: list[str]
+    signature: dict[str, Any]
+    versions: dict[str, str]

@@ -1,0 +1,53 @@
+"""What `reports/job.json` says of labels, key by key. It is written and read by this model alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field
+
+from routelmt_batch.learning.labels import Signature
+from routelmt_batch.records import Record
+from routelmt_batch.rows import UNTRANSLATABLE
+from routelmt_batch.stages.outputs import Report
+
+Counts = dict[str, int]
+
+
+class Means(Record):
+    """Rows of a direction, or all; of the labelled ones, if there are any, mean qualities and gain."""
+
+    rows: int
+    labelled: int
+    quality_small: float | None = None
+    quality_large: float | None = None
+    gain: float | None = None
+    gain_standard_deviation: float | None = None
+
+
+class LabelReport(Report):
+    """Finished labels: `reports/job.json`. A key that is not there in the file does not apply."""
+
+    labelled: int
+    unlabelled: Counts = Field(description="Rows without a label, by reason.")
+    cut: Counts = Field(description="Translations that are longer than the metric reads, by model.")
+    overall: Means
+    direction: dict[str, Means]
+    signature: Signature
+    versions: dict[str, str]
+
+    @property
+    def failed_rows(self) -> int:
+        """Rows that a model or the metric failed on."""
+        return sum(rows for reason, rows in self.unlabelled.items() if reason not in UNTRANSLATABLE)
+
+    @property
+    def figures(self) -> dict[str, Any]:
+        """See Report."""
+        return {
+            "rows": self.rows,
+            "labelled": self.labelled,
+            "unlabelled": sum(self.unlabelled.values()),
+            "unreadable_shards": len(self.unreadable),
+            "gain": self.overall.gain,
+        }
