@@ -10,7 +10,6 @@ from routelmt_batch.kinds import KINDS
 from routelmt_batch.rows import LABEL_NAMES, OUTPUT_NAMES
 from routelmt_batch.spec.parts import Budget, Input, Models, Output, Page, Prompt, Router, Run, SpecFile
 from routelmt_batch.spec.quality import Audit, Checks, Guard, Metric
-from routelmt_batch.spec.text import dump
 
 
 class PassSpec(SpecFile):
@@ -41,9 +40,6 @@ class PassSpec(SpecFile):
         """The same with a metric that reads no reference; a column of them is one like any other."""
         columns = self.input.columns.model_copy(update={"reference": None})
         return self.model_copy(update={"input": self.input.model_copy(update={"columns": columns})})
-
-    def dump(self) -> str:
-        return dump(self.model_dump(mode="json"))
 
 
 class JobSpec(PassSpec):
