@@ -121,7 +121,7 @@ def invoke(fake_engine: Any, no_page: None, monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(flow, "ray_engine", lambda folder, options: fake_engine.opened(folder))
     monkeypatch.setattr(interrupts, "stop_on_signals", lambda: None)
-    for module in ("cli.main", "cli.ending", "cli.learning", "cli.submission"):
+    for module in ("cli.main", "cli.ending", "cli.submission"):
         monkeypatch.setattr(f"routelmt_batch.{module}.stderr_console", lambda: Console(stderr=True))
     runner = CliRunner(env={"COLUMNS": "200"})
     return lambda *arguments: runner.invoke(app, [str(argument) for argument in arguments])

@@ -8,11 +8,11 @@ from __future__ import annotations
 import functools
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from fractions import Fraction
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import pyarrow as pa
 
@@ -33,6 +33,7 @@ _SHARES = {
 }
 _KNOWN = _SHARES | {"psi": "population stability index of the scores"}
 _DRIFT = ("psi", "ks")
+_OF_LABELS = "failed"  # the only one that labels have
 Drift: TypeAlias = Mapping[str, float | None]  # by those names
 
 
@@ -70,13 +71,19 @@ class Condition:
         return f"{self.name}>{self.limit}"
 
 
-def parse(texts: Sequence[str], against: object) -> tuple[Condition, ...]:
+def parse(texts: Sequence[str], against: object = None, of_labels: bool = False) -> tuple[Condition, ...]:
     """Parse conditions. With an earlier job to compare with, at least one must be about drift.
 
     Raises:
-        UsageError: a text is not a condition, or no condition is about drift.
+        UsageError: a text is not a condition, labels do not have it, or no condition is about drift.
     """
     found = tuple(map(Condition.parse, texts))
+    for condition in found:
+        if of_labels and condition.name != _OF_LABELS:
+            lacks = "scores" if condition.name in _DRIFT else "budget"
+            raise UsageError(
+                f"--fail-if {condition}: labels have no {lacks}; give {_OF_LABELS}>NUMBER, or leave it out"
+            )
     if against and not any(condition.name in _DRIFT for condition in found):
         raise UsageError("--against: goes with --fail-if 'psi>...' or 'ks>...'")
     return found
@@ -84,7 +91,7 @@ def parse(texts: Sequence[str], against: object) -> tuple[Condition, ...]:
 
 @dataclass(frozen=True)
 class Conditions:
-    """What a run is judged by when it is done; drift is from `against`, or from the router's calibration."""
+    """What a job is judged by when it is done; drift is from `against`, or from the router's calibration."""
 
     conditions: tuple[Condition, ...] = ()
     against: FinishedJob | None = None
@@ -125,18 +132,19 @@ class Conditions:
         if not self.conditions:
             return report
         drifted = functools.cache(lambda: self._drift(folder, report))  # it may read both jobs
-        verdicts = [self._verdict(condition, report, drifted) for condition in self.conditions]
+        verdicts = _verdicts(self.conditions, lambda name: _value(name, report, drifted))
         judged = report.model_copy(update={"fail_if": verdicts})
         write_json(folder.job_report, judged.as_json(), "report")
         return judged
 
-    def _verdict(self, condition: Condition, report: JobReport, drifted: Callable[[], Drift]) -> Verdict:
-        try:
-            value = _value(condition.name, report, drifted)
-        except _Unknown as error:
-            return Verdict(condition=str(condition), value=None, holds=True, why=str(error))
-        holds = value > Fraction(condition.limit)
-        return Verdict(condition=str(condition), value=float(value), holds=holds, why=None)
+    def judge_labels(self, folder: Folder, report: dict[str, Any], failed_rows: int) -> dict[str, Any]:
+        """The same of labels."""
+        if not self.conditions:
+            return report
+        verdicts = _verdicts(self.conditions, lambda name: _share(failed_rows, report["rows"]))
+        judged = report | {"fail_if": [verdict.model_dump() for verdict in verdicts]}
+        write_json(folder.job_report, judged, "report")
+        return judged
 
     def _drift(self, folder: Folder, report: JobReport) -> Drift:
         if not self.against:
@@ -153,6 +161,21 @@ class Conditions:
 
 
 NO_CONDITIONS = Conditions()
+
+
+def _verdicts(conditions: Iterable[Condition], measure: Callable[[str], Fraction]) -> list[Verdict]:
+    """What became of each condition; `measure` gives a name's value."""
+    found = []
+    for condition in conditions:
+        value, why = None, None
+        try:
+            value = measure(condition.name)
+        except _Unknown as error:
+            why = str(error)
+        holds = value is None or value > Fraction(condition.limit)
+        measured = None if value is None else float(value)
+        found.append(Verdict(condition=str(condition), value=measured, holds=holds, why=why))
+    return found
 
 
 def _value(name: str, report: JobReport, drifted: Callable[[], Drift]) -> Fraction:
@@ -172,12 +195,12 @@ def _share(part: int, whole: int) -> Fraction:
     return Fraction(part, whole)
 
 
-def held(report: JobReport) -> list[str]:
+def held(verdicts: Iterable[Verdict]) -> list[str]:
     """The conditions that hold, in words."""
     return [
         f"{one.condition}: it is {one.value:.4g}"
         if one.value is not None
         else f"{one.condition}: cannot be evaluated ({one.why})"
-        for one in report.fail_if or ()
+        for one in verdicts
         if one.holds
     ]

@@ -20,6 +20,7 @@ from routelmt_batch.corpus.shards import Shard
 from routelmt_batch.corpus.units import UNIT_ROWS, Unit, check_unchanged, read_unit, units
 from routelmt_batch.errors import InputChanged, RoutelmtError
 from routelmt_batch.progress import Bars
+from routelmt_batch.stages.job_report import Verdict
 from routelmt_batch.stages.passes import record_time
 from routelmt_batch.store.ledger import Ledger
 from routelmt_batch.store.workspace import AnyWorkspace, is_whole
@@ -102,11 +103,13 @@ def standing_outputs(ledger: Ledger) -> list[dict[str, Any]]:
 
 
 class Summary(NamedTuple):
-    """A report in one line: the exit code, the figures that a scheduler keeps, and what was left undone."""
+    """A report in one line: the exit code, the figures that a scheduler keeps, what was left undone, and how
+    the conditions of `--fail-if` were judged."""
 
     exit_code: int
     figures: dict[str, Any]
     unreadable: list[str]
+    verdicts: Sequence[Verdict]
     failed_rows: int = 0
 
 

@@ -55,7 +55,8 @@ def summary(report: JobReport) -> Summary:
         "predicted_gain_bought": report.predicted_gain_bought,
         "seconds": report.seconds,
     }
-    return Summary(exit_code(report), figures, list(report.unreadable), report.failed_rows)
+    verdicts = report.fail_if or ()
+    return Summary(exit_code(report), figures, list(report.unreadable), verdicts, report.failed_rows)
 
 
 def job_report(workspace: Job, plan: Plan) -> JobReport:

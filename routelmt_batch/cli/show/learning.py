@@ -9,10 +9,12 @@ from rich.console import Group
 from rich.table import Table
 
 from routelmt_batch.cli.show.parts import counts, extent, new_table, number
+from routelmt_batch.job.conditions import held
+from routelmt_batch.learning.labelling.label import verdicts
 from routelmt_batch.routers.card import Calibration
 
 
-def labels(report: Mapping[str, Any]) -> Group:
+def labels(report: dict[str, Any]) -> Group:
     """A label job: how many rows have a gain, why others have none, means by direction."""
     rows = new_table(report["name"], "")
     rows.add_row("rows", f"{extent(report['rows'], report['shards'])}, {report['labelled']:,} labelled")
@@ -22,6 +24,8 @@ def labels(report: Mapping[str, Any]) -> Group:
     if any(cut.values()):
         told = "; ".join(f"{count:,} of {name}" for name, count in cut.items())
         rows.add_row("cut", f"longer than the metric reads, measured by their beginning: {told}")
+    for told in held(verdicts(report)):
+        rows.add_row("fail if", told)
     for name, reason in report["unreadable"].items():
         rows.add_row("unreadable", f"{name}: {reason}")
     means = new_table("direction", "labelled", "small", "large", "gain", "st. dev.")

@@ -97,6 +97,15 @@ def write(evaluation: Mapping[str, Any], folder: Path) -> None:
     figures.budget_curve(evaluation, folder / "evaluation")
 
 
+def summary(evaluation: Mapping[str, Any]) -> dict[str, Any]:
+    """What a scheduler keeps of an evaluation: each router's figures over all rows."""
+    routers = {
+        name: {metric: router["overall"][metric]["value"] for metric in METRICS}
+        for name, router in evaluation["routers"].items()
+    }
+    return {"rows": evaluation["rows"], "places": evaluation["k"], "routers": routers}
+
+
 def _check(
     rows: int, routers: Mapping[str, Routing], baselines: Sequence[str], budget: Decimal, resamples: int
 ) -> None:

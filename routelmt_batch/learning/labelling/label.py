@@ -33,6 +33,7 @@ from routelmt_batch.rows import LABEL_FIELDS, LABEL_METADATA, UNTRANSLATABLE
 from routelmt_batch.rows import QUALITY as QUALITY_SCHEMA
 from routelmt_batch.rows import TRANSLATIONS as TRANSLATIONS_SCHEMA
 from routelmt_batch.spec import LabelSpec
+from routelmt_batch.stages.job_report import Verdict
 from routelmt_batch.stages.outputs import (
     Addition,
     Summary,
@@ -56,7 +57,9 @@ def label(spec: LabelSpec, options: Options, bars: Bars, open_engine: OpenEngine
         done = finished_report(workspace.folder)
         refuse_cleaned(workspace, done)
         if done:
-            return Outcome(done, new=False)
+            return Outcome(
+                options.conditions.judge_labels(workspace.folder, done, failed_rows(done)), new=False
+            )
         if workspace.ledger.rows(TRANSLATIONS) < len(ROUTES) * workspace.rows:
             check_fit(spec, engine, bars, {"metric": spec.metric})
         translate(workspace, engine, bars)
@@ -65,7 +68,7 @@ def label(spec: LabelSpec, options: Options, bars: Bars, open_engine: OpenEngine
         job = report(workspace, workspace.recipe.signature().model_dump(mode="json"))
         write_report(workspace, job)
         succeed(workspace)
-        return Outcome(job, new=True)
+        return Outcome(options.conditions.judge_labels(workspace.folder, job, failed_rows(job)), new=True)
 
 
 @contextmanager
@@ -87,10 +90,14 @@ def standing(folder: Folder) -> dict[str, Any]:
     return {"finished": False, "running": is_held(folder.work), "command": "label", "stages": stages}
 
 
+def failed_rows(report: dict[str, Any]) -> int:
+    """Rows that have no labels because a model or the metric failed; not those that nothing could label."""
+    return sum(count for reason, count in report["unlabelled"].items() if reason not in UNTRANSLATABLE)
+
+
 def exit_code(report: dict[str, Any]) -> int:
     """0 done; 3 done, but a model failed on rows or a shard could not be read."""
-    failed = [reason for reason in report["unlabelled"] if reason not in UNTRANSLATABLE]
-    return 3 if failed or report["unreadable"] else 0
+    return 3 if failed_rows(report) or report["unreadable"] else 0
 
 
 def summary(report: dict[str, Any]) -> Summary:
@@ -102,7 +109,12 @@ def summary(report: dict[str, Any]) -> Summary:
         "unreadable_shards": len(report["unreadable"]),
         "gain": report["overall"].get("gain"),
     }
-    return Summary(exit_code(report), figures, list(report["unreadable"]))
+    return Summary(exit_code(report), figures, list(report["unreadable"]), verdicts(report))
+
+
+def verdicts(report: dict[str, Any]) -> list[Verdict]:
+    """How the conditions of `--fail-if` were judged, if there were any."""
+    return [Verdict.model_validate(one) for one in report.get("fail_if", ())]
 
 
 def assemble(workspace: Labelling, bars: Bars) -> None:
