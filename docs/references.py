@@ -29,8 +29,8 @@ from routelmt_batch.stages.job_report import JobReport
 PAGES = Path(__file__).parent / "pages"
 SPECS: tuple[tuple[str, str, type[SpecFile]], ...] = (
     ("Job spec", "`routelmt-batch run`, `plan` and `submit`", JobSpec),
-    ("Label spec", "`routelmt-batch label`", LabelSpec),
-    ("Training spec", "`routelmt-batch train`", TrainSpec),
+    ("Label spec", "`routelmt-batch label` and `submit`", LabelSpec),
+    ("Training spec", "`routelmt-batch train` and `submit`", TrainSpec),
 )
 HEAD = """\
 # Spec reference

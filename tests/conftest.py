@@ -117,7 +117,7 @@ def commands_here(monkeypatch: pytest.MonkeyPatch) -> None:
     from routelmt_batch import interrupts
 
     monkeypatch.setattr(interrupts, "stop_on_signals", lambda: None)
-    for module in ("cli.main", "cli.ending", "cli.learning", "cli.submission"):
+    for module in ("cli.main", "cli.ending", "cli.submission"):
         monkeypatch.setattr(f"routelmt_batch.{module}.stderr_console", lambda: Console(stderr=True))
 
 

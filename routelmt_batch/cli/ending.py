@@ -16,8 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
-from click import ClickException
-from click.exceptions import Exit
 
 from routelmt_batch import interrupts
 from routelmt_batch.errors import Interrupted, RoutelmtError
@@ -27,6 +25,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from routelmt_batch.cli.exposition import JobCollector
+    from routelmt_batch.cli.options import ScheduleOptions
     from routelmt_batch.job.flow import Options, Outcome
     from routelmt_batch.spec import PassSpec
     from routelmt_batch.stages.outputs import Report
@@ -84,27 +83,25 @@ class Ending:
 
 
 @contextlib.contextmanager
-def scheduled(
-    command: str, log_format: str = "text", time_limit: str | None = None, metrics_port: int | None = None
-) -> Iterator[Ending]:
+def scheduled(command: str, options: ScheduleOptions) -> Iterator[Ending]:
     """Run what is inside as a scheduler expects: whatever ends it is told, and then the last line.
 
     Raises:
         typer.Exit: always, with the exit code.
     """
-    ending = Ending(command, Bars(stderr_console(), as_json=log_format == "json"))
+    ending = Ending(command, Bars(stderr_console(), as_json=options.log_format == "json"))
     interrupts.stop_on_signals()
     try:
         with contextlib.ExitStack() as open_until_then:
-            open_until_then.enter_context(interrupts.time_limit(time_limit))
-            if metrics_port is not None:
+            open_until_then.enter_context(interrupts.time_limit(options.time_limit))
+            if options.metrics_port is not None:
                 from routelmt_batch.cli.exposition import JobCollector, serve
 
                 ending.collector = JobCollector(command, ending.bars)
-                open_until_then.enter_context(serve(metrics_port, ending.collector))
+                open_until_then.enter_context(serve(options.metrics_port, ending.collector))
             yield ending
     except BaseException as error:
-        if isinstance(error, Exit | ClickException) or is_exit(error):
+        if isinstance(error, typer.Exit) or is_exit(error):
             raise
         ending.fail(error)
     ending.print_line()
@@ -147,7 +144,6 @@ def carry_out(
         RoutelmtError: see `run`, which is called as flow.run is.
     """
     from routelmt_batch.job import conditions, flow
-    from routelmt_batch.stages.job_report import JobReport
     from routelmt_batch.store.workspace import Folder
 
     folder = Folder(Path(spec.output.uri))
@@ -162,8 +158,8 @@ def carry_out(
     for told in _left(report):
         ending.bars.warn(told)
     ending.end(report.exit_code, report=str(folder.job_report), **report.figures)
-    if options.conditions.conditions and isinstance(report, JobReport):
-        held = conditions.held(report)
+    if options.conditions.conditions:
+        held = conditions.held(report.fail_if or ())
         for told in held:
             ending.bars.say(f"--fail-if {told}", "error")
         ending.end(conditions.CONDITION_HELD if held else report.exit_code, failed_if=held)

@@ -49,7 +49,7 @@ class JobCollector(Collector):
             )
             yield CounterMetricFamily("routelmt_warnings", "Warnings told.", self.bars.warnings)
             yield from self._passes()
-            if self.folder and self.folder.work.is_dir():
+            if self.folder and self.folder.manifest.exists():
                 self._ledger = self._ledger or self.folder.ledger()
                 self._ledger.catch_up()
                 yield from _rows_and_tokens(self._ledger)

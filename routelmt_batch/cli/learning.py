@@ -2,32 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from decimal import Decimal, InvalidOperation
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from routelmt_batch.cli.ending import carry_out, scheduled
 from routelmt_batch.cli.options import (
-    AddressOption,
-    LimitOption,
-    LogFormatOption,
-    MetricsPortOption,
-    OutputOption,
-    SetOption,
-    ShardsOption,
-    SpecPath,
-    TimeLimitOption,
-    VerboseOption,
+    FailIfOptions,
+    RayOptions,
+    ScheduleOptions,
+    ScopeOptions,
+    SpecOptions,
+    grouped,
 )
 from routelmt_batch.errors import UsageError
 from routelmt_batch.kinds import KINDS, ROUTER_FOLDER, SEVERE_LOSS_GAIN
-from routelmt_batch.progress import Bars, stderr_console
-
-if TYPE_CHECKING:
-    from routelmt_batch.job.flow import OpenEngine
 
 Tables = Annotated[
     list[str], typer.Argument(metavar="TABLE", help="Parquet files, folders of them, or globs.")
@@ -39,16 +32,85 @@ DtypeOption = Annotated[
         help="Of routers and models. In bfloat16 the demo's entropies are 0.02 nats off on average.",
     ),
 ]
-RoutersOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--router",
-        metavar="NAME=PATH",
-        help="A router folder under a name of yours, or KIND=PATH: "
-        + ", ".join(f"{kind}={of.metavar}" for kind, of in KINDS.items() if of and of is not ROUTER_FOLDER)
-        + ". May be given again.",
-    ),
-]
+
+
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """What is compared, at which budget: the fields of evaluate.Settings that are no guard's."""
+
+    budget: Annotated[
+        str, typer.Option("--budget", metavar="P", help="Fraction of rows for the large model.")
+    ] = "0.3"
+    routers: Annotated[
+        list[str],
+        typer.Option(
+            "--router",
+            metavar="NAME=PATH",
+            help="A router folder under a name of yours, or KIND=PATH: "
+            + ", ".join(
+                f"{kind}={of.metavar}" for kind, of in KINDS.items() if of and of is not ROUTER_FOLDER
+            )
+            + ". May be given again.",
+        ),
+    ] = field(default_factory=list)
+    score_columns: Annotated[
+        list[str],
+        typer.Option("--scores", metavar="COLUMN", help="A column of scores, higher for the large model."),
+    ] = field(default_factory=list)
+    severe: Annotated[
+        float, typer.Option("--severe", metavar="GAIN", help="A routed row with this gain or less is a loss.")
+    ] = SEVERE_LOSS_GAIN
+    resamples: Annotated[
+        int | None, typer.Option("--resamples", min=10, help="Of the bootstrap; default by rows.")
+    ] = None
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the bootstrap and of random routing.")] = 0
+    dtype: DtypeOption = "auto"
+
+
+@dataclass(frozen=True)
+class GuardOptions:
+    """The fields of guards.GuardSettings."""
+
+    guards: Annotated[
+        list[str],
+        typer.Option(
+            "--guard",
+            metavar="NAME=ROUTER+QUALITY",
+            help="ROUTER, but of its candidates those of lowest QUALITY of the small translation: a router "
+            "of target quality, a metric's NAME_small, or a column. May be given again.",
+        ),
+    ] = field(default_factory=list)
+    verified: Annotated[
+        list[str],
+        typer.Option(
+            "--verify",
+            metavar="NAME=ROUTER+SMALL+LARGE",
+            help="ROUTER (or a guard), but the small translation stands where LARGE is below SMALL, both "
+            "qualities as of --guard. May be given again.",
+        ),
+    ] = field(default_factory=list)
+    metrics: Annotated[
+        list[str],
+        typer.Option(
+            "--metric",
+            metavar="NAME=METRIC",
+            help="chrf or comet:MODEL, over the tables' translations: the qualities NAME_small, NAME_large.",
+        ),
+    ] = field(default_factory=list)
+    candidates: Annotated[
+        float, typer.Option("--candidates", metavar="F", help="Rows that a guard looks at, for each place.")
+    ] = 2.0
+    keep_small_above: Annotated[
+        float | None,
+        typer.Option(
+            "--keep-small-above",
+            metavar="Q",
+            help="As in a job: candidates of higher quality stay small, the next by ROUTER get their places.",
+        ),
+    ] = None
+    margin: Annotated[
+        float, typer.Option("--margin", metavar="M", help="How far below SMALL LARGE must be.")
+    ] = 0.0
 
 
 def add_to(app: typer.Typer) -> None:
@@ -65,149 +127,87 @@ def add_to(app: typer.Typer) -> None:
         app.command(epilog=f"Example: {example}")(command)
 
 
+@grouped
 def label(
-    spec: SpecPath,
-    output: OutputOption = None,
-    settings: SetOption = None,
-    limit: LimitOption = None,
-    shards: ShardsOption = None,
-    time_limit: TimeLimitOption = None,
-    metrics_port: MetricsPortOption = None,
-    log_format: LogFormatOption = "text",
-    address: AddressOption = None,
-    verbose: VerboseOption = False,
+    *,
+    spec: SpecOptions,
+    scope: ScopeOptions,
+    fail: FailIfOptions,
+    schedule: ScheduleOptions,
+    ray: RayOptions,
 ) -> None:
     """Translate a parallel corpus with both models and measure both: a label table with gains.
 
     Stopped or killed, the same command goes on where it stood.
     """
-    with scheduled("label", log_format, time_limit, metrics_port) as ending:
+    with scheduled("label", schedule) as ending:
         from routelmt_batch.cli import show
-        from routelmt_batch.job import flow
+        from routelmt_batch.job import conditions, flow
         from routelmt_batch.learning.labelling.label import label as run_label
         from routelmt_batch.spec.file import load_label
 
-        label_spec = load_label(spec, settings or (), output)
+        label_spec = spec.read(load_label)
         ending.begin(label_spec.name, label_spec.output.uri)
-        options = flow.Options(limit, shards, False, address, verbose)
+        judged = conditions.Conditions(conditions.parse(fail.fail_if, of_labels=True))
+        options = flow.Options(**vars(scope), **vars(ray), conditions=judged)
         carry_out(ending, run_label, label_spec, options, show.labels, what="these labels are")
 
 
-def train(
-    spec: SpecPath,
-    output: OutputOption = None,
-    settings: SetOption = None,
-    time_limit: TimeLimitOption = None,
-    metrics_port: MetricsPortOption = None,
-    log_format: LogFormatOption = "text",
-    address: AddressOption = None,
-    verbose: VerboseOption = False,
-) -> None:
+@grouped
+def train(*, spec: SpecOptions, schedule: ScheduleOptions, ray: RayOptions) -> None:
     """Train a router on label tables: LoRA and a linear head, or the ablations; writes a router folder.
 
     Stopped or killed, the same command goes on from the last checkpoint.
     """
-    with scheduled("train", log_format, time_limit, metrics_port) as ending:
+    with scheduled("train", schedule) as ending:
         from routelmt_batch.cli import show
         from routelmt_batch.job import flow
         from routelmt_batch.learning.training.spec import load_train_spec
         from routelmt_batch.learning.training.train import train as run_train
 
-        train_spec = load_train_spec(spec, settings or (), output)
+        train_spec = spec.read(load_train_spec)
         ending.begin(train_spec.name, train_spec.output.uri)
         ending.bars.say(f"{train_spec.name}: {train_spec.output.uri}")
-        outcome = run_train(train_spec, flow.Options(address=address, verbose=verbose), ending.bars)
+        outcome = run_train(train_spec, flow.Options(**vars(ray)), ending.bars)
         if not outcome.new:
             ending.bars.say("this router is trained; nothing to do. Its held-out figures:")
         ending.show(show.training(outcome.report), train_spec.output.uri)
         ending.end(**outcome.report.figures)
 
 
+@grouped
 def evaluate(
+    *,
     tables: Tables,
     out: Annotated[str, typer.Option("--out", metavar="DIR", help="Where the evaluation is written.")],
-    budget: Annotated[
-        str, typer.Option("--budget", metavar="P", help="Fraction of rows for the large model.")
-    ] = "0.3",
-    router: RoutersOption = None,
-    scores: Annotated[
-        list[str] | None,
-        typer.Option("--scores", metavar="COLUMN", help="A column of scores, higher for the large model."),
-    ] = None,
-    guard: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--guard",
-            metavar="NAME=ROUTER+QUALITY",
-            help="ROUTER, but of its candidates those of lowest QUALITY of the small translation: a router "
-            "of target quality, a metric's NAME_small, or a column. May be given again.",
-        ),
-    ] = None,
-    verify: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--verify",
-            metavar="NAME=ROUTER+SMALL+LARGE",
-            help="ROUTER (or a guard), but the small translation stands where LARGE is below SMALL, both "
-            "qualities as of --guard. May be given again.",
-        ),
-    ] = None,
-    metric: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--metric",
-            metavar="NAME=METRIC",
-            help="chrf or comet:MODEL, over the tables' translations: the qualities NAME_small, NAME_large.",
-        ),
-    ] = None,
-    candidates: Annotated[
-        float, typer.Option("--candidates", metavar="F", help="Rows that a guard looks at, for each place.")
-    ] = 2.0,
-    keep_small_above: Annotated[
-        float | None,
-        typer.Option(
-            "--keep-small-above",
-            metavar="Q",
-            help="As in a job: candidates of higher quality stay small, the next by ROUTER get their places.",
-        ),
-    ] = None,
-    margin: Annotated[
-        float, typer.Option("--margin", metavar="M", help="How far below SMALL LARGE must be.")
-    ] = 0.0,
-    severe: Annotated[
-        float, typer.Option("--severe", metavar="GAIN", help="A routed row with this gain or less is a loss.")
-    ] = SEVERE_LOSS_GAIN,
-    resamples: Annotated[
-        int | None, typer.Option("--resamples", min=10, help="Of the bootstrap; default by rows.")
-    ] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the bootstrap and of random routing.")] = 0,
-    dtype: DtypeOption = "auto",
-    address: AddressOption = None,
-    verbose: VerboseOption = False,
+    evaluation: EvaluationOptions,
+    guard: GuardOptions,
+    schedule: ScheduleOptions,
+    ray: RayOptions,
 ) -> None:
     """Compare routers on rows whose gain is known: quality_small and quality_large.
 
     Both oracles and random routing are always in the table. Writes evaluation.json, .md, .png and .svg.
     """
-    from routelmt_batch.cli import show
-    from routelmt_batch.learning.evaluation.evaluate import Settings
-    from routelmt_batch.learning.evaluation.evaluate import evaluate as run_evaluate
-    from routelmt_batch.learning.evaluation.guards import GuardSettings
-    from routelmt_batch.learning.evaluation.show import table
+    with scheduled("evaluate", schedule) as ending:
+        from routelmt_batch.job import flow
+        from routelmt_batch.learning.evaluation.evaluate import Settings
+        from routelmt_batch.learning.evaluation.evaluate import evaluate as run_evaluate
+        from routelmt_batch.learning.evaluation.guards import GuardSettings
+        from routelmt_batch.learning.evaluation.show import table
 
-    wanted = fraction(budget, "--budget")
-    guards = GuardSettings(
-        tuple(guard or ()), tuple(verify or ()), candidates, keep_small_above, margin, tuple(metric or ())
-    )
-    settings = Settings(
-        wanted, tuple(router or ()), tuple(scores or ()), guards, severe, resamples, seed, dtype
-    )
-    found = run_evaluate(tables, settings, Path(out), *_bars_and_engine(address, verbose))
-    show.console().print(table(found))
-    show.console().print(f"{out}/evaluation.json, .md, .png, .svg")
+        ending.begin(Path(out).resolve().name, out)
+        budget, guards = fraction(evaluation.budget, "--budget"), GuardSettings(**vars(guard))
+        settings = Settings(**vars(evaluation) | {"budget": budget, "guards": guards})
+        open_engine = partial(flow.ray_engine, options=flow.Options(**vars(ray)))
+        found = run_evaluate(tables, settings, Path(out), ending.bars, open_engine)
+        ending.show(table(found), f"{out}/evaluation.json, .md, .png, .svg")
+        ending.end(report=f"{out}/evaluation.json", **found.figures)
 
 
+@grouped
 def calibrate(
+    *,
     router: Annotated[str, typer.Argument(metavar="ROUTER", help="A router folder.")],
     tables: Tables,
     fractions: Annotated[
@@ -218,32 +218,30 @@ def calibrate(
         int, typer.Option("--traffic-rows", metavar="N", min=1, help="Rows of a job, for the interval.")
     ] = 1_000_000,
     dtype: DtypeOption = "auto",
-    address: AddressOption = None,
-    verbose: VerboseOption = False,
+    schedule: ScheduleOptions,
+    ray: RayOptions,
 ) -> None:
     """Store the scores from which on wanted fractions of held-out rows go to the large model.
 
     `run --threshold calibrated` then routes each row by its own score. Stopped or killed, the same
     command goes on where it stood.
     """
-    from routelmt_batch.cli import show
-    from routelmt_batch.learning.calibrate import calibrate as run_calibrate
+    with scheduled("calibrate", schedule) as ending:
+        from routelmt_batch.cli import show
+        from routelmt_batch.job import flow
+        from routelmt_batch.learning.calibrate import calibrate as run_calibrate
 
-    wanted = [fraction(text, "--fraction") for text in fractions or ("0.1", "0.2", "0.3", "0.4", "0.5")]
-    if not all(wanted):
-        raise UsageError("--fraction 0: no row goes to the large model, so there is no threshold; give more")
-    found = run_calibrate(router, tables, wanted, traffic_rows, *_bars_and_engine(address, verbose), dtype)
-    show.console().print(show.calibration(found))
-
-
-def _bars_and_engine(address: str | None, verbose: bool) -> tuple[Bars, OpenEngine]:
-    """What shows progress, and what opens vLLM; a signal then stops both in order."""
-    from routelmt_batch import interrupts
-    from routelmt_batch.job import flow
-
-    interrupts.stop_on_signals()
-    options = flow.Options(address=address, verbose=verbose)
-    return Bars(stderr_console()), partial(flow.ray_engine, options=options)
+        ending.begin(Path(router).resolve().name, router)
+        wanted = [fraction(text, "--fraction") for text in fractions or ("0.1", "0.2", "0.3", "0.4", "0.5")]
+        if not all(wanted):
+            raise UsageError(
+                "--fraction 0: no row goes to the large model, so there is no threshold; give more"
+            )
+        open_engine = partial(flow.ray_engine, options=flow.Options(**vars(ray)))
+        found = run_calibrate(router, tables, wanted, traffic_rows, ending.bars, open_engine, dtype)
+        ending.show(show.calibration(found))
+        thresholds = {name: threshold.value for name, threshold in found.thresholds.items()}
+        ending.end(rows=found.rows, thresholds=thresholds)
 
 
 def fraction(text: str, option: str) -> Decimal:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
@@ -17,25 +18,19 @@ from routelmt_batch.cli import learning as learning
 from routelmt_batch.cli import submission as submission
 from routelmt_batch.cli.ending import carry_out, in_words, is_exit, scheduled
 from routelmt_batch.cli.options import (
-    AddressOption,
-    AgainstOption,
-    BudgetOption,
-    CapOption,
-    FailIfOption,
-    LimitOption,
-    LogFormatOption,
-    MetricsPortOption,
-    OutputOption,
+    DriftOptions,
+    PlanSpecOptions,
+    RatesOption,
+    RayOptions,
     RetryFailedOption,
-    SetOption,
-    ShardsOption,
-    SpecPath,
-    ThresholdOption,
-    TimeLimitOption,
-    VerboseOption,
+    RunSpecOptions,
+    ScheduleOptions,
+    ScopeOptions,
+    grouped,
 )
 from routelmt_batch.errors import OutputError, UsageError
 from routelmt_batch.progress import Bars, stderr_console
+from routelmt_batch.submission.submissions import SUBMITTED
 
 if TYPE_CHECKING:
     from routelmt_batch.stages.finished import FinishedJob
@@ -80,91 +75,67 @@ def _options(
 
 
 @app.command(epilog="Example: routelmt-batch run jobs/demo/job.yaml --budget 0.2 --output runs/b20")
+@grouped
 def run(
-    spec: SpecPath,
-    budget: BudgetOption = None,
-    output: OutputOption = None,
-    threshold: ThresholdOption = None,
-    cap: CapOption = None,
-    settings: SetOption = None,
-    limit: LimitOption = None,
-    shards: ShardsOption = None,
+    *,
+    spec: RunSpecOptions,
+    scope: ScopeOptions,
     retry_failed: RetryFailedOption = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check spec, models and input; start nothing.")
     ] = False,
-    fail_if: FailIfOption = None,
-    against: AgainstOption = None,
-    time_limit: TimeLimitOption = None,
-    metrics_port: MetricsPortOption = None,
-    log_format: LogFormatOption = "text",
-    address: AddressOption = None,
-    verbose: VerboseOption = False,
+    fail: DriftOptions,
+    schedule: ScheduleOptions,
+    ray: RayOptions,
 ) -> None:
     """Run a job, or go on with it: score, allocate, translate, assemble, report.
 
     Stopped or killed, the same command goes on where it stood. On a finished job it does nothing.
     """
-    with scheduled("run", log_format, time_limit, metrics_port) as ending:
+    with scheduled("run", schedule) as ending:
         from routelmt_batch.cli import show
         from routelmt_batch.job import flow
         from routelmt_batch.job.conditions import Conditions
         from routelmt_batch.spec.file import load
 
-        job_spec = load(
-            spec,
-            settings or (),
-            budget_fraction=budget,
-            budget_threshold=threshold,
-            budget_cap=cap,
-            output_uri=output,
-        )
+        job_spec = spec.read(load)
         ending.begin(job_spec.name, job_spec.output.uri)
-        conditions = Conditions.parse(fail_if or (), _finished(against, "--against ") if against else None)
+        against = _finished(fail.against, "--against ") if fail.against else None
+        conditions = Conditions.parse(fail.fail_if, against)
         if dry_run:
-            checked = flow.check(job_spec, shards, limit, ending.bars, conditions, address)
+            checked = flow.check(job_spec, scope.shards, scope.limit, ending.bars, conditions, ray.address)
             ending.show(show.checked(checked))
             ending.end(status="checked", checked=checked)
             return
-        options = flow.Options(limit, shards, retry_failed, address, verbose, conditions)
+        options = flow.Options(**vars(scope), **vars(ray), retry_failed=retry_failed, conditions=conditions)
         carry_out(ending, flow.run, job_spec, options, show.job)
 
 
 @app.command(epilog="Example: routelmt-batch plan jobs/demo/job.yaml --rates rates.yaml")
+@grouped
 def plan(
-    spec: SpecPath,
-    budget: BudgetOption = None,
-    output: OutputOption = None,
-    settings: SetOption = None,
-    limit: LimitOption = None,
-    shards: ShardsOption = None,
-    rates_file: Annotated[
-        str | None,
-        typer.Option("--rates", metavar="FILE", help="Show hours and cost, too, from measured rates."),
-    ] = None,
-    time_limit: TimeLimitOption = None,
-    metrics_port: MetricsPortOption = None,
-    log_format: LogFormatOption = "text",
-    address: AddressOption = None,
-    verbose: VerboseOption = False,
+    *,
+    spec: PlanSpecOptions,
+    scope: ScopeOptions,
+    rates_file: RatesOption = None,
+    schedule: ScheduleOptions,
+    ray: RayOptions,
 ) -> None:
     """Score only, and show what each budget would buy. `run` goes on from there at any budget."""
-    with scheduled("plan", log_format, time_limit, metrics_port) as ending:
+    with scheduled("plan", schedule) as ending:
         from routelmt_batch.cli import show
         from routelmt_batch.job import flow, rates
         from routelmt_batch.spec.file import load
         from routelmt_batch.stages.allocate import is_begun
         from routelmt_batch.store.workspace import Folder
 
-        job_spec = load(spec, settings or (), budget_fraction=budget, output_uri=output)
+        job_spec = spec.read(load)
         ending.begin(job_spec.name, job_spec.output.uri)
         measured = rates.load(rates_file, job_spec) if rates_file else None
-        options = flow.Options(limit, shards, False, address, verbose)
+        options = flow.Options(**vars(scope), **vars(ray))
         lines = flow.plan(job_spec, options, ending.bars, partial(flow.ray_engine, options=options))
         estimates = [rates.estimate(measured, job_spec, line) for line in lines] if measured else []
-        again = shlex.join(["routelmt-batch", "run", *_without("--rates", sys.argv[2:])])
-        folder = Folder(Path(job_spec.output.uri))
-        hint = f"Go on with: {again} --budget P"
+        folder, hint = Folder(Path(job_spec.output.uri)), _to_go_on()
         if is_begun(folder, folder.ledger()):
             hint = "Its budget is frozen: rows were translated under it. Another one needs another --output"
         ending.show(show.what_if(lines, estimates), hint)
@@ -172,6 +143,14 @@ def plan(
         for told, estimate in zip(budgets, estimates, strict=bool(estimates)):
             told |= vars(estimate)
         ending.end(budgets=budgets)
+
+
+def _to_go_on() -> str:
+    """What to do after a plan."""
+    if os.environ.get(SUBMITTED):
+        return "Go on: submit it again, with --budget P instead of --plan"
+    again = shlex.join(["routelmt-batch", "run", *_without("--rates", sys.argv[2:])])
+    return f"Go on with: {again} --budget P"
 
 
 def _without(option: str, arguments: Sequence[str]) -> Iterator[str]:

@@ -7,27 +7,23 @@ import json
 import os
 import shlex
 import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
 from routelmt_batch.cli.options import (
-    AgainstOption,
-    BudgetOption,
-    CapOption,
-    FailIfOption,
-    LimitOption,
-    LogFormatOption,
-    MetricsPortOption,
-    OutputOption,
+    DriftOptions,
+    RatesOption,
     RetryFailedOption,
-    SetOption,
-    ShardsOption,
-    SpecPath,
-    ThresholdOption,
-    TimeLimitOption,
+    RunSpecOptions,
+    ScheduleOptions,
+    ScopeOptions,
     VerboseOption,
+    grouped,
 )
 from routelmt_batch.errors import UsageError
 from routelmt_batch.progress import stderr_console
@@ -35,6 +31,7 @@ from routelmt_batch.progress import stderr_console
 if TYPE_CHECKING:
     from routelmt_batch.submission.cluster import Cluster
     from routelmt_batch.submission.submissions import Submission
+    from routelmt_batch.submission.submit import Order
 
 UrlOption = Annotated[
     str | None,
@@ -49,6 +46,27 @@ JobArgument = Annotated[
     str, typer.Argument(metavar="JOB", help="A submission's id, or its output folder: the last one of it.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print it as JSON.")]
+# Options whose value is a path of the cluster's nodes.
+_PATHS = ("against", "rates_file")
+
+
+@dataclass(frozen=True)
+class HandOverOptions:
+    """How a job is handed over. The command that runs there knows none of them."""
+
+    address: UrlOption = None
+    plan: Annotated[bool, typer.Option("--plan", help="Run `plan` there instead of `run`: score only.")] = (
+        False
+    )
+    python: Annotated[
+        str, typer.Option("--python", metavar="PATH", help="The Python to run with on the cluster's head.")
+    ] = "python"
+    wait: Annotated[bool, typer.Option("--wait", help="Show the job's log, and end with its exit code.")] = (
+        False
+    )
+    attach: Annotated[
+        bool, typer.Option("--attach", help="If this very job is there already, take it for the new one.")
+    ] = False
 
 
 def add_to(app: typer.Typer) -> None:
@@ -67,92 +85,98 @@ def add_to(app: typer.Typer) -> None:
         app.command(name, epilog=f"Example: routelmt-batch {example}")(command)
 
 
+@grouped
 def submit(
-    spec: SpecPath,
-    address: UrlOption = None,
-    budget: BudgetOption = None,
-    output: OutputOption = None,
-    threshold: ThresholdOption = None,
-    cap: CapOption = None,
-    settings: SetOption = None,
-    limit: LimitOption = None,
-    shards: ShardsOption = None,
+    *,
+    context: typer.Context,
+    spec: RunSpecOptions,
+    scope: ScopeOptions,
     retry_failed: RetryFailedOption = False,
-    fail_if: FailIfOption = None,
-    against: AgainstOption = None,
-    time_limit: TimeLimitOption = None,
-    metrics_port: MetricsPortOption = None,
-    log_format: LogFormatOption = "text",
-    python: Annotated[
-        str, typer.Option("--python", metavar="PATH", help="The Python to run with on the cluster's head.")
-    ] = "python",
-    wait: Annotated[
-        bool, typer.Option("--wait", help="Show the job's log, and end with its exit code.")
-    ] = False,
-    attach: Annotated[
-        bool, typer.Option("--attach", help="If this very job is there already, take it for the new one.")
-    ] = False,
+    rates_file: RatesOption = None,
+    fail: DriftOptions,
+    schedule: ScheduleOptions,
     verbose: VerboseOption = False,
+    hand_over: HandOverOptions,
 ) -> None:
-    """Hand a job to a Ray cluster, or go on there with one that was stopped; prints the submission's id.
+    """Run a spec on a Ray cluster, or go on there with one that was stopped; prints the submission's id.
 
-    Package and spec travel; models, input, output and --against are paths as the cluster's nodes see them.
-    Relative ones are made absolute here. An output that a submission waits for or works on is refused.
+    A spec for `label` or `train` is run by that command, and an option that it does not have is refused.
+    Package and spec travel; models, tables, input, output, --against and --rates are paths as the cluster's
+    nodes see them. Relative ones are made absolute here. An output that a submission waits for or works on
+    is refused.
     """
     from routelmt_batch.interrupts import seconds
     from routelmt_batch.job.conditions import parse
-    from routelmt_batch.spec.file import from_here, load
-    from routelmt_batch.submission.submit import Order
-    from routelmt_batch.submission.submit import submit as hand_over
+    from routelmt_batch.submission.submit import submit as start
 
-    job_spec = load(
-        spec,
-        settings or (),
-        budget_fraction=budget,
-        budget_threshold=threshold,
-        budget_cap=cap,
-        output_uri=output,
-    )
-    parse(fail_if or (), against)
-    if time_limit:
-        seconds(time_limit)
-    options = _as_given(
-        limit=limit,
-        shards=shards,
-        retry_failed=retry_failed,
-        fail_if=fail_if,
-        against=from_here(against) if against else None,
-        time_limit=time_limit,
-        metrics_port=metrics_port,
-        log_format=log_format if log_format != "text" else None,
-        verbose=verbose,
-    )
-    cluster = _cluster(address)
-    submission, new = hand_over(cluster, Order(job_spec, options, python), attach)
+    order = _order(context, spec, hand_over)
+    parse(fail.fail_if, fail.against, of_labels=order.command == "label")
+    if schedule.time_limit:
+        seconds(schedule.time_limit)
+    cluster = _cluster(hand_over.address)
+    submission, new = start(cluster, order, hand_over.attach)
     typer.echo(submission.id)
     console = stderr_console()
     done = f"attempt {submission.attempt}" if new else "is there already"
     for line in (
-        f"{submission.name}: {done}; {', '.join(job_spec.input.uris)} -> {submission.output}",
-        f"watch: {_command('logs', submission, address)} --follow",
-        f"stop:  {_command('stop', submission, address)}",
+        f"{submission.name}: {order.command}, {done}; {', '.join(order.sources)} -> {submission.output}",
+        f"watch: {_command('logs', submission, hand_over.address)} --follow",
+        f"stop:  {_command('stop', submission, hand_over.address)}",
     ):
         console.print(line, soft_wrap=True)
-    if wait:
-        _follow(cluster, submission, address)
+    if hand_over.wait:
+        _follow(cluster, submission, hand_over.address)
 
 
-def _as_given(**options: object) -> tuple[str, ...]:
-    """Options of `run` as its command line has them."""
-    given: list[str] = []
-    for name, value in options.items():
-        flag = f"--{name.replace('_', '-')}"
-        if isinstance(value, bool):
-            given += [flag] if value else []
-        elif value is not None:
-            for one in value if isinstance(value, list) else [value]:
-                given += [flag, str(one)]
-    return tuple(given)
+def _order(context: typer.Context, spec: RunSpecOptions, hand_over: HandOverOptions) -> Order:
+    """What is to run there: the command that the spec is for, and the options given here that it has.
+
+    Raises:
+        SpecError: the spec cannot be read, or is not valid.
+        UsageError: an option that the command does not have.
+    """
+    from routelmt_batch.learning.training.spec import TrainSpec, load_train_spec
+    from routelmt_batch.spec import JobSpec, LabelSpec, SpecFile
+    from routelmt_batch.spec.file import kind_of, load, load_label
+    from routelmt_batch.submission.submit import Order
+
+    loads: dict[type[SpecFile], Callable[..., JobSpec | LabelSpec | TrainSpec]] = {
+        JobSpec: load,
+        LabelSpec: load_label,
+        TrainSpec: load_train_spec,
+    }
+    kind = kind_of(Path(spec.path), loads)
+    command, why = kind.command, f"{spec.path} is a spec of `{kind.command}`"
+    if hand_over.plan:
+        if kind is not JobSpec:
+            raise UsageError(f"--plan: {why}, and only a job can be planned. Leave --plan out")
+        command, why = "plan", "--plan hands over `plan`"
+    options = tuple(_given(context, command, why))
+    return Order(spec.read(loads[kind]), options, hand_over.python, hand_over.plan)
+
+
+def _given(context: typer.Context, command: str, why: str) -> Iterator[str]:
+    """Options that were given to `submit`, as the command's line has them. The keys of the spec among them
+    travel inside it. Raises UsageError for one that the command does not have; `why` it is this command."""
+    from routelmt_batch.spec.file import from_here
+
+    assert context.parent and isinstance(context.parent.command, TyperGroup)
+    known = {parameter.name for parameter in context.parent.command.commands[command].params}
+    own, in_spec = ({one.name for one in fields(group)} for group in (HandOverOptions, RunSpecOptions))
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        source = context.get_parameter_source(name)
+        if name in own or source is None or source.name != "COMMANDLINE":
+            continue
+        option, value = parameter.opts[0], context.params[name]
+        given = []
+        for one in value if isinstance(value, list) else [value]:
+            text = from_here(one) if name in _PATHS else str(one)
+            given += [option] if one is True else [option, text]
+        if name not in known:
+            raise UsageError(f"{' '.join(given)}: {why}, which has no such option. Leave it out")
+        if name not in in_spec:
+            yield from given
 
 
 def status(job: JobArgument, address: UrlOption = None, as_json: JsonOption = False) -> None:
@@ -241,15 +265,17 @@ def _why(cluster: Cluster, submission: Submission) -> str | None:
 
 
 def _stages(submission: Submission) -> dict[str, Any] | None:
-    """How far the job is; None where its output cannot be read from this machine."""
+    """How far the job is; None where its output cannot be read from this machine, and of a training."""
     from routelmt_batch.job import flow
+    from routelmt_batch.learning.labelling import label
     from routelmt_batch.store.workspace import Folder
 
-    folder = Folder(Path(submission.output))
+    folder, work = Folder(Path(submission.output)), label if submission.command == "label" else flow
     try:
-        return flow.progress(folder) if folder.read_manifest() else None
+        stages: dict[str, Any] | None = work.standing(folder)["stages"] if folder.read_manifest() else None
     except OSError:
         return None
+    return stages
 
 
 def _follow(cluster: Cluster, submission: Submission, address: str | None) -> NoReturn:

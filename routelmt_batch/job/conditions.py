@@ -8,21 +8,23 @@ from __future__ import annotations
 import functools
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from fractions import Fraction
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import pyarrow as pa
 
 from routelmt_batch.errors import RoutelmtError, UsageError
 from routelmt_batch.page.comparison import drift
 from routelmt_batch.stages.finished import FinishedJob
-from routelmt_batch.stages.job_report import JobReport, Verdict
+from routelmt_batch.stages.job_report import JobReport
+from routelmt_batch.stages.outputs import Report, Verdict
 from routelmt_batch.stages.recipe import JobRecipe
 from routelmt_batch.store.workspace import Folder
 
+AnyReport = TypeVar("AnyReport", bound=Report)
 CONDITION_HELD = 4  # the exit code
 # What each name measures, and whether it can be more than 1.
 _SHARES = {
@@ -32,6 +34,7 @@ _SHARES = {
 }
 _KNOWN = _SHARES | {"psi": "population stability index of the scores"}
 _DRIFT = ("psi", "ks")
+_OF_LABELS = "failed"  # the only one that labels have
 Drift: TypeAlias = Mapping[str, float | None]  # by those names
 
 
@@ -69,13 +72,19 @@ class Condition:
         return f"{self.name}>{self.limit}"
 
 
-def parse(texts: Sequence[str], against: object) -> tuple[Condition, ...]:
+def parse(texts: Sequence[str], against: object = None, of_labels: bool = False) -> tuple[Condition, ...]:
     """Parse conditions. With an earlier job to compare with, at least one must be about drift.
 
     Raises:
-        UsageError: a text is not a condition, or no condition is about drift.
+        UsageError: a text is not a condition, labels do not have it, or no condition is about drift.
     """
     found = tuple(map(Condition.parse, texts))
+    for condition in found:
+        if of_labels and condition.name != _OF_LABELS:
+            lacks = "scores" if condition.name in _DRIFT else "budget"
+            raise UsageError(
+                f"--fail-if {condition}: labels have no {lacks}; give {_OF_LABELS}>NUMBER, or leave it out"
+            )
     if against and not any(condition.name in _DRIFT for condition in found):
         raise UsageError("--against: goes with --fail-if 'psi>...' or 'ks>...'")
     return found
@@ -83,7 +92,7 @@ def parse(texts: Sequence[str], against: object) -> tuple[Condition, ...]:
 
 @dataclass(frozen=True)
 class Conditions:
-    """What a run is judged by when it is done; drift is from `against`, or from the router's calibration."""
+    """What a job is judged by when it is done; drift is from `against`, or from the router's calibration."""
 
     conditions: tuple[Condition, ...] = ()
     against: FinishedJob | None = None
@@ -119,25 +128,17 @@ class Conditions:
                     f"--fail-if {condition}: {which} has no places that could stay unused; leave it out"
                 )
 
-    def judge(self, folder: Folder, report: JobReport) -> JobReport:
+    def judge(self, folder: Folder, report: AnyReport) -> AnyReport:
         """A finished job's report with what became of the conditions, which is written with it."""
         if not self.conditions:
             return report
         drifted = functools.cache(lambda: self._drift(folder, report))  # it may read both jobs
-        verdicts = [self._verdict(condition, report, drifted) for condition in self.conditions]
-        judged = report.model_copy(update={"fail_if": verdicts})
+        judged = report.model_copy(update={"fail_if": _verdicts(self.conditions, report, drifted)})
         judged.write(folder.job_report, "report")
         return judged
 
-    def _verdict(self, condition: Condition, report: JobReport, drifted: Callable[[], Drift]) -> Verdict:
-        try:
-            value = _value(condition.name, report, drifted)
-        except _Unknown as error:
-            return Verdict(condition=str(condition), value=None, holds=True, why=str(error))
-        holds = value > Fraction(condition.limit)
-        return Verdict(condition=str(condition), value=float(value), holds=holds, why=None)
-
-    def _drift(self, folder: Folder, report: JobReport) -> Drift:
+    def _drift(self, folder: Folder, report: Report) -> Drift:
+        assert isinstance(report, JobReport), "labels have no scores"
         if not self.against:
             known: Drift | None = report.drift.model_dump() if report.drift else None
         else:
@@ -154,10 +155,25 @@ class Conditions:
 NO_CONDITIONS = Conditions()
 
 
-def _value(name: str, report: JobReport, drifted: Callable[[], Drift]) -> Fraction:
+def _verdicts(conditions: Iterable[Condition], report: Report, drifted: Callable[[], Drift]) -> list[Verdict]:
+    found = []
+    for condition in conditions:
+        value, why = None, None
+        try:
+            value = _value(condition.name, report, drifted)
+        except _Unknown as error:
+            why = str(error)
+        holds = value is None or value > Fraction(condition.limit)
+        measured = None if value is None else float(value)
+        found.append(Verdict(condition=str(condition), value=measured, holds=holds, why=why))
+    return found
+
+
+def _value(name: str, report: Report, drifted: Callable[[], Drift]) -> Fraction:
     if name == "failed":
         return _share(report.failed_rows, report.rows)
     if name == "unused_budget":
+        assert isinstance(report, JobReport), "labels have no budget"
         return _share(report.all_places - report.budget.used, report.all_places)
     moved = drifted()[name]
     if moved is None or not math.isfinite(moved):
@@ -171,12 +187,12 @@ def _share(part: int, whole: int) -> Fraction:
     return Fraction(part, whole)
 
 
-def held(report: JobReport) -> list[str]:
+def held(verdicts: Iterable[Verdict]) -> list[str]:
     """The conditions that hold, in words."""
     return [
         f"{one.condition}: it is {one.value:.4g}"
         if one.value is not None
         else f"{one.condition}: cannot be evaluated ({one.why})"
-        for one in report.fail_if or ()
+        for one in verdicts
         if one.holds
     ]

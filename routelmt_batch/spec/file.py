@@ -63,19 +63,9 @@ def read(
     Raises:
         SpecError: the file cannot be read, or a key or value is wrong; one line for each fault.
     """
-    starter, settings, overrides = kind.starter(), list(settings), list(overrides)
-    try:
-        document = parse(path.read_text(encoding="utf8"))
-    except FileNotFoundError:
-        raise SpecError(f"{path}: no such spec file; {starter} to start from") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise SpecError(f"{path}: cannot be read: {error}") from None
-    except NotYaml as error:
-        raise SpecError(f"{path}: not valid YAML: {error}") from None
-    raw = document.value
-    if not isinstance(raw, dict):
-        raise SpecError(f"{path}: a spec is a mapping of keys; {starter}")
-    raw = {key: value for key, value in raw.items() if value is not None}  # `run:` with nothing below
+    settings, overrides = list(settings), list(overrides)
+    document = _document(path, kind)
+    raw = {key: value for key, value in document.value.items() if value is not None}  # `run:` and no more
     for setting in settings:
         _set(raw, setting)
     for dotted, value in overrides:
@@ -86,6 +76,37 @@ def read(
         given = {setting.partition("=")[0]: f"--set {setting}" for setting in settings}
         given |= {dotted: f"{_OPTIONS.get(dotted, dotted)} {value}" for dotted, value in overrides}
         raise SpecError(_explain(path, document, error, kind, given)) from None
+
+
+def kind_of(path: Path, kinds: Iterable[type[Spec]]) -> type[Spec]:
+    """The kind of spec that a file's keys fit best: the fewest are unknown or missing. The first of equals.
+
+    Raises:
+        SpecError: the file cannot be read.
+    """
+    first, *others = kinds
+    keys = _document(path, first).value.keys()
+
+    def faults(kind: type[SpecFile]) -> int:
+        required = {name for name, field in kind.model_fields.items() if field.is_required()}
+        return len(keys - kind.model_fields.keys()) + len(required - keys)
+
+    return min((first, *others), key=faults)
+
+
+def _document(path: Path, kind: type[SpecFile]) -> Document:
+    """A file whose value is a mapping. Raises SpecError; `kind` of spec is what to start from."""
+    try:
+        document = parse(path.read_text(encoding="utf8"))
+    except FileNotFoundError:
+        raise SpecError(f"{path}: no such spec file; {kind.starter()} to start from") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError(f"{path}: cannot be read: {error}") from None
+    except NotYaml as error:
+        raise SpecError(f"{path}: not valid YAML: {error}") from None
+    if not isinstance(document.value, dict):
+        raise SpecError(f"{path}: a spec is a mapping of keys; {kind.starter()}")
+    return document
 
 
 def _set(raw: dict[str, Any], setting: str) -> None:

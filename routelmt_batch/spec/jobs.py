@@ -9,7 +9,6 @@ from pydantic import Field, model_validator
 from routelmt_batch.rows import LABEL_NAMES, OUTPUT_NAMES
 from routelmt_batch.spec.parts import Budget, Input, Models, Output, Page, Prompt, Router, Run, SpecFile
 from routelmt_batch.spec.quality import Audit, Checks, Guard, Metric
-from routelmt_batch.spec.text import dump
 
 
 class PassSpec(SpecFile):
@@ -40,9 +39,6 @@ class PassSpec(SpecFile):
         """The same with a metric that reads no reference; a column of them is one like any other."""
         columns = self.input.columns.model_copy(update={"reference": None})
         return self.model_copy(update={"input": self.input.model_copy(update={"columns": columns})})
-
-    def dump(self) -> str:
-        return dump(self.model_dump(mode="json"))
 
 
 class JobSpec(PassSpec):

@@ -11,6 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from routelmt_batch.kinds import KINDS, ORACLES, SMALL_MODEL
 from routelmt_batch.prompts import LANGUAGES, LMT_TEMPLATE
+from routelmt_batch.spec.text import dump
 from routelmt_batch.spec.values import Fraction, Language, Threshold, Uri
 
 # Engine arguments that have a key of their own in the spec, or that the passes depend on.
@@ -39,6 +40,10 @@ class SpecFile(Part):
     def starter(cls) -> str:
         """What writes one to start from."""
         return f"`routelmt-batch init --kind {cls.command}` writes one"
+
+    def dump(self) -> str:
+        """The spec as a file of its own."""
+        return dump(self.model_dump(mode="json"))
 
 
 class Columns(Part):

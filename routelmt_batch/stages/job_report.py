@@ -198,15 +198,6 @@ class ModelReports(Record):
     router: RouterReport
 
 
-class Verdict(Record):
-    """A condition of `--fail-if`: its value, whether it holds, and why there is no value."""
-
-    condition: str
-    value: float | None
-    holds: bool
-    why: str | None
-
-
 class DriftReport(Record):
     """How far the job's scores lie from those that the router was calibrated on."""
 
@@ -243,7 +234,6 @@ class JobReport(Report):
     drift: DriftReport | None
     advice: list[str]
     warnings: list[str]
-    fail_if: list[Verdict] | None = None
 
     @property
     def failed_rows(self) -> int:

@@ -106,6 +106,15 @@ def standing_outputs(ledger: Ledger) -> list[dict[str, Any]]:
     return list(standing.values())
 
 
+class Verdict(Record):
+    """A condition of `--fail-if`: its value, whether it holds, and why there is no value."""
+
+    condition: str
+    value: float | None
+    holds: bool
+    why: str | None
+
+
 class Report(Record):
     """What `reports/job.json` says of a job and of labels."""
 
@@ -113,6 +122,7 @@ class Report(Record):
     rows: int
     shards: int
     unreadable: dict[str, str] = Field(description="Shards that could not be read, and why.")
+    fail_if: list[Verdict] | None = None
 
     @classmethod
     def finished(cls, folder: Folder) -> Self | None:

@@ -13,8 +13,9 @@ if TYPE_CHECKING:
     from ray.job_submission import JobDetails
 
 # Keys of a submission's metadata; the first marks it as ours.
-VERSION, NAME, OUTPUT, ATTEMPT, ORDER, BY, NONCE = (
+VERSION, COMMAND, NAME, OUTPUT, ATTEMPT, ORDER, BY, NONCE = (
     "routelmt_batch",
+    "command",
     "name",
     "output",
     "attempt",
@@ -22,16 +23,18 @@ VERSION, NAME, OUTPUT, ATTEMPT, ORDER, BY, NONCE = (
     "submitted_by",
     "nonce",
 )
-_STOPPED = 143  # as `run` ends by SIGTERM; Ray keeps no exit code of a job that it stopped
+SUBMITTED = "ROUTELMT_SUBMITTED"  # the variable that a submitted job has in its environment: its id
+_STOPPED = 143  # as a command ends by SIGTERM; Ray keeps no exit code of a job that it stopped
 _DIGEST_LETTERS = 8
 
 
 @dataclass(frozen=True)
 class Submission:
     """`status` is Ray's: PENDING, RUNNING, STOPPED, SUCCEEDED or FAILED. `order` is a digest of what was
-    submitted: spec and options. `nonce` is of one hand-over alone. Times are in UTC."""
+    submitted: command, spec and options. `nonce` is of one hand-over alone. Times are in UTC."""
 
     id: str
+    command: str
     name: str
     output: str
     attempt: int
@@ -52,6 +55,7 @@ class Submission:
             return None
         return cls(
             id=details.submission_id,
+            command=told[COMMAND],
             name=told[NAME],
             output=told[OUTPUT],
             attempt=int(told[ATTEMPT]),
@@ -71,7 +75,7 @@ class Submission:
 
     @property
     def exit_code(self) -> int | None:
-        """As `run` on this machine would have ended: 128 + N of one that signal N killed; None while live."""
+        """As its command here would have ended: 128 + N of one that signal N killed; None while live."""
         if self.live:
             return None
         if self.driver_exit_code is None:
@@ -86,6 +90,7 @@ class Submission:
     def as_json(self) -> dict[str, Any]:
         return {
             "id": self.id,
+            "command": self.command,
             "name": self.name,
             "output": self.output,
             "attempt": self.attempt,

@@ -14,22 +14,25 @@ from typing import NoReturn
 
 from routelmt_batch import __version__
 from routelmt_batch.errors import OutputError, RoutelmtError
-from routelmt_batch.spec import JobSpec
+from routelmt_batch.learning.training.spec import TrainSpec
+from routelmt_batch.spec import JobSpec, LabelSpec
 from routelmt_batch.submission.cluster import Cluster
 from routelmt_batch.submission.submissions import (
     ATTEMPT,
     BY,
+    COMMAND,
     NAME,
     NONCE,
     ORDER,
     OUTPUT,
+    SUBMITTED,
     VERSION,
     Submission,
     digest,
     submission_id,
 )
 
-SPEC_FILE = "job.yaml"
+SPEC_FILE = "spec.yaml"
 # Ray kills a job this long after it asked it to stop; its own 3 s are less than closing the engines takes.
 _STOP_S = 60
 
@@ -37,24 +40,35 @@ _STOP_S = 60
 @dataclass(frozen=True)
 class Order:
     """What a submission asks for. The spec's paths are absolute, as the cluster sees them; `options` are
-    those of `run` that are no key of the spec; `python` is the interpreter on the cluster's head."""
+    those of the command that are no key of the spec; `python` is the interpreter on the cluster's head. With
+    `plan` a job is only planned."""
 
-    spec: JobSpec
+    spec: JobSpec | LabelSpec | TrainSpec
     options: tuple[str, ...] = ()
     python: str = "python"
+    plan: bool = False
+
+    @property
+    def command(self) -> str:
+        return "plan" if self.plan else self.spec.command
 
     @property
     def output(self) -> str:
         return self.spec.output.uri
 
     @property
+    def sources(self) -> tuple[str, ...]:
+        """What it reads."""
+        return tuple(self.spec.tables) if isinstance(self.spec, TrainSpec) else self.spec.input.uris
+
+    @property
     def digest(self) -> str:
-        return digest(self.spec.dump(), *self.options)
+        return digest(self.command, self.spec.dump(), *self.options)
 
     @property
     def entrypoint(self) -> str:
         """`exec`: Ray's signal and exit code are the job's own, not a shell's."""
-        command = [self.python, "-m", "routelmt_batch", "run", SPEC_FILE, "--address", "auto"]
+        command = [self.python, "-m", "routelmt_batch", self.command, SPEC_FILE, "--address", "auto"]
         return f"exec {shlex.join([*command, *self.options])}"
 
 
@@ -90,7 +104,7 @@ def _attached(running: Submission, order: Order, attach: bool) -> Submission:
         raise OutputError(f"{who}. `logs {running.id} --follow` shows it, --attach takes it, `stop` ends it")
     if running.order != order.digest:
         raise OutputError(
-            f"{who}, with another spec or other options. `stop {running.id}`, then submit again"
+            f"{who}, with another command, spec or options. `stop {running.id}`, then submit again"
         )
     return running
 
@@ -112,10 +126,11 @@ def _hand_over(cluster: Cluster, order: Order, new: str, attempt: int, nonce: st
                 "working_dir": folder,
                 "py_modules": [str(Path(__file__).parent.parent)],
                 "excludes": ["__pycache__"],
-                "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(_STOP_S)},
+                "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(_STOP_S), SUBMITTED: new},
             },
             metadata={
                 VERSION: __version__,
+                COMMAND: order.command,
                 NAME: order.spec.name,
                 OUTPUT: order.output,
                 ATTEMPT: str(attempt),

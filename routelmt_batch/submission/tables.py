@@ -14,12 +14,12 @@ from routelmt_batch.submission.submissions import Submission
 def listed(submissions: Iterable[Submission]) -> Table:
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("id", no_wrap=True)
-    for name in ("status", "started"):
+    for name in ("command", "status", "started"):
         table.add_column(name, no_wrap=True)
     table.add_column("output", overflow="fold")
     for one in submissions:
         code = f" {one.exit_code}" if one.exit_code else ""
-        table.add_row(one.id, one.status + code, _started(one), one.output)
+        table.add_row(one.id, one.command, one.status + code, _started(one), one.output)
     return table
 
 
@@ -29,6 +29,7 @@ def told(submission: Submission, why: str | None = None) -> Table:
     table.add_column(submission.id)
     table.add_column("", overflow="fold")
     table.add_row("status", submission.status)
+    table.add_row("command", submission.command)
     table.add_row("job", f"{submission.name}, attempt {submission.attempt}, by {submission.submitted_by}")
     table.add_row("output", submission.output)
     table.add_row(

@@ -243,6 +243,30 @@ def test_report_tells_of_labels_stopped_and_finished(invoke, tmp_path, monkeypat
     assert "these labels are finished; nothing to do" in invoke("label", spec).output
 
 
+def test_labels_are_judged_by_their_failed_rows_alone(invoke, tmp_path, fake_engine):
+    """One row of twelve has no reference, which is no failure; one fails."""
+    fake_engine.fails = lambda label, row: "engine_error" if label == "large" and row["row"] == 3 else ""
+    given = (label_spec(tmp_path), "--set", "run.max_failed_fraction=0.5")
+    below, above = "failed>0.0833333", "failed>0.0833334"  # 1/12 = 0.08333333...
+    answer = invoke("label", *given, "--fail-if", below, "--fail-if", above)
+    assert answer.exit_code == 4, answer.output
+    assert f"--fail-if {below}: it is 0.08333" in answer.stderr and above not in answer.stderr
+    report = json.loads((tmp_path / "labels/reports/job.json").read_text())
+    assert report["unlabelled"] == {"large_engine_error": 1, "no_reference": 1}
+    assert [(one["condition"], one["holds"]) for one in report["fail_if"]] == [(below, True), (above, False)]
+    assert f"{below}: it is" in invoke("report", tmp_path / "labels").stdout
+    again = invoke("label", *given, "--fail-if", above)
+    assert again.exit_code == 3 and "nothing to do" in again.output, "finished labels are judged anew"
+
+
+@pytest.mark.parametrize(("condition", "lacks"), [("psi>0.2", "scores"), ("unused_budget>0.1", "budget")])
+def test_labels_have_no_other_condition(invoke, tmp_path, condition, lacks):
+    answer = invoke("label", label_spec(tmp_path), "--fail-if", condition)
+    assert answer.exit_code == 2
+    assert f"--fail-if {condition}: labels have no {lacks}; give failed>NUMBER" in answer.stderr
+    assert not (tmp_path / "labels").exists()
+
+
 def test_rows_are_of_the_page_alone(invoke):
     answer = invoke("report", "out", "--rows", "3")
     assert isinstance(answer.exception, UsageError) and "goes with --html" in str(answer.exception)

@@ -1,6 +1,7 @@
 """What a scheduler reads of a command: its exit code, the last line of its output, its logs."""
 
 import json
+import shutil
 import sys
 from datetime import datetime
 from unittest.mock import Mock
@@ -11,8 +12,9 @@ import pytest
 from routelmt_batch.cli.ending import Ending
 from routelmt_batch.errors import DiskFull, Interrupted, RoutelmtError
 from routelmt_batch.progress import Bars
-from tests.conftest import write_shard
+from tests.conftest import MODELS, write_shard
 from tests.fake_engine import FakeEngine
+from tests.learning.test_evaluate import table
 
 
 def last_line(answer) -> dict:
@@ -121,6 +123,52 @@ def test_plan_and_dry_run_have_theirs(invoke, make_spec, tmp_path):
     assert line["budgets"][5]["hours"] == pytest.approx(65 / 3600)
     line = last_line(invoke("run", make_spec(), "--dry-run"))
     assert line["status"] == "checked" and "71 rows in 4 shards" in line["checked"]["input"]
+
+
+def test_evaluations_and_calibrations_have_theirs(invoke, tmp_path):
+    tables, out, router = table(tmp_path / "labels.parquet"), tmp_path / "eval", tmp_path / "router"
+    shutil.copytree(MODELS / "router", router)
+    given = ("--log-format", "json", "--time-limit", "1h", "--metrics-port", "0")
+    length = f"length={MODELS / 'small'}"
+    answer = invoke("evaluate", tables, "--router", length, "--out", out, "--resamples", "20", *given)
+    assert answer.exit_code == 0, answer.output
+    assert len(answer.stdout.splitlines()) == 1 and json_lines(answer.stderr)
+    line, written = last_line(answer), json.loads((out / "evaluation.json").read_text())
+    assert (line["job"], line["output"], line["status"], line["rows"]) == ("eval", str(out), "done", 300)
+    assert line["report"] == str(out / "evaluation.json")
+    for name, router_figures in line["routers"].items():
+        overall = written["routers"][name]["overall"]
+        assert router_figures == {metric: overall[metric]["value"] for metric in router_figures}
+    assert {"length", "random", "oracle-gain"} < line["routers"].keys()
+    answer = invoke("calibrate", router, tables, "--fraction", "0.25", "--dtype", "float32", *given)
+    assert answer.exit_code == 0, answer.output
+    card = json.loads((router / "routelmt.json").read_text())["calibration"]["thresholds"]
+    assert last_line(answer)["thresholds"] == {"0.25": card["0.25"]["value"]}
+    assert last_line(answer)["job"] == "router"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ("evaluate", "x.parquet", "--out", "eval", "--budget", "2"),
+            "--budget 2: give a number between 0 and 1",
+        ),
+        (("evaluate", "x.parquet", "--out", "eval", "--time-limit", "9"), "--time-limit 9: give hours"),
+        (("calibrate", "nowhere", "x.parquet"), "nowhere: not a folder"),
+    ],
+)
+def test_what_they_refuse_is_in_the_line(invoke, arguments, message):
+    answer = invoke(*arguments)
+    line = last_line(answer)
+    assert answer.exit_code == line["exit_code"] == 2
+    assert (line["command"], line["error"]) == (arguments[0], "UsageError") and message in line["message"]
+
+
+def test_a_submitted_plan_does_not_say_how_to_go_on_here(invoke, make_spec, monkeypatch):
+    monkeypatch.setenv("ROUTELMT_SUBMITTED", "routelmt-out-1")
+    told = " ".join(invoke("plan", make_spec()).stdout.split())
+    assert "Go on: submit it again, with --budget P instead of --plan" in told
 
 
 def test_people_at_a_terminal_are_spared_it(monkeypatch, capsys):

@@ -4,6 +4,7 @@ import itertools
 import json
 import socket
 import time
+from decimal import Decimal
 from urllib.error import URLError
 from urllib.request import urlopen
 
@@ -13,10 +14,13 @@ from prometheus_client.parser import text_string_to_metric_families
 from routelmt_batch.cli.exposition import JobCollector, serve
 from routelmt_batch.errors import UsageError
 from routelmt_batch.job import flow
+from routelmt_batch.learning.evaluation.evaluate import Settings, evaluate
 from routelmt_batch.progress import Bars
 from routelmt_batch.spec.file import load
 from tests.cli.test_ending import last_line, two_rows_fail
+from tests.conftest import MODELS
 from tests.fake_engine import FakeEngine
+from tests.learning.test_evaluate import table
 
 pytestmark = pytest.mark.usefixtures("no_page")
 
@@ -104,6 +108,22 @@ def test_a_done_job_has_what_its_report_says(watched, tmp_path):
     failed = {key[1:]: value for key, value in last.items() if key[0] == "routelmt_rows_failed_total"}
     assert failed["small", "engine_error"] == report["status"]["failed"] == 2
     assert last["routelmt_prompt_tokens_total", "router"] > 0
+
+
+def test_an_evaluation_has_its_progress_and_no_job_s_counts(tmp_path):
+    out, bars, told = tmp_path / "eval", Bars.none(), []
+    bars.say = lambda message, level="info", **fields: told.append(fields)
+    collector = JobCollector("evaluate", bars)
+    collector.begin("eval", str(out))
+    settings = Settings(Decimal("0.3"), (f"length={MODELS / 'small'}",), resamples=20)
+    with serve(0, collector):
+        engine = FakeEngine(tmp_path / "sent.log")
+        evaluate([str(table(tmp_path / "labels.parquet"))], settings, out, bars, engine.opened)
+        found = scraped(next(fields["metrics_port"] for fields in told if "metrics_port" in fields))
+    assert found["routelmt_job_info", "evaluate", "eval", str(out)] == 1
+    assert found["routelmt_rows_done_total", "score length"] == found["routelmt_rows", "score length"] == 300
+    assert found["routelmt_resamples_done_total", "bootstrap"] == 20
+    assert not {name for name, *_ in found if name.startswith(("routelmt_model", "routelmt_budget"))}
 
 
 def test_a_port_that_is_taken_is_told_before_anything_starts(invoke, make_spec, tmp_path):

@@ -7,9 +7,9 @@ import pytest
 import yaml
 
 from routelmt_batch.errors import SpecError
-from routelmt_batch.learning.training.spec import load_train_spec
-from routelmt_batch.spec import Replicas
-from routelmt_batch.spec.file import load, load_label
+from routelmt_batch.learning.training.spec import TrainSpec, load_train_spec
+from routelmt_batch.spec import JobSpec, LabelSpec, Replicas
+from routelmt_batch.spec.file import kind_of, load, load_label
 from routelmt_batch.spec.text import dump, parse
 from tests.conftest import DEMO, MODELS, REPOSITORY
 
@@ -187,8 +187,28 @@ SPECS = [path for path in REPOSITORY.glob("jobs/**/*.yaml") if "models" not in p
 @pytest.mark.parametrize("path", sorted(SPECS), ids=str)
 def test_every_spec_in_jobs_is_valid(path: Path):
     keys = yaml.safe_load(path.read_text())
-    kind = load if "budget" in keys else load_train_spec if "tables" in keys else load_label
-    kind(path)
+    read = load if "budget" in keys else load_train_spec if "tables" in keys else load_label
+    assert isinstance(read(path), kind_of(path, SPEC_KINDS))
+
+
+SPEC_KINDS = (JobSpec, LabelSpec, TrainSpec)
+BOTH = "name: x\ninput: {}\noutput: {}\nmodels: {}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        (BOTH, LabelSpec),
+        (BOTH + "metrik: chrf\n", LabelSpec),
+        (BOTH + "router: {}\n", JobSpec),  # its budget is an option
+        (BOTH + "ruoter: {}\nbudget: {}\n", JobSpec),
+        ("name: x\ntables: []\n", TrainSpec),
+        ("name: x\noutput: {}\ntables: []\nbaes: {}\n", TrainSpec),
+    ],
+)
+def test_a_specs_keys_say_which_command_it_is_for_even_if_one_is_wrong(tmp_path, text, kind):
+    (tmp_path / "spec.yaml").write_text(text)
+    assert kind_of(tmp_path / "spec.yaml", SPEC_KINDS) is kind
 
 
 def test_the_starter_spec_is_valid_and_names_every_default(tmp_path):

@@ -60,7 +60,7 @@ def test_a_job_is_submitted_stopped_submitted_again_and_resumed(head, spec, corp
     assert (code, told) == (2, "") and f"logs {first} --follow" in errors
     assert head.do("submit", spec, "--attach")[:2] == (0, f"{first}\n")
     code, _, errors = head.do("submit", spec, "--attach", "--budget", "0.5")
-    assert code == 2 and "with another spec or other options" in errors
+    assert code == 2 and "with another command, spec or options" in errors
 
     # Stopped with scores and some translations committed.
     wait_for(lambda: ledger(output, "translations"), "translations", within_s=300)
@@ -91,6 +91,18 @@ def test_a_job_is_submitted_stopped_submitted_again_and_resumed(head, spec, corp
     assert {one["output"] for one in listed} == {str(output)}
 
 
+def test_a_plan_is_submitted_and_says_how_to_go_on(head, spec, tmp_path):
+    output = tmp_path / "planned"
+    code, told, errors = head.do("submit", spec, "--plan", "--output", output, "--wait", "--limit", "30")
+    assert code == 0, told + errors
+    assert "Go on: submit it again, with --budget P instead of --plan" in told
+    [last] = [json.loads(line) for line in told.splitlines() if line.startswith('{"job"')]
+    assert (last["command"], len(last["budgets"])) == ("plan", 20)
+    found = standing(head, output)
+    assert (found["command"], found["status"], found["stages"]) == ("plan", "SUCCEEDED", {"score": [30, 30]})
+    assert re.search(r"routelmt-planned-\w+-1 +plan +SUCCEEDED", head.do("list")[1])
+
+
 def test_waiting_ends_as_the_job_does(head, make_spec, tmp_path):
     spec = make_spec(models__small__source="/nowhere/small")
     code, told, errors = head.do("submit", spec, "--output", tmp_path / "wrong", "--wait")
@@ -100,7 +112,7 @@ def test_waiting_ends_as_the_job_does(head, make_spec, tmp_path):
     told = head.do("status", tmp_path / "wrong")[1]
     assert re.search(r"status +FAILED", told) and re.search(r"exit code +2", told)
     assert re.search(r"it says +models.small.source /nowhere/small: no such folder", told)
-    assert re.search(r"routelmt-wrong-\w+-1 +FAILED 2", head.do("list")[1])
+    assert re.search(r"routelmt-wrong-\w+-1 +run +FAILED 2", head.do("list")[1])
 
 
 @pytest.mark.parametrize(

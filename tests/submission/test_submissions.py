@@ -10,16 +10,19 @@ import typer
 from ray.job_submission import JobDetails
 
 from routelmt_batch.cli.main import app
-from routelmt_batch.cli.submission import _why
+from routelmt_batch.cli.submission import _stages, _why
 from routelmt_batch.errors import OutputError, RoutelmtError, UsageError
-from routelmt_batch.spec.file import load
+from routelmt_batch.learning.training.spec import load_train_spec
+from routelmt_batch.spec.file import load, load_label
 from routelmt_batch.submission import submit as submit_module
 from routelmt_batch.submission.submissions import Submission, submission_id
 from routelmt_batch.submission.submit import Order
+from tests.cli.test_cli import label_spec
 from tests.conftest import DEMO
 
 METADATA = {
     "routelmt_batch": "0.1.0",
+    "command": "run",
     "name": "nightly",
     "output": "/corpora/out/1",
     "attempt": "2",
@@ -51,6 +54,7 @@ def test_a_submission_is_read_as_ray_tells_of_it():
     found = Submission.read(details(start_time=1_795_340_938_000, end_time=1_795_340_998_500))
     assert found == Submission(
         id="routelmt-1",
+        command="run",
         name="nightly",
         output="/corpora/out/1",
         attempt=2,
@@ -107,16 +111,34 @@ def test_why_it_ended_is_its_jobs_last_line(log, why):
     assert _why(Kept(), Submission.read(details("SUCCEEDED", driver_exit_code=0))) is None
 
 
+def test_how_far_labels_are_is_told_and_a_training_has_no_stages(invoke, tmp_path):
+    """Twelve rows, one without a reference; the models translate 22 texts that can be measured."""
+    assert invoke("label", label_spec(tmp_path)).exit_code == 0
+    told = METADATA | {"command": "label", "output": str(tmp_path / "labels")}
+    assert _stages(Submission.read(details(metadata=told))) == {
+        "small": [12, 12], "large": [12, 12], "metric": [22, 22], "assemble": [1, 1],
+    }  # fmt: skip
+    (tmp_path / "router/_train").mkdir(parents=True)
+    told = METADATA | {"command": "train", "output": str(tmp_path / "router")}
+    assert _stages(Submission.read(details(metadata=told))) is None
+
+
 def test_options_reach_the_command_whole():
     order = Order(load(DEMO / "job.yaml"), ("--shards", "a b*/$x.parquet"), "/opt/my env/python")
     assert shlex.split(order.entrypoint) == [
-        "exec", "/opt/my env/python", "-m", "routelmt_batch", "run", "job.yaml", "--address", "auto",
+        "exec", "/opt/my env/python", "-m", "routelmt_batch", "run", "spec.yaml", "--address", "auto",
         "--shards", "a b*/$x.parquet",
     ]  # fmt: skip
 
 
-def test_submit_hands_on_what_run_takes(invoke, monkeypatch, tmp_path):
-    """Every option of `run` that is no key of the spec, as `run` itself reads it."""
+COMMANDS = typer.main.get_command(app).commands
+SCOPE = ("--limit", "7", "--shards", "a*.parquet")
+SCHEDULE = ("--time-limit", "1h30m", "--metrics-port", "0", "--log-format", "json", "--verbose")
+
+
+@pytest.fixture
+def submitted(invoke, monkeypatch, tmp_path):
+    """`submit` up to the cluster: what it answered, and what it would hand over, if it would."""
     orders = []
 
     def take(cluster: object, order: Order, attach: bool) -> tuple[Submission, bool]:
@@ -126,34 +148,72 @@ def test_submit_hands_on_what_run_takes(invoke, monkeypatch, tmp_path):
     monkeypatch.setattr(submit_module, "submit", take)
     monkeypatch.setattr(os, "environ", dict(os.environ))  # a cluster sets Ray's variables
     monkeypatch.chdir(tmp_path)
-    given = [
-        *("--limit", "7", "--shards", "a*.parquet", "--retry-failed", "--verbose", "--against", "night"),
-        *("--fail-if", "failed>0.01", "--fail-if", "psi>0.25", "--time-limit", "1h30m"),
-        *("--metrics-port", "0", "--log-format", "json"),
-    ]
-    result = invoke("submit", DEMO / "job.yaml", "--address", "http://head:8265", *given)
-    assert result.exit_code == 0, result.output
-    _, _, _, _, command, spec, *arguments = shlex.split(orders[0].entrypoint)
-    assert (command, spec) == ("run", "job.yaml")
-    commands = typer.main.get_command(app).commands
-    found = commands["run"].make_context("run", [spec, *arguments]).params
-    wanted = commands["run"].make_context("run", [spec, *given, "--address", "auto"]).params
-    assert found == wanted | {"against": str(tmp_path / "night")}
-    own = {"python", "wait", "attach"}
-    assert commands["submit"].make_context("submit", ["x"]).params.keys() - own == found.keys() - {"dry_run"}
+
+    def submit(*arguments: object) -> tuple[object, list[Order]]:
+        return invoke("submit", *arguments, "--address", "http://head:8265"), orders
+
+    return submit
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("command", "spec", "own", "given", "paths"),
     [
-        (("--fail-if", "faled>0.1"), "no condition has the name 'faled'"),
-        (("--against", "night"), "goes with --fail-if 'psi>...'"),
-        (("--time-limit", "90"), "give hours, minutes or seconds"),
+        (
+            "run",
+            "job.yaml",
+            ("--attach", "--python", "/opt/python"),
+            (*SCOPE, *SCHEDULE, "--retry-failed", "--against", "night", "--fail-if", "failed>0.01", "--fail-if", "psi>1"),
+            {"against": "night"},
+        ),
+        ("plan", "job.yaml", ("--plan",), (*SCOPE, *SCHEDULE, "--rates", "rates.yaml"), {"rates_file": "rates.yaml"}),
+        ("label", "label.yaml", (), (*SCOPE, *SCHEDULE, "--fail-if", "failed>0.01"), {}),
+        ("train", "train.yaml", (), SCHEDULE, {}),
     ],
-)
-def test_what_run_would_refuse_is_not_submitted(invoke, given, message):
-    result = invoke("submit", DEMO / "job.yaml", "--address", "http://head:1", *given)
-    assert isinstance(result.exception, UsageError) and message in str(result.exception)
+)  # fmt: skip
+def test_submit_hands_on_what_the_specs_command_takes(submitted, tmp_path, command, spec, own, given, paths):
+    """As that command itself reads it, but for paths and what is in the spec."""
+    changed = ("--output", "elsewhere", "--set", "name=other")
+    result, [order] = submitted(DEMO / spec, *own, *changed, *given)
+    assert result.exit_code == 0, result.output
+    assert (order.spec.name, order.output) == ("other", str(tmp_path / "elsewhere"))
+    _, python, _, _, name, file, *arguments = shlex.split(order.entrypoint)
+    assert (python, name) == ("/opt/python" if "--python" in own else "python", command)
+    found = COMMANDS[name].make_context(name, [file, *arguments]).params
+    wanted = COMMANDS[name].make_context(name, [file, *given, "--address", "auto"]).params
+    assert found == wanted | {option: str(tmp_path / path) for option, path in paths.items()}
+
+
+def options(command: str) -> set[str]:
+    return {
+        name for parameter in COMMANDS[command].params for name in parameter.opts if name.startswith("--")
+    }
+
+
+@pytest.mark.parametrize("command", ["run", "plan", "label", "train"])
+def test_submit_has_every_option_of_what_it_runs(command):
+    assert options(command) - options("submit") == ({"--dry-run"} if command == "run" else set())
+
+
+@pytest.mark.parametrize(
+    ("spec", "given", "message"),
+    [
+        ("job.yaml", ("--fail-if", "faled>0.1"), "no condition has the name 'faled'"),
+        ("job.yaml", ("--against", "night"), "goes with --fail-if 'psi>...'"),
+        ("job.yaml", ("--time-limit", "90"), "give hours, minutes or seconds"),
+        ("label.yaml", ("--fail-if", "psi>0.2"), "--fail-if psi>0.2: labels have no scores; give failed>NUMBER"),
+        ("label.yaml", ("--plan",), "label.yaml is a spec of `label`, and only a job can be planned. Leave --plan out"),
+        ("label.yaml", ("--budget", "0.3"), "--budget 0.3: {folder}/label.yaml is a spec of `label`, which has no such"),
+        ("label.yaml", ("--retry-failed",), "--retry-failed: {folder}/label.yaml is a spec of `label`, which has no"),
+        ("train.yaml", ("--limit", "7"), "train.yaml is a spec of `train`, which has no such option. Leave it out"),
+        ("train.yaml", ("--fail-if", "failed>0.1"), "--fail-if failed>0.1: {folder}/train.yaml is a spec of `train`"),
+        ("job.yaml", ("--rates", "x"), "is a spec of `run`, which has no such option"),
+        ("job.yaml", ("--plan", "--cap", "1"), "--cap 1: --plan hands over `plan`, which has no such option"),
+    ],
+)  # fmt: skip
+def test_what_its_command_would_refuse_is_not_submitted(submitted, spec, given, message):
+    result, orders = submitted(DEMO / spec, *given)
+    assert isinstance(result.exception, UsageError) and not orders
+    assert message.format(folder=DEMO) in str(result.exception)
 
 
 @pytest.mark.parametrize("spelling", ["/corpora/in/../out/1", "/corpora/out/./1", "/corpora//out/1/"])
@@ -201,11 +261,14 @@ def test_somebody_elses_of_a_moment_ago_is_refused_as_it_is(tmp_path):
 
 def test_a_spec_that_travelled_is_the_one_that_was_submitted(tmp_path):
     # From another folder, as on the cluster: paths are absolute already, hub names stay hub names.
-    for spec in (DEMO / "job.yaml", DEMO / "guarded.yaml", DEMO.parent / "nightly.yaml"):
-        submitted = load(spec, budget_fraction="0.25", output_uri=str(tmp_path / "out"))
+    specs = [(DEMO / name, load) for name in ("job.yaml", "guarded.yaml", "../nightly.yaml")]
+    specs += [(DEMO / "label.yaml", load_label), (DEMO / "train.yaml", load_train_spec)]
+    for spec, read in specs:
+        submitted = read(spec, output_uri=str(tmp_path / "out"))
         (tmp_path / "travelled").mkdir(exist_ok=True)
-        (tmp_path / "travelled/job.yaml").write_text(submitted.dump(), encoding="utf8")
-        assert load(tmp_path / "travelled/job.yaml") == submitted
+        (tmp_path / "travelled/spec.yaml").write_text(submitted.dump(), encoding="utf8")
+        assert read(tmp_path / "travelled/spec.yaml") == submitted
+        assert all(source.startswith("/") for source in Order(submitted).sources)
 
 
 def test_a_link_in_an_absolute_path_travels_as_it_is(tmp_path):
@@ -215,8 +278,13 @@ def test_a_link_in_an_absolute_path_travels_as_it_is(tmp_path):
     assert load(DEMO / "job.yaml", [f"router.source={router}"]).router.source == router
 
 
-def test_another_budget_or_option_is_another_order():
+def test_another_budget_option_or_command_is_another_order():
     spec = load(DEMO / "job.yaml", budget_fraction="0.2")
-    orders = [Order(spec), Order(load(DEMO / "job.yaml")), Order(spec, ("--limit", "5"))]
-    assert len({order.digest for order in orders}) == 3
+    orders = [
+        Order(spec),
+        Order(load(DEMO / "job.yaml")),
+        Order(spec, ("--limit", "5")),
+        Order(spec, plan=True),
+    ]
+    assert len({order.digest for order in orders}) == 4
     assert Order(load(DEMO / "job.yaml", budget_fraction="0.2")).digest == orders[0].digest

@@ -35,7 +35,7 @@ def _summary(report: JobReport) -> Table:
         rows.add_row(name, told)
     for advice in report.advice:
         rows.add_row("advice", advice)
-    for told in held(report):
+    for told in held(report.fail_if or ()):
         rows.add_row("fail if", told)
     for name, reason in report.unreadable.items():
         rows.add_row("unreadable", f"{name}: {reason}")

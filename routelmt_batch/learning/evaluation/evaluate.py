@@ -49,8 +49,8 @@ class Settings:
     """What an evaluation is told beside its tables."""
 
     budget: Decimal
-    routers: tuple[str, ...] = ()
-    score_columns: tuple[str, ...] = ()
+    routers: Sequence[str] = ()
+    score_columns: Sequence[str] = ()
     guards: GuardSettings = field(default_factory=GuardSettings)
     severe: float = SEVERE_LOSS_GAIN
     resamples: int | None = None

@@ -7,7 +7,7 @@ translations after it. It knows names and arrays, not where qualities come from.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -25,12 +25,12 @@ class GuardSettings:
     them; as in a job's `guard`, but that without `keep_small_above` a guard has no bound: the places go to
     the candidates of lowest quality."""
 
-    guards: tuple[str, ...] = ()
-    verified: tuple[str, ...] = ()
+    guards: Sequence[str] = ()
+    verified: Sequence[str] = ()
     candidates: float = 2.0
     keep_small_above: float | None = None
     margin: float = 0.0
-    metrics: tuple[str, ...] = ()  # NAME=METRIC, for the qualities NAME_small and NAME_large
+    metrics: Sequence[str] = ()  # NAME=METRIC, for the qualities NAME_small and NAME_large
 
 
 @dataclass(frozen=True)

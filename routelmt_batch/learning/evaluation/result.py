@@ -82,3 +82,12 @@ class Evaluation(Record):
     warnings: list[str]
     signature: dict[str, Any]
     versions: dict[str, str]
+
+    @property
+    def figures(self) -> dict[str, Any]:
+        """What a scheduler keeps of it: each router's figures over all rows."""
+        routers = {
+            name: {metric: found.value for metric, found in router.overall.items()}
+            for name, router in self.routers.items()
+        }
+        return {"rows": self.rows, "places": self.k, "routers": routers}

@@ -46,7 +46,7 @@ def label(spec: LabelSpec, options: Options, bars: Bars, open_engine: OpenEngine
         done = LabelReport.finished(workspace.folder)
         refuse_cleaned(workspace, done)
         if done:
-            return Outcome(done, new=False)
+            return Outcome(options.conditions.judge(workspace.folder, done), new=False)
         if workspace.ledger.rows(TRANSLATIONS) < len(ROUTES) * workspace.rows:
             check_fit(spec, engine, bars, {"metric": spec.metric})
         translate(workspace, engine, bars)
@@ -55,7 +55,7 @@ def label(spec: LabelSpec, options: Options, bars: Bars, open_engine: OpenEngine
         reported = report(workspace)
         write_report(workspace, reported)
         succeed(workspace)
-        return Outcome(reported, new=True)
+        return Outcome(options.conditions.judge(workspace.folder, reported), new=True)
 
 
 @contextmanager

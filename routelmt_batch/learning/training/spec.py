@@ -10,7 +10,6 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from routelmt_batch.spec import Part, Prompt, SpecFile, file
-from routelmt_batch.spec.text import dump
 from routelmt_batch.spec.values import Fraction, Uri
 
 
@@ -182,9 +181,6 @@ class TrainSpec(SpecFile):
     def worker_rows(self) -> int:
         """Rows of one forward pass of one worker."""
         return self.training.micro_batch_rows or self.training.batch_rows // self.workers.count
-
-    def dump(self) -> str:
-        return dump(self.model_dump(mode="json"))
 
 
 def short_name(source: str) -> str:
