@@ -32,6 +32,9 @@ DtypeOption = Annotated[
         help="Of routers and models. In bfloat16 the demo's entropies are 0.02 nats off on average.",
     ),
 ]
+_BY_KIND = ", ".join(
+    f"{kind}={source.metavar}" for kind, source in KINDS.items() if source and source is not ROUTER_FOLDER
+)
 
 
 @dataclass(frozen=True)
@@ -46,11 +49,7 @@ class EvaluationOptions:
         typer.Option(
             "--router",
             metavar="NAME=PATH",
-            help="A router folder under a name of yours, or KIND=PATH: "
-            + ", ".join(
-                f"{kind}={of.metavar}" for kind, of in KINDS.items() if of and of is not ROUTER_FOLDER
-            )
-            + ". May be given again.",
+            help=f"A router folder under a name of yours, or KIND=PATH: {_BY_KIND}. May be given again.",
         ),
     ] = field(default_factory=list)
     score_columns: Annotated[

@@ -92,7 +92,7 @@ def test_an_encoders_held_out_predictions_are_those_of_plain_transformers(run, t
     encoder = write_encoder(tmp_path / "encoder")
     report, folder = run(base__source=str(encoder), base__architecture="encoder", method="full")
     model = AutoModelForSequenceClassification.from_pretrained(folder.root, dtype=torch.float32).eval()
-    test, scale = examples.read(folder, "test"), report["card"]["scale"]
+    test, scale = examples.read(folder, "test"), report.card["scale"]
     with torch.inference_mode():
         scores = np.array([model(input_ids=torch.tensor([ids])).logits.item() for ids in test.token_ids])
     told = pq.read_table(folder.predictions)["predicted"].to_numpy()

@@ -44,7 +44,7 @@ def test_only_translations_that_stand_in_no_output_row_are_kept(finished):
     audit = [entry.part for entry in ledger.parts(AUDIT_TRANSLATIONS)]
     clean(finished.folder, Bars.none())
     ledger = finished.folder.ledger()
-    files = {path.name for path in (finished.folder.work / TRANSLATIONS).iterdir()}
+    files = {path.name for path in (finished.folder.work / TRANSLATIONS.name).iterdir()}
     assert files == {entry.part for entry in ledger.parts(TRANSLATIONS)}
     kept = [
         (line["shard"], line["row"], line["route"])
