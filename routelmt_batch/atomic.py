@@ -23,11 +23,11 @@ _TEMPORARY = ".routelmt-tmp"
 
 
 def write_atomically(
-    path: Path, write: Callable[[Path], None], verify: Callable[[Path], None], place: str
+    path: Path, write: Callable[[Path], None], verify: Callable[[Path], None], failpoint: str
 ) -> None:
     """Write to a temporary name, fsync, verify by reading back, rename, fsync the folder.
 
-    At every moment `path` is whole or absent. `place` names the failpoints on the way.
+    At every moment `path` is whole or absent. `failpoint` names the failpoints on the way.
 
     Raises:
         DiskFull: no space was left; the temporary file is removed.
@@ -35,15 +35,15 @@ def write_atomically(
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}{_TEMPORARY}")
     try:
-        reach(f"{place}.write")
+        reach(f"{failpoint}.write")
         write(temporary)
-        reach(f"{place}.fsync.before")
+        reach(f"{failpoint}.fsync.before")
         _fsync(temporary)
-        reach(f"{place}.fsync.after")
+        reach(f"{failpoint}.fsync.after")
         verify(temporary)
-        reach(f"{place}.rename.before")
+        reach(f"{failpoint}.rename.before")
         temporary.replace(path)
-        reach(f"{place}.rename.after")
+        reach(f"{failpoint}.rename.after")
         _fsync(path.parent)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -74,7 +74,7 @@ def _fsync(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_parquet(path: Path, table: pa.Table, place: str) -> None:
+def write_parquet(path: Path, table: pa.Table, failpoint: str) -> None:
     """Write a whole table atomically and read its row count back."""
 
     def verify(written: Path) -> None:
@@ -82,13 +82,13 @@ def write_parquet(path: Path, table: pa.Table, place: str) -> None:
         if rows != table.num_rows:
             raise OSError(errno.EIO, f"{rows} of {table.num_rows} rows read back from {path}")
 
-    write_atomically(path, lambda file: pq.write_table(table, file, compression="zstd"), verify, place)
+    write_atomically(path, lambda file: pq.write_table(table, file, compression="zstd"), verify, failpoint)
 
 
-def write_json(path: Path, value: Any, place: str) -> None:
+def write_json(path: Path, value: Any, failpoint: str) -> None:
     """Write a value as JSON; numbers that JSON does not know (NaN, infinities) become null."""
     text = json.dumps(plain(value), ensure_ascii=False, indent=1, allow_nan=False)
-    write_text(path, text + "\n", place)
+    write_text(path, text + "\n", failpoint)
 
 
 def plain(value: Any) -> Any:
@@ -100,11 +100,11 @@ def plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def write_text(path: Path, text: str, place: str) -> None:
+def write_text(path: Path, text: str, failpoint: str) -> None:
     def write(file: Path) -> None:
         file.write_text(text, encoding="utf8")
 
-    write_atomically(path, write, lambda file: None, place)
+    write_atomically(path, write, lambda file: None, failpoint)
 
 
 def sha256(path: str | Path, stop: Callable[[], None] = lambda: None) -> str:

@@ -31,6 +31,6 @@ class Record(BaseModel):
         """As a file has it."""
         return self.model_dump(mode="json", exclude_unset=True)
 
-    def write(self, path: Path, place: str) -> None:
+    def write(self, path: Path, failpoint: str) -> None:
         """See atomic.write_json."""
-        write_json(path, self.as_json(), place)
+        write_json(path, self.as_json(), failpoint)

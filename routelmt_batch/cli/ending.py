@@ -144,7 +144,7 @@ def carry_out(
         RoutelmtError: see `run`, which is called as flow.run is.
     """
     from routelmt_batch.job import conditions, flow
-    from routelmt_batch.store.workspace import Folder
+    from routelmt_batch.store.folder import Folder
 
     folder = Folder(Path(spec.output.uri))
     ending.bars.say(f"{spec.name}: {folder.root} (logs: {folder.logs})")
@@ -159,10 +159,10 @@ def carry_out(
         ending.bars.warn(told)
     ending.end(report.exit_code, report=str(folder.job_report), **report.figures)
     if options.conditions.conditions:
-        held = conditions.held(report.fail_if or ())
-        for told in held:
+        triggered = conditions.triggered(report.fail_if or ())
+        for told in triggered:
             ending.bars.say(f"--fail-if {told}", "error")
-        ending.end(conditions.CONDITION_HELD if held else report.exit_code, failed_if=held)
+        ending.end(conditions.CONDITION_HELD if triggered else report.exit_code, failed_if=triggered)
 
 
 def _left(report: Report) -> Iterator[str]:

@@ -19,8 +19,8 @@ from prometheus_client.registry import Collector
 from routelmt_batch.errors import UsageError
 from routelmt_batch.progress import Bars
 from routelmt_batch.rows import AUDIT_TRANSLATIONS, LARGE, NO_GAIN, SCORES, SMALL, TRANSLATIONS
+from routelmt_batch.store.folder import Folder
 from routelmt_batch.store.ledger import Ledger
-from routelmt_batch.store.workspace import Folder
 
 
 class JobCollector(Collector):

@@ -127,7 +127,7 @@ def plan(
         from routelmt_batch.job import flow, rates
         from routelmt_batch.spec.file import load
         from routelmt_batch.stages.allocate import is_begun
-        from routelmt_batch.store.workspace import Folder
+        from routelmt_batch.store.folder import Folder
 
         job_spec = spec.read(load)
         ending.begin(job_spec.name, job_spec.output.uri)
@@ -188,8 +188,8 @@ def report(
     from routelmt_batch.learning.labelling import label
     from routelmt_batch.learning.labelling.label_report import LabelReport
     from routelmt_batch.stages.job_report import JobReport
+    from routelmt_batch.store.folder import Folder
     from routelmt_batch.store.manifest import command
-    from routelmt_batch.store.workspace import Folder
 
     if rows is not None and not html:
         raise UsageError("--rows: goes with --html")
@@ -208,13 +208,13 @@ def report(
             raise OutputError(f"{output}: rates are of a finished job that translated")
         typer.echo(rates.measured(found), nl=False)
         return
-    state = found.as_json() if found else (label if labels else flow).standing(folder)
+    state = found.as_json() if found else (label if labels else flow).unfinished(folder)
     if as_json:
         typer.echo(json.dumps(state, ensure_ascii=False, indent=1))
     elif isinstance(found, JobReport):
         show.console().print(show.job(found))
     else:
-        show.console().print(show.labels(found) if found else show.standing(state))
+        show.console().print(show.labels(found) if found else show.unfinished(state))
 
 
 def _audit(output: str, against: str | None, html: bool, rows: int | None, as_json: bool) -> None:
@@ -241,7 +241,7 @@ def _audit(output: str, against: str | None, html: bool, rows: int | None, as_js
 
 def _finished(output: str, option: str = "") -> FinishedJob:
     from routelmt_batch.stages.finished import FinishedJob
-    from routelmt_batch.store.workspace import Folder
+    from routelmt_batch.store.folder import Folder
 
     folder = Folder(Path(output))
     if not folder.is_finished():
@@ -259,7 +259,7 @@ def clean(
     from routelmt_batch import interrupts
     from routelmt_batch.cli import show
     from routelmt_batch.job import clean as cleaning
-    from routelmt_batch.store.workspace import Folder
+    from routelmt_batch.store.folder import Folder
 
     interrupts.stop_on_signals()
     folder = Folder(Path(output))

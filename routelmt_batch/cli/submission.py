@@ -268,11 +268,11 @@ def _stages(submission: Submission) -> dict[str, Any] | None:
     """How far the job is; None where its output cannot be read from this machine, and of a training."""
     from routelmt_batch.job import flow
     from routelmt_batch.learning.labelling import label
-    from routelmt_batch.store.workspace import Folder
+    from routelmt_batch.store.folder import Folder
 
     folder, work = Folder(Path(submission.output)), label if submission.command == "label" else flow
     try:
-        stages: dict[str, Any] | None = work.standing(folder)["stages"] if folder.read_manifest() else None
+        stages: dict[str, Any] | None = work.unfinished(folder)["stages"] if folder.read_manifest() else None
     except OSError:
         return None
     return stages

@@ -62,7 +62,7 @@ class EngineActor:
         self._halving: Halving[pa.Table, Answer] = Halving(
             self._engine,
             recipe.load.room,
-            lambda rows, places: rows.take(list(places)),
+            lambda rows, indices: rows.take(list(indices)),
             _harmless,
             _given_up,
             lambda answer: answer.error in (ENGINE_ERROR, EMPTY_OUTPUT),
@@ -75,13 +75,13 @@ class EngineActor:
 
     def _serve(self, requests: pa.Table) -> Receipt:
         wanted = pc.indices_nonzero(pc.equal(requests["skip"], ""))
-        places: Sequence[int] = wanted.to_pylist()
+        indices: Sequence[int] = wanted.to_pylist()
         refused: list[Keyed] = []
         rows = requests.take(wanted)
         if self._prompter:
-            places, rows, refused = tokenized(places, rows, self._prompter, self._limit_tokens)
-        found = self._halving.run(rows, range(len(places)))
-        answers = {places[at]: answer for at, answer in found.items()} | dict(refused)
+            indices, rows, refused = tokenized(indices, rows, self._prompter, self._limit_tokens)
+        found = self._halving.run(rows, range(len(indices)))
+        answers = {indices[at]: answer for at, answer in found.items()} | dict(refused)
         part = self._write(as_results(requests, answers))
         return Receipt(self._lane, part, self._name, self._engine.started_at, self._engine.ready_at)
 
@@ -109,7 +109,7 @@ def _given_up(error: Failure) -> Answer:
 def _harmless(rows: pa.Table) -> pa.Table:
     """A row like the first of these, with the shortest of texts."""
     row = rows.slice(0, 1)
-    for place, column in enumerate(row.schema):
+    for index, column in enumerate(row.schema):
         value = row[column.name]
         if column.name in _LANGUAGES:
             value = pa.array([_LANGUAGES[column.name]])
@@ -117,5 +117,5 @@ def _harmless(rows: pa.Table) -> pa.Table:
             value = pa.array(["."])
         elif pa.types.is_list(column.type):  # token ids
             value = pc.list_slice(value, 0, 1)
-        row = row.set_column(place, column.name, value)
+        row = row.set_column(index, column.name, value)
     return row

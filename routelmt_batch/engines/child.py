@@ -99,8 +99,8 @@ def tokenized(keys: Sequence[int], rows: pa.Table, prompter: Prompter, limit_tok
     ]
     rows = rows.append_column("tokens", pa.array(tokens, pa.list_(pa.int32())))
     if refused:
-        kept = [place for place, ids in enumerate(tokens) if len(ids) <= limit_tokens]
-        keys, rows = [keys[place] for place in kept], rows.take(kept)
+        kept = [index for index, ids in enumerate(tokens) if len(ids) <= limit_tokens]
+        keys, rows = [keys[index] for index in kept], rows.take(kept)
     return keys, rows, refused
 
 

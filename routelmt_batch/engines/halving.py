@@ -45,7 +45,7 @@ class Mortal(Protocol[Sent, Received]):
 
 @dataclass
 class _Batch(Generic[Rows, Result]):
-    """Rows of one call, by their places; `left` counts those without a result."""
+    """Rows of one call, by their indices; `left` counts those without a result."""
 
     rows: Rows
     left: int
@@ -53,13 +53,13 @@ class _Batch(Generic[Rows, Result]):
     done: threading.Event = field(default_factory=threading.Event)
 
 
-Place = tuple["_Batch[Rows, Result]", int, int]  # a batch, a row's place in it, tries before this one
+Row = tuple["_Batch[Rows, Result]", int, int]  # a batch, a row's index in it, tries before this one
 
 
 class _Failed(NamedTuple, Generic[Rows, Result]):
     """Rows that the engine failed on together."""
 
-    places: Sequence[Place[Rows, Result]]
+    rows: Sequence[Row[Rows, Result]]
     error: Failure
 
 
@@ -67,7 +67,7 @@ class Halving(Generic[Rows, Result]):
     """Sends rows to an engine, at most `room` at once. Its calls may come from several threads.
 
     Args:
-        select: the rows at some places.
+        select: the rows at some indices.
         harmless: of some rows, one like them that no sound engine fails on.
         given_up: the result of a row that the engine fails on alone.
         again: whether a result is none yet: the row is sent again, `retries` times at most.
@@ -92,8 +92,8 @@ class Halving(Generic[Rows, Result]):
         self._retries = retries
         self._lock = threading.Lock()
         self._keys = itertools.count()
-        self._waiting: deque[Place[Rows, Result]] = deque()
-        self._inside: dict[int, Place[Rows, Result]] = {}
+        self._waiting: deque[Row[Rows, Result]] = deque()
+        self._inside: dict[int, Row[Rows, Result]] = {}
         self._searching = False
         self._error: Exception | None = None
         self._some = threading.Condition(self._lock)
@@ -101,19 +101,19 @@ class Halving(Generic[Rows, Result]):
         self._failed_in_succession = 0
         threading.Thread(target=self._serve, daemon=True, name="engine").start()
 
-    def run(self, rows: Rows, places: Sequence[int]) -> Mapping[int, Result]:
-        """Results of the rows at some places, by place.
+    def run(self, rows: Rows, indices: Sequence[int]) -> Mapping[int, Result]:
+        """Results of the rows at some indices, by index.
 
         Raises:
             EngineBroken: the engine fails whatever it is sent.
             EngineDied: it did not start again.
         """
-        batch: _Batch[Rows, Result] = _Batch(rows, len(places))
+        batch: _Batch[Rows, Result] = _Batch(rows, len(indices))
         with self._lock:
-            self._waiting += [(batch, place, 0) for place in places]
+            self._waiting += [(batch, index, 0) for index in indices]
             self._fill()
             self._some.notify()
-        while places and not batch.done.wait(1.0):
+        while indices and not batch.done.wait(1.0):
             if self._error:
                 raise self._error
         return batch.results
@@ -151,10 +151,10 @@ class Halving(Generic[Rows, Result]):
             self._fill()
         return None
 
-    def _settle(self, place: Place[Rows, Result], result: Result) -> None:
+    def _settle(self, row: Row[Rows, Result], result: Result) -> None:
         self._proven = True
         self._failed_in_succession = 0
-        batch, at, tries = place
+        batch, at, tries = row
         if self._again(result) and tries < self._retries:
             self._waiting.append((batch, at, tries + 1))
         else:
@@ -174,18 +174,18 @@ class Halving(Generic[Rows, Result]):
             return
         self._send([self._waiting.popleft() for _ in range(min(room, len(self._waiting)))])
 
-    def _send(self, places: Sequence[Place[Rows, Result]]) -> None:
-        for _, group in itertools.groupby(places, key=lambda place: id(place[0])):
-            some = list(group)
-            keys = [next(self._keys) for _ in some]
-            self._inside.update(zip(keys, some, strict=True))
-            rows = self._select(some[0][0].rows, [at for _, at, _ in some])
+    def _send(self, some: Sequence[Row[Rows, Result]]) -> None:
+        for _, group in itertools.groupby(some, key=lambda row: id(row[0])):
+            of_batch = list(group)
+            keys = [next(self._keys) for _ in of_batch]
+            self._inside.update(zip(keys, of_batch, strict=True))
+            rows = self._select(of_batch[0][0].rows, [at for _, at, _ in of_batch])
             self._engine.send(keys, rows)
 
     def _search(self, failed: _Failed[Rows, Result]) -> None:
         """Give every row that the engine failed on its result, then let others in again."""
         for group in (failed, *self._drained()):
-            self._clear(group.places)
+            self._clear(group.rows)
         with self._lock:
             self._searching = False
             self._fill()
@@ -198,27 +198,27 @@ class Halving(Generic[Rows, Result]):
                 found.append(failed)
         return found
 
-    def _clear(self, suspects: Sequence[Place[Rows, Result]], together: bool = True) -> bool:
+    def _clear(self, suspects: Sequence[Row[Rows, Result]], together: bool = True) -> bool:
         """Send suspects, first all together unless told otherwise. True: the engine answered them all."""
         groups = [suspects]
         if together:
             with self._lock:
                 self._send(suspects)
             failed = self._drained()
-            for places, error in failed:
-                if len(places) == 1:
-                    self._give_up(places[0], error)
-            groups = [places for places, _ in failed if len(places) > 1]
+            for rows, error in failed:
+                if len(rows) == 1:
+                    self._give_up(rows[0], error)
+            groups = [rows for rows, _ in failed if len(rows) > 1]
             if not failed:
                 return True
-        for places in groups:
-            first, second = places[: len(places) // 2], places[len(places) // 2 :]
+        for rows in groups:
+            first, second = rows[: len(rows) // 2], rows[len(rows) // 2 :]
             passed = self._clear(first)
             # If it was not the first half, it was the second: no need to see it fail on the whole of it.
             self._clear(second, together=not passed or len(second) == 1)
         return False
 
-    def _give_up(self, suspect: Place[Rows, Result], error: Failure) -> None:
+    def _give_up(self, suspect: Row[Rows, Result], error: Failure) -> None:
         batch, at, _ = suspect
         self._failed_in_succession += 1
         if not self._proven or self._failed_in_succession == DOUBT_AFTER:

@@ -71,9 +71,9 @@ class Answer(NamedTuple):
 
 
 def as_results(requests: pa.Table, answers: Mapping[int, Answer]) -> pa.Table:
-    """RESULTS of requests: the answers by their place; rows without one have a `skip` reason."""
+    """RESULTS of requests: the answers by their index; rows without one have a `skip` reason."""
     skips = requests["skip"].to_pylist()
-    rows = [answers.get(place) or Answer(skip) for place, skip in enumerate(skips)]
+    rows = [answers.get(index) or Answer(skip) for index, skip in enumerate(skips)]
     columns = zip(*rows, strict=True) if rows else [()] * len(Answer._fields)
     arrays = [
         pa.array(values, RESULTS.field(name).type)

@@ -212,8 +212,8 @@ def _check_answers(address: str) -> None:
 def use_token() -> None:
     """Use the token that is there. Ray 2.60 starts clusters with tokens on, but who joins one, or submits
     to it, sends its token only when told to. Before Ray is imported."""
-    places = (os.environ.get("RAY_AUTH_TOKEN_PATH"), str(Path.home() / ".ray" / "auth_token"))
-    if os.environ.get("RAY_AUTH_TOKEN") or any(place and Path(place).is_file() for place in places):
+    sources = (os.environ.get("RAY_AUTH_TOKEN_PATH"), str(Path.home() / ".ray" / "auth_token"))
+    if os.environ.get("RAY_AUTH_TOKEN") or any(source and Path(source).is_file() for source in sources):
         os.environ.setdefault("RAY_AUTH_MODE", "token")
 
 

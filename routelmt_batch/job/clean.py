@@ -24,9 +24,9 @@ from routelmt_batch.progress import Bars
 from routelmt_batch.rows import CHECKS, DECISIONS, LARGE, OK, QUALITY, SCORES, TRANSLATIONS
 from routelmt_batch.stages.finished import FinishedJob
 from routelmt_batch.stages.passes import PartWriter
-from routelmt_batch.store.ledger import Ledger, PartEntry, hold
+from routelmt_batch.store.folder import Folder
+from routelmt_batch.store.ledger import Ledger, PartEntry, lock_job
 from routelmt_batch.store.manifest import command
-from routelmt_batch.store.workspace import Folder
 from routelmt_batch.threads import Stop, each
 
 CLEARED = (SCORES, TRANSLATIONS, CHECKS, QUALITY, DECISIONS)
@@ -76,7 +76,7 @@ def clean(folder: Folder, bars: Bars) -> Cleaned:
             what was committed: it could not be made again.
     """
     _check(folder)
-    with hold(folder.work):
+    with lock_job(folder.work):
         _check(folder)
         ledger = folder.ledger()
         ledger.drop_torn_line()
@@ -138,19 +138,19 @@ def _keep(folder: Folder, ledger: Ledger, bars: Bars) -> Iterator[PartEntry]:
     if ledger.totals(TRANSLATIONS).answered == sum(job.report.route.values()):
         return
     write = PartWriter(folder.work, TRANSLATIONS, generation=ledger.generation)
-    held = TRANSLATIONS.schema.empty_table()
+    waiting = TRANSLATIONS.schema.empty_table()
     with bars.rows("keep", len(job.shards), unit="shards") as advance:
         for shard in job.shards:
-            held = pa.concat_tables([held, *_standing_nowhere(job, ledger, shard)])
-            if held.num_rows >= _PART_ROWS:
-                yield write(held)
-                held = TRANSLATIONS.schema.empty_table()
+            waiting = pa.concat_tables([waiting, *_unused(job, ledger, shard)])
+            if waiting.num_rows >= _PART_ROWS:
+                yield write(waiting)
+                waiting = TRANSLATIONS.schema.empty_table()
             advance(1)
-    if held.num_rows:
-        yield write(held)
+    if waiting.num_rows:
+        yield write(waiting)
 
 
-def _standing_nowhere(job: FinishedJob, ledger: Ledger, shard: str) -> Iterator[pa.Table]:
+def _unused(job: FinishedJob, ledger: Ledger, shard: str) -> Iterator[pa.Table]:
     """A shard's committed translations by the model that its output row has not."""
     routes: list[npt.NDArray[np.bool_]] = [np.zeros(0, bool)]
     for _, batch in job.batches(shard, ["route"]):

@@ -22,7 +22,7 @@ from routelmt_batch.stages.finished import FinishedJob
 from routelmt_batch.stages.job_report import JobReport
 from routelmt_batch.stages.outputs import Report, Verdict
 from routelmt_batch.stages.recipe import JobRecipe
-from routelmt_batch.store.workspace import Folder
+from routelmt_batch.store.folder import Folder
 
 AnyReport = TypeVar("AnyReport", bound=Report)
 CONDITION_HELD = 4  # the exit code
@@ -187,7 +187,7 @@ def _share(part: int, whole: int) -> Fraction:
     return Fraction(part, whole)
 
 
-def held(verdicts: Iterable[Verdict]) -> list[str]:
+def triggered(verdicts: Iterable[Verdict]) -> list[str]:
     """The conditions that hold, in words."""
     return [
         f"{one.condition}: it is {one.value:.4g}"

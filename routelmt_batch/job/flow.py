@@ -35,24 +35,17 @@ from routelmt_batch.stages.check import checks_came_late, checks_pool
 from routelmt_batch.stages.finished import FinishedJob
 from routelmt_batch.stages.guard import guard, verify
 from routelmt_batch.stages.job_report import JobReport
-from routelmt_batch.stages.outputs import standing_outputs, succeed
+from routelmt_batch.stages.outputs import current_outputs, succeed
 from routelmt_batch.stages.recipe import Job, JobRecipe, check_models
 from routelmt_batch.stages.report import report
 from routelmt_batch.stages.score import score
 from routelmt_batch.stages.tally import directions
 from routelmt_batch.stages.translate import check_fit, expected, reopen_failed, translate, upcoming
 from routelmt_batch.stats.selection import places
-from routelmt_batch.store.ledger import is_held
-from routelmt_batch.store.workspace import (
-    Begun,
-    Folder,
-    check_output,
-    find_input,
-    open_workspace,
-    refuse_cleaned,
-    settled,
-    take,
-)
+from routelmt_batch.store.begun import Begun, settled, take
+from routelmt_batch.store.folder import Folder, check_output
+from routelmt_batch.store.ledger import is_locked
+from routelmt_batch.store.workspace import find_input, open_workspace, refuse_cleaned
 
 
 @dataclass(frozen=True)
@@ -255,18 +248,18 @@ def _budget(recipe: JobRecipe, rows: int) -> str:
 
 
 def _state(folder: Folder, begun: Begun) -> str:
-    if is_held(folder.work):
+    if is_locked(folder.work):
         return "another run holds it"
     if folder.is_finished():
         return "finished: a run would do nothing"
     return f"goes on: {begun.ledger.rows(SCORES):,} rows scored" if begun.manifest else "new"
 
 
-def standing(folder: Folder) -> dict[str, Any]:
+def unfinished(folder: Folder) -> dict[str, Any]:
     """How far an unfinished job is, and whether a process works on it."""
     return {
         "finished": False,
-        "running": is_held(folder.work),
+        "running": is_locked(folder.work),
         "command": "run",
         "stages": progress(folder),
     }
@@ -280,7 +273,7 @@ def progress(folder: Folder) -> dict[str, list[int]]:
         plan = read_plan(folder.plan)
         for route in (LARGE, SMALL):
             stages[f"translate {route}"] = [ledger.rows(TRANSLATIONS, route), expected(ledger, plan, route)]
-        stages["assemble"] = [len(standing_outputs(ledger)), shards]
+        stages["assemble"] = [len(current_outputs(ledger)), shards]
     return stages
 
 

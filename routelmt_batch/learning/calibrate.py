@@ -23,8 +23,8 @@ from routelmt_batch.progress import Bars
 from routelmt_batch.routers.calibration import HeldOut
 from routelmt_batch.routers.card import CARD, Calibration, Threshold, raw_card, read_card
 from routelmt_batch.stats.selection import places
-from routelmt_batch.store.ledger import is_held
-from routelmt_batch.store.workspace import Folder
+from routelmt_batch.store.folder import Folder
+from routelmt_batch.store.ledger import is_locked
 
 QUANTILES = np.linspace(0, 1, 101)
 _FEWEST_ROWS = 20
@@ -64,7 +64,7 @@ def calibrate(
         unscored = np.isnan(found.scores)
         calibration = thresholds(found.scores[~unscored], fractions, traffic_rows)
     except UsageError:
-        if not is_held(Folder(scores).work):  # another calibration's scores
+        if not is_locked(Folder(scores).work):  # another calibration's scores
             shutil.rmtree(work.root)
         raise
     for warning in found.router.doubts(router, found.directions):

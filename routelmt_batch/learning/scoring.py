@@ -28,8 +28,10 @@ from routelmt_batch.stages.allocate import gains
 from routelmt_batch.stages.score import score
 from routelmt_batch.stages.tally import directions
 from routelmt_batch.store import checkpoints
+from routelmt_batch.store.begun import Begun, settled, take
+from routelmt_batch.store.folder import Folder
 from routelmt_batch.store.manifest import of_input
-from routelmt_batch.store.workspace import Begun, Folder, R, Workspace, open_workspace, settled, take
+from routelmt_batch.store.workspace import R, Workspace, open_workspace
 
 _LONGEST_PROMPT_TOKENS = 2048
 _ANY_SHARE = 1  # a row without a score is reported, and ends nothing

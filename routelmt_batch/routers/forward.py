@@ -32,11 +32,11 @@ def last_token_scores(
 
     head = model.score.weight.float()
     scores = np.zeros(len(prompts))
-    for places, tokens, mask in batches(prompts, most_tokens, most_rows):
+    for indices, tokens, mask in batches(prompts, most_tokens, most_rows):
         with torch.inference_mode():
             states = model.base_model(input_ids=tokens.to(model.device), use_cache=False)[0]
-            last = states[torch.arange(len(places)), mask.sum(1).to(model.device) - 1]
-            scores[places] = (last.float() @ head.T)[:, 0].cpu().numpy()
+            last = states[torch.arange(len(indices)), mask.sum(1).to(model.device) - 1]
+            scores[indices] = (last.float() @ head.T)[:, 0].cpu().numpy()
     return scores
 
 
@@ -45,10 +45,10 @@ def pooled_scores(model: Any, prompts: Prompts) -> Scores:
     import torch
 
     scores = np.zeros(len(prompts))
-    for places, tokens, mask in batches(prompts, pad=model.config.pad_token_id or 0):
+    for indices, tokens, mask in batches(prompts, pad=model.config.pad_token_id or 0):
         with torch.inference_mode():
             logits = model(input_ids=tokens.to(model.device), attention_mask=mask.to(model.device)).logits
-        scores[places] = logits[:, 0].float().cpu().numpy()
+        scores[indices] = logits[:, 0].float().cpu().numpy()
     return scores
 
 
@@ -59,7 +59,7 @@ def batches(
     left: bool = False,
     pad: int = 0,
 ) -> Iterator[tuple[npt.NDArray[np.int64], torch.Tensor, torch.Tensor]]:
-    """Batches of like lengths, `most_rows` or, with their padding, `most_tokens` at most: places of the
+    """Batches of like lengths, `most_rows` or, with their padding, `most_tokens` at most: indices of the
     prompts; token ids and mask, as `padded` gives them."""
     lengths = np.array([len(prompt) for prompt in prompts])
     order = np.argsort(lengths, kind="stable")
@@ -68,8 +68,8 @@ def batches(
         end = min(len(order), start + most_rows)
         while end > start + 1 and (end - start) * lengths[order[end - 1]] > most_tokens:
             end -= 1
-        places, start = order[start:end], end
-        yield places, *padded([prompts[at] for at in places], pad, left)
+        indices, start = order[start:end], end
+        yield indices, *padded([prompts[at] for at in indices], pad, left)
 
 
 def padded(prompts: Prompts, pad: int = 0, left: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
@@ -78,8 +78,8 @@ def padded(prompts: Prompts, pad: int = 0, left: bool = False) -> tuple[torch.Te
 
     lengths = np.array([[len(prompt)] for prompt in prompts])
     longest = int(lengths.max())
-    place = np.arange(longest)
-    mask = place >= longest - lengths if left else place < lengths
+    index = np.arange(longest)
+    mask = index >= longest - lengths if left else index < lengths
     tokens = np.full(mask.shape, pad)
     tokens[mask] = np.concatenate(prompts)
     return torch.from_numpy(tokens), torch.from_numpy(mask.astype(np.int64))

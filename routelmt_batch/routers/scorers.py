@@ -120,7 +120,7 @@ class Entropy:
 
         model = self.load()
         scores = np.zeros(rows.num_rows)
-        for places, tokens, mask in batches(rows["tokens"].to_pylist(), left=True):
+        for indices, tokens, mask in batches(rows["tokens"].to_pylist(), left=True):
             with torch.inference_mode():
                 logits = model(
                     input_ids=tokens.to(model.device),
@@ -131,7 +131,7 @@ class Entropy:
                     use_cache=False,
                 ).logits[:, -1]
             log_p = logits.float().log_softmax(-1)
-            scores[places] = -(log_p.exp() * log_p).sum(-1).cpu().numpy()
+            scores[indices] = -(log_p.exp() * log_p).sum(-1).cpu().numpy()
         return scores
 
 

@@ -9,7 +9,7 @@ from routelmt_batch.routers.card import RouterCard, check_kind, check_prompt, ch
 from routelmt_batch.routers.router import Router, Wanted
 from routelmt_batch.routers.scorers import Encoder, Prefill
 from routelmt_batch.store import checkpoints
-from routelmt_batch.store.workspace import check_pool
+from routelmt_batch.store.checkpoints import check_pool
 
 _LONGEST_TOKENS = 512  # that an encoder reads, where neither its card nor its configuration says
 

@@ -29,8 +29,9 @@ from routelmt_batch.spec.file import read
 from routelmt_batch.stages.passes import record_time
 from routelmt_batch.stages.recipe import Job
 from routelmt_batch.stats.selection import Cut, Gains, count, cuts, places
+from routelmt_batch.store.folder import Folder
 from routelmt_batch.store.ledger import Ledger
-from routelmt_batch.store.workspace import AnyWorkspace, Folder
+from routelmt_batch.store.workspace import AnyWorkspace
 
 WHAT_IF = tuple(Decimal(step) / 20 for step in range(1, 21))
 

@@ -52,19 +52,19 @@ def assemble(workspace: Job, plan: Plan, bars: Bars) -> None:
 def _columns(
     work: UnitWork, plan: Plan, margin: float | None
 ) -> tuple[dict[str, pa.Array], pa.Array, list[list[str] | None]]:
-    """The output columns of some rows, the prompt tokens that the standing model read, and why its
+    """The output columns of some rows, the prompt tokens that the chosen model read, and why its
     translations are doubtful."""
     unit = work.unit
     planned = planned_rows(work, plan.cut)
     state = attempts(work, planned.called)
     kept_small = verified_small(work, state, planned.called, margin)
-    standing = state.standing(kept_small)
-    untried = ~planned.skipped & (standing < 0)
+    chosen = state.chosen(kept_small)
+    untried = ~planned.skipped & (chosen < 0)
     if untried.any():
         row = unit.first_row + int(np.flatnonzero(untried)[0])
         raise RoutelmtError(f"{unit.shard.name}: row {row} was never sent to a model: please report it")
-    # `standing` picks each row's attempt; a skipped row has none, and gets nulls.
-    tried = state.table.take(pa.array(standing, mask=standing < 0)).combine_chunks()
+    # `chosen` picks each row's attempt; a skipped row has none, and gets nulls.
+    tried = state.table.take(pa.array(chosen, mask=chosen < 0)).combine_chunks()
     score_reason = planned.scores["reason"].combine_chunks()
     by_small = np.asarray(pc.fill_null(pc.equal(tried["route"], SMALL), False).to_numpy(), bool)
     fallback = planned.called & state.translated & by_small & ~kept_small

@@ -16,7 +16,7 @@ from routelmt_batch.engines.lanes import Mask
 from routelmt_batch.rows import AUDIT_TRANSLATIONS, LARGE, OK, SMALL, TRANSLATIONS, Route
 from routelmt_batch.stages.work import UnitWork
 
-Places = npt.NDArray[np.int64]
+Indices = npt.NDArray[np.int64]
 
 
 @dataclass
@@ -24,18 +24,18 @@ class Attempts:
     """By row of a unit: where `table` holds each model's translation, and the last failure; -1 for none."""
 
     table: pa.Table
-    place: dict[Route, Places]
-    failure: Places
+    translation: dict[Route, Indices]
+    failure: Indices
     failed: dict[Route, Mask]
 
     @property
     def translated(self) -> Mask:
-        return np.asarray((self.place[SMALL] >= 0) | (self.place[LARGE] >= 0))
+        return np.asarray((self.translation[SMALL] >= 0) | (self.translation[LARGE] >= 0))
 
-    def standing(self, kept_small: Mask) -> Places:
+    def chosen(self, kept_small: Mask) -> Indices:
         """Where the translation that stands is: the large model's if there is one, but for the rows
         that keep the small one's; else the last failure; else -1."""
-        small, large = self.place[SMALL], self.place[LARGE]
+        small, large = self.translation[SMALL], self.translation[LARGE]
         best = np.where((large >= 0) & ~(kept_small & (small >= 0)), large, small)
         return np.where(best >= 0, best, self.failure)
 
@@ -47,7 +47,7 @@ class Attempts:
         """Rows that a pass of one model has to translate: its own share; for the small model also what
         the large one failed on, and with `hypotheses` every row."""
         share = called if route == LARGE else hypotheses | ~called | self.failed[LARGE]
-        return np.asarray(share & ~skipped & (self.place[route] < 0) & ~self.failed[route])
+        return np.asarray(share & ~skipped & (self.translation[route] < 0) & ~self.failed[route])
 
 
 def translated(work: UnitWork, route: Route) -> pa.Table:
@@ -70,12 +70,12 @@ def attempts(work: UnitWork, called: Mask) -> Attempts:
             for failed in state.failed.values():
                 failed &= ~forgiven
         table = work.committed(TRANSLATIONS, generation=generation)
-        rows_at = work.places(table)
+        rows_at = work.offsets(table)
         index = np.arange(offset, offset + table.num_rows)
         good = pc.equal(table["status"], OK).to_numpy().astype(bool)
         for route in (SMALL, LARGE):
             of_route = pc.equal(table["route"], route).to_numpy().astype(bool)
-            state.place[route][rows_at[good & of_route]] = index[good & of_route]
+            state.translation[route][rows_at[good & of_route]] = index[good & of_route]
             state.failed[route][rows_at[~good & of_route]] = True
         state.failure[rows_at[~good]] = index[~good]
         tables.append(table)

@@ -127,7 +127,7 @@ def _eligible(workspace: Job, plan: Plan, unit: Unit) -> pa.Table:
             "row": at.to_numpy() + unit.first_row,
             "gain": planned.gains.gain[known],
             "direction": pa.chunked_array(pairs).take(at),
-            "route": state.table["route"].take(pa.array(state.standing(kept_small)[known])),
+            "route": state.table["route"].take(pa.array(state.chosen(kept_small)[known])),
         }
     )
 

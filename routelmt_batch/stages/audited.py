@@ -72,7 +72,7 @@ def _rows(workspace: Job, strata: Mapping[str, int]) -> Audited:
         rows = work.committed(SAMPLE)
         found.append(rows)
         for route, parts in qualities.items():
-            parts.append(quality_by_row(work, route)[work.places(rows)])
+            parts.append(quality_by_row(work, route)[work.offsets(rows)])
     realised = np.concatenate(qualities[LARGE]) - np.concatenate(qualities[SMALL])
     known = ~np.isnan(realised)
     sample = pa.concat_tables(found).filter(pa.array(known))

@@ -87,15 +87,15 @@ class Reader:
             for row in good.select(["row", "translation", "reason"]).to_pylist()
         }
         for lines in read_lines(unit, self.input):
-            places = [i for i, row in enumerate(lines.rows) if wanted[row - unit.first_row]]
-            if places:
-                rows = [lines.rows[i] for i in places]
+            indices = [i for i, row in enumerate(lines.rows) if wanted[row - unit.first_row]]
+            if indices:
+                rows = [lines.rows[i] for i in indices]
                 columns = {
                     "translation": pa.array([texts[row][0] for row in rows], pa.string()),
                     "truncated": pa.array([texts[row][1] for row in rows], pa.bool_()),
-                    "source": pa.array([lines.texts[i] for i in places], pa.string()),
-                    "source_lang": pa.array([lines.source_langs[i] for i in places], pa.string()),
-                    "target_lang": pa.array([lines.target_langs[i] for i in places], pa.string()),
+                    "source": pa.array([lines.texts[i] for i in indices], pa.string()),
+                    "source_lang": pa.array([lines.source_langs[i] for i in indices], pa.string()),
+                    "target_lang": pa.array([lines.target_langs[i] for i in indices], pa.string()),
                 }
                 yield column_requests(unit, rows, columns)
 
@@ -139,5 +139,5 @@ def reasons(work: UnitWork, route: Route) -> npt.NDArray[np.object_]:
     table = work.committed(CHECKS, model=route)
     lists = np.empty(table.num_rows, object)
     lists[:] = table["reasons"].to_pylist()
-    found[work.places(table)] = lists
+    found[work.offsets(table)] = lists
     return found

@@ -98,7 +98,7 @@ def _decide(workspace: Job, step: str, places: int, contest: Contest) -> None:
     """Choose among the contenders and commit what changes, all of it at once."""
     started = time.time()
     work = [work_on(workspace, unit) for unit in workspace.units]
-    with _held(workspace.folder.work / DECISIONS.name, work, contest.contenders) as again:
+    with _spilled(workspace.folder.work / DECISIONS.name, work, contest.contenders) as again:
         contenders = count(again())
         (cut,) = cuts(again, [min(places, contenders)], len(workspace.shards))
 
@@ -128,7 +128,7 @@ def _decide(workspace: Job, step: str, places: int, contest: Contest) -> None:
 
 
 @contextlib.contextmanager
-def _held(
+def _spilled(
     folder: Path, work: Sequence[UnitWork], values: Callable[[UnitWork], npt.NDArray[np.float32]]
 ) -> Iterator[Callable[[], Iterator[Gains]]]:
     """Contenders on disk while they are selected from: selection reads them six times."""
@@ -160,14 +160,14 @@ def _gains(work: UnitWork, values: npt.NDArray[np.float32]) -> Gains:
 
 def _batches(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
     """The rows of some tables in as few as memory allows; none empty."""
-    held: list[pa.Table] = []
+    waiting: list[pa.Table] = []
     for table in tables:
-        held.append(table)
-        if sum(one.num_rows for one in held) >= _DECISION_ROWS:
-            yield pa.concat_tables(held)
-            held = []
-    if any(one.num_rows for one in held):
-        yield pa.concat_tables(held)
+        waiting.append(table)
+        if sum(one.num_rows for one in waiting) >= _DECISION_ROWS:
+            yield pa.concat_tables(waiting)
+            waiting = []
+    if any(one.num_rows for one in waiting):
+        yield pa.concat_tables(waiting)
 
 
 def _table(
@@ -194,7 +194,7 @@ def _severities(work: UnitWork, below: float | None) -> npt.NDArray[np.float32]:
     low = quality < (np.nan if below is None else below)
     failed = np.array([len(found or ()) for found in reasons(work, SMALL)], float)
     state = attempts(work, np.zeros(work.unit.rows, bool))
-    failed[state.failed[SMALL] & (state.place[SMALL] < 0)] = len(CHECK_REASONS) + 1
+    failed[state.failed[SMALL] & (state.translation[SMALL] < 0)] = len(CHECK_REASONS) + 1
     # Qualities lie within a few hundred points: a thousand keeps the number of failures first.
     severity = _STEP * failed - np.nan_to_num(quality)
     return np.where(low | (failed > 0), severity, np.nan).astype(np.float32)

@@ -18,8 +18,8 @@ from routelmt_batch.spec.text import parse
 from routelmt_batch.stages.allocate import gain_of
 from routelmt_batch.stages.job_report import JobReport
 from routelmt_batch.stats.selection import Gains
+from routelmt_batch.store.folder import Folder
 from routelmt_batch.store.manifest import command
-from routelmt_batch.store.workspace import Folder
 
 _BATCH_ROWS = 16_384
 

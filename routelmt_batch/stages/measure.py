@@ -42,7 +42,7 @@ def quality_by_row(work: UnitWork, of: str) -> npt.NDArray[np.float64]:
     """Quality of each row of a unit; NaN where there is none."""
     table = qualities(work, of)
     found = np.full(work.unit.rows, np.nan)
-    found[work.places(table)] = table["quality"].to_numpy(zero_copy_only=False)
+    found[work.offsets(table)] = table["quality"].to_numpy(zero_copy_only=False)
     return found
 
 
@@ -152,6 +152,6 @@ def verified_small(work: UnitWork, state: Attempts, called: Mask, margin: float 
     none without one."""
     if margin is None:
         return np.zeros(work.unit.rows, bool)
-    both = (state.place[SMALL] >= 0) & (state.place[LARGE] >= 0)
+    both = (state.translation[SMALL] >= 0) & (state.translation[LARGE] >= 0)
     worse = quality_by_row(work, LARGE) < quality_by_row(work, SMALL) - margin
     return np.asarray(called & both & worse)

@@ -24,8 +24,9 @@ from routelmt_batch.errors import InputChanged, RoutelmtError
 from routelmt_batch.progress import Bars
 from routelmt_batch.records import Record
 from routelmt_batch.stages.passes import record_time
+from routelmt_batch.store.folder import Folder, is_whole
 from routelmt_batch.store.ledger import Ledger
-from routelmt_batch.store.workspace import AnyWorkspace, Folder, is_whole
+from routelmt_batch.store.workspace import AnyWorkspace
 from routelmt_batch.threads import Stop, each
 
 DONE, DONE_WITH_FAILURES = 0, 3  # exit codes
@@ -91,19 +92,19 @@ def write_shards(workspace: AnyWorkspace, addition: Addition, bars: Bars) -> Non
 def committed_outputs(workspace: AnyWorkspace) -> list[dict[str, Any]]:
     """Ledger lines of the output shards that need not be written again; one that was removed does."""
     folder = workspace.folder
-    return [event for event in standing_outputs(workspace.ledger) if is_whole(folder, event)]
+    return [event for event in current_outputs(workspace.ledger) if is_whole(folder, event)]
 
 
-def standing_outputs(ledger: Ledger) -> list[dict[str, Any]]:
+def current_outputs(ledger: Ledger) -> list[dict[str, Any]]:
     """Ledger lines of output shards, without those that a retry opened again."""
-    standing: dict[str, dict[str, Any]] = {}
+    current: dict[str, dict[str, Any]] = {}
     for event in ledger.events:
         if event["event"] == "output":
-            standing[event["shard"]] = event
+            current[event["shard"]] = event
         elif event["event"] == "retry_failed":
             for shard in event["shards"]:
-                standing.pop(shard, None)
-    return list(standing.values())
+                current.pop(shard, None)
+    return list(current.values())
 
 
 class Verdict(Record):
@@ -194,19 +195,19 @@ def _write_shard(workspace: AnyWorkspace, addition: Addition, shard: Shard, stop
             schema = schema.with_metadata({**(schema.metadata or {}), **addition.metadata})
         with pq.ParquetWriter(temporary, schema, compression=workspace.spec.output.compression) as writer:
             for group in units([shard], rows, most_rows=max(shard.row_groups, default=0) or 1):
-                held: list[pa.RecordBatch] = []
+                waiting: list[pa.RecordBatch] = []
                 for first, batch in read_unit(group):
                     stop()
                     unit = replace(group, first_row=first, rows=batch.num_rows)
                     columns = addition.columns(unit, batch, counted)
                     arrays = [*batch.columns, *(columns[added.name] for added in addition.fields)]
-                    held.append(pa.RecordBatch.from_arrays(arrays, schema=schema))
+                    waiting.append(pa.RecordBatch.from_arrays(arrays, schema=schema))
                     # The input's row groups, but none larger than what fits in memory easily.
-                    if sum(part.num_rows for part in held) >= UNIT_ROWS:
-                        writer.write_table(pa.Table.from_batches(held))
-                        held = []
-                if held:
-                    writer.write_table(pa.Table.from_batches(held))
+                    if sum(part.num_rows for part in waiting) >= UNIT_ROWS:
+                        writer.write_table(pa.Table.from_batches(waiting))
+                        waiting = []
+                if waiting:
+                    writer.write_table(pa.Table.from_batches(waiting))
 
     def verify(temporary: Path) -> None:
         found = pq.read_metadata(temporary).num_rows

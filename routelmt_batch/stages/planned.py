@@ -43,10 +43,10 @@ def planned_rows(work: UnitWork, cut: Cut | None) -> PlannedRows:
     large = admitted(cut, gains)
     called, reason = large.copy(), np.full(len(rows), None, object)
     decided = work.committed(DECISIONS)
-    places = work.places(decided)
+    offsets = work.offsets(decided)
     to_large = pc.equal(decided["call"], LARGE).to_numpy().astype(bool)
     # A row that the guard kept small may be escalated later: its call to the large model decides.
     for mask, call in ((~to_large, False), (to_large, True)):
-        called[places[mask]] = call
-        reason[places[mask]] = decided["reason"].to_numpy(zero_copy_only=False)[mask]
+        called[offsets[mask]] = call
+        reason[offsets[mask]] = decided["reason"].to_numpy(zero_copy_only=False)[mask]
     return PlannedRows(scores, gains, large, called, is_skipped(scores), reason)

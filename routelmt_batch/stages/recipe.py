@@ -24,8 +24,9 @@ from routelmt_batch.rows import (
 )
 from routelmt_batch.spec import Budget, JobSpec
 from routelmt_batch.store import checkpoints
+from routelmt_batch.store.checkpoints import check_pool
 from routelmt_batch.store.manifest import of_input, of_translations
-from routelmt_batch.store.workspace import Workspace, check_pool
+from routelmt_batch.store.workspace import Workspace
 
 
 @dataclass(frozen=True)

@@ -172,7 +172,7 @@ def _distributions(workspace: Job, plan: Plan, summed: dict[str, Any]) -> dict[s
         )
         deciles = [cut.gain for cut in (next(found) for _ in DECILES) if cut] if size else []
         finite = part["rows"] - part["infinite"]
-        counts = [part["counts"].get(place, 0) for place in range(len(EDGES) + 1)]
+        counts = [part["counts"].get(index, 0) for index in range(len(EDGES) + 1)]
         distributions[name] = {
             "rows": part["rows"],
             "infinite": part["infinite"],

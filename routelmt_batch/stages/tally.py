@@ -153,10 +153,10 @@ def _distribution(gains: npt.NDArray[np.float32]) -> dict[str, Any]:
 
 def histogram(gains: npt.NDArray[np.float64]) -> dict[str, list[float]]:
     """Counts below the first edge, between edges, and from the last edge on."""
-    places = np.searchsorted(EDGES, gains, side="right")
+    bins = np.searchsorted(EDGES, gains, side="right")
     return {
         "edges": EDGES.tolist(),
-        "counts": np.bincount(places, minlength=len(EDGES) + 1).tolist(),
+        "counts": np.bincount(bins, minlength=len(EDGES) + 1).tolist(),
     }
 
 

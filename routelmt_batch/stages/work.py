@@ -55,14 +55,14 @@ class UnitWork:
             wanted &= pc.field("route") == model
         return ds.dataset(files, schema=schema).to_table(filter=wanted).sort_by("row")
 
-    def places(self, rows: pa.Table) -> npt.NDArray[np.int64]:
+    def offsets(self, rows: pa.Table) -> npt.NDArray[np.int64]:
         """Where in the unit some of its rows are."""
         return np.asarray(rows["row"].to_numpy() - self.unit.first_row, np.int64)
 
     def mask(self, rows: pa.Table) -> Mask:
         """Which rows of the unit are in a table."""
         mask = np.zeros(self.unit.rows, bool)
-        mask[self.places(rows)] = True
+        mask[self.offsets(rows)] = True
         return mask
 
     def missing(self, *stages: Stage, model: str | None = None) -> Mask:

@@ -42,13 +42,13 @@ class Ties:
 class Population:
     """Rows that share one budget, laid out in the gain oracle's order (highest gain first).
 
-    `rows` are their indexes among all rows, `gain` their gains, both (N,) in that order; `place[i]`
+    `rows` are their indexes among all rows, `gain` their gains, both (N,) in that order; `oracle_rank[i]`
     is where the i-th row, in row order, stands in it.
     """
 
     rows: Integers
     gain: Floats
-    place: Integers
+    oracle_rank: Integers
     ties: Ties
 
 
@@ -69,7 +69,7 @@ class Guard:
 
 @dataclass(frozen=True)
 class Contenders:
-    """A guard's choice, laid out on a router's order: the rows that may have a place, by their index in
+    """A guard's choice, laid out on a router's order: the rows that may have a oracle_rank, by their index in
     that order, the first to get one first. Only a router's first `candidates` k rows contend."""
 
     order: Integers
@@ -78,17 +78,21 @@ class Contenders:
 
 @dataclass(frozen=True)
 class Ranking:
-    """A router's order over a population: `place` (N,), where its rows stand in the oracle's order.
+    """A router's order over a population; `oracle_rank` (N,) is where its rows are in the oracle's order.
 
     The first `scored` rows have a score, and `ties` are among them. `gain` (N,) is what routed rows
     bring, in the router's order.
     """
 
-    place: Integers
+    oracle_rank: Integers
     gain: Floats
     scored: int
     ties: Ties
     contenders: Contenders | None = None
+
+    @property
+    def rows(self) -> int:
+        return len(self.oracle_rank)
 
     @property
     def ranks(self) -> bool:
@@ -113,7 +117,7 @@ class Routed:
 
     taken: Integers
     gain: Floats
-    place: Integers
+    oracle_rank: Integers
 
 
 def order(scores: Floats) -> Integers:
@@ -124,11 +128,11 @@ def order(scores: Floats) -> Integers:
 def population(gain: Floats, rows: Integers) -> Population:
     """The rows given (ascending indexes into `gain`) as one population."""
     best_first = order(gain[rows])
-    place = np.empty(len(rows), np.intp)
-    place[best_first] = np.arange(len(rows))
+    oracle_rank = np.empty(len(rows), np.intp)
+    oracle_rank[best_first] = np.arange(len(rows))
     ordered = gain[rows][best_first]
     ties = _ties(np.zeros_like(ordered) if is_constant(ordered) else ordered)
-    return Population(rows[best_first], ordered, place, ties)
+    return Population(rows[best_first], ordered, oracle_rank, ties)
 
 
 def ranking(
@@ -143,10 +147,10 @@ def ranking(
     """
     best_first = order(scores)
     scored = len(scores) - int(np.isnan(scores).sum())
-    place = population.place[best_first]
-    gain = population.gain[place] if brings is None else brings[best_first]
+    oracle_rank = population.oracle_rank[best_first]
+    gain = population.gain[oracle_rank] if brings is None else brings[best_first]
     contenders = _contenders(guard, best_first[:scored]) if guard else None
-    return Ranking(place, gain, scored, _ties(scores[best_first][:scored]), contenders)
+    return Ranking(oracle_rank, gain, scored, _ties(scores[best_first][:scored]), contenders)
 
 
 def _contenders(guard: Guard, best_first: Integers) -> Contenders:
@@ -183,7 +187,7 @@ def measure(
       guard changes no score.
     - hit_rate: percent of the k rows of highest gain that are routed: the router's first k, or those
       that its guard lets through.
-    - mean_delta: what the routed rows bring, by k: a place that a guard leaves empty brings 0.
+    - mean_delta: what the routed rows bring, by k: a oracle_rank that a guard leaves empty brings 0.
     - oracle_share: percent, mean_delta by the gain oracle's own; undefined unless that is above 0.
     - severe_loss_rate: routed rows that bring <= severe, in percent of k.
     """
@@ -196,12 +200,12 @@ def measure(
     in_best[: len(best)] = best
     best_sum = _dot(best, population.gain[: len(best)])
     for row, router in zip(values, rankings, strict=True):
-        counts = weights[router.place]
+        counts = weights[router.oracle_rank]
         row[0] = _spearman(population, router, counts, ranks)
         if k:
             routed = _routed(counts, router, k)
             bought = _dot(routed.taken, routed.gain)
-            row[1] = 100 * np.minimum(routed.taken, in_best[routed.place]).sum() / k
+            row[1] = 100 * np.minimum(routed.taken, in_best[routed.oracle_rank]).sum() / k
             row[2] = bought / k
             row[3] = 100 * bought / best_sum if best_sum > 0 else np.nan
             row[4] = 100 * (routed.taken * (routed.gain <= severe)).sum() / k
@@ -211,21 +215,21 @@ def measure(
 def routed_gains(router: Ranking, k: int) -> Floats:
     """What each routed row brings, of rows that count once each: (k,), or fewer where a guard leaves
     places empty."""
-    routed = _routed(np.ones(len(router.place), np.uint8), router, k)
+    routed = _routed(np.ones(len(router.oracle_rank), np.uint8), router, k)
     return routed.gain[routed.taken > 0]
 
 
 def _routed(counts: Integers, router: Ranking, k: int) -> Routed:
-    """Of rows counted so often, in the router's order, those that have a place."""
+    """Of rows counted so often, in the router's order, those that have a oracle_rank."""
     if router.contenders is None:
         taken = _first(counts, k)
-        return Routed(taken, router.gain[: len(taken)], router.place[: len(taken)])
+        return Routed(taken, router.gain[: len(taken)], router.oracle_rank[: len(taken)])
     candidates = np.zeros_like(counts)
     first = _first(counts[: router.scored], int(router.contenders.candidates * k))
     candidates[: len(first)] = first
     taken = _first(candidates[router.contenders.order], k)
     at = router.contenders.order[: len(taken)]
-    return Routed(taken, router.gain[at], router.place[at])
+    return Routed(taken, router.gain[at], router.oracle_rank[at])
 
 
 def _first(counts: Integers, k: int) -> Integers:
@@ -258,16 +262,16 @@ def _ranks(counts: Integers, ties: Ties) -> Ranks:
 
 def _spearman(population: Population, router: Ranking, counts: Integers, gain_ranks: Ranks) -> float:
     """Spearman's rank correlation with ties, over rows with a score; `counts` in the router's order."""
-    counts, place = counts[: router.scored], router.place[: router.scored]
-    if router.scored < len(router.place):  # gains are ranked anew, among the rows with a score
-        scored = np.zeros(len(router.place), counts.dtype)
-        scored[place] = counts
+    counts, oracle_rank = counts[: router.scored], router.oracle_rank[: router.scored]
+    if router.scored < len(router.oracle_rank):  # gains are ranked anew, among the rows with a score
+        scored = np.zeros(len(router.oracle_rank), counts.dtype)
+        scored[oracle_rank] = counts
         gain_ranks = _ranks(scored, population.ties)
     score_ranks = _ranks(counts, router.ties)
     if not (score_ranks.spread and gain_ranks.spread):
         return np.nan
     # einsum, here and below, not BLAS: the same sum on any number of cores.
-    shared = float(np.einsum("i,i,i", counts, gain_ranks.values[place], score_ranks.values))
+    shared = float(np.einsum("i,i,i", counts, gain_ranks.values[oracle_rank], score_ranks.values))
     return float(np.clip(shared / np.sqrt(score_ranks.spread * gain_ranks.spread), -1, 1))
 
 
@@ -282,7 +286,7 @@ def why_undefined(population: Population, router: Ranking, metric: str) -> str:
         return "the gain oracle's mean_delta is not above 0"
     if router.scored < 2:
         return "fewer than two rows have a score"
-    gains = population.gain[router.place[: router.scored]]
+    gains = population.gain[router.oracle_rank[: router.scored]]
     return "all gains are equal" if is_constant(gains) else "all scores are equal"
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from routelmt_batch.atomic import sha256
 from routelmt_batch.errors import ModelError
-from routelmt_batch.spec import near
+from routelmt_batch.spec import Pool, near
 from routelmt_batch.spec.text import parse
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
@@ -221,3 +221,14 @@ def end_tokens(source: str) -> tuple[int, ...]:
         if isinstance(value, list) and value:
             return tuple(value)
     return ()
+
+
+def check_pool(key: str, pool: Pool) -> None:
+    """Raises ModelError if a pool's model is not there or reads less than the pool asks for."""
+    locate(pool.source, f"{key}.source")
+    context = context_tokens(pool.source)
+    if context is not None and pool.max_model_len_tokens > context:
+        raise ModelError(
+            f"{key}.max_model_len_tokens {pool.max_model_len_tokens}: {pool.source} reads {context} "
+            "tokens at most"
+        )

@@ -198,8 +198,8 @@ class Ledger:
         together = [entry.as_json() for entry in parts]
         self._append({"event": event, "at": at, **values, **({"parts": together} if together else {})}, event)
 
-    def _append(self, line: dict[str, Any], place: str) -> None:
-        reach(f"{place}.ledger.before")
+    def _append(self, line: dict[str, Any], failpoint: str) -> None:
+        reach(f"{failpoint}.ledger.before")
         data = json.dumps(line, ensure_ascii=False).encode() + b"\n"
         start = self.path.stat().st_size if self.path.exists() else 0
         try:
@@ -213,7 +213,7 @@ class Ledger:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise disk_full(self.path) from error
             raise
-        reach(f"{place}.ledger.after")
+        reach(f"{failpoint}.ledger.after")
         self._whole_bytes += len(data)
         self._take(json.loads(data))
 
@@ -247,7 +247,7 @@ class Ledger:
 
 
 @contextlib.contextmanager
-def hold(folder: Path) -> Iterator[None]:
+def lock_job(folder: Path) -> Iterator[None]:
     """Hold a job folder: one process at a time. The lock goes with the process.
 
     Raises:
@@ -284,7 +284,7 @@ def _who(owner: Path) -> str:
         return "its owner is not known yet"
 
 
-def is_held(folder: Path) -> bool:
+def is_locked(folder: Path) -> bool:
     """Whether a process holds the job; of a folder that cannot be locked, not as far as is known."""
     lock = FileLock(folder / "lock")
     if not (folder / "lock").exists():

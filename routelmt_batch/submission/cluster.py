@@ -117,14 +117,14 @@ class Cluster:
         async def tail() -> OSError | None:
             """The error of `write`, which would be taken for the connection's."""
             nonlocal written
-            place = 0
+            position = 0
             async for text in self._client.tail_job_logs(submission.id):
                 try:
-                    write(text[max(written - place, 0) :])
+                    write(text[max(written - position, 0) :])
                 except OSError as error:
                     return error
-                place += len(text)
-                written = max(written, place)
+                position += len(text)
+                written = max(written, position)
             return None
 
         tries = _LAST_TRIES
@@ -197,8 +197,8 @@ def _last_attempt(submissions: Iterable[Submission], output: str) -> Submission 
 
 
 def _token_words(error: str) -> str:
-    places = "RAY_AUTH_TOKEN, the file that RAY_AUTH_TOKEN_PATH names, or ~/.ray/auth_token"
+    sources = "RAY_AUTH_TOKEN, the file that RAY_AUTH_TOKEN_PATH names, or ~/.ray/auth_token"
     wrong = "the cluster asks for a token, and there is none here"
     if error.startswith("Authentication failed"):
         wrong = "the token here is not the cluster's"
-    return f"{wrong}. Put the head's (`ray get-auth-token` there) into {places}"
+    return f"{wrong}. Put the head's (`ray get-auth-token` there) into {sources}"

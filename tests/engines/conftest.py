@@ -7,7 +7,7 @@ import pytest
 
 from routelmt_batch.engines.pools import Pools
 from routelmt_batch.engines.session import Session
-from routelmt_batch.store.workspace import Folder
+from routelmt_batch.store.folder import Folder
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from routelmt_batch.progress import Bars
 from routelmt_batch.rows import QUALITY, SCORES
 from routelmt_batch.spec import Metric
 from routelmt_batch.spec.file import load, load_label
-from routelmt_batch.store.workspace import Folder
+from routelmt_batch.store.folder import Folder
 from tests.conftest import DEMO, MODELS, comets, in_quality
 from tests.engines.given import ALL, Given, keep_results, requests
 from tests.oracle import check_report

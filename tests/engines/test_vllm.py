@@ -20,7 +20,7 @@ from routelmt_batch.prompts import Prompter
 from routelmt_batch.rows import TRANSLATIONS
 from routelmt_batch.spec import Translator
 from routelmt_batch.spec.file import load
-from routelmt_batch.store.workspace import Folder
+from routelmt_batch.store.folder import Folder
 from tests import oracle
 from tests.conftest import DEMO, MODELS
 from tests.engines.given import ALL, Given, keep_results, requests

@@ -11,8 +11,8 @@ import pytest
 from routelmt_batch import failpoints
 from routelmt_batch.job.clean import CLEARED, clean
 from routelmt_batch.progress import Bars
-from routelmt_batch.store.ledger import hold
-from routelmt_batch.store.workspace import Folder
+from routelmt_batch.store.folder import Folder
+from routelmt_batch.store.ledger import lock_job
 from tests.cli.test_ending import last_line, two_rows_fail
 
 pytestmark = pytest.mark.usefixtures("no_page")
@@ -115,7 +115,7 @@ def test_what_is_no_finished_job_is_refused(invoke, make_spec, out, tmp_path):
 
 def test_a_held_job_is_refused(invoke, make_spec, out):
     invoke("run", make_spec())
-    with hold(out / "_job"):
+    with lock_job(out / "_job"):
         assert "another run holds this job" in str(invoke("clean", out).exception)
     assert work_files(out)
 

@@ -11,7 +11,7 @@ from scipy.stats import ks_2samp
 from routelmt_batch.errors import UsageError
 from routelmt_batch.job.conditions import Condition, Conditions, held
 from routelmt_batch.stages.finished import FinishedJob
-from routelmt_batch.store.workspace import Folder
+from routelmt_batch.store.folder import Folder
 from tests.cli.test_ending import last_line, two_rows_fail
 
 pytestmark = pytest.mark.usefixtures("no_page")

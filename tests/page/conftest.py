@@ -12,7 +12,7 @@ from routelmt_batch.job import flow
 from routelmt_batch.progress import Bars
 from routelmt_batch.spec.file import load
 from routelmt_batch.stages.finished import FinishedJob
-from routelmt_batch.store.workspace import Folder
+from routelmt_batch.store.folder import Folder
 from tests.conftest import COLUMNS, write_shard
 from tests.fake_engine import FakeEngine
 

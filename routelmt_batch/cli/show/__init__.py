@@ -3,7 +3,7 @@
 from routelmt_batch.cli.show.learning import calibration, labels, training
 from routelmt_batch.cli.show.parts import console
 from routelmt_batch.cli.show.report import job
-from routelmt_batch.cli.show.standing import checked, cleaned, comparison, health, stages, standing, what_if
+from routelmt_batch.cli.show.tables import checked, cleaned, comparison, health, stages, unfinished, what_if
 
 __all__ = [
     "calibration",
@@ -15,7 +15,7 @@ __all__ = [
     "job",
     "labels",
     "stages",
-    "standing",
     "training",
+    "unfinished",
     "what_if",
 ]

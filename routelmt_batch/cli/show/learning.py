@@ -6,7 +6,7 @@ from rich.console import Group
 from rich.table import Table
 
 from routelmt_batch.cli.show.parts import counts, extent, new_table, number
-from routelmt_batch.job.conditions import held
+from routelmt_batch.job.conditions import triggered
 from routelmt_batch.learning.labelling.label_report import LabelReport
 from routelmt_batch.learning.training.report import TrainReport
 from routelmt_batch.routers.card import Calibration
@@ -21,7 +21,7 @@ def labels(report: LabelReport) -> Group:
     if any(report.cut.values()):
         told = "; ".join(f"{count:,} of {name}" for name, count in report.cut.items())
         rows.add_row("cut", f"longer than the metric reads, measured by their beginning: {told}")
-    for told in held(report.fail_if or ()):
+    for told in triggered(report.fail_if or ()):
         rows.add_row("fail if", told)
     for name, reason in report.unreadable.items():
         rows.add_row("unreadable", f"{name}: {reason}")

@@ -6,7 +6,7 @@ from rich.console import Group
 from rich.table import Table
 
 from routelmt_batch.cli.show.parts import counts, extent, interval, new_table, number
-from routelmt_batch.job.conditions import held
+from routelmt_batch.job.conditions import triggered
 from routelmt_batch.progress import counted
 from routelmt_batch.rows import LARGE, SMALL
 from routelmt_batch.stages.job_report import AuditReport, DriftReport, GuardReport, JobReport
@@ -35,7 +35,7 @@ def _summary(report: JobReport) -> Table:
         rows.add_row(name, told)
     for advice in report.advice:
         rows.add_row("advice", advice)
-    for told in held(report.fail_if or ()):
+    for told in triggered(report.fail_if or ()):
         rows.add_row("fail if", told)
     for name, reason in report.unreadable.items():
         rows.add_row("unreadable", f"{name}: {reason}")

@@ -114,11 +114,9 @@ def _unscored(contest: Contest) -> list[str]:
     found = []
     for name in contest.populations:
         for router, ranking in zip(contest.names, contest.rankings[name], strict=True):
-            without, k = len(ranking.place) - ranking.scored, contest.places(name)
+            without, k = ranking.rows - ranking.scored, contest.places(name)
             if without and name == OVERALL:
-                found.append(
-                    f"{router}: {without:,} of {len(ranking.place):,} rows have no score; they come last"
-                )
+                found.append(f"{router}: {without:,} of {ranking.rows:,} rows have no score; they come last")
             if ranking.contenders:
                 found.extend(_empty(f"{router}, {name}", ranking, k))
             elif k > ranking.scored:

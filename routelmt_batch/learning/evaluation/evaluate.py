@@ -41,7 +41,7 @@ from routelmt_batch.spec import Router as RouterSpec
 from routelmt_batch.stats.measures import Floats
 from routelmt_batch.stats.resampling import default_resamples
 from routelmt_batch.store import checkpoints
-from routelmt_batch.store.workspace import Folder
+from routelmt_batch.store.folder import Folder
 
 
 @dataclass(frozen=True)

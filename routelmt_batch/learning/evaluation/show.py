@@ -25,7 +25,7 @@ TITLES = {
     "severe_loss_rate": "severe %",
 }
 _METRIC_PLACES = {"spearman": 3}
-_ON_TERMINAL = {"spearman": 2, "hit_rate": 1, "mean_delta": 2, "severe_loss_rate": 1}  # decimal places
+_ON_TERMINAL = {"spearman": 2, "hit_rate": 1, "mean_delta": 2, "severe_loss_rate": 1}  # decimal digits
 
 
 def ranked(evaluation: Evaluation) -> list[str]:
@@ -52,7 +52,7 @@ def table(evaluation: Evaluation) -> Table:
         found.add_column(f"over {best}", justify="right")
     for name in ranked(evaluation):
         router = evaluation.routers[name]
-        cells = [_stacked(router.overall[metric], places) for metric, places in _ON_TERMINAL.items()]
+        cells = [_stacked(router.overall[metric], digits) for metric, digits in _ON_TERMINAL.items()]
         if best is not None:
             against = router.against_best_baseline
             cells.append(_stacked(against.mean_delta, 2, signed=True) if against else "-")
@@ -177,19 +177,19 @@ def _grid(titles: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(cell.replace("|", r"\|") for cell in row) + " |" for row in rows)
 
 
-def _number(value: float | None, places: int = 2, signed: bool = False) -> str:
-    return "-" if value is None else f"{value:{'+' if signed else ''},.{places}f}"
+def _number(value: float | None, digits: int = 2, signed: bool = False) -> str:
+    return "-" if value is None else f"{value:{'+' if signed else ''},.{digits}f}"
 
 
-def _interval(value: Interval, places: int, signed: bool = False) -> str:
-    return f"[{_number(value.low, places, signed)}, {_number(value.high, places, signed)}]"
+def _interval(value: Interval, digits: int, signed: bool = False) -> str:
+    return f"[{_number(value.low, digits, signed)}, {_number(value.high, digits, signed)}]"
 
 
-def _inline(value: Interval, places: int = 2, signed: bool = False) -> str:
+def _inline(value: Interval, digits: int = 2, signed: bool = False) -> str:
     if value.value is None:
         return "-"
-    return f"{_number(value.value, places, signed)} {_interval(value, places, signed)}"
+    return f"{_number(value.value, digits, signed)} {_interval(value, digits, signed)}"
 
 
-def _stacked(value: Interval, places: int, signed: bool = False) -> str:
-    return _inline(value, places, signed).replace(" [", "\n[")
+def _stacked(value: Interval, digits: int, signed: bool = False) -> str:
+    return _inline(value, digits, signed).replace(" [", "\n[")

@@ -29,11 +29,13 @@ from routelmt_batch.learning.labelling.report import Counts, report
 from routelmt_batch.progress import Bars
 from routelmt_batch.rows import LABEL_FIELDS, LABEL_METADATA, QUALITY, TRANSLATIONS
 from routelmt_batch.spec import LabelSpec
-from routelmt_batch.stages.outputs import Addition, standing_outputs, succeed, write_report, write_shards
+from routelmt_batch.stages.outputs import Addition, current_outputs, succeed, write_report, write_shards
 from routelmt_batch.stages.translate import check_fit
 from routelmt_batch.stages.work import UnitWork, work_on
-from routelmt_batch.store.ledger import is_held
-from routelmt_batch.store.workspace import Folder, open_workspace, refuse_cleaned, settled, take
+from routelmt_batch.store.begun import settled, take
+from routelmt_batch.store.folder import Folder
+from routelmt_batch.store.ledger import is_locked
+from routelmt_batch.store.workspace import open_workspace, refuse_cleaned
 
 
 def label(spec: LabelSpec, options: Options, bars: Bars, open_engine: OpenEngine) -> Outcome[LabelReport]:
@@ -67,14 +69,14 @@ def _open(spec: LabelSpec, options: Options, bars: Bars) -> Iterator[Labelling]:
             yield workspace
 
 
-def standing(folder: Folder) -> dict[str, Any]:
-    """How far an unfinished label job is; as flow.standing. What failed is not measured."""
+def unfinished(folder: Folder) -> dict[str, Any]:
+    """How far an unfinished label job is; as flow.unfinished. What failed is not measured."""
     ledger, (shards, rows) = folder.ledger(), folder.extent()
     stages = {str(route): [ledger.rows(TRANSLATIONS, route), rows] for route in ROUTES}
     unanswered = ledger.totals(TRANSLATIONS).unanswered.total()
     stages["metric"] = [ledger.rows(QUALITY), len(ROUTES) * rows - unanswered]
-    stages["assemble"] = [len(standing_outputs(ledger)), shards]
-    return {"finished": False, "running": is_held(folder.work), "command": "label", "stages": stages}
+    stages["assemble"] = [len(current_outputs(ledger)), shards]
+    return {"finished": False, "running": is_locked(folder.work), "command": "label", "stages": stages}
 
 
 def assemble(workspace: Labelling, bars: Bars) -> None:
@@ -100,6 +102,6 @@ def assemble(workspace: Labelling, bars: Bars) -> None:
 
 def _placed(work: UnitWork, table: pa.Table, name: str) -> pa.Array:
     """A column of a unit's committed rows, by row; null where there is none."""
-    place: npt.NDArray[np.int64] = np.full(work.unit.rows, -1)
-    place[work.places(table)] = np.arange(table.num_rows)
-    return table[name].take(pa.array(place, mask=place < 0)).combine_chunks()
+    index: npt.NDArray[np.int64] = np.full(work.unit.rows, -1)
+    index[work.offsets(table)] = np.arange(table.num_rows)
+    return table[name].take(pa.array(index, mask=index < 0)).combine_chunks()

@@ -11,8 +11,9 @@ from routelmt_batch.metrics.metric import Metric, describe, open_metric
 from routelmt_batch.rows import LARGE, QUALITY, SMALL, TRANSLATIONS
 from routelmt_batch.spec import LabelSpec
 from routelmt_batch.store import checkpoints
+from routelmt_batch.store.checkpoints import check_pool
 from routelmt_batch.store.manifest import engine_meaning, of_input, of_prompt, of_translations
-from routelmt_batch.store.workspace import Workspace, check_pool
+from routelmt_batch.store.workspace import Workspace
 
 
 @dataclass(frozen=True)

@@ -115,14 +115,14 @@ def _in_words(error: Exception) -> EngineError:
 
 
 def _follow(
-    log: Path, place: int, step: int, is_done: Callable[[], bool], tell: Callable[[int, str], None]
+    log: Path, offset: int, step: int, is_done: Callable[[], bool], tell: Callable[[int, str], None]
 ) -> None:
-    """Show what is written to the log from byte `place` on, until the run is done."""
+    """Show what is written to the log from byte `offset` on, until the run is done."""
     shown: dict[str, float] = {}
     while True:
         done = is_done()
-        for line, end in _lines(log, place):
-            place = end
+        for line, end in _lines(log, offset):
+            offset = end
             shown |= {name: value for name, value in line.items() if name in _WORDS}
             tell(line["step"] - step, _note(shown))
             step = line["step"]
@@ -131,12 +131,12 @@ def _follow(
         time.sleep(_POLL_S)
 
 
-def _lines(log: Path, place: int) -> Iterator[tuple[dict[str, Any], int]]:
-    """(line, byte where the next one begins) of each whole line from `place` on."""
+def _lines(log: Path, offset: int) -> Iterator[tuple[dict[str, Any], int]]:
+    """(line, byte where the next one begins) of each whole line from `offset` on."""
     if not log.exists():
         return
     with open(log, "rb") as file:
-        file.seek(place)
+        file.seek(offset)
         for text in iter(file.readline, b""):
             if not text.endswith(b"\n"):
                 return

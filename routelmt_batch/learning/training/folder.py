@@ -18,8 +18,8 @@ from routelmt_batch.learning.training.tables import TableFile
 from routelmt_batch.progress import Bars
 from routelmt_batch.routers.card import CARD
 from routelmt_batch.store import checkpoints
+from routelmt_batch.store.folder import OutputFolder
 from routelmt_batch.store.manifest import changed, changed_versions, versions
-from routelmt_batch.store.workspace import OutputFolder
 
 # What a router is made of; the other keys say where and how fast.
 _MEANING = {"target", "method", "lora", "split", "training", "prompt"}

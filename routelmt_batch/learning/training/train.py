@@ -33,7 +33,7 @@ from routelmt_batch.learning.training.tables import check_makers, find_tables, r
 from routelmt_batch.progress import Bars
 from routelmt_batch.stats.measures import FEW_ROWS
 from routelmt_batch.store import checkpoints
-from routelmt_batch.store.ledger import hold
+from routelmt_batch.store.ledger import lock_job
 
 
 def train(spec: TrainSpec, options: Options, bars: Bars) -> Outcome[TrainReport]:
@@ -55,7 +55,7 @@ def train(spec: TrainSpec, options: Options, bars: Bars) -> Outcome[TrainReport]
         return Outcome(done, new=False)
     rows = read_rows(spec, files, bars)
     examples.check_sides(rows, spec)
-    with hold(folder.work):
+    with lock_job(folder.work):
         check_same(folder, now, bars)
         prepared = examples.prepare(spec, rows, folder, bars)
         begin(folder, spec, now)

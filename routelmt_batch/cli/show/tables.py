@@ -62,8 +62,8 @@ def comparison(compared: Mapping[str, Any]) -> Group:
     return Group(told, figures)
 
 
-def standing(state: Mapping[str, Any]) -> Group:
-    """Where an unfinished job stands."""
+def unfinished(state: Mapping[str, Any]) -> Group:
+    """How far an unfinished job is."""
     return Group(
         stages(state["stages"]),
         "running"
