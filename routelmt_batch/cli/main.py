@@ -189,7 +189,6 @@ def report(
     from routelmt_batch.learning.labelling.label_report import LabelReport
     from routelmt_batch.stages.job_report import JobReport
     from routelmt_batch.store.folder import Folder
-    from routelmt_batch.store.manifest import command
 
     if rows is not None and not html:
         raise UsageError("--rows: goes with --html")
@@ -200,7 +199,7 @@ def report(
     manifest = folder.read_manifest()
     if manifest is None:
         raise OutputError(f"{output}: no job there (no {folder.manifest.relative_to(folder.root)})")
-    labels = command(manifest["fingerprints"]) == "label"
+    labels = manifest["command"] == "label"
     kind: type[LabelReport | JobReport] = LabelReport if labels else JobReport
     found = kind.finished(folder)
     if as_rates:

@@ -26,7 +26,6 @@ from routelmt_batch.stages.finished import FinishedJob
 from routelmt_batch.stages.passes import PartWriter
 from routelmt_batch.store.folder import Folder
 from routelmt_batch.store.ledger import Ledger, PartEntry, lock_job
-from routelmt_batch.store.manifest import command
 from routelmt_batch.threads import Stop, each
 
 CLEARED = (SCORES, TRANSLATIONS, CHECKS, QUALITY, DECISIONS)
@@ -132,7 +131,7 @@ def _verify(folder: Folder, bars: Bars) -> None:
 def _keep(folder: Folder, ledger: Ledger, bars: Bars) -> Iterator[PartEntry]:
     """New parts with the translations that stand in no output row; labels have all in theirs."""
     manifest = folder.read_manifest()
-    if not manifest or command(manifest["fingerprints"]) == "label":
+    if not manifest or manifest["command"] == "label":
         return
     job = FinishedJob.read(folder)
     if ledger.totals(TRANSLATIONS).answered == sum(job.report.route.values()):

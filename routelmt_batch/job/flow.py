@@ -199,7 +199,7 @@ def check(
     recipe = check_models(spec, bars)
     conditions.check(recipe, folder)
     shards, unreadable = find_input(spec, only, limit, begun.known_shards(), bars)
-    begun.check(shards, unreadable, recipe.fingerprints(shards, limit), bars)
+    begun.check(spec.command, shards, unreadable, recipe.fingerprints(shards, limit), bars)
     refuse_other_budget(folder, begun.ledger, recipe.budget, spec.guard)
     rows = sum(unit.rows for unit in units(shards, limit))
     if spec.input.source_lang and spec.input.target_lang:  # else a dry run would read every row

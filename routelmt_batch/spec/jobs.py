@@ -96,11 +96,15 @@ class JobSpec(PassSpec):
 class ScoreSpec(PassSpec):
     """A router over tables, without the models that it routes between."""
 
+    command = "score"  # of `evaluate` and `calibrate`; in no file
+
     router: Router
 
 
 class MeasureSpec(PassSpec):
     """A metric over the translations that tables hold."""
+
+    command = "measure"  # of `evaluate`; in no file
 
     metric: Metric
 

@@ -19,7 +19,6 @@ from routelmt_batch.stages.allocate import gain_of
 from routelmt_batch.stages.job_report import JobReport
 from routelmt_batch.stats.selection import Gains
 from routelmt_batch.store.folder import Folder
-from routelmt_batch.store.manifest import command
 
 _BATCH_ROWS = 16_384
 
@@ -38,7 +37,7 @@ class FinishedJob:
         """Raises OutputError if the folder holds labels."""
         manifest = folder.read_manifest()
         assert manifest
-        if command(manifest["fingerprints"]) == "label":
+        if manifest["command"] == "label":
             raise OutputError(f"{folder.root}: holds labels, not a job; only a job has an audit page")
         report = JobReport.read(folder.job_report)
         spec = JobSpec.model_validate(parse(folder.spec.read_text(encoding="utf8")).value)

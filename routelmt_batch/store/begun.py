@@ -17,7 +17,7 @@ from routelmt_batch.store.folder import Folder, check_output
 from routelmt_batch.store.ledger import Ledger, lock_job
 from routelmt_batch.store.manifest import (
     changed_versions,
-    check_kind,
+    check_command,
     check_shards,
     check_stage,
     known_shards,
@@ -59,6 +59,7 @@ class Begun:
 
     def check(
         self,
+        command: str,
         shards: list[Shard],
         unreadable: Mapping[str, str],
         fingerprints: Mapping[str, Mapping[str, Any]],
@@ -67,7 +68,7 @@ class Begun:
         """Raises OutputError or InputChanged if committed work was made from something else."""
         if not self.stages:
             return
-        check_kind(self.folder.root, self.manifest, fingerprints)
+        check_command(self.folder.root, self.manifest, command)
         check_shards(self.manifest, shards, unreadable)
         for stage in self.stages:
             check_stage(self.folder.root, stage, self.manifest, fingerprints)

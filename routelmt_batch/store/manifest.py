@@ -8,7 +8,7 @@ import hashlib
 import importlib.metadata
 from collections.abc import Mapping
 from dataclasses import asdict
-from typing import Any, Literal
+from typing import Any
 
 from routelmt_batch import __version__
 from routelmt_batch.corpus.shards import Shard, alone
@@ -64,6 +64,7 @@ def engine_meaning(pool: Translator) -> dict[str, Any]:
 
 
 def manifest(
+    command: str,
     shards: list[Shard],
     unreadable: dict[str, str],
     fingerprints: dict[str, dict[str, Any]],
@@ -71,6 +72,7 @@ def manifest(
     dtypes: Mapping[str, str],
 ) -> dict[str, Any]:
     return {
+        "command": command,
         "shards": [{**asdict(shard), "row_groups": list(shard.row_groups)} for shard in shards],
         "unreadable": unreadable,
         "limit": limit,
@@ -96,16 +98,12 @@ def known_shards(before: Mapping[str, Any]) -> dict[str, Shard]:
     }
 
 
-def command(fingerprints: Mapping[str, object]) -> Literal["run", "label"]:
-    """Which command's work has these fingerprints."""
-    # A job scores, labels do not.
-    return "run" if "scores" in fingerprints else "label"
-
-
-def check_kind(root: object, before: Mapping[str, Any], now: Mapping[str, object]) -> None:
+def check_command(root: object, before: Mapping[str, Any], command: str) -> None:
     """Raises OutputError if the folder holds another command's work."""
-    if command(before["fingerprints"]) != command(now):
-        raise OutputError(f"{root}: holds the work of another command (label or run). Give another --output")
+    if before["command"] != command:
+        raise OutputError(
+            f"{root}: holds the work of `{before['command']}`, not of `{command}`. Give another --output"
+        )
 
 
 def check_shards(before: Mapping[str, Any], shards: list[Shard], unreadable: Mapping[str, str]) -> None:

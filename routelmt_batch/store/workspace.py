@@ -101,12 +101,14 @@ def open_workspace(
                     f"{folder.root}: another run began this job a moment ago. Run the same command again "
                     "to go on with it"
                 )
-        begun.check(shards, unreadable, fingerprints, bars)
+        begun.check(spec.command, shards, unreadable, fingerprints, bars)
         unreadable = begun.unreadable() | unreadable
         _prepare(folder, begun.ledger)
         if not folder.spec.exists():
             write_text(folder.spec, spec.dump(), "spec")
-        record = begun.keep(manifest(shards, unreadable, fingerprints, limit, dict(dtypes or {})))
+        record = begun.keep(
+            manifest(spec.command, shards, unreadable, fingerprints, limit, dict(dtypes or {}))
+        )
         if record != begun.manifest:
             write_json(folder.manifest, record, "manifest")
         rows = tuple(units(shards, limit))

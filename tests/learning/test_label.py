@@ -18,13 +18,22 @@ from rich.console import Console
 from sacrebleu.metrics import CHRF
 
 from routelmt_batch.engines import quality
-from routelmt_batch.errors import InputChanged, InputError, ModelError, RoutelmtError, SpecError, UsageError
+from routelmt_batch.errors import (
+    InputChanged,
+    InputError,
+    ModelError,
+    OutputError,
+    RoutelmtError,
+    SpecError,
+    UsageError,
+)
+from routelmt_batch.job import flow
 from routelmt_batch.job.flow import Options
 from routelmt_batch.learning.evaluation.evaluate import Settings, evaluate
 from routelmt_batch.learning.labelling.label import label
 from routelmt_batch.learning.training.tables import find_tables, read_rows
 from routelmt_batch.progress import Bars
-from routelmt_batch.spec.file import load_label
+from routelmt_batch.spec.file import load, load_label
 from routelmt_batch.store import checkpoints
 from tests.conftest import COLUMNS, MODELS, write_shard
 from tests.fake_engine import FakeEngine
@@ -281,3 +290,15 @@ def test_a_label_folder_is_not_gone_on_with_after_a_change(spec, engine):
     run(spec, engine, limit=10)
     with pytest.raises(InputChanged, match=r"b/c.parquet: not there before\n.*the same --limit"):
         run(spec, engine)
+
+
+def test_a_folder_of_labels_is_no_folder_of_a_job(spec, engine, tmp_path):
+    """Both commit to a stage `translations`, of other rows and for other ends."""
+    labels = run(spec, engine, "run.part_rows=4").report
+    value = yaml.safe_load(spec.read_text())
+    job = value | {"budget": {"fraction": 0.3}, "router": {"kind": "random"}}
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(job))
+    (tmp_path / "labels/_SUCCESS").unlink()
+    with pytest.raises(OutputError, match="holds the work of `label`, not of `run`. Give another --output"):
+        flow.run(load(tmp_path / "job.yaml", ()), Options(), BARS, engine.opened)
+    assert run(spec, engine, "run.part_rows=4").report == labels
