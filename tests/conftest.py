@@ -22,6 +22,14 @@ MODELS = DEMO / "models"
 COLUMNS = {"source": "text", "source_lang": "from", "target_lang": "to"}
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """One core for each of pytest-xdist's processes: engines side by side on all cores slow each other."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "")
+    if worker:
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
+
+
 def write_shard(path: Path, texts: list[str | None], row_group_size: int = 1000, **columns: Any) -> Path:
     """A shard of the given texts, English to German unless said otherwise."""
     path.parent.mkdir(parents=True, exist_ok=True)
