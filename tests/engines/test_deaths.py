@@ -1,0 +1,17 @@
+"""An actor's deaths, counted: a node that is lost is none, however many are."""
+
+import pytest
+
+from routelmt_batch.engines.deaths import RESTARTS, Deaths
+
+pytestmark = pytest.mark.engine
+
+
+def test_lost_nodes_are_no_deaths_and_deaths_on_living_nodes_are(ray_session):
+    import ray
+
+    here, deaths = ray.get_runtime_context().get_node_id(), Deaths()
+    lost = [f"lost-{number}" for number in range(3 * RESTARTS)]  # of which Ray knows nothing any more
+    assert {deaths.started("one", node) for node in [*lost, here]} == {0}
+    assert [deaths.started("one", node) for node in (here, here, "lost", here)] == [1, 2, 3, 3]
+    assert deaths.started("another", here) == 0
