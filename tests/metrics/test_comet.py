@@ -71,7 +71,7 @@ def test_what_is_no_metric_is_refused_with_its_class(comet_models, tmp_path):
 
 
 def test_a_sentinel_reads_the_source_alone(comet_models, tmp_path):
-    with pytest.raises(ModelError, match="class unified_metric reads mt, src, and a router has the source"):
+    with pytest.raises(ModelError, match="class unified_metric reads mt, src, but a router has only the"):
         _router(comet_models / "kiwi")
     assert _router(comet_models / "source-only").fingerprint()["router's checkpoint"].startswith("class unif")
     sentinel = _with_class(
