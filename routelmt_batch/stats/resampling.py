@@ -69,7 +69,7 @@ def interval(samples: Sequence[float] | Floats) -> tuple[float | None, float | N
 
 
 def compare(differences: Floats) -> Comparison:
-    """The interval of paired differences; the p-value is twice the smaller share of them beyond 0.
+    """The interval of paired differences; the p-value is twice the smaller share of them on one side of 0.
 
     One is added to both counts (Davison and Hinkley 1997, section 4.2), so that p is never 0.
     """
