@@ -1,4 +1,4 @@
-"""`python -m routelmt_batch` is the command `routelmt-batch`."""
+"""Runs the command `routelmt-batch` as `python -m routelmt_batch`."""
 
 from routelmt_batch.cli.main import main
 

@@ -1,4 +1,4 @@
-"""Files that are whole or absent: written beside, synced, verified, renamed. It knows no rows."""
+"""Atomic file writes: a temporary file is written, synced, verified and renamed. It knows no rows."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def write_atomically(
 ) -> None:
     """Write to a temporary name, fsync, verify by reading back, rename, fsync the folder.
 
-    At every moment `path` is whole or absent. `failpoint` names the failpoints on the way.
+    At every moment `path` is complete or absent. `failpoint` is the prefix of the failpoints' names.
 
     Raises:
         DiskFull: no space was left; the temporary file is removed.
@@ -80,19 +80,19 @@ def write_parquet(path: Path, table: pa.Table, failpoint: str) -> None:
     def verify(written: Path) -> None:
         rows = pq.read_metadata(written).num_rows
         if rows != table.num_rows:
-            raise OSError(errno.EIO, f"{rows} of {table.num_rows} rows read back from {path}")
+            raise OSError(errno.EIO, f"{path}: only {rows} of {table.num_rows} rows could be read back")
 
     write_atomically(path, lambda file: pq.write_table(table, file, compression="zstd"), verify, failpoint)
 
 
 def write_json(path: Path, value: Any, failpoint: str) -> None:
-    """Write a value as JSON; numbers that JSON does not know (NaN, infinities) become null."""
+    """Write a value as JSON; NaN and infinities, which JSON cannot represent, become null."""
     text = json.dumps(plain(value), ensure_ascii=False, indent=1, allow_nan=False)
     write_text(path, text + "\n", failpoint)
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON can hold it: NaN and infinities become null."""
+    """A copy of a value in which NaN and infinities are None."""
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -108,7 +108,7 @@ def write_text(path: Path, text: str, failpoint: str) -> None:
 
 
 def sha256(path: str | Path, stop: Callable[[], None] = lambda: None) -> str:
-    """SHA-256 of a file's contents; `stop` is called now and then and may raise."""
+    """SHA-256 of a file's contents; `stop` is called before each block and may raise."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while chunk := file.read(_HASH_BYTES):

@@ -1,27 +1,27 @@
-"""The error tree. It knows exit codes and nothing else of the package.
+"""The error tree and its exit codes. It imports nothing of the package.
 
 RoutelmtError            1  the job failed
-├── UsageError           2  the command line, the spec or what it names must change first
+├── UsageError           2  the command line, the spec or a file that it names must be corrected
 │   ├── SpecError           a key or a value of the spec
 │   ├── ModelError          a model or router folder
 │   ├── InputError          the input shards
 │   │   └── InputChanged        a shard is no longer the file that the job first read
-│   └── OutputError         the output folder: foreign or locked
-│       └── WorkChanged        its committed work was made from something else, or is damaged
+│   └── OutputError         the output folder: locked, or not a job's
+│       └── WorkChanged        its committed work is damaged or was made from something else
 ├── EngineError          1  an engine did not start or died
 └── DiskFull             1  no space where a part or a shard was to be written
-Interrupted          130/143  stopped by a signal, or at its time limit (124); resumable. Not an Exception, so
-                              that no library's `except Exception` takes it for a failure of its own
+Interrupted          130/143  stopped by a signal, or at its time limit (124); resumable. It is no Exception,
+                              so that a library's `except Exception` does not catch it
 """
 
 
 class RoutelmtError(Exception):
-    """A failure that the operator can read: the value, the rule, the next move."""
+    """A failure whose message tells the operator the value, the rule and the next move."""
 
     exit_code = 1
 
     def __reduce__(self) -> tuple[type, tuple[object, ...]]:
-        # Errors cross process borders (Ray pickles them); keep the message and nothing else.
+        # Ray pickles errors between processes: only the message is kept.
         return type(self), self.args
 
 
@@ -62,7 +62,7 @@ class DiskFull(RoutelmtError):
 
 
 class Interrupted(BaseException):
-    """Stopped by a signal, `exit_code` is 128 + its number, or at its time limit."""
+    """The job was stopped by a signal (`exit_code` is 128 + its number) or at its time limit."""
 
     def __init__(self, message: str, exit_code: int = 130) -> None:
         super().__init__(message, exit_code)

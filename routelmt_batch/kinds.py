@@ -1,6 +1,6 @@
 """The kinds of routers that `router.kind` may name, and what `router.source` names for each.
 
-It knows names. What a kind does is a class of its own; routers/registry.py has them all.
+It knows only names. Each kind has a class, listed in routers/registry.py.
 """
 
 from __future__ import annotations
@@ -8,12 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-SEVERE_LOSS_GAIN: Final = -5.0  # a routed row with this gain or less is a severe loss (the paper's)
+SEVERE_LOSS_GAIN: Final = -5.0  # a routed row with this gain or less is a severe loss (paper's definition)
 
 
 @dataclass(frozen=True)
 class Source:
-    """What `router.source` names: its name in a command's help, and what it is."""
+    """What `router.source` names: its placeholder in a command's help, and its description."""
 
     metavar: str
     words: str
@@ -34,4 +34,4 @@ KINDS: Final[dict[str, Source | None]] = {
     "sentinel": COMET_CHECKPOINT,
     "random": None,
 }
-ORACLES: Final = ("oracle-gain", "oracle-quality")  # they need references: an evaluation alone has them
+ORACLES: Final = ("oracle-gain", "oracle-quality")  # only for evaluations: they need references

@@ -1,7 +1,6 @@
-"""What a job tells while it runs: how far its passes are, and warnings. Bars on a terminal, plain lines
-where there is none, or JSON lines.
+"""A job's progress and warnings: bars on a terminal, plain lines elsewhere, or JSON lines.
 
-It knows counts and names only.
+It knows only counts and names.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from rich.progress import (
 from rich.text import Text
 
 Advance = Callable[[int], None]
-Tell = Callable[[int, str], None]  # how far, and what to say beside it
+Tell = Callable[[int, str], None]  # takes the steps just done and a note to show
 Level = Literal["info", "warning", "error"]
 _LINE_EVERY_S = 30.0
 _STYLES: dict[Level, str] = {"info": "", "warning": "yellow", "error": "red"}
@@ -41,12 +40,12 @@ def counted(number: int, noun: str) -> str:
 
 
 def stderr_console() -> Console:
-    """Standard error by a descriptor of its own: the real one goes to a log file while engines run."""
+    """A console on a copy of standard error: while engines run, standard error itself goes to a log file."""
     return Console(file=os.fdopen(os.dup(2), "w", encoding="utf8"), highlight=False, markup=False)
 
 
 class _RowsPerSecond(ProgressColumn):
-    """The speed of the last seconds; of a finished pass, rows over its whole time."""
+    """The current speed of a running pass, or the average speed of a finished one."""
 
     def render(self, task: Task) -> Text:
         if task.finished and task.finished_time:
@@ -56,7 +55,7 @@ class _RowsPerSecond(ProgressColumn):
 
 
 def speed(per_second: float, unit: str) -> str:
-    """Units per second, or seconds per unit where that is more than one."""
+    """Units per second, or seconds per unit if a unit takes more than a second."""
     if 0 < per_second < 1:
         return f"{1 / per_second:,.1f} s/{unit.removesuffix('s')}"
     return f"{per_second:,.0f} {unit}/s"
@@ -64,7 +63,7 @@ def speed(per_second: float, unit: str) -> str:
 
 @dataclass
 class Pass:
-    """How far a pass is; `done` holds what was committed before it."""
+    """A pass's progress; `done` includes what was committed before it started."""
 
     total: int
     done: int
@@ -73,8 +72,10 @@ class Pass:
 
 
 class Bars:
-    """Tells on a console; `quiet` tells nothing, `as_json` one JSON object a line. What it has told of is
-    kept for whoever asks: `passes` by name, the number of `warnings`."""
+    """Shows progress on a console: nothing if `quiet`, one JSON object a line if `as_json`.
+
+    It keeps the progress of all `passes` by name, and counts `warnings`.
+    """
 
     def __init__(self, console: Console, quiet: bool = False, as_json: bool = False) -> None:
         self.console = console
@@ -91,7 +92,7 @@ class Bars:
         self.say(message, "warning")
 
     def say(self, message: str, level: Level = "info", **fields: Any) -> None:
-        """Tell a line; `fields` say it again for programs, and stand in JSON alone."""
+        """Print one line. `fields` repeat its values for programs, and appear only in JSON."""
         self.warnings += level == "warning"
         if self.quiet:
             return
@@ -101,33 +102,32 @@ class Bars:
             self.console.file.write(json.dumps(line, ensure_ascii=False) + "\n")
             self.console.file.flush()
             return
-        told = message if level == "info" else f"{level}: {message}"
         self.console.print(
-            told,
+            message if level == "info" else f"{level}: {message}",
             style=_STYLES[level],
             markup=False,
             highlight=False,
-            # A log is searched by line; an error is copied from the terminal, too.
+            # Not wrapped: a log is searched by line, and an error is copied from the terminal.
             soft_wrap=level == "error" or not self.console.is_terminal,
         )
 
     @contextmanager
     def rows(self, name: str, total: int, done: int = 0, unit: str = "rows") -> Iterator[Advance]:
-        """Show a pass over `total` rows of which `done` were committed before."""
+        """Show a pass over `total` rows; `done` rows were committed before."""
         with self.steps(name, total, done, unit) as tell:
             yield lambda rows: tell(rows, "")
 
     @contextmanager
     def steps(self, name: str, total: int, done: int = 0, unit: str = "steps") -> Iterator[Tell]:
-        """As `rows`, of work that has more to say than how far it is."""
+        """Like `rows`, but each step may show a note."""
         state = self.passes[name] = Pass(total, done, unit)
-        drawn_as = self._bar if self.console.is_terminal and not (self.as_json or self.quiet) else self._lines
+        display = self._bar if self.console.is_terminal and not (self.as_json or self.quiet) else self._lines
         try:
-            with drawn_as(name, total, done, unit) as drawn:
+            with display(name, total, done, unit) as show:
 
                 def tell(steps: int, note: str) -> None:
                     state.done += steps
-                    drawn(steps, note)
+                    show(steps, note)
 
                 yield tell
         finally:
@@ -145,7 +145,7 @@ class Bars:
             TimeRemainingColumn(),
             TextColumn("{task.fields[note]}"),
         )
-        # Not redirected: what libraries print goes where standard error goes, and not above the bar.
+        # Not redirected: what libraries print goes to standard error, not above the bar.
         with Progress(
             *columns, console=self.console, redirect_stdout=False, redirect_stderr=False
         ) as progress:
@@ -158,23 +158,23 @@ class Bars:
 
     @contextmanager
     def _lines(self, name: str, total: int, done: int, unit: str) -> Iterator[Tell]:
-        started = told = time.monotonic()
-        # Its speed is from the first rows on: before them engines start.
-        state = {"done": done, "told": told, "since": 0.0, "base": 0}
+        started = time.monotonic()
+        # The speed is measured from the first rows on: before them, engines start.
+        state = {"done": done, "printed": started, "since": 0.0, "base": 0}
 
         def say(message: str, **fields: Any) -> None:
-            done_of: dict[str, Any] = {f"{unit}_done": state["done"], unit: total}
-            self.say(message, stage=name, **done_of, **fields)
+            counts: dict[str, Any] = {f"{unit}_done": state["done"], unit: total}
+            self.say(message, stage=name, **counts, **fields)
 
-        say(f"{name}: {total - done:,} {unit} to do of {total:,}")
+        say(f"{name}: {total - done:,} of {total:,} {unit} to do")
 
         def tell(rows: int, note: str) -> None:
             state["done"] += rows
             now = time.monotonic()
             if not state["since"]:
                 state.update(since=now, base=state["done"])
-            if now - state["told"] >= _LINE_EVERY_S:
-                state["told"] = now
+            if now - state["printed"] >= _LINE_EVERY_S:
+                state["printed"] = now
                 took = now - state["since"]
                 per_second = (state["done"] - state["base"]) / took if took else 0.0
                 left = round((total - state["done"]) / per_second) if per_second else None

@@ -1,6 +1,6 @@
 """The translation prompt: LMT's template, language names, chat template, token ids.
 
-It knows models only by their folder or hub name, and loads transformers only when asked.
+It knows models only by their folder or hub name, and imports transformers only when it loads a tokenizer.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# NiuTrans/LMT, src/utils.py (`en_trans_prompt`); field names are ours.
+# NiuTrans/LMT, src/utils.py (`en_trans_prompt`), with this package's field names.
 LMT_TEMPLATE = (
     "Translate the following text from {source_lang} into {target_lang}:\n"
     "{source_lang}: {source}\n{target_lang}:"
 )
 
-# The 60 languages of LMT-60 (NiuTrans/LMT, README) with the names its src/inference.py prompts with.
+# The 60 languages of LMT-60 (NiuTrans/LMT, README), by the names in the prompts of its src/inference.py.
 LANGUAGES = {
     "am": "Amharic",
     "ar": "Arabic",
@@ -86,7 +86,7 @@ LANGUAGES = {
 
 @functools.lru_cache(maxsize=4)
 def load_tokenizer(source: str, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model folder or hub name; kept for the life of the process."""
+    """The tokenizer of a model folder or hub name; cached in the process."""
     from transformers import AutoTokenizer
 
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
@@ -100,7 +100,7 @@ class Prompter:
     """Turns rows into the token ids that one model reads.
 
     The template's text is wrapped in the tokenizer's chat template if it has one (generation
-    prompt added; special tokens come from that template), else tokenized as it stands.
+    prompt added; special tokens come from that template); otherwise it is tokenized unchanged.
     """
 
     source: str
@@ -135,5 +135,5 @@ class Prompter:
 
 
 def cut_off(ids: list[int], limit: int) -> list[int]:
-    """At most `limit` tokens: the first ones and the last, which closes an encoder's input."""
+    """Cut to at most `limit` tokens: the first ones and the last, which ends an encoder's input."""
     return ids if len(ids) <= limit else [*ids[: limit - 1], ids[-1]]

@@ -1,4 +1,4 @@
-"""Facts that one model writes as JSON and reads again. It knows no fact by name."""
+"""The base class of records that are written as JSON and read back. It knows no record by name."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from routelmt_batch.atomic import plain, write_json
 
 
 class Record(BaseModel):
-    """A value that refuses unknown keys. A key that was not given is not written."""
+    """A frozen record. It refuses unknown keys, and writes only the keys that were given."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
     @classmethod
     def of(cls, value: Mapping[str, Any]) -> Self:
-        """From what JSON holds, or will hold: NaN and infinities are null."""
+        """A record of a mapping's values; NaN and infinities become null, as in JSON."""
         return cls.model_validate(plain(dict(value)))
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Raises ValueError if the file holds something else."""
+        """The record in a file. Raises ValueError if the file contains something else."""
         return cls.model_validate(json.loads(path.read_text(encoding="utf8")))
 
     def as_json(self) -> dict[str, Any]:
-        """As a file has it."""
+        """The record's JSON value, as `write` writes it."""
         return self.model_dump(mode="json", exclude_unset=True)
 
     def write(self, path: Path, failpoint: str) -> None:
-        """See atomic.write_json."""
+        """Write it atomically: see atomic.write_json."""
         write_json(path, self.as_json(), failpoint)

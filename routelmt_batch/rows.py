@@ -1,4 +1,4 @@
-"""Stages, the rows that each commits, and the words that rows carry. It imports nothing of ours."""
+"""Stages, the schemas of their rows, and rows' statuses and reasons. It imports nothing of the package."""
 
 from dataclasses import dataclass
 from typing import Final, Literal
@@ -9,7 +9,7 @@ Route = Literal["small", "large"]
 SMALL: Final = "small"
 LARGE: Final = "large"
 
-# Statuses of an output row; every input row leaves with exactly one.
+# Statuses of an output row; every input row gets exactly one.
 OK: Final = "ok"
 FALLBACK: Final = "fallback"
 FAILED: Final = "failed"
@@ -17,7 +17,7 @@ QUARANTINED: Final = "quarantined"
 SKIPPED: Final = "skipped"
 STATUSES: Final = (OK, FALLBACK, FAILED, QUARANTINED, SKIPPED)
 
-# Why a row is skipped: nothing to translate, or not translatable here.
+# Why a row is skipped: there is nothing to translate, or it cannot be translated here.
 EMPTY: Final = "empty"
 NULL: Final = "null"
 UNKNOWN_LANGUAGE: Final = "unknown_language"
@@ -28,25 +28,25 @@ SKIP_REASONS: Final = (EMPTY, NULL, UNKNOWN_LANGUAGE, TOO_LONG)
 TRUNCATED: Final = "truncated"
 EMPTY_OUTPUT: Final = "empty_output"
 ENGINE_ERROR: Final = "engine_error"
-ENGINE_KILLED: Final = "engine_killed"  # the engine died of the row alone: it is quarantined
-LARGE_FAILED: Final = "large_failed"  # of a fallback
-NOT_A_NUMBER: Final = "not_a_number"  # of a score
-NO_REFERENCE: Final = "no_reference"  # of a row to be labelled
+ENGINE_KILLED: Final = "engine_killed"  # the row alone kills the engine: it is quarantined
+LARGE_FAILED: Final = "large_failed"  # a fallback: the large model failed on the row
+NOT_A_NUMBER: Final = "not_a_number"  # the score is NaN
+NO_REFERENCE: Final = "no_reference"  # the row cannot be labelled without a reference
 UNTRANSLATABLE: Final = (*SKIP_REASONS, NO_REFERENCE)
 NO_GAIN: Final = "no_gain"  # the router failed on the row; the small model translates it
 
-# What a guard decides.
+# A guard's decisions.
 ROUTE: Final = "route"
 ESCALATE: Final = "escalate"
 
-# Why a row's route is another than its planned one, or its small translation stands.
-PREDICTED_GOOD: Final = "predicted_good"  # the small model's quality, predicted from the prompt
-HYPOTHESIS_GOOD: Final = "hypothesis_good"  # the quality of the small model's translation
-FREED_PLACE: Final = "freed_place"  # the row has the place of one that stays small
+# Why a row's route differs from its planned one, or its small translation is kept.
+PREDICTED_GOOD: Final = "predicted_good"  # the small model's quality, predicted from the prompt, is good
+HYPOTHESIS_GOOD: Final = "hypothesis_good"  # the small model's translation scored well
+FREED_PLACE: Final = "freed_place"  # the row gets the place of a row that stays small
 ESCALATED: Final = "escalated"  # the small model's translation failed a check or scored low
-NO_TRANSLATION: Final = "no_translation"  # of a table's row that is to be measured
+NO_TRANSLATION: Final = "no_translation"  # a table's row to be measured has no translation
 VERIFIED_SMALL: Final = "verified_small"  # the large model's translation scored lower
-PREDICTED: Final = "predicted"  # whose quality: what the router predicts of the small model's
+PREDICTED: Final = "predicted"  # the lane of qualities that a router predicts for the small model
 
 
 @dataclass(frozen=True)
@@ -54,10 +54,10 @@ class Stage:
     """One kind of committed work.
 
     Args:
-        name: of the folder that holds its parts.
-        schema: of their rows.
-        answer: the column that is null (or NaN) where a row has no answer; its `reason` says why.
-        sums: numbers that are added up over a part's rows.
+        name: the folder that holds its parts.
+        schema: the columns of its rows.
+        answer: the column that is null (or NaN) if a row has no answer; the row's `reason` says why.
+        sums: numbers that are summed over a part's rows.
     """
 
     name: str
@@ -93,7 +93,7 @@ _TRANSLATIONS: Final = pa.schema(
         pa.field("translation", pa.string()),
         pa.field("prompt_tokens", pa.int32()),
         pa.field("output_tokens", pa.int32()),
-        pa.field("status", pa.string(), nullable=False),  # ok, failed or quarantined: of this model's attempt
+        pa.field("status", pa.string(), nullable=False),  # of this model's attempt: ok, failed or quarantined
         pa.field("reason", pa.string()),
     ]
 )
@@ -101,7 +101,7 @@ TRANSLATIONS: Final = Stage(
     "translations", _TRANSLATIONS, answer="translation", sums=("prompt_tokens", "output_tokens")
 )
 
-# What is doubtful about a translation, as far as its text shows.
+# Reasons to doubt a translation that are found in its text.
 CHECKS: Final = Stage(
     "checks", pa.schema([*_ROW, _ROUTE, pa.field("reasons", pa.list_(pa.string()), nullable=False)])
 )
@@ -116,7 +116,7 @@ _QUALITY: Final = pa.schema(
 )
 QUALITY: Final = Stage("quality", _QUALITY, answer="quality", sums=("cut",))
 
-# What the guard changed: the model that a row's call goes to, why, and the number that decided it.
+# The guard's changes: the model that translates a row, why, and the value that decided it.
 DECISIONS: Final = Stage(
     "guard",
     pa.schema(

@@ -1,4 +1,4 @@
-"""Work in threads that a signal can stop: what is not begun is dropped, what runs is told to stop."""
+"""Work in threads that a signal can stop: waiting items are dropped, running work is asked to stop."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _MOST_THREADS = 8
 
 
 class Stopped(Exception):
-    """Raised in a thread whose work nobody waits for any more."""
+    """Raised in a thread whose result is no longer needed."""
 
 
 @contextmanager
 def each(work: Callable[[Item, Stop], Result], items: Iterable[Item]) -> Iterator[Iterator[Result]]:
-    """Results of `work(item, stop)` in the items' order; `work` calls `stop()` now and then.
+    """Results of `work(item, stop)` in the items' order; `work` must call `stop()` regularly.
 
     If the caller leaves early (an error, a signal), `stop` raises in every thread at its next call.
     """

@@ -27,7 +27,7 @@ def test_speed_and_time_left_are_counted_from_the_first_rows(monkeypatch):
             clock[0] = at
             advance(rows)
     assert said.getvalue().splitlines() == [
-        "score: 272 rows to do of 272",
+        "score: 272 of 272 rows to do",
         "score: 64/272 rows",
         "score: 166/272 rows, 3 rows/s, 35 s left",
         "score: 272/272 rows in 71.0 s",

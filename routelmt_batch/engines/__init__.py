@@ -1,1 +1,1 @@
-"""Where models run: a Ray session, pools of engines in it, processes that hold a model. It knows no stage."""
+"""Runs models: a Ray session, pools of engines in it, and processes that hold a model. It knows no stage."""

@@ -1,7 +1,7 @@
 """The Ray actor around an engine's process: batches of requests in, receipts of written parts out.
 
-It reads nothing heavy: the model lives in a process of its own (see child.py), which the actor starts and,
-if it dies, replaces.
+It loads nothing heavy: the model is in a separate process (child.py), which the actor starts, and replaces
+if it dies.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _LANGUAGES = {"source_lang": "en", "target_lang": "de"}
 
 @dataclass(frozen=True)
 class Serving:
-    """What an actor serves: a lane, as far as the actor needs it."""
+    """The parts of a lane that an actor needs."""
 
     lane: str
     recipe: Recipe
@@ -39,8 +39,8 @@ class Serving:
 
 
 class EngineActor:
-    """See ray.data.Dataset.map_batches. Several calls run at once, each in a thread: while one writes its
-    part, the rows of the next keep the engine busy.
+    """A callable for ray.data.Dataset.map_batches. Several calls run at once, each in a thread: while one
+    writes its part, the rows of the next keep the engine busy.
 
     Raises:
         EngineBroken: the engine does not start, or this actor died too often.
@@ -56,7 +56,7 @@ class EngineActor:
         # Another environment's transformers may not read this model's tokenizer: rows get their tokens here.
         self._prompter = recipe.prompter if recipe.python else None
         if self._prompter:
-            self._prompter.load()  # now, before there are threads that would import transformers at once
+            self._prompter.load()  # now: later, several threads would import transformers at once
         self._limit_tokens = recipe.limit_tokens
         self._engine = _Engine(replace(recipe, prompter=None) if self._prompter else recipe)
         self._halving: Halving[pa.Table, Answer] = Halving(
@@ -71,7 +71,7 @@ class EngineActor:
 
     def __call__(self, block: pa.Table) -> pa.Table:
         receipts = [self._serve(pickle.loads(batch)) for batch in block[BATCH].to_pylist()]
-        return pa.table({RECEIPT: pa.array([pickle.dumps(one) for one in receipts], pa.binary())})
+        return pa.table({RECEIPT: pa.array([pickle.dumps(receipt) for receipt in receipts], pa.binary())})
 
     def _serve(self, requests: pa.Table) -> Receipt:
         wanted = pc.indices_nonzero(pc.equal(requests["skip"], ""))
@@ -80,34 +80,34 @@ class EngineActor:
         rows = requests.take(wanted)
         if self._prompter:
             indices, rows, refused = tokenized(indices, rows, self._prompter, self._limit_tokens)
-        found = self._halving.run(rows, range(len(indices)))
-        answers = {indices[at]: answer for at, answer in found.items()} | dict(refused)
+        served = self._halving.run(rows, range(len(indices)))
+        answers = {indices[at]: answer for at, answer in served.items()} | dict(refused)
         part = self._write(as_results(requests, answers))
         return Receipt(self._lane, part, self._name, self._engine.started_at, self._engine.ready_at)
 
 
 class _Engine(EngineProcess):
-    """One whose start is tried again if its process dies on the way, of memory not yet free, say."""
+    """An engine whose start is retried if its process dies, for example because memory is not yet free."""
 
     def start(self) -> None:
-        for left in reversed(range(RESTARTS + 1)):
+        for tries_left in reversed(range(RESTARTS + 1)):
             try:
                 return super().start()
             except EngineDied as error:
-                if not left:
+                if not tries_left:
                     raise EngineBroken(
-                        f"{error} each of {RESTARTS + 1} times that it was started: out of memory, perhaps"
+                        f"{error} at each of {RESTARTS + 1} starts: it may lack memory"
                     ) from None
         return None
 
 
 def _given_up(error: Failure) -> Answer:
-    # An error's name alone: its words may quote the row.
+    # Only the error's name: its message may quote the row.
     return Answer(error=error.name if isinstance(error, RowsFailed) else ENGINE_KILLED)
 
 
 def _harmless(rows: pa.Table) -> pa.Table:
-    """A row like the first of these, with the shortest of texts."""
+    """A copy of the first row in which every text is one character."""
     row = rows.slice(0, 1)
     for index, column in enumerate(row.schema):
         value = row[column.name]

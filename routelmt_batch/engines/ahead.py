@@ -1,4 +1,4 @@
-"""Engines that start before their pass does. What it reads is not known yet: it comes through an inbox."""
+"""Engines that start before their pass. Its work units are not known yet: they come through an inbox."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ _DISMISS_S = 10.0
 
 
 class Inbox:
-    """An actor of the job. Its reading tasks wait here until the pass begins."""
+    """A Ray actor on which the reading tasks wait until the pass begins."""
 
     def __init__(self) -> None:
         self._begun = asyncio.Event()
         self._groups: Mapping[str, list[bytes]] = {}
 
     async def give(self, groups: Mapping[str, list[bytes]]) -> None:
-        """What each lane is to read; a lane that is not named reads nothing."""
+        """Set the groups of work units that each lane reads; a lane that is not named reads nothing."""
         self._groups = groups
         self._begun.set()
 
@@ -38,7 +38,7 @@ class Inbox:
 
 
 class Waiting:
-    """A source of reading tasks: one row for each that a lane's inbox names."""
+    """Waits for a lane's work, and yields one row for each reading task."""
 
     def __init__(self, inbox: Any) -> None:
         self._inbox = inbox
@@ -52,17 +52,17 @@ class Waiting:
 
 
 class Ahead:
-    """A pass whose engines start, or wait. Its Dataset runs in a thread of its own."""
+    """A pass whose engines are started and wait for work. Its Dataset runs in a separate thread."""
 
     def __init__(self, lanes: Sequence[Lane], inbox: Any, dataset: Dataset, column: str) -> None:
         self._lanes = {lane.label: lane for lane in lanes}
         self._inbox = inbox
-        self._found: queue.SimpleQueue[bytes | Exception | None] = queue.SimpleQueue()
+        self._outcomes: queue.SimpleQueue[bytes | Exception | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, args=(dataset, column), daemon=True, name="ahead")
         self._thread.start()
 
     def serves(self, lanes: Sequence[Lane]) -> bool:
-        """Whether it has the engines of these lanes, and commits as they do."""
+        """Whether its lanes include these: they may differ in units and pending rows alone."""
         return all(
             lane.label in self._lanes
             and lane == replace(self._lanes[lane.label], units=lane.units, pending=lane.pending)
@@ -70,28 +70,28 @@ class Ahead:
         )
 
     def run(self, groups: Mapping[str, list[bytes]]) -> Iterator[bytes]:
-        """Let it work, and yield its receipts."""
+        """Give the engines their work, and yield receipts."""
         import ray
 
         ray.get(self._inbox.give.remote(groups))
-        while (found := self._found.get()) is not None:
-            if isinstance(found, Exception):
-                raise found
-            yield found
+        while (outcome := self._outcomes.get()) is not None:
+            if isinstance(outcome, Exception):
+                raise outcome
+            yield outcome
 
     def dismiss(self) -> None:
-        """End its engines: nobody needs them."""
-        with contextlib.suppress(Exception):  # they may have failed, and are not needed any more
+        """Stop the engines, which are not needed."""
+        with contextlib.suppress(Exception):  # they may have failed, which does not matter any more
             self._inbox.give.remote({})
         self._thread.join(_DISMISS_S)
 
     def _run(self, dataset: Dataset, column: str) -> None:
         try:
             for receipt in receipts(dataset, column):
-                self._found.put(receipt)
+                self._outcomes.put(receipt)
         except Exception as error:
-            self._found.put(error)
-        self._found.put(None)
+            self._outcomes.put(error)
+        self._outcomes.put(None)
 
 
 def receipts(dataset: Dataset, column: str) -> Iterator[bytes]:

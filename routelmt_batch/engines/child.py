@@ -1,8 +1,8 @@
 """An engine's process: it loads a model, takes rows from a pipe and answers them until the pipe closes.
 
-`python -m routelmt_batch.engines.child FD`. It is a process of its own so that a row that kills the model
-kills nothing else, and so that the model's threads belong to its main thread. It imports neither Ray nor
-what its model does not need. See process.py for the other end.
+It runs as `python -m routelmt_batch.engines.child FD`. It is a separate process so that a row that kills the
+model kills nothing else, and so that the model's threads belong to its main thread. It imports neither Ray
+nor anything that its model does not need. process.py is the parent's side.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def main(pipe: Connection) -> None:
     inbox: queue.SimpleQueue[Batch] = queue.SimpleQueue()
     try:
         load, prompter, limit_tokens = _first(pipe)
-        # Rows are tokenized beside the model, in a thread: the tokenizer's Rust code lets Python run on.
+        # A thread tokenizes rows while the model runs: the tokenizer's Rust code releases Python's lock.
         thread = threading.Thread(target=_take, args=(pipe, prompter, limit_tokens, inbox), daemon=True)
         thread.start()
         if prompter:
@@ -57,7 +57,7 @@ def _first(pipe: Connection) -> tuple[Load, Prompter | None, int]:
 
 
 def serve(pipe: Connection, model: Model, inbox: queue.SimpleQueue[Batch]) -> None:
-    """Feed the model whatever has come, and send its answers as it gives them."""
+    """Give the model all rows that have arrived, and send its answers as they come."""
     while True:
         while not (model.busy and inbox.empty()):
             keys, rows, refused = inbox.get()
@@ -82,14 +82,14 @@ def _take(
             keys, rows = pipe.recv()
             inbox.put(tokenized(keys, rows, prompter, limit_tokens) if prompter else (keys, rows, []))
     except EOFError:
-        pass  # whoever started this process is gone
+        pass  # the parent process is gone
     except BaseException:
         traceback.print_exc()
     os._exit(1)
 
 
 def tokenized(keys: Sequence[int], rows: pa.Table, prompter: Prompter, limit_tokens: int) -> Batch:
-    """Rows with their prompts' token ids as a column `tokens`, and answers to those that are too long."""
+    """Add the prompts' token ids as a column `tokens`; rows with too long prompts are answered instead."""
     columns = (rows[name].to_pylist() for name in ("source", "source_lang", "target_lang"))
     tokens = prompter.token_ids(*columns)
     refused = [

@@ -1,7 +1,7 @@
-"""Counts the deaths of a job's actors. One whose node is lost did not die: spot nodes go all night long.
+"""Counts how often a job's actors died. The loss of a node does not count: spot nodes come and go.
 
-Ray restarts a dead actor wherever there is room. Its own limit (`max_restarts`) counts lost nodes, too, and
-so is not used on a cluster.
+Ray restarts a dead actor wherever there is room. Its own limit (`max_restarts`) counts lost nodes, too, so
+it is not used on a cluster.
 """
 
 from __future__ import annotations
@@ -10,30 +10,30 @@ from typing import Any
 
 from routelmt_batch.engines.process import EngineBroken
 
-# How often an actor or an engine's process is started again before its job ends.
+# How often an actor or an engine's process is restarted before the job fails.
 RESTARTS = 2
 
 
 class Deaths:
-    """An actor of the job. Each engine's actor tells it of every start."""
+    """A Ray actor to which each engine's actor reports its starts."""
 
     def __init__(self) -> None:
         self._nodes: dict[str, str] = {}
         self._deaths: dict[str, int] = {}
 
     def started(self, actor: str, node: str) -> int:
-        """Note an actor's start. Returns how often it died before, on nodes that are still there."""
+        """Record an actor's start. Returns how often it has died on nodes that were still alive."""
         import ray
 
         before = self._nodes.get(actor)
-        if before and any(one["NodeID"] == before and one["Alive"] for one in ray.nodes()):
+        if before and any(known["NodeID"] == before and known["Alive"] for known in ray.nodes()):
             self._deaths[actor] = self._deaths.get(actor, 0) + 1
         self._nodes[actor] = node
         return self._deaths.get(actor, 0)
 
 
 def beside_driver(kind: type) -> Any:
-    """An actor on the driver's node: it is lost with the job alone."""
+    """Start an actor on the driver's node, so that it is lost only with the job."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -42,10 +42,10 @@ def beside_driver(kind: type) -> Any:
 
 
 def refuse_too_many(deaths: Any) -> None:
-    """In an actor that starts.
+    """Check, in an actor that starts, how often it has died.
 
     Raises:
-        EngineBroken: it died more often than it may.
+        EngineBroken: it died more often than it is restarted.
     """
     import ray
 
@@ -53,5 +53,5 @@ def refuse_too_many(deaths: Any) -> None:
     died = ray.get(deaths.started.remote(context.get_actor_id(), context.get_node_id()))
     if died > RESTARTS:
         raise EngineBroken(
-            f"its process died {died} times and is restarted {RESTARTS} times: out of memory, perhaps"
+            f"its process died {died} times, and is restarted {RESTARTS} times at most: it may lack memory"
         )

@@ -1,9 +1,9 @@
-"""Keeps an engine busy, finds the rows that it fails on by halves, and takes every other row through.
+"""Keeps an engine busy, finds the rows that it fails on by bisection, and gets every other row answered.
 
-When an engine dies, every row that was in it is a suspect, and it is started anew. When it fails on rows and
-lives, those are. Suspects are sent once more together, since something else may have been the cause. If the
-engine fails again, they are sent by halves, down to single rows: one that it fails on alone is given up. In
-the meantime no other row gets in.
+When an engine dies, it is restarted, and every row that was in it is a suspect. When it fails on rows without
+dying, those are the suspects. They are retried once as a batch, because the failure may have had another
+cause. If the engine fails again, they are retried by halves, down to single rows. A row that fails alone is
+given up. Meanwhile no other row is sent.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from routelmt_batch.engines.models import RowsFailed
 from routelmt_batch.engines.process import EngineBroken, EngineDied
 
 logger = logging.getLogger(__name__)
-Rows = TypeVar("Rows")  # what an engine is sent: `select` takes some of them
+Rows = TypeVar("Rows")  # what an engine is sent; `select` picks rows from it
 Result = TypeVar("Result")
 Sent = TypeVar("Sent", contravariant=True)
 Received = TypeVar("Received", covariant=True)
 
 Failure = EngineDied | RowsFailed
 
-# After so many single rows that it fails on, with none between that passes, it may be the engine's fault;
-# after the first one, if it never answered anything.
+# After this many single rows have failed in succession, the engine itself is tested; if it has never answered
+# a row, after the first.
 DOUBT_AFTER = 4
-_CHUNK = 64  # rows of a message, at least: each costs a fixed time on either side
+_CHUNK = 64  # the fewest rows of a message: each message costs a fixed time on either side
 
 
 class Mortal(Protocol[Sent, Received]):
-    """An engine that may die. `receive` may raise EngineDied or RowsFailed; `start` replaces a dead one."""
+    """An engine that may die. `receive` may raise EngineDied or RowsFailed; `start` restarts a dead one."""
 
     def send(self, keys: Sequence[int], rows: Sent) -> None: ...
 
@@ -64,13 +64,13 @@ class _Failed(NamedTuple, Generic[Rows, Result]):
 
 
 class Halving(Generic[Rows, Result]):
-    """Sends rows to an engine, at most `room` at once. Its calls may come from several threads.
+    """Sends rows to an engine, at most `room` at once. Several threads may call `run`.
 
     Args:
-        select: the rows at some indices.
-        harmless: of some rows, one like them that no sound engine fails on.
-        given_up: the result of a row that the engine fails on alone.
-        again: whether a result is none yet: the row is sent again, `retries` times at most.
+        select: returns the rows at some indices.
+        harmless: returns a row like the given ones that no working engine fails on.
+        given_up: returns the result of a row that the engine fails on alone.
+        again: whether a row with this result is sent again, `retries` times at most.
     """
 
     def __init__(
@@ -96,8 +96,8 @@ class Halving(Generic[Rows, Result]):
         self._inside: dict[int, Row[Rows, Result]] = {}
         self._searching = False
         self._error: Exception | None = None
-        self._some = threading.Condition(self._lock)
-        self._proven = False  # it has answered
+        self._sent = threading.Condition(self._lock)
+        self._proven = False  # whether the engine has ever answered a row
         self._failed_in_succession = 0
         threading.Thread(target=self._serve, daemon=True, name="engine").start()
 
@@ -105,14 +105,14 @@ class Halving(Generic[Rows, Result]):
         """Results of the rows at some indices, by index.
 
         Raises:
-            EngineBroken: the engine fails whatever it is sent.
+            EngineBroken: the engine fails on every row.
             EngineDied: it did not start again.
         """
         batch: _Batch[Rows, Result] = _Batch(rows, len(indices))
         with self._lock:
             self._waiting += [(batch, index, 0) for index in indices]
             self._fill()
-            self._some.notify()
+            self._sent.notify()
         while indices and not batch.done.wait(1.0):
             if self._error:
                 raise self._error
@@ -121,16 +121,16 @@ class Halving(Generic[Rows, Result]):
     def _serve(self) -> None:
         try:
             while True:
-                with self._some:
-                    self._some.wait_for(lambda: self._inside)
+                with self._sent:
+                    self._sent.wait_for(lambda: self._inside)
                 if failed := self._receive():
                     self._search(failed)
         except Exception as error:
-            logger.exception("the engine is given up")
+            logger.exception("the engine is broken and is not restarted")
             self._error = error
 
     def _receive(self) -> _Failed[Rows, Result] | None:
-        """Settle what the engine answers, or give the rows that it failed on."""
+        """Settle the rows that the engine answers, or return those that it failed on."""
         try:
             answered = self._engine.receive()
         except RowsFailed as error:
@@ -139,10 +139,10 @@ class Halving(Generic[Rows, Result]):
                 return _Failed([self._inside.pop(key) for key in error.keys], error)
         except EngineDied as error:
             with self._lock:
-                self._searching = True  # before another call's rows get lost in the dead one
+                self._searching = True  # now: another call's rows would be lost in the dead engine
                 suspects = list(self._inside.values())
                 self._inside.clear()
-            logger.warning("the engine died with %d rows in it, which are sent to a new one", len(suspects))
+            logger.warning("the engine died with %d rows in it: it is restarted for them", len(suspects))
             self._engine.start()
             return _Failed(suspects, error)
         with self._lock:
@@ -167,15 +167,15 @@ class Halving(Generic[Rows, Result]):
             batch.done.set()
 
     def _fill(self) -> None:
-        """Send rows that wait, as far as there is room."""
+        """Send waiting rows if the engine has room."""
         room = self._room - len(self._inside)
-        # Not for every row that leaves: but whenever some are wanted, or the last ones are here.
+        # Not for every row that leaves: only when a chunk or half of the engine is free, or all rows fit.
         if self._searching or room < min(_CHUNK, self._room // 2, len(self._waiting)):
             return
         self._send([self._waiting.popleft() for _ in range(min(room, len(self._waiting)))])
 
-    def _send(self, some: Sequence[Row[Rows, Result]]) -> None:
-        for _, group in itertools.groupby(some, key=lambda row: id(row[0])):
+    def _send(self, chosen: Sequence[Row[Rows, Result]]) -> None:
+        for _, group in itertools.groupby(chosen, key=lambda row: id(row[0])):
             of_batch = list(group)
             keys = [next(self._keys) for _ in of_batch]
             self._inside.update(zip(keys, of_batch, strict=True))
@@ -183,7 +183,7 @@ class Halving(Generic[Rows, Result]):
             self._engine.send(keys, rows)
 
     def _search(self, failed: _Failed[Rows, Result]) -> None:
-        """Give every row that the engine failed on its result, then let others in again."""
+        """Find a result for every row that the engine failed on, then send other rows again."""
         for group in (failed, *self._drained()):
             self._clear(group.rows)
         with self._lock:
@@ -191,15 +191,15 @@ class Halving(Generic[Rows, Result]):
             self._fill()
 
     def _drained(self) -> list[_Failed[Rows, Result]]:
-        """Wait until no row is in the engine. What it failed on in the meantime."""
-        found = []
+        """Wait until no row is in the engine. Returns the failures in the meantime."""
+        failures = []
         while self._inside:
             if failed := self._receive():
-                found.append(failed)
-        return found
+                failures.append(failed)
+        return failures
 
     def _clear(self, suspects: Sequence[Row[Rows, Result]], together: bool = True) -> bool:
-        """Send suspects, first all together unless told otherwise. True: the engine answered them all."""
+        """Retry suspects, first as one batch if `together`. Returns whether that batch was answered."""
         groups = [suspects]
         if together:
             with self._lock:
@@ -214,7 +214,7 @@ class Halving(Generic[Rows, Result]):
         for rows in groups:
             first, second = rows[: len(rows) // 2], rows[len(rows) // 2 :]
             passed = self._clear(first)
-            # If it was not the first half, it was the second: no need to see it fail on the whole of it.
+            # If the first half passed, the second holds the cause: it is halved without being tried whole.
             self._clear(second, together=not passed or len(second) == 1)
         return False
 
@@ -227,14 +227,14 @@ class Halving(Generic[Rows, Result]):
             self._finish(batch, at, self._given_up(error))
 
     def _try_harmless(self, row: Rows) -> None:
-        """Raises EngineBroken if it is the engine that fails, and not some rows."""
+        """Raises EngineBroken if the engine fails on a harmless row, too."""
         try:
             self._engine.send([next(self._keys)], row)
             while not self._engine.receive():
                 pass
         except EngineDied:
-            raise EngineBroken("the engine died of single rows, and of a harmless one") from None
-        except RowsFailed as error:  # its words may be told: they can quote the harmless row alone
-            raise EngineBroken(f"it fails on whatever row it is given: {error.name}: {error.words}") from None
+            raise EngineBroken("the engine died on single rows, and on a harmless test row") from None
+        except RowsFailed as error:  # its message may be shown: it can quote only the harmless row
+            raise EngineBroken(f"it fails even on a harmless row: {error.name}: {error.words}") from None
         self._proven = True
         self._failed_in_succession = 0

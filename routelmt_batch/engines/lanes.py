@@ -1,8 +1,8 @@
-"""What a pass asks of engines: lanes of rows in, receipts of committed parts out.
+"""The interface of passes and engines: lanes of rows go in, receipts of committed parts come out.
 
-A lane is one pool's share of a pass. It is read, run and written where the engines are; only work units go
-in and only receipts come back. This module knows no engine. An engine's process in the quality environment
-loads it: it imports nothing that is not there.
+A lane is one pool's share of a pass. Its rows are read, processed and written where the engines are: only
+work units go in, and only receipts come back. This module knows no engine. It is imported in the quality
+environment, too, and imports only what is installed there.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 Scores = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 
-# A row on its way to an engine. With a `skip` reason it passes the engine by. Prompts are made of the text
-# and the languages; a scorer may read other columns beside these.
+# A row for an engine. A row with a `skip` reason is not sent to it. Prompts are made from the text and the
+# languages; a scorer may read further columns.
 REQUESTS = pa.schema(
     [
         ("shard", pa.string()),
@@ -36,9 +36,9 @@ REQUESTS = pa.schema(
     ]
 )
 
-# A row back from an engine. `error` is empty, or why there is no answer: a score, reasons why a translation
-# is doubtful, or a text. `cut`: a scorer read the beginning of its text only. `truncated`: its text ends
-# before an end token.
+# A row back from an engine. Its answer is a score, reasons to doubt a translation, or a text; without one,
+# `error` says why. `cut`: the scorer read only the beginning of the text. `truncated`: the translation ends
+# without an end token.
 RESULTS = pa.schema(
     [
         ("shard", pa.string()),
@@ -57,7 +57,7 @@ RESULTS = pa.schema(
 
 
 class Answer(NamedTuple):
-    """What an engine makes of one row: the columns of RESULTS that are its own."""
+    """An engine's answer to one row: the columns of RESULTS that the engine fills."""
 
     skip: str = ""
     error: str = ""
@@ -71,7 +71,7 @@ class Answer(NamedTuple):
 
 
 def as_results(requests: pa.Table, answers: Mapping[int, Answer]) -> pa.Table:
-    """RESULTS of requests: the answers by their index; rows without one have a `skip` reason."""
+    """The RESULTS table of requests and of their answers, by index; rows without one have a `skip` reason."""
     skips = requests["skip"].to_pylist()
     rows = [answers.get(index) or Answer(skip) for index, skip in enumerate(skips)]
     columns = zip(*rows, strict=True) if rows else [()] * len(Answer._fields)
@@ -83,16 +83,17 @@ def as_results(requests: pa.Table, answers: Mapping[int, Answer]) -> pa.Table:
 
 
 class Scorer(Protocol):
-    """A value for each row of a table: a score, higher for the large model, NaN where there is none; or what
-    else its lane `fills`. It travels to its process as a small value and loads what it needs there, once."""
+    """Returns a value for each row of a table: a score (a router's is higher for the large model; NaN: none)
+    or the reasons that its lane `fills`. It is pickled into the engine's process, and loads its model there,
+    once."""
 
     def __call__(self, rows: pa.Table) -> Scores | list[list[str]]: ...
 
 
 @dataclass(frozen=True)
 class Receipt:
-    """A part that was written: what `Lane.write` said of it, by which engine, when that was started and when
-    it was ready (seconds since the epoch)."""
+    """A part that was written: what `Lane.write` returned, the engine, and when that engine was started and
+    when it was ready (seconds since the epoch)."""
 
     lane: str
     part: Any
@@ -103,11 +104,11 @@ class Receipt:
 
 @dataclass(frozen=True)
 class Pending:
-    """The rows of a work unit that a lane has to do, and nothing else says which those are.
+    """The only source for which rows of a work unit a lane still has to process.
 
     Args:
-        wanted: which they are, by what is committed.
-        read: those rows of a unit as REQUESTS tables.
+        wanted: returns the mask of these rows in a unit, from what is committed.
+        read: reads the rows of a unit and mask as REQUESTS tables.
     """
 
     wanted: Callable[[Any], Mask]
@@ -119,7 +120,7 @@ class Pending:
             yield from self.read(unit, wanted)
 
 
-Tell = Callable[[str, Literal["info", "warning"]], None]  # takes what an operator should know while it runs
+Tell = Callable[[str, Literal["info", "warning"]], None]  # takes a message for the operator
 
 
 @dataclass(frozen=True)
@@ -127,17 +128,17 @@ class Lane:
     """One pool's share of a pass.
 
     Args:
-        stage: what its rows are committed to.
-        model: the one that translates, or whose translations are read; None: neither.
-        pending: the rows of its units that it has to do.
-        write: commits a RESULTS table of at most `part_rows` rows; what it returns is in the receipt. Like
-            `pending` it must pickle.
-        prompter: tokenizes each row for the model; longer prompts than `limit_tokens` are `too_long`.
+        stage: the stage that its rows are committed to.
+        model: the model that translates, or whose translations are read; None: neither.
+        pending: the rows of its units that it has to process.
+        write: commits a RESULTS table of at most `part_rows` rows; its return value goes into the receipt.
+            Like `pending`, it must be picklable.
+        prompter: tokenizes each row for the model; rows of more than `limit_tokens` are `too_long`.
         scorer: scores the rows; None: vLLM translates them, in at most `max_output_tokens`.
-        fills: the column of RESULTS that the scorer's values are for.
-        cuts: which rows the scorer reads the beginning of only.
-        retries: further tries of a row that fails.
-        python: interpreter of the engines' processes; None: this one.
+        fills: the column of RESULTS that the scorer's values go into.
+        cuts: marks the rows whose text is too long for the scorer, which reads only the beginning.
+        retries: how often a row that fails is tried again.
+        python: the interpreter of the engines' processes; None: this one.
     """
 
     label: str
@@ -165,15 +166,15 @@ class Engine(Protocol):
     def run(self, lanes: Sequence[Lane], tell: Tell = ...) -> Iterable[Receipt]: ...
 
     def check_fit(self, together: Sequence[Mapping[str, Pool]]) -> list[str]:
-        """Refuse pools (by label, in groups that run at once) that this machine can never hold; of a
-        cluster, which may grow, say so."""
+        """Refuse pools (by label, in groups that run at once) that this machine cannot hold. For a cluster,
+        which may grow, return warnings instead."""
         ...
 
     def has_room_for(self, pools: Sequence[Pool], beside: Sequence[Pool] = ()) -> bool:
-        """Whether engines of all the pools fit side by side, also beside others that may grow."""
+        """Whether engines of all the pools fit beside each other, and beside other pools at their largest."""
         ...
 
     def start_ahead(self, lanes: Sequence[Lane], beside: Sequence[Lane]) -> bool:
-        """Start the engines of a later pass, if there is room beside the lanes that run. Their units and
-        pending rows do not matter: `run` gives them. Says whether it did."""
+        """Start the engines of a later pass if there is room beside the running lanes; returns whether it
+        did. The units and pending rows of `lanes` are ignored here: `run` brings them."""
         ...

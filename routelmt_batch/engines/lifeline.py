@@ -1,15 +1,15 @@
-"""A vLLM plugin: an engine process ends when the process that started it is gone.
+"""A vLLM plugin: a process of vLLM ends when the process that started it is gone.
 
-vLLM runs its engine in a child of the Ray actor. When the actor is killed with SIGKILL the child
-would live on and hold its memory. vLLM loads `vllm.general_plugins` in each of its processes;
-this one watches the parent there. It does nothing in processes that a job did not start.
+On a GPU, vLLM runs its core in a child of the engine's process (child.py). If that process is killed with
+SIGKILL, the child would go on and hold its memory. vLLM loads `vllm.general_plugins` in each of its
+processes; this plugin watches the parent there. It does nothing in processes that a job did not start.
 """
 
 import os
 import threading
 import time
 
-VARIABLE = "ROUTELMT_LIFELINE"  # the process id of the engine actor
+VARIABLE = "ROUTELMT_LIFELINE"  # the process id of the engine's process
 _POLL_S = 0.5
 
 

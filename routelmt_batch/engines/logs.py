@@ -1,4 +1,4 @@
-"""The engines' logs, copied beside the job from whichever node they are on, and what went wrong in them."""
+"""Copies the engines' logs from their nodes to the job's folder, and finds the errors in them."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 logger = logging.getLogger(__name__)
-# Actors of ours, as Ray names them at the start of their logs.
+# The package's actors, as Ray names them at the start of their logs.
 _OUR_ACTORS = (b"EngineActor", b"ScorerActor", b"RayTrainWorker")
-# A log line that says what went wrong: an exception's last line, as Python prints it.
+# A log line with an error: the last line of a Python traceback.
 _FAULT = re.compile(r"[\w.]*(?:Error|Exception)\b: ")
 _PREFIX = "engine-"
 _PATIENCE_S = 30.0
 
 
 def copy(folder: Path, since: float = 0.0, job: str = "*", node: str = "") -> None:
-    """Copy this node's logs of engines of a job, by Ray's id, that were written to `since` then.
+    """Copy this node's logs of the engines of `job` (Ray's id) that were written to after `since`.
 
-    A log is named for its process, and for its `node` if that has a name.
+    A copy is named after its process, and after `node` if that is given.
     """
     import ray
 
@@ -36,7 +36,7 @@ def copy(folder: Path, since: float = 0.0, job: str = "*", node: str = "") -> No
 
 
 def copy_from_nodes(folder: Path) -> None:
-    """Copy this job's from every node that lives, into a folder that all of them see."""
+    """Copy this job's logs from every live node into a folder that all of them share."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -50,27 +50,27 @@ def copy_from_nodes(folder: Path) -> None:
         if node["Alive"]
     ]
     done, missing = ray.wait(copies, num_returns=len(copies), timeout=_PATIENCE_S)
-    for one in done:
+    for finished in done:
         try:
-            ray.get(one)
-        except Exception as error:  # a node that went, a folder that it does not see: the job stands without
+            ray.get(finished)
+        except Exception as error:  # the node may be gone or lack the folder: the job needs no logs
             logger.warning("a node's logs were not copied: %s", type(error).__name__)
     if missing:
         logger.warning("the logs of %d nodes were not copied in time", len(missing))
 
 
 def faults(folder: Path, since: float) -> list[str]:
-    """The last fault lines of the newest copied log that has any, without their log prefixes."""
+    """The error lines of the newest copied log that has any, without their log prefixes."""
     for log in sorted(_copied(folder, since), key=lambda log: log.stat().st_mtime, reverse=True):
-        found: list[str] = []
+        errors: list[str] = []
         for line in log.read_text(errors="replace").splitlines():
             line = re.sub(r"^\([\w ]+pid=\d+\) ", "", line)
             line = re.sub(r"^(?:ERROR|INFO|WARNING) [\d-]+ [\d:]+ \[[^\]]*\] ", "", line).strip()
-            # EngineDeadError says only that something else went wrong.
-            if _FAULT.match(line) and "EngineDeadError" not in line and line not in found:
-                found.append(line[:300])
-        if found:
-            return found
+            # EngineDeadError only means that something else went wrong.
+            if _FAULT.match(line) and "EngineDeadError" not in line and line not in errors:
+                errors.append(line[:300])
+        if errors:
+            return errors
     return []
 
 

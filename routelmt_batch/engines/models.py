@@ -1,7 +1,6 @@
-"""What runs in an engine's process: vLLM that translates, or a scorer. Both take rows and answer them.
+"""The models of engines' processes: vLLM, which translates, or a scorer. Both take rows and give answers.
 
-An engine's process imports this module, also in the quality environment; what a model needs is imported
-when it is loaded.
+This module is imported in the quality environment, too: a model's libraries are imported when it is loaded.
 """
 
 from __future__ import annotations
@@ -20,13 +19,13 @@ from routelmt_batch.rows import EMPTY_OUTPUT, ENGINE_ERROR
 
 logger = logging.getLogger(__name__)
 Keyed = tuple[int, Answer]
-_SCORED_ROWS = 1024  # that a scorer is given at once
+_SCORED_ROWS = 1024  # the most rows of one call of a scorer
 
 
 class RowsFailed(Exception):
-    """A model failed on the rows of some keys together, and goes on.
+    """A model failed on the rows of `keys` together, but can go on.
 
-    `name` is the error's; `words` are its own, which may quote a row.
+    `name` is the error's class, and `words` its message, which may quote a row.
     """
 
     def __init__(self, keys: Sequence[int], name: str, words: str = "") -> None:
@@ -35,8 +34,8 @@ class RowsFailed(Exception):
 
 
 class Model(Protocol):
-    """A loaded model. `add` takes rows by their keys, a table of REQUESTS with a column `tokens` where the
-    lane has a prompter; `step` works on them and answers some or none, or raises RowsFailed."""
+    """A loaded model. `add` takes rows and their keys: a table of REQUESTS, with a column `tokens` if the
+    lane has a prompter. `step` works on them and returns the answers that are ready, or raises RowsFailed."""
 
     def add(self, keys: Sequence[int], rows: pa.Table) -> None: ...
 
@@ -49,11 +48,11 @@ class Model(Protocol):
 
 
 class Load(Protocol):
-    """Loads a model, in the process that will run it. It travels there: it must pickle."""
+    """Loads a model in the process that runs it. It is pickled into that process."""
 
     @property
     def room(self) -> int:
-        """Rows that keep the model busy: it is given no more at a time."""
+        """The most rows that the model is given at a time: enough to keep it busy."""
         ...
 
     def __call__(self) -> Model: ...
@@ -63,8 +62,8 @@ class Load(Protocol):
 class Generation:
     """vLLM, decoding greedily.
 
-    LLMEngine's `add_request` and `step` are fed while it runs, so that its sequences never run dry between
-    batches (docs.vllm.ai, LLMEngine). It gets token ids and gives token ids: texts are decoded in one go.
+    Requests are added to LLMEngine while it steps, so that it never runs dry between batches (docs.vllm.ai,
+    LLMEngine). It takes and returns token ids; the texts of a step are decoded together.
     """
 
     engine: dict[str, Any]  # vllm.EngineArgs
@@ -81,7 +80,7 @@ class Generation:
 
 
 class Generator:
-    """See Model."""
+    """vLLM as a Model."""
 
     def __init__(self, spec: Generation) -> None:
         from vllm import EngineArgs, LLMEngine, SamplingParams
@@ -99,7 +98,7 @@ class Generator:
             stop_token_ids=sorted(self._end_tokens),
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
-            skip_clone=True,  # a deep copy for each row is a twelfth of the time of a small model
+            skip_clone=True,  # a deep copy for each row would take a twelfth of a small model's time
         )
         self._prompt_tokens: dict[int, int] = {}
         self._refused: list[Keyed] = []
@@ -112,8 +111,8 @@ class Generator:
         for key, tokens in zip(keys, rows["tokens"].to_pylist(), strict=True):
             try:
                 self._engine.add_request(str(key), {"prompt_token_ids": tokens}, self._params)
-            except (ValueError, self._invalid) as error:  # no prompt for this model; the message may quote it
-                logger.warning("a row was refused: %s", type(error).__name__)
+            except (ValueError, self._invalid) as error:  # an invalid prompt; the message may quote it
+                logger.warning("vLLM refused a row: %s", type(error).__name__)
                 self._refused.append((key, Answer(error=ENGINE_ERROR, prompt_tokens=len(tokens))))
             else:
                 self._prompt_tokens[key] = len(tokens)
@@ -127,7 +126,7 @@ class Generator:
         ended = [bool(tokens) and tokens[-1] in self._end_tokens for tokens in ids]
         bodies = [tokens[:-1] if end else tokens for tokens, end in zip(ids, ended, strict=True)]
         texts = self._tokenizer.batch_decode(bodies, skip_special_tokens=True) if bodies else []
-        found = []
+        answers = []
         for output, tokens, text, end in zip(done, ids, texts, ended, strict=True):
             key = int(output.request_id)
             prompt_tokens = self._prompt_tokens.pop(key)
@@ -137,8 +136,8 @@ class Generator:
                 )
             else:
                 answer = Answer(error=EMPTY_OUTPUT, prompt_tokens=prompt_tokens)
-            found.append((key, answer))
-        return refused + found
+            answers.append((key, answer))
+        return refused + answers
 
 
 @runtime_checkable
@@ -150,7 +149,7 @@ class Loading(Protocol):
 
 @dataclass(frozen=True)
 class Scoring:
-    """A scorer, given as many rows at once as wait, up to `_SCORED_ROWS`."""
+    """A scorer. Each call takes all rows that wait, up to `_SCORED_ROWS`."""
 
     scorer: Scorer
     fills: str = "score"
@@ -165,7 +164,7 @@ class Scoring:
 
 
 class ScorerModel:
-    """See Model."""
+    """A scorer as a Model."""
 
     def __init__(self, spec: Scoring) -> None:
         self._spec = spec
@@ -192,22 +191,22 @@ class ScorerModel:
         try:
             answers = scored(pa.concat_tables(tables), self._spec)
         except Exception as error:
-            logger.warning("%d rows failed together: %s", len(keys), type(error).__name__)
+            logger.warning("the scorer failed on a call with %d rows: %s", len(keys), type(error).__name__)
             raise RowsFailed(keys, type(error).__name__, str(error)) from None
         return list(zip(keys, answers, strict=True))
 
 
 def scored(rows: pa.Table, spec: Scoring) -> list[Answer]:
     """A scorer's answers. Raises whatever the scorer raises."""
-    values = spec.scorer(rows)
+    scores = spec.scorer(rows)
     cut: Sequence[bool] = [False] * rows.num_rows
     if spec.cuts:
         cut = spec.cuts(rows).tolist()
     lengths: Sequence[int | None] = [None] * rows.num_rows
     if "tokens" in rows.column_names:
         lengths = [len(tokens) for tokens in rows["tokens"].to_pylist()]
-    found = values.tolist() if isinstance(values, np.ndarray) else values
+    values = scores.tolist() if isinstance(scores, np.ndarray) else scores
     return [
         Answer(prompt_tokens=length, cut=was_cut, **{spec.fills: value})
-        for length, value, was_cut in zip(lengths, found, cut, strict=True)
+        for length, value, was_cut in zip(lengths, values, cut, strict=True)
     ]

@@ -1,4 +1,4 @@
-"""Asks each node of a cluster what it computes with."""
+"""Finds out which processors each node of a cluster has."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from routelmt_batch.spec.dtypes import Processors, here
 
 
 def processors(address: str | None) -> list[Processors]:
-    """Of every node of a cluster that is there now; of this machine without an address.
+    """The processors of every node that the cluster has now; without an address, of this machine.
 
     Raises:
         UsageError: no cluster answers at the address.
@@ -18,20 +18,20 @@ def processors(address: str | None) -> list[Processors]:
     if address in (None, "local"):
         return here()
     with tempfile.TemporaryDirectory() as folder, Session(Path(folder), address) as session:
-        session.start()  # before Ray is imported: it says whether a token is sent
+        session.start()  # before Ray is imported: it sets whether Ray sends a token
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         look = ray.remote(num_cpus=0, max_retries=0)(here)
         with session.explaining("nodes"):
-            found = ray.get(
+            nodes = ray.get(
                 [
                     look.options(
                         scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
                     ).remote(f"node {node['NodeManagerAddress']}")
                     for node in ray.nodes()
-                    # A head that takes no work computes nothing.
+                    # A head node without CPUs and GPUs runs no engine.
                     if node["Alive"] and any(node["Resources"].get(name) for name in ("CPU", "GPU"))
                 ]
             )
-    return [one for node in found for one in node]
+    return [processor for node in nodes for processor in node]

@@ -2,7 +2,7 @@
 
     work units -> reading tasks -> batches of requests -> actors with engines -> receipts of written parts
 
-CPU and GPU go the same way; only resources and a few engine settings differ.
+CPUs and GPUs are used in the same way; only resources and a few engine settings differ.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ if TYPE_CHECKING:
     from ray.data import Dataset
 
 _CPU_KV_CACHE_BYTES = 1 << 30
-# Rows of one reading task, at most, if its units are small.
+# The most rows of a reading task with several units.
 _READ_ROWS = 65536
-# Batches that one engine holds at most: of small ones the first engine would take those of the others.
+# The most batches of one engine: otherwise the first engine would take all the small batches.
 _MOST_CALLS = 16
-# A task's calls of an actor are tried again whenever the actor is: what bounds them is how often it may die.
+# A call is retried whenever its actor is restarted: the limit on restarts bounds the retries.
 _ALWAYS = -1
 
 
@@ -47,25 +47,25 @@ class Pools:
         self._ahead: Ahead | None = None
 
     def gpus(self, pool: Pool) -> int:
-        """GPUs of one engine: the spec's, else what its model is split over, where GPUs are."""
+        """GPUs of one engine: those of the spec, or if there are GPUs, as many as its model is split over."""
         if pool.gpus is not None:
             return pool.gpus
         return pool.gpus_of_model if self.session.resource("GPU") else 0
 
     def has_room_for(self, pools: Sequence[Pool], beside: Sequence[Pool] = ()) -> bool:
-        """See Engine."""
+        """See lanes.Engine."""
         engines = [(pool, pool.replicas.min) for pool in pools] + [
             (pool, pool.replicas.max) for pool in beside
         ]
         gpus = sum(self.gpus(pool) * count for pool, count in engines)
         if self.session.local:
-            # Side by side on one machine's cores two engines take as long as one after the other.
+            # On the cores of one machine, two engines at once take as long as one after the other.
             return 0 < gpus <= self.session.resource("GPU")
         cpus = sum(pool.cpus * count for pool, count in engines) + 1
         return gpus <= self.session.resource("GPU") and cpus <= self.session.resource("CPU")
 
     def start_ahead(self, lanes: Sequence[Lane], beside: Sequence[Lane]) -> bool:
-        """See Engine."""
+        """See lanes.Engine."""
         running = [lane.pool for lane in beside]
         if self._ahead or not lanes or not self.has_room_for([lane.pool for lane in lanes], running):
             return False
@@ -74,14 +74,14 @@ class Pools:
         return True
 
     def dismiss(self) -> None:
-        """End engines that were started ahead and that no pass took."""
+        """Stop engines that were started ahead and that no pass used."""
         if self._ahead:
             self._ahead.dismiss()
             self._ahead = None
 
     def run(self, lanes: Sequence[Lane], tell: Tell = lambda message, level: None) -> Iterator[Receipt]:
-        """One Dataset for all lanes. Yields a receipt for each part, as it is written; tells what becomes of
-        the nodes.
+        """Run all lanes as one Dataset. Yields a receipt for each part as it is written, and reports lost and
+        new nodes to `tell`.
 
         Raises:
             RoutelmtError: what a read or a write raised.
@@ -97,15 +97,15 @@ class Pools:
         ):
             if self._ahead and self._ahead.serves(lanes):
                 ahead, self._ahead = self._ahead, None
-                found = ahead.run({lane.label: _packed_groups(lane) for lane in lanes})
+                pickled = ahead.run({lane.label: _packed_groups(lane) for lane in lanes})
             else:
                 self.dismiss()
-                found = receipts(self._dataset(lanes), RECEIPT)
-            for receipt in found:
+                pickled = receipts(self._dataset(lanes), RECEIPT)
+            for receipt in pickled:
                 yield pickle.loads(receipt)
 
     def check_fit(self, together: Sequence[Mapping[str, Pool]]) -> list[str]:
-        """See Engine. Ray would wait for resources in silence.
+        """See lanes.Engine. Ray itself would wait for resources in silence.
 
         Raises:
             UsageError: a local Ray lacks GPUs or CPUs for pools that run at once.
@@ -122,21 +122,21 @@ class Pools:
                 has = self.session.resource(name)
                 if sum(needs.values()) <= has:
                     continue
-                told = ", ".join(f"{label} {need:g}" for label, need in needs.items())
+                listed = ", ".join(f"{label} {need:g}" for label, need in needs.items())
                 if self.session.local:
                     raise UsageError(
-                        f"{name}s needed: {told}; this machine has {has:g}. Set replicas, gpus or cpus of "
-                        "the pools lower, or give a cluster with --address"
+                        f"{name}s needed: {listed}; this machine has {has:g}. Set replicas, gpus or cpus of "
+                        "the pools lower, or name a cluster with --address"
                     )
                 warnings.append(
-                    f"{name}s needed: {told}; the cluster has {has:g} now, and the job waits for more: add a "
-                    f"node, or stop it and set replicas, gpus or cpus of the pools lower"
+                    f"{name}s needed: {listed}; the cluster has {has:g} now, and the job waits for more. Add "
+                    "a node, or stop the job and set replicas, gpus or cpus of the pools lower"
                 )
         return warnings
 
     def _dataset(self, lanes: Sequence[Lane], inbox: Any | None = None) -> Dataset:
-        """All lanes together; with an inbox they wait there for what they read."""
-        # A local Ray is one node: Ray's own count of restarts does.
+        """One Dataset for all lanes; with an inbox, they wait there for their work units."""
+        # A local Ray is one node: Ray's own limit on restarts is enough.
         deaths = None if self.session.local else beside_driver(Deaths)
         first, *others = (self._lane(lane, deaths, inbox) for lane in lanes)
         return first.union(*others) if others else first
@@ -157,10 +157,10 @@ class Pools:
         if lane.python and not self.session.local:
             self.check_nodes(lane.python)
         recipe = self.recipe(lane)
-        # Batches whose rows are in the engine or wait for it, one that is written and one that is fetched.
+        # Enough batches to fill the engine, one that is being written, and one that is being fetched.
         calls = min(_MOST_CALLS, 2 + -(-recipe.load.room // lane.part_rows))
         with warnings.catch_warnings():
-            # Ray 2.60 deprecates the only way there is to say how often an actor is restarted.
+            # Ray 2.60 deprecates the only way to set how often an actor is restarted.
             warnings.filterwarnings("ignore", message=".*ray_remote_args.* is deprecated")
             return ds.map_batches(
                 EngineActor,
@@ -181,7 +181,7 @@ class Pools:
             )
 
     def check_nodes(self, python: str) -> None:
-        """Try the quality environment on every node: engines' processes are started in it there.
+        """Check the quality environment on every node, as engines' processes are started in it there.
 
         Raises:
             UsageError: see quality.check_at.
@@ -217,7 +217,7 @@ class Pools:
         return Recipe(load, lane.prompter, lane.limit_tokens, lane.python, self.environment(lane.pool))
 
     def engine_arguments(self, pool: Translator) -> dict[str, Any]:
-        """vLLM's EngineArgs of a pool; its free settings come last."""
+        """vLLM's EngineArgs for a pool; those of the pool's `engine` replace the others."""
         arguments: dict[str, Any] = {
             "model": pool.source,
             "dtype": pool.dtype,
@@ -233,24 +233,24 @@ class Pools:
         return arguments | pool.engine
 
     def environment(self, pool: Pool) -> dict[str, str]:
-        """Variables of an engine's process."""
+        """The environment variables of an engine's process."""
         environment = dict(NO_TELEMETRY)
         if self.gpus(pool):
-            # The engine's core gets a process of its own: it steps on while this one takes rows and texts.
+            # The engine's core runs in its own process: it steps on while this one handles rows and texts.
             environment["VLLM_ENABLE_V1_MULTIPROCESSING"] = "1"
         else:
             environment |= {
                 "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
                 "OMP_NUM_THREADS": str(pool.threads or self.session.cores),
-                # How long a thread spins for the next step before it sleeps. To wake it takes longer than
-                # most waits do, on a virtual machine above all.
+                # How long a thread spins for the next step before it sleeps. Waking it takes longer than most
+                # waits, above all on a virtual machine.
                 "GOMP_SPINCOUNT": "200000",
             }
         return environment | pool.env
 
 
 def groups(units: Sequence[Any]) -> Iterator[list[Any]]:
-    """Work units in order, small ones together: each group is a reading task."""
+    """Group work units for reading tasks: in order, small units together."""
     group: list[Any] = []
     rows = 0
     for unit in units:
@@ -265,13 +265,13 @@ def groups(units: Sequence[Any]) -> Iterator[list[Any]]:
 
 
 def _packed_groups(lane: Lane) -> list[bytes]:
-    """What each reading task is given: work units, and what is pending of them."""
+    """The pickled input of each reading task: a group of work units, and what reads their pending rows."""
     return [pickle.dumps((lane.pending, group)) for group in groups(lane.units)]
 
 
 def _reader(part_rows: int) -> Callable[[pa.Table], Iterator[pa.Table]]:
-    """Reads units into batches of `part_rows` requests across their borders; each is a row of a block, so
-    that Ray Data neither splits nor merges them."""
+    """Reads units into batches of `part_rows` requests; a batch may span units. Each batch is one row of a
+    block, so that Ray Data neither splits nor merges it."""
 
     def tables(block: pa.Table) -> Iterator[pa.Table]:
         for group in block["group"].to_pylist():
@@ -297,6 +297,6 @@ def _reader(part_rows: int) -> Callable[[pa.Table], Iterator[pa.Table]]:
 
 
 def _packed(requests: pa.Table) -> pa.Table:
-    # Combined: a slice would take the whole of its buffers along.
+    # Copied: a slice would be pickled with the whole of its buffers.
     requests = requests.take(pa.array(range(requests.num_rows)))
     return pa.table({BATCH: pa.array([pickle.dumps(requests, protocol=5)], pa.binary())})

@@ -1,4 +1,4 @@
-"""The other end of an engine's process: starts it, sends it rows, takes its answers, notices its death."""
+"""The parent's side of an engine's process: starts it, sends rows, receives answers, notices its death."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
     from routelmt_batch.prompts import Prompter
 
 
-_LAST_BREATH_S = 5.0  # from the end of its pipe to its own end
+_EXIT_WAIT_S = 5.0  # how long a process may take to exit after its pipe closed
 
 
 class EngineDied(Exception):
-    """The engine's process is gone, and with it what was in it."""
+    """The engine's process ended, and the rows in it have no answer."""
 
 
 class EngineBroken(Exception):
-    """The engine does not start, or fails whatever it is sent."""
+    """The engine does not start, or fails on every row."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Recipe:
 
     Args:
         python: its interpreter; None: this one.
-        environment: variables beside this process's own.
+        environment: variables that are added to this process's own.
     """
 
     load: Load
@@ -48,10 +48,10 @@ class Recipe:
 
 
 class EngineProcess:
-    """Raises EngineBroken, with the engine's own words, if it does not start.
+    """An engine's process, started. Raises EngineBroken, with the engine's error, if it does not start.
 
     Messages to the process: its Recipe's first three fields, then `(keys, rows)`. Messages from it:
-    `("ready", None)`, `("failed", words)`, `("answers", [(key, Answer)])`, `("rows failed", RowsFailed)`.
+    `("ready", None)`, `("failed", error)`, `("answers", [(key, Answer)])`, `("rows failed", RowsFailed)`.
     """
 
     def __init__(self, recipe: Recipe) -> None:
@@ -59,11 +59,11 @@ class EngineProcess:
         self.start()
 
     def start(self) -> None:
-        """Start it, anew if it died, and wait until it takes rows.
+        """Start the process, or replace one that died, and wait until it is ready for rows.
 
         Raises:
-            EngineBroken: it failed, and said why.
-            EngineDied: it ended without a word.
+            EngineBroken: it reported an error.
+            EngineDied: it ended without reporting one.
         """
         recipe = self._recipe
         self.started_at = time.time()
@@ -80,33 +80,33 @@ class EngineProcess:
                 pass_fds=[theirs.fileno()],
                 env={**os.environ, **recipe.environment},
             )
-        self._tell((recipe.load, recipe.prompter, recipe.limit_tokens))
+        self._put((recipe.load, recipe.prompter, recipe.limit_tokens))
         self.receive()
         self.ready_at = time.time()
 
-    def _tell(self, message: object) -> None:
-        with contextlib.suppress(OSError):  # it is dead: `receive` finds out
+    def _put(self, message: object) -> None:
+        with contextlib.suppress(OSError):  # the process is dead: `receive` raises EngineDied
             self._pipe.send(message)
 
     def send(self, keys: Sequence[int], rows: pa.Table) -> None:
-        """Send rows; of a process that is dead `receive` tells."""
-        self._tell((keys, rows))
+        """Send rows. If the process is dead, the next `receive` raises EngineDied."""
+        self._put((keys, rows))
 
     def receive(self) -> list[Keyed]:
         """Wait for answers.
 
         Raises:
-            EngineDied: its process ended.
-            EngineBroken: it told why it cannot go on.
-            RowsFailed: it has no answer to some rows together.
+            EngineDied: the process ended.
+            EngineBroken: the engine reported that it cannot go on.
+            RowsFailed: the engine failed on some rows together.
         """
         try:
             kind, content = self._pipe.recv()
         except (EOFError, OSError):
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(_LAST_BREATH_S)
+                self._process.wait(_EXIT_WAIT_S)
             self.end()
-            raise EngineDied(f"its process ended with {self._process.returncode}") from None
+            raise EngineDied(f"its process ended with exit status {self._process.returncode}") from None
         if kind == "failed":
             self.end()
             raise EngineBroken(content)
@@ -115,7 +115,7 @@ class EngineProcess:
         return content or []
 
     def end(self) -> None:
-        """Kill it, if it lives, and wait until it is gone."""
+        """Kill the process if it is alive, and wait until it is gone."""
         self._pipe.close()
         self._process.kill()
         self._process.wait()

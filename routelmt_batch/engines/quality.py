@@ -21,10 +21,10 @@ from routelmt_batch.errors import UsageError
 
 VARIABLE = "ROUTELMT_QUALITY_PYTHON"
 _DEFAULT = Path(".venv-quality", "bin", "python")
-_TIMEOUT_S = 60.0  # an import of COMET takes 5 seconds, on a busy machine with a cold disk many more
+_TIMEOUT_S = 60.0  # importing COMET takes 5 seconds, on a busy machine with a cold disk many more
 _SETUP = "run `make setup-quality` (docs/pages/install.md)"
-# What engines' processes there import, and which versions they have. Without the working folder on the path
-# (-P): the package must be installed there.
+# Imports what engines' processes import there, and prints the versions. It runs without the working folder on
+# the path (-P): the package must be installed there.
 _PROBE = """
 import importlib.util, json, sys
 from importlib.metadata import version
@@ -49,7 +49,7 @@ class Environment:
 
 
 def python() -> Path:
-    """The environment's interpreter: that of ROUTELMT_QUALITY_PYTHON, or `.venv-quality` beside the main
+    """The environment's interpreter: ROUTELMT_QUALITY_PYTHON, or that of `.venv-quality` beside the main
     environment's folder or in the working folder."""
     if named := os.environ.get(VARIABLE):
         return Path(named).expanduser().absolute()
@@ -58,7 +58,7 @@ def python() -> Path:
 
 
 def check() -> Environment:
-    """Try the environment on this machine.
+    """Check the quality environment of this machine.
 
     Raises:
         UsageError: see check_at.
@@ -68,21 +68,24 @@ def check() -> Environment:
 
 @functools.cache
 def check_at(path: Path) -> Environment:
-    """Try what actors will need of an environment, in a process of its own: a few seconds, once.
+    """Check, in a separate process, that an environment has what engines need: a few seconds, once.
 
     Raises:
-        UsageError: it is not there, does not answer in time, fails to import, or does not fit this one.
+        UsageError: it does not exist, does not answer in time, fails to import, or has other versions.
     """
     if not path.exists():
-        raise UsageError(f"quality environment {path}: not there, and COMET runs in it: {_SETUP}")
-    found = _probe(path)
+        raise UsageError(f"quality environment {path}: does not exist, but COMET needs it: {_SETUP}")
+    theirs = _probe(path)
     ours = {
         "Python": "{}.{}".format(*sys.version_info),
         "routelmt-batch": __version__,
     }
-    if wrong := [f"{name} {found[name]}, here {ours[name]}" for name in ours if found[name] != ours[name]]:
-        raise UsageError(f"quality environment {path}: has {', '.join(wrong)}; both need the same: {_SETUP}")
-    return Environment(str(path), found["unbabel-comet"], found["sentinel_metric"])
+    wrong = [f"{name} {theirs[name]} instead of {ours[name]}" for name in ours if theirs[name] != ours[name]]
+    if wrong:
+        raise UsageError(
+            f"quality environment {path}: has {', '.join(wrong)}. Both environments must match: {_SETUP}"
+        )
+    return Environment(str(path), theirs["unbabel-comet"], theirs["sentinel_metric"])
 
 
 def _probe(path: Path) -> dict[str, Any]:
@@ -90,18 +93,19 @@ def _probe(path: Path) -> dict[str, Any]:
     try:
         answer, errors, code = _run([str(path), "-P", "-c", _PROBE])
         if not code:
-            found: dict[str, Any] = json.loads(answer.splitlines()[-1])
-            return found
-        why = (errors.strip().splitlines() or [f"it ended with {code} and no word"])[-1]
+            versions: dict[str, Any] = json.loads(answer.splitlines()[-1])
+            return versions
+        why = (errors.strip().splitlines() or [f"it ended with exit status {code} and no message"])[-1]
     except subprocess.TimeoutExpired:
         why = f"it did not import COMET within {_TIMEOUT_S:g} seconds"
     except (OSError, ValueError, IndexError) as error:
         why = f"it gave no answer ({error})"
-    raise UsageError(f"quality environment {path}: does not work: {why}. Mend it, or {_SETUP}")
+    raise UsageError(f"quality environment {path}: does not work: {why}. Repair it, or {_SETUP}")
 
 
 def _run(command: list[str]) -> tuple[str, str, int]:
-    """Output, errors and exit status. Whatever ends the wait, no process of it is left."""
+    """Run a command; returns output, errors and exit status. If the wait is cut short, its processes are
+    killed."""
     with subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,

@@ -1,10 +1,10 @@
-"""A small process beside a local Ray: when the job is gone, so are the processes it started.
+"""A small process beside a local Ray that ends the job's processes when the job has ended.
 
-A job killed with SIGKILL cannot clean up, and some of Ray's processes would live on for a minute. The
-reaper takes note of the job's descendants while it runs. When its standard input closes, the job has
-ended, one way or another: it gives them a few seconds and kills what is left.
+A job killed with SIGKILL cannot clean up, and some of Ray's processes would go on for a minute. The
+reaper records the job's descendants while the job runs. When its standard input closes, the job has
+ended: it gives them a few seconds, and kills those that are still alive.
 
-Run as a script: `python reaper.py PID MARK`, MARK a variable that the job set for its children.
+Run as a script: `python reaper.py PID MARK`. The job sets the variable ROUTELMT_JOB to MARK for its children.
 """
 
 from __future__ import annotations
@@ -24,32 +24,32 @@ _GRACE_S = 5.0
 
 
 class Reaper:
-    """The job's side: start it before Ray, end it after."""
+    """The job's handle on the reaper: start it before Ray, finish it after Ray."""
 
     def __init__(self, environment: MutableMapping[str, str]) -> None:
-        mark = environment[MARK] = uuid.uuid4().hex  # fresh: a parent may be a job, too
+        mark = environment[MARK] = uuid.uuid4().hex  # a new one: the parent process may be a job, too
         self._process = subprocess.Popen(
             [sys.executable, __file__, str(psutil.Process().pid), mark],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            # Ctrl-C goes to the terminal's whole process group; the reaper has to outlast it.
+            # Ctrl-C goes to the terminal's whole process group; the reaper must survive it.
             start_new_session=True,
         )
 
     def look(self) -> None:
-        """Have it note every process of the moment, before they lose their parents."""
+        """Make it record all current descendants, before they lose their parents."""
         assert self._process.stdin and self._process.stdout
         self._process.stdin.write(b"\n")
         self._process.stdin.flush()
         self._process.stdout.readline()
 
     def finish(self) -> None:
-        """Have it reap, and wait until all are gone."""
+        """Make it kill the remaining processes, and wait for it to end."""
         self._process.communicate()
 
 
 def main(job: int, mark: str) -> None:
-    """Watch process `job` until standard input closes, then reap its descendants."""
+    """Watch process `job` until standard input closes, then end its descendants."""
     family: set[psutil.Process] = set()
     while True:
         ready, _, _ = select.select([sys.stdin], [], [], _POLL_S)
@@ -70,10 +70,10 @@ def main(job: int, mark: str) -> None:
 
 def _descendants(job: int) -> set[psutil.Process]:
     try:
-        found = psutil.Process(job).children(recursive=True)
+        children = psutil.Process(job).children(recursive=True)
     except psutil.Error:
         return set()
-    return {process for process in found if process.pid != psutil.Process().pid}
+    return {process for process in children if process.pid != psutil.Process().pid}
 
 
 def _is_alive(process: psutil.Process) -> bool:
@@ -84,16 +84,16 @@ def _is_alive(process: psutil.Process) -> bool:
 
 
 def _marked(mark: str) -> list[psutil.Process]:
-    """Processes too young to have been noted. (Older ones may have overwritten their environment
-    with a process title.)"""
-    found = []
+    """The job's processes by their environment: this finds those too young to have been recorded. (Older
+    ones may have overwritten their environment with a process title.)"""
+    marked = []
     for process in psutil.process_iter():
         try:
             if process.environ().get(MARK) == mark and process.pid != psutil.Process().pid:
-                found.append(process)
+                marked.append(process)
         except psutil.Error:
             continue
-    return found
+    return marked
 
 
 if __name__ == "__main__":

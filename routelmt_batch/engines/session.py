@@ -1,4 +1,4 @@
-"""A Ray session: start, quiet, explain failures, keep the engines' logs, leave nothing behind."""
+"""A Ray session: starts Ray, silences it, explains its failures, keeps the engines' logs and cleans up."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ class Session:
 
     Ray starts when a pass first needs it. Until the session ends, what Ray and vLLM print in this
     process goes to `driver.log` in the log folder, unless verbose. `take_signals` sets the job's signal
-    handlers: each `ray.init`, also one that finds Ray running, takes SIGTERM for itself.
+    handlers again: every `ray.init` replaces that of SIGTERM, even where Ray already runs.
     """
 
-    # Reads and writes are mostly waiting: a fraction of a CPU each lets them run beside engines.
+    # Reading and writing mostly wait: with a fraction of a CPU each, they run beside engines.
     task_cpus = 0.25
 
     def __init__(
@@ -93,18 +93,18 @@ class Session:
             except (ConnectionError, ValueError, RuntimeError) as error:
                 why = last_line(str(error))
                 raise UsageError(
-                    f"--address {self.address}: no Ray cluster lets this job in ({why}). If it asks for a "
-                    "token, put the head's into ~/.ray/auth_token or RAY_AUTH_TOKEN"
+                    f"--address {self.address}: cannot join the Ray cluster ({why}). If it requires a token, "
+                    "put the head node's token into ~/.ray/auth_token or RAY_AUTH_TOKEN"
                     if not self.local
-                    else f"Ray did not start: {why}; `routelmt-batch doctor` looks why"
+                    else f"Ray did not start: {why}. Run `routelmt-batch doctor` to find the cause"
                 ) from None
         self._open.callback(self.keep_logs)
         context = DataContext.get_current()
         context.enable_progress_bars = False
         context.print_on_execution_start = False
-        # A batch on its way is one row; none is to wait for others to fill a block.
+        # Each row is a whole batch of requests, and must not wait for others to fill a block.
         context.target_max_block_size = 1
-        # A pool grows when all calls of its engines are taken, and more wait.
+        # A pool grows when all calls of its engines are in use and more batches wait.
         context.autoscaling_config = AutoscalingConfig(actor_pool_util_upscaling_threshold=1.0)
         self.take_signals()
 
@@ -143,12 +143,12 @@ class Session:
 
     @contextlib.contextmanager
     def explaining(self, label: str) -> Iterator[None]:
-        """Turn what Ray raises into what an operator can read."""
+        """Turn Ray's errors into errors that an operator can read."""
         try:
             yield
         except Exception as error:
             for cause in _chain(error):
-                # Ray's error of a task is of its cause's type, too, with a traceback for words.
+                # Ray's error of a task has its cause's type, too, but a traceback as its message.
                 if isinstance(cause, RoutelmtError) and not hasattr(cause, "cause"):
                     raise cause from None
             self.keep_logs()
@@ -160,33 +160,33 @@ class Session:
             faults = [last_line(str(error)).removeprefix("routelmt_batch.engines.process."), *faults[-1:]]
         elif "actor is dead" in str(error):
             faults = [
-                f"its process died {RESTARTS + 1} times and is restarted {RESTARTS} times: out of memory, "
-                "or a row that kills it",
+                f"its process died {RESTARTS + 1} times, and is restarted {RESTARTS} times at most: it may "
+                "lack memory, or a row kills it",
                 *faults[-1:],
             ]
         shown = "\n".join(f"  {line}" for line in faults[-5:])
         return (
-            f"the {label} engine failed:\n{shown}\nIts whole log is in {self.log_folder}, unless its node is "
-            "lost. Mend the cause and run the same command again: what is committed stays"
+            f"the {label} engine failed:\n{shown}\nIts full log is in {self.log_folder}, unless its node was "
+            "lost. Fix the cause and run the same command again: committed work is kept"
         )
 
     def keep_logs(self) -> None:
-        """Copy the engines' logs beside the job: Ray keeps its own no longer than its session."""
+        """Copy the engines' logs into the log folder: Ray keeps its own only for the session."""
         try:
             if self.local:
                 logs.copy(self.log_folder, self._started_at)
             else:
                 logs.copy_from_nodes(self.log_folder)
-        except Exception as error:  # Ray itself may be gone; how the job ended matters more than its logs
+        except Exception as error:  # Ray may be gone, and missing logs must not hide how the job ended
             logger.warning("the engines' logs were not copied: %s", type(error).__name__)
 
 
 @contextlib.contextmanager
 def _yielding() -> Iterator[None]:
-    """Processes that are started inside let those that compute run on when they wake up.
+    """Start the block's processes with batch scheduling, so that they do not preempt engines.
 
-    Each of Ray's processes wakes up a hundred times a second, and an engine computes in step on all cores:
-    where one of its threads is put off, the others wait.
+    Each of Ray's processes wakes up a hundred times a second. An engine's threads compute in step on all
+    cores: when one of them is preempted, the others wait.
     """
     before = os.sched_getscheduler(0)
     with contextlib.suppress(OSError):  # not every container allows it
@@ -206,12 +206,16 @@ def _check_answers(address: str) -> None:
     try:
         socket.create_connection((host, int(port)), timeout=_CONNECT_S).close()
     except OSError as error:
-        raise UsageError(f"--address {address}: nothing answers there ({error})") from None
+        raise UsageError(
+            f"--address {address}: nothing answers there ({error}). Start the cluster or correct the address"
+        ) from None
 
 
 def use_token() -> None:
-    """Use the token that is there. Ray 2.60 starts clusters with tokens on, but who joins one, or submits
-    to it, sends its token only when told to. Before Ray is imported."""
+    """Make Ray send the token that this machine has, if any. Call it before Ray is imported.
+
+    Ray 2.60 starts clusters with token authentication, but its clients send a token only in this mode.
+    """
     sources = (os.environ.get("RAY_AUTH_TOKEN_PATH"), str(Path.home() / ".ray" / "auth_token"))
     if os.environ.get("RAY_AUTH_TOKEN") or any(source and Path(source).is_file() for source in sources):
         os.environ.setdefault("RAY_AUTH_MODE", "token")

@@ -1,4 +1,4 @@
-"""Tells what becomes of a cluster's nodes during a pass: Ray redoes a lost one's rows, in silence."""
+"""Reports nodes that are lost or join during a pass: Ray repeats a lost node's rows in silence."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from routelmt_batch.engines.lanes import Tell
 
 logger = logging.getLogger(__name__)
 _POLL_S = 2.0
-_REMIND_S = 300.0  # of what is lacking, while it is
+_REMIND_S = 300.0  # how often resources that are still lacking are reported again
 
 
 @contextlib.contextmanager
 def watching(tell: Tell, lacks: Callable[[], Sequence[str]]) -> Iterator[None]:
-    """Tell of nodes that are lost or join, and of what the pools then lack.
+    """Report nodes that are lost or join, and the resources that the pools then lack.
 
     Args:
-        lacks: resources that the pools want and the cluster does not have now, in words.
+        lacks: returns a message for each resource that the pools need and the cluster lacks now.
     """
     ended = threading.Event()
     thread = threading.Thread(target=_watch, args=(ended, tell, lacks), daemon=True, name="watch")
@@ -40,7 +40,7 @@ def _watch(ended: threading.Event, tell: Tell, lacks: Callable[[], Sequence[str]
             now = _alive()
             known = now if before is None else before
             for node in known.keys() - now.keys():
-                tell(f"node {known[node]} is lost: the rows that it had are done again elsewhere", "warning")
+                tell(f"node {known[node]} is lost: other nodes process its unfinished rows again", "warning")
             for node in now.keys() - known.keys():
                 tell(f"node {now[node]} has joined", "info")
             if now.keys() != known.keys() or time.monotonic() > remind_at:
@@ -49,11 +49,11 @@ def _watch(ended: threading.Event, tell: Tell, lacks: Callable[[], Sequence[str]
                     tell(message, "warning")
             before = now
         except Exception:
-            logger.exception("the nodes could not be asked for")  # Ray itself may be gone: the pass says so
+            logger.exception("could not list the cluster's nodes")  # if Ray itself is gone, the pass fails
 
 
 def _alive() -> dict[str, str]:
-    """Addresses by node."""
+    """The addresses of live nodes, by node id."""
     import ray
 
     return {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}

@@ -1,1 +1,1 @@
-"""Quality metrics, on the x100 scale, each with its signature. They know texts, and no job."""
+"""Quality metrics, on the x100 scale, each with its signature. They know texts, but no job."""

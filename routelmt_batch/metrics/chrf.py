@@ -18,5 +18,5 @@ def sentence_chrf(hypotheses: Sequence[str], references: Sequence[str]) -> list[
 
 def signature() -> str:
     metric = CHRF()
-    metric.sentence_score("a", ["a"])  # the number of references is known only then
+    metric.sentence_score("a", ["a"])  # sacrebleu learns the number of references from a call
     return f"sentence chrF, {metric.get_signature()}"

@@ -1,6 +1,6 @@
-"""COMET checkpoints as scorers, by unbabel-comet, in the quality environment.
+"""COMET checkpoints as scorers, run by unbabel-comet in the quality environment.
 
-Actors there load this module: it imports nothing that is not there. Higher is better, as COMET has it.
+This module is imported there, and imports only what is installed there. As in COMET, higher is better.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _JOINED = ("unified_metric", "xcomet_metric")
 
 
 def segments_of(hparams: Mapping[str, Any]) -> tuple[str, ...]:
-    """The texts that a checkpoint's class reads, of mt, src and ref; empty: a class not known here."""
+    """The texts (mt, src, ref) that a checkpoint's class reads; empty: the class is not supported."""
     match hparams.get("class_identifier"):
         case "regression_metric" | "xcomet_metric":
             return ("mt", "src", "ref")
@@ -42,16 +42,16 @@ def segments_of(hparams: Mapping[str, Any]) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A COMET checkpoint and how to run it; it travels to an actor and is loaded there, once.
+    """A COMET checkpoint and how to run it. It is pickled into an engine's process and loaded there, once.
 
     Attributes:
         source: its .ckpt file, or its hub name.
         name: the hub name, or its folder's name.
-        kind: its class, as hparams.yaml has it.
+        kind: its class in hparams.yaml.
         segments: the texts that it reads.
-        sha256: of the .ckpt file.
-        dtype: of the encoder.
-        batch_tokens, batch_rows: the most of one forward pass, were every text as long as can be.
+        sha256: the hash of the .ckpt file.
+        dtype: the encoder's type.
+        batch_tokens, batch_rows: the most of one forward pass, if every text had the maximum length.
     """
 
     source: str
@@ -75,32 +75,32 @@ class Checkpoint:
 
         model = self.load()
         rows = max(1, min(self.batch_rows, self.batch_tokens // _limit(model)))
-        found = model.predict(
+        prediction = model.predict(
             samples,
             batch_size=rows,
             gpus=int(torch.cuda.is_available()),
             num_workers=0,
             progress_bar=False,
         )
-        return np.array(found["scores"], np.float64)
+        return np.array(prediction["scores"], np.float64)
 
     def cuts(self, samples: Samples) -> npt.NDArray[np.bool_]:
-        """Which samples are longer than the model reads: COMET leaves off their end and says nothing.
+        """Marks the samples that are longer than the model reads: COMET cuts them without a warning.
 
-        Each text is cut at the encoder's limit, and one sequence of several at the encoder's positions
-        (comet/encoders/base.py, prepare_sample and concat_sequences).
+        Each text is cut at the encoder's limit; several texts that form one sequence are cut together, at the
+        encoder's positions (comet/encoders/base.py, prepare_sample and concat_sequences).
         """
         model = self.load()
         tokenizer = model.encoder.tokenizer
         lengths = np.array(
             [
-                [len(ids) for ids in tokenizer([one[name] for one in samples], verbose=False)["input_ids"]]
+                [len(ids) for ids in tokenizer([row[name] for row in samples], verbose=False)["input_ids"]]
                 for name in self.segments
             ]
         )
         cut = np.any(lengths > _limit(model), axis=0)
         if self.kind in _JOINED:
-            # The texts without their own two marks, two around the whole, and what stands between two.
+            # The texts without their own two special tokens, two around the whole, and the separators.
             between = (len(self.segments) - 1) * model.encoder.size_separator
             cut |= (lengths - 2).sum(axis=0) + 2 + between > model.encoder.max_positions
         return np.asarray(cut)
@@ -140,7 +140,7 @@ class Comet:
 
 
 def samples_of(texts: Mapping[str, Sequence[str]]) -> Samples:
-    """Rows, as COMET takes them, from texts by segment."""
+    """COMET's input, one sample for each row, from texts by segment."""
     return [dict(zip(texts, values, strict=True)) for values in zip(*texts.values(), strict=True)]
 
 
@@ -148,16 +148,16 @@ def samples_of(texts: Mapping[str, Sequence[str]]) -> Samples:
 def _load(checkpoint: Checkpoint) -> Any:
     import torch
 
-    # COMET's fork for sentinel metrics has the same functions.
+    # sentinel_metric is a fork of COMET with the same functions.
     library = importlib.import_module("sentinel_metric" if checkpoint.kind == SENTINEL else "comet")
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # it would greet each block
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # it would log its devices at each call
     source = checkpoint.source
     path = Path(source if source.endswith(".ckpt") else library.download_model(source)).absolute()
     # An encoder's configuration and tokenizer may lie beside the checkpoint, named relative to it.
     with contextlib.chdir(path.parents[1]):
         model = library.load_from_checkpoint(str(path))
     if checkpoint.dtype != "float32":
-        # The encoder alone: in bfloat16 a score near 0.9 has steps of 0.4 points.
+        # Only the encoder: in bfloat16, scores near 0.9 would have steps of 0.4 points.
         model.encoder.to(getattr(torch, checkpoint.dtype))
         model.encoder.register_forward_hook(_in_float32)
     return model
@@ -171,6 +171,6 @@ def _in_float32(encoder: Any, inputs: Any, outputs: Any) -> Any:
 
 
 def _limit(model: Any) -> int:
-    """The most tokens of one text, its marks included."""
+    """The most tokens of one text, special tokens included."""
     longest = getattr(model.encoder, "max_positions", None)
     return int(model.encoder.tokenizer.model_max_length if longest is None else longest - 2)

@@ -1,4 +1,4 @@
-"""Metrics as one interface: a scorer of hypotheses, and a signature. It knows names, not how to score."""
+"""The interface of metrics: a scorer of hypotheses, and a signature. It knows names, not how to score."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from routelmt_batch.store import checkpoints
 
 
 class Metric(Protocol):
-    """Qualities (x100 scale) of rows with `source`, `hypothesis` and, where it needs one, `reference`."""
+    """Returns the qualities (x100) of rows with `source`, `hypothesis` and, if it needs one, `reference`."""
 
     @property
     def name(self) -> str: ...
@@ -37,7 +37,7 @@ class Metric(Protocol):
     def __call__(self, rows: pa.Table) -> npt.NDArray[np.float64]: ...
 
     def cuts(self, rows: pa.Table) -> npt.NDArray[np.bool_]:
-        """Which rows it reads the beginning of only."""
+        """Marks the rows whose texts are too long: only the beginning is read."""
         ...
 
 
@@ -63,30 +63,34 @@ def open_metric(pool: MetricPool) -> Metric:
     """The metric that a pool names, checked.
 
     Raises:
-        ModelError: a checkpoint that is not there, or is of no metric.
+        ModelError: the checkpoint does not exist, or is not a metric.
         UsageError: the quality environment does not work.
     """
     if pool.source == "chrf":
         return Chrf()
     source = pool.checkpoint
-    found = open_checkpoint(source, pool, "metric")
-    if "mt" not in found.segments or found.kind == SENTINEL:
-        raise ModelError(f"metric {pool.source}: its class {found.kind} judges a source text, no translation")
+    checkpoint = open_checkpoint(source, pool, "metric")
+    if "mt" not in checkpoint.segments or checkpoint.kind == SENTINEL:
+        raise ModelError(
+            f"metric {pool.source}: its class {checkpoint.kind} scores a source text, not a translation. "
+            "Give a checkpoint that scores translations"
+        )
     environment = quality.check()
-    return Comet(found, environment.comet_version, environment.python)
+    return Comet(checkpoint, environment.comet_version, environment.python)
 
 
 def open_checkpoint(source: str, pool: Pool, key: str) -> Checkpoint:
-    """A COMET checkpoint, as `key` of a spec names it.
+    """The COMET checkpoint that `key` of a spec names.
 
     Raises:
-        ModelError: it is not there, or of a class that is not known here.
+        ModelError: it does not exist, or its class is not supported.
     """
     files = checkpoints.comet(source, key)
     kind, segments = str(files.hparams.get("class_identifier")), segments_of(files.hparams)
     if not segments:
         raise ModelError(
-            f"{key} {source}: its class is {kind}, and no COMET class that scores single translations"
+            f"{key} {source}: its class is {kind}, which does not score single translations. "
+            "Give a checkpoint of another class, such as regression_metric"
         )
     return Checkpoint(
         files.source,
@@ -101,5 +105,5 @@ def open_checkpoint(source: str, pool: Pool, key: str) -> Checkpoint:
 
 
 def describe(metric: Metric) -> dict[str, Any]:
-    """A metric as label tables and router cards name it."""
+    """A metric's name and signature, as label tables and router cards contain them."""
     return {"name": metric.name, "signature": metric.signature()}

@@ -1,1 +1,1 @@
-"""Every kind of router, by `router.kind`: how it is opened and how it scores. They know no budget."""
+"""Router kinds, by `router.kind`: how each is opened and scores rows. They know no budget."""

@@ -1,4 +1,4 @@
-"""Routers that learn from no labels: the paper's baselines. Only the order of their scores has a meaning."""
+"""Routers that are not trained on labels: the paper's baselines. Only the order of their scores matters."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class LengthRouter(Router):
 
 @dataclass(frozen=True)
 class EntropyRouter(Router):
-    """Asks the small model, unless another is named, how sure it is of the first token."""
+    """Measures how unsure the small model, or another that is named, is of the first token."""
 
     @classmethod
     def open(cls, wanted: Wanted) -> Self:
@@ -64,7 +64,7 @@ class EntropyRouter(Router):
 
 @dataclass(frozen=True)
 class RarityRouter(Router):
-    """Counts words in a corpus. Only its files' footers are read here."""
+    """Counts words in a corpus. `open` reads only the footers of its files."""
 
     runs_a_model: ClassVar[bool] = False
 
@@ -81,28 +81,28 @@ class RarityRouter(Router):
 
 @dataclass(frozen=True)
 class SentinelRouter(Router):
-    """Runs a COMET checkpoint that reads the source alone, in the quality environment."""
+    """Runs a COMET checkpoint that reads only the source, in the quality environment."""
 
     scorer: Sentinel
 
     @classmethod
     def open(cls, wanted: Wanted) -> Self:
         pool = wanted.pool
-        found = open_checkpoint(pool.source, pool, "router.source")
-        if (found.kind, found.segments) not in ((SENTINEL, ("src",)), ("unified_metric", ("mt",))):
+        opened = open_checkpoint(pool.source, pool, "router.source")
+        if (opened.kind, opened.segments) not in ((SENTINEL, ("src",)), ("unified_metric", ("mt",))):
             raise ModelError(
-                f"router.source {pool.source}: its class {found.kind} reads {', '.join(found.segments)}, and "
-                "a router has the source alone. Give a sentinel-src checkpoint, or a unified_metric with the "
-                "one segment mt, trained on sources"
+                f"router.source {pool.source}: its class {opened.kind} reads {', '.join(opened.segments)}, "
+                "but a router has only the source. Give a sentinel-src checkpoint, or a unified_metric with "
+                "mt as its only segment, trained on sources"
             )
         environment = quality.check()
-        if found.kind == SENTINEL and not environment.has_sentinel:
+        if opened.kind == SENTINEL and not environment.has_sentinel:
             raise UsageError(
-                f"router.source {pool.source}: its class {found.kind} is of the package sentinel_metric, "
+                f"router.source {pool.source}: its class {opened.kind} needs the package sentinel_metric, "
                 "which the quality environment lacks. Clone https://github.com/SapienzaNLP/guardians-mt-eval "
                 f"and run `{environment.python} -m pip install --no-deps -e guardians-mt-eval`"
             )
-        return cls(pool, Sentinel(found, environment.python), wanted.prompter(wanted.small))
+        return cls(pool, Sentinel(opened, environment.python), wanted.prompter(wanted.small))
 
     def depends_on(self) -> dict[str, Any]:
         return {"router's checkpoint": self.scorer.checkpoint.signature()}

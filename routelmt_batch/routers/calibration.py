@@ -1,6 +1,6 @@
-"""What held-out rows that reach a threshold say of new rows: how many of those will.
+"""Estimates from held-out rows how many new rows reach a threshold.
 
-Of M new rows like the n held-out ones, the number that scores at least the k-th highest of these is
+Of M new rows like the n held-out ones, the number that scores at least the k-th highest held-out score is
 beta-binomial (M, k, n - k + 1) (David and Nagaraja, Order Statistics, 3rd ed., section 7.3; exact for
 scores without ties).
 """
@@ -15,18 +15,18 @@ _TAIL = 0.025  # on either side: 95%
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Held-out rows with a score, and how many of them, one at least, reach a threshold."""
+    """The number of held-out rows with a score, and how many of them (at least one) reach a threshold."""
 
     rows: int
     reached: int
 
     def interval(self, new_rows: int) -> tuple[float, float]:
-        """The fractions between which that of `new_rows` (one at least) lies, 95%; ties count as reached."""
+        """The 95% interval of the fraction of `new_rows` (at least one) that reach it, ties included."""
         from scipy.stats import hypergeom
 
-        # scipy's beta-binomial sums over the new rows, a billion perhaps. At most x of them reach the
-        # threshold exactly if the highest k + x of all M + n rows hold k held-out ones: a hypergeometric
-        # tail, which sums over the held-out rows at most.
+        # scipy's beta-binomial sums over the new rows, which may be a billion. At most x of them reach the
+        # threshold exactly if the highest k + x of all M + n rows include k held-out ones: a hypergeometric
+        # tail, which sums over no more than the held-out rows.
         def at_most(x: int) -> float:
             both = self.rows + new_rows
             return 1 - float(hypergeom.cdf(self.reached - 1, both, self.rows, self.reached + x))

@@ -1,6 +1,6 @@
 """A router folder's card, `routelmt.json`: what the checkpoint beside it was trained for.
 
-The checkpoint is an ordinary sequence-classification one (merged LoRA, one label, regression).
+The checkpoint is an ordinary one for sequence classification (merged LoRA, one label, regression).
 Nothing here loads weights.
 """
 
@@ -17,11 +17,11 @@ from routelmt_batch.routers.calibration import HeldOut
 from routelmt_batch.store import checkpoints
 
 CARD = "routelmt.json"
-UNKNOWN = "unknown"  # what the labels did not say
+UNKNOWN = "unknown"  # the value of what the labels do not record
 
 
 class _Part(BaseModel):
-    # Further keys (who trained it, how) are a reader's, not a job's.
+    # Further keys (who trained it, how) are for people; a job ignores them.
     model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
 
 
@@ -43,11 +43,11 @@ class Scale(_Part):
 
 
 class Threshold(_Part):
-    """Rows that score at least `value` were a fraction p of the held-out rows, `reached` of them; of
-    `traffic_rows` new ones a share from `low` to `high` will (95%)."""
+    """A fraction p of the held-out rows, `reached` rows, scores at least `value`; of `traffic_rows` new rows,
+    a share from `low` to `high` will (95%)."""
 
     value: float
-    reached: int | None = None  # earlier calibrations do not say, and must be made anew
+    reached: int | None = None  # None in earlier calibrations, which must be repeated
     low: float
     high: float
 
@@ -59,11 +59,11 @@ class Calibration(_Part):
     quantiles: tuple[float, ...]  # of the held-out scores, 0 to 100%
 
     def known(self) -> dict[Decimal, tuple[float, HeldOut]]:
-        """Thresholds by wanted fraction, and what each came from."""
+        """Thresholds by wanted fraction, each with the held-out rows that it was set on."""
         return {
-            Decimal(fraction): (found.value, HeldOut(self.rows, found.reached))
-            for fraction, found in self.thresholds.items()
-            if found.reached
+            Decimal(fraction): (threshold.value, HeldOut(self.rows, threshold.reached))
+            for fraction, threshold in self.thresholds.items()
+            if threshold.reached
         }
 
 
@@ -85,14 +85,14 @@ class RouterCard(_Part):
     @model_validator(mode="before")
     @classmethod
     def _kind_by_target(cls, value: Any) -> Any:
-        """Cards of version 0.1 name the target alone."""
+        """Cards of version 0.1 name only the target."""
         if isinstance(value, dict) and "kind" not in value:
             value = {**value, "kind": "routelmt-q" if value.get("target") == "quality" else "routelmt"}
         return value
 
 
 def raw_card(source: str) -> dict[str, Any]:
-    """The card as it is written, with all its keys; empty if there is none."""
+    """The card's JSON with all its keys; empty if there is no card."""
     return checkpoints.config(source, CARD)
 
 
@@ -100,43 +100,45 @@ def read_card(source: str) -> RouterCard:
     """The card of a router folder or hub name.
 
     Raises:
-        ModelError: no card, not a valid one, or a checkpoint that the engine would misread.
+        ModelError: there is no card, it is invalid, or the engine would misread the checkpoint.
     """
     raw = raw_card(source)
     if not raw:
         raise ModelError(
-            f"router.source {source}: no {CARD} there, so nothing says what its scores mean. "
-            "Give a router folder as `train` writes it"
+            f"router.source {source}: has no {CARD}, which defines what its scores mean. "
+            "Give a router folder that `train` wrote"
         )
     try:
         card = RouterCard.model_validate(raw)
     except ValidationError as error:
         faults = ", ".join(".".join(map(str, fault["loc"])) for fault in error.errors())
-        raise ModelError(f"{source}/{CARD}: missing or wrong: {faults}") from None
+        raise ModelError(
+            f"{source}/{CARD}: missing or wrong: {faults}. Give a router folder that `train` wrote"
+        ) from None
     if checkpoints.config(source).get("problem_type") != "regression":
         raise ModelError(
-            f"router.source {source}: config.json must say problem_type: regression; without it the "
-            "engine puts a sigmoid on the score"
+            f"router.source {source}: config.json must contain problem_type: regression, or the engine "
+            "applies a sigmoid to the score. Set it, or give a router folder that `train` wrote"
         )
     return card
 
 
 def check_kind(source: str, card: RouterCard, kind: str) -> None:
-    """Raises ModelError if the folder holds another kind of router than asked for."""
+    """Raises ModelError if the folder contains a router of another kind."""
     if card.kind != kind or (kind == "routelmt" and card.target != "gain"):
         raise ModelError(
-            f"router.source {source}: predicts {card.target} (kind {card.kind}), and router.kind is {kind}. "
+            f"router.source {source}: predicts {card.target} (kind {card.kind}), but router.kind is {kind}. "
             f"Set router.kind: {card.kind}, or give another router"
         )
 
 
 def check_small(source: str, card: RouterCard, small: str, weights: str) -> None:
-    """Raises ModelError if the router is known to be made for another small model."""
+    """Raises ModelError if the card says that the router was made for another small model."""
     if card.small_model.weights not in (UNKNOWN, weights):
         raise ModelError(
             f"router.source {source}: made for another small model ({card.small_model.name}, weights "
-            f"{card.small_model.weights[:12]}) than {small} ({weights[:12]}). Its scores would mean "
-            "nothing: give the router of this small model"
+            f"{card.small_model.weights[:12]}) than {small} ({weights[:12]}), so its scores are meaningless "
+            "here. Give the router of this small model"
         )
 
 
@@ -144,6 +146,6 @@ def check_prompt(source: str, card: RouterCard, template: str) -> None:
     """Raises ModelError if the router reads another prompt."""
     if card.prompt_template != template:
         raise ModelError(
-            f"router.source {source}: trained with the prompt {json.dumps(card.prompt_template)}, and "
-            f"prompt.template is {json.dumps(template)}: make them one"
+            f"router.source {source}: trained with the prompt {json.dumps(card.prompt_template)}, but "
+            f"prompt.template is {json.dumps(template)}. Set the router's, or give another router"
         )

@@ -1,6 +1,6 @@
-"""Token ids through a sequence-classification model: padded batches in, one score for each prompt out.
+"""Runs token ids through a sequence-classification model: padded batches in, one score for each prompt out.
 
-Jobs score with it, and so does `train`, once its router is saved. It knows no text and loads no model.
+Jobs score with it, and `train` scores with the router that it saved. It knows no text and loads no model.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ _BATCH_TOKENS = 8192
 def last_token_scores(
     model: Any, prompts: Prompts, most_tokens: int = _BATCH_TOKENS, most_rows: int = _BATCH_TOKENS
 ) -> Scores:
-    """What a decoder's linear head reads off the hidden state of each prompt's last token.
+    """The scores of a decoder's linear head on the hidden state of each prompt's last token.
 
-    Padding stands behind a prompt, where a causal model's earlier tokens do not see it: no mask is needed.
+    Padding follows the prompt, where a causal model's earlier tokens do not see it: no mask is needed.
     The head computes in float32, whatever the model's dtype.
     """
     import torch
@@ -41,7 +41,7 @@ def last_token_scores(
 
 
 def pooled_scores(model: Any, prompts: Prompts) -> Scores:
-    """What an encoder's own head makes of each prompt."""
+    """The scores of an encoder's own head for each prompt."""
     import torch
 
     scores = np.zeros(len(prompts))
@@ -59,8 +59,8 @@ def batches(
     left: bool = False,
     pad: int = 0,
 ) -> Iterator[tuple[npt.NDArray[np.int64], torch.Tensor, torch.Tensor]]:
-    """Batches of like lengths, `most_rows` or, with their padding, `most_tokens` at most: indices of the
-    prompts; token ids and mask, as `padded` gives them."""
+    """Batches of prompts of similar lengths, at most `most_rows` rows and `most_tokens` tokens (padding
+    included): the prompts' indices, and token ids and mask as `padded` returns them."""
     lengths = np.array([len(prompt) for prompt in prompts])
     order = np.argsort(lengths, kind="stable")
     start = 0

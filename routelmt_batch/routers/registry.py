@@ -1,4 +1,4 @@
-"""Every kind of router by the name that a spec gives it, and how one is opened."""
+"""The router classes by `router.kind`, and how a router is opened."""
 
 from __future__ import annotations
 
@@ -32,19 +32,20 @@ ROUTERS: Final[dict[str, type[Router]]] = {
 def open_router(
     spec: PassSpec, pool: RouterSpec, small: Pool | None, small_weights: str | None, key: str = "router"
 ) -> Router:
-    """Check a router against the prompt and the small model that it is to be used with.
+    """Open a router, checked against the prompt and the small model that it is used with.
 
     Args:
-        small: the small model's pool, where one is at hand: rows too long for it are skipped.
-        small_weights: checkpoints.weights_hash of the small model, where it is known.
-        key: of the router in the spec.
+        small: the small model's pool, if there is one: rows too long for it are skipped.
+        small_weights: checkpoints.weights_hash of the small model, if it is known.
+        key: the router's key in the spec.
 
     Raises:
-        ModelError: the router is not there, of another kind, or made for something else.
-        InputError: its corpus is not there, or has no text to count words in.
+        ModelError: the router does not exist, is of another kind, or is made for another prompt or small
+            model.
+        InputError: its corpus does not exist, or has no text to count words in.
         UsageError: the quality environment that it runs in does not work.
     """
     kind = ROUTERS[pool.kind]
     if not kind.runs_a_model:
-        pool = pool.model_copy(update={"gpus": 0})  # it would hold one and leave it idle
+        pool = pool.model_copy(update={"gpus": 0})  # it would leave a GPU idle
     return kind.open(Wanted(key, pool, spec, small, small_weights))

@@ -1,6 +1,6 @@
 """A router, checked and ready to score: what runs it, what its scores mean, what they depend on.
 
-It knows no kind by name: each is a class of its own (trained.py, baselines.py), listed in registry.py.
+It knows no kind by name: each kind is a class (trained.py, baselines.py), listed in registry.py.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from routelmt_batch.store.manifest import of_pool
 
 @dataclass(frozen=True)
 class Wanted:
-    """The router that a spec names, and what it is to be used with.
+    """The router that a spec names, and what it is used with.
 
     Attributes:
         key: its key in the spec.
-        small: the small model's pool, where one is at hand.
-        small_weights: checkpoints.weights_hash of the small model, where it is known.
+        small: the small model's pool, if there is one.
+        small_weights: checkpoints.weights_hash of the small model, if it is known.
     """
 
     key: str
@@ -37,7 +37,7 @@ class Wanted:
     small_weights: str | None
 
     def prompter(self, model: Pool | None) -> Prompter | None:
-        """The pass's prompts as a model's tokens."""
+        """What turns the pass's prompts into a model's tokens."""
         if model is None:
             return None
         return Prompter(model.source, self.spec.prompt.template, model.trust_remote_code)
@@ -45,15 +45,15 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Router(ABC):
-    """A router of one kind, opened. A kind is a subclass.
+    """An opened router. Each kind is a subclass.
 
     Attributes:
         scorer: scores rows in an engine's process.
-        prompter: whose tokens say that a row is too long; None: no row is.
-        card: of a router folder.
+        prompter: tokenizes prompts to find rows that are too long; None: no row is.
+        card: the router folder's card; None: the router is not a router folder.
     """
 
-    runs_a_model: ClassVar[bool] = True  # else its engines hold no GPU
+    runs_a_model: ClassVar[bool] = True  # if not, its engines hold no GPU
 
     pool: RouterSpec
     scorer: Scorer
@@ -63,14 +63,14 @@ class Router(ABC):
     @classmethod
     @abstractmethod
     def open(cls, wanted: Wanted) -> Self:
-        """Check it against the prompt and the small model that it is to be used with.
+        """Open it, checked against the prompt and the small model that it is used with.
 
         Raises:
             RoutelmtError: see registry.open_router.
         """
 
     def depends_on(self) -> dict[str, Any]:
-        """What its scores depend on beside kind and scale, by name: a model, unless the kind reads none."""
+        """What its scores depend on besides kind and scale, by name: its model, unless overridden."""
         return of_pool("router", self.pool)
 
     def prompt_limit(self, tokens: int) -> int:
@@ -79,43 +79,43 @@ class Router(ABC):
 
     @property
     def cuts(self) -> Callable[[pa.Table], Mask] | None:
-        """Which rows the scorer reads the beginning of only; None: it does not say."""
+        """Marks the rows whose text is too long: the scorer reads only the beginning. None: unknown."""
         return None
 
     @property
     def python(self) -> str | None:
-        """Interpreter of the engines' processes; None: this one."""
+        """The interpreter of the engines' processes; None: this one."""
         return None
 
     @property
     def scale(self) -> Scale:
-        """score = mean + std x what the model says; higher for the large model."""
-        found = self.card.scale if self.card else Scale()
+        """score = mean + std x the model's output; higher for the large model."""
+        scale = self.card.scale if self.card else Scale()
         if self.card and self.card.target == "quality":
-            # It predicts the small model's quality: where that is low, the large one is called.
-            return Scale(mean=-found.mean, std=-found.std)
-        return found
+            # The output is the small model's quality: where that is low, the large model is called.
+            return Scale(mean=-scale.mean, std=-scale.std)
+        return scale
 
     @property
     def predicts_gain(self) -> bool:
-        """Whether scores are gains, in points of the metric; else only their order means something."""
+        """Whether scores are gains, in points of the metric; if not, only their order has a meaning."""
         return self.card is not None and self.card.target == "gain"
 
     def doubts(self, name: str, directions: Iterable[str]) -> list[str]:
-        """A warning, under a name, if some rows are of directions (`en-de`) that it was not trained on.
-        Rows of a language that LMT does not know have no score, and do not count."""
-        scored = [one for one in directions if LANGUAGES.keys() >= set(one.split("-"))]
-        unseen = [one for one in scored if self.card and one not in self.card.directions]
+        """A warning, which starts with `name`, if it was not trained on some of the directions (`en-de`).
+        Directions with a language that LMT does not know are left out: their rows have no score."""
+        scored = [pair for pair in directions if LANGUAGES.keys() >= set(pair.split("-"))]
+        unseen = [pair for pair in scored if self.card and pair not in self.card.directions]
         return [f"{name}: not trained on {', '.join(unseen)}; its scores there are a guess"] if unseen else []
 
     @property
     def warnings(self) -> list[str]:
-        """What of its fit could not be checked."""
+        """Warnings of what could not be checked."""
         if not self.card or self.card.small_model.weights != UNKNOWN:
             return []
         return [
-            f"router {self.pool.source} was trained on labels that do not say which small model they are of: "
-            "whether it fits this one is not checked"
+            f"router {self.pool.source}: its labels do not record their small model, so it is not checked "
+            "whether the router fits this small model"
         ]
 
     def describe(self) -> str:
@@ -125,7 +125,7 @@ class Router(ABC):
         return f"{self.pool.source} ({card.target} in {card.metric.name}, {', '.join(card.directions)})"
 
     def fingerprint(self) -> dict[str, Any]:
-        """What its scores depend on, by name."""
+        """Everything that its scores depend on, by name."""
         return {
             "router.kind": self.pool.kind,
             **self.depends_on(),

@@ -1,7 +1,7 @@
 """Routers as scorers: each scores rows from their text or prompt, higher for the large model.
 
-A scorer travels to its engine's process as a small frozen value and loads what it needs there, once. It
-reads tables with shard, row, source, source_lang, target_lang, and the `tokens` of the prompt where the lane
+A scorer is a small frozen value that is pickled into its engine's process and loads what it needs there,
+once. It reads tables with shard, row, source, source_lang, target_lang, and the prompt's `tokens` if the lane
 has a prompter.
 """
 
@@ -25,7 +25,7 @@ from routelmt_batch.routers.words import count_words, words
 
 @dataclass(frozen=True)
 class Random:
-    """A number in [0, 1) from seed, shard and row alone: the same in every run and order."""
+    """A number in [0, 1) that depends only on seed, shard and row: the same in every run and order."""
 
     seed: int
 
@@ -35,14 +35,14 @@ class Random:
 
 
 def draw(seed: int, shard: str, row: int) -> float:
-    """A row's number in [0, 1), the same wherever it is drawn."""
+    """A row's random number in [0, 1), the same wherever it is drawn."""
     digest = hashlib.blake2b(f"{seed}\0{shard}\0{row}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64
 
 
 @dataclass(frozen=True)
 class Length:
-    """Tokens of the source text by the small model's tokenizer: longer ones first."""
+    """The number of the source text's tokens by the small model's tokenizer: longer texts first."""
 
     source: str
     trust_remote_code: bool = False
@@ -57,7 +57,7 @@ class Length:
 class Rarity:
     """Minus the mean log-frequency of the text's words (add-one smoothed), counted in a corpus.
 
-    The corpus is read once in each process, as it comes to its first rows: about 4 million words a second.
+    Each process reads the corpus once, when its first rows arrive: about 4 million words a second.
     """
 
     files: tuple[str, ...]
@@ -69,18 +69,18 @@ class Rarity:
         return np.array([self._rarity(text, counts, log_all) for text in rows["source"].to_pylist()])
 
     def _rarity(self, text: str, counts: Counter[str], log_all: float) -> float:
-        found = words(text)
-        if not found:
-            return 0.0  # nothing but digits and marks: nothing rare
-        return sum(log_all - math.log(counts[word] + 1) for word in found) / len(found)
+        in_text = words(text)
+        if not in_text:
+            return 0.0  # only digits and punctuation: no rare words
+        return sum(log_all - math.log(counts[word] + 1) for word in in_text) / len(in_text)
 
 
 @dataclass(frozen=True)
 class Prefill:
-    """Gain or quality (standardised) that a router reads off a prompt: a linear head on the hidden state of
-    its last token (paper, section on RouteLMT). A forward pass by transformers, nothing is decoded.
+    """Gain or quality (standardised), predicted from a prompt by a linear head on the hidden state of its
+    last token (paper, section on RouteLMT). It is one forward pass by transformers; nothing is decoded.
 
-    Prompts of like lengths go together, `batch_rows` or `batch_tokens` with their padding at most.
+    Prompts of similar lengths form a batch of at most `batch_rows` rows and `batch_tokens` padded tokens.
     """
 
     source: str
@@ -100,12 +100,12 @@ class Prefill:
 class Entropy:
     """Entropy (nats) of the small model's next token at the end of the prompt.
 
-    Prefill only, by transformers and not vLLM, which gives at most 20 log-probabilities a token: the
+    Prefill only. It uses transformers, because vLLM returns at most 20 log-probabilities a token: the
     sum here runs over the whole vocabulary, in float32 after a forward pass in `dtype`.
 
-    How exact bfloat16 is: on the demo's 266 prompts with its small model, entropies (standard deviation
-    1.48) are 0.021 nats from float32's on average, 0.085 at most, with a Spearman correlation of 0.9997;
-    of float16 0.0025, 0.016 and 0.99998. tests/routers/test_scorers.py measures it again.
+    Precision: on the demo's 266 prompts with its small model, entropies (standard deviation 1.48) in
+    bfloat16 differ from float32's by 0.021 nats on average and 0.085 at most, with a Spearman correlation of
+    0.9997; in float16 by 0.0025 and 0.016, with 0.99998. tests/routers/test_scorers.py measures it again.
     """
 
     source: str
@@ -137,7 +137,7 @@ class Entropy:
 
 @dataclass(frozen=True)
 class Encoder:
-    """Gain (standardised) predicted by an encoder that `train` fitted; longer prompts are cut."""
+    """Gain (standardised) predicted by an encoder that `train` fitted; prompts that are too long are cut."""
 
     source: str
     template: str

@@ -1,6 +1,6 @@
-"""The sentinel router, by a COMET checkpoint that reads the source alone, in the quality environment.
+"""The sentinel router's scorer: a COMET checkpoint that reads only the source, in the quality environment.
 
-Engines' processes there load this module: it imports nothing that is not there.
+This module is imported there, and imports only what is installed there.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from routelmt_batch.metrics.comet import Checkpoint, Samples, samples_of
 class Sentinel:
     """Minus the quality that the checkpoint expects of the source's translation (Perrella et al., ACL 2024).
 
-    See scorers.Scorer; the rows need a `source`.
+    See lanes.Scorer; the rows need a `source`.
     """
 
     checkpoint: Checkpoint
@@ -31,10 +31,10 @@ class Sentinel:
         return -self.checkpoint.predict(self._samples(rows))
 
     def cuts(self, rows: pa.Table) -> npt.NDArray[np.bool_]:
-        """Which rows it reads the beginning of only."""
+        """Marks the rows whose text is too long: only the beginning is read."""
         return self.checkpoint.cuts(self._samples(rows))
 
     def _samples(self, rows: pa.Table) -> Samples:
-        # Unified COMET calls its only text `mt`; by `src` the library sorts.
+        # Unified COMET calls its only text `mt`; the library sorts by `src`.
         texts = rows["source"].to_pylist()
         return samples_of({"src": texts, **dict.fromkeys(self.checkpoint.segments, texts)})

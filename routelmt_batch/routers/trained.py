@@ -1,4 +1,4 @@
-"""Routers that `train` made: folders with a checkpoint and a card that says what it was trained for."""
+"""Routers that `train` wrote: folders with a checkpoint and a card that says what it was trained for."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from routelmt_batch.routers.scorers import Encoder, Prefill
 from routelmt_batch.store import checkpoints
 from routelmt_batch.store.checkpoints import check_pool
 
-_LONGEST_TOKENS = 512  # that an encoder reads, where neither its card nor its configuration says
+_LONGEST_TOKENS = 512  # an encoder's limit if neither its card nor its configuration gives one
 
 
 @dataclass(frozen=True)
 class RouteLMTRouter(Router):
-    """Reads gain or quality off the prompt: kinds `routelmt` and `routelmt-q`, by the target on the card."""
+    """Predicts gain or quality from the prompt: kinds `routelmt` and `routelmt-q`, by the card's target."""
 
     @classmethod
     def open(cls, wanted: Wanted) -> Self:
@@ -35,7 +35,7 @@ class RouteLMTRouter(Router):
 
 @dataclass(frozen=True)
 class EncoderRouter(Router):
-    """Predicts with an encoder. It makes the prompt of its card itself, and cuts what is too long."""
+    """Predicts with an encoder. It makes the prompt from its card's template, and cuts long prompts."""
 
     scorer: Encoder
 

@@ -1,4 +1,4 @@
-"""How often words stand in a corpus of Parquet files. It knows text, not what frequencies are for."""
+"""Counts the words of a corpus of Parquet files. It does not know what the counts are for."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import pyarrow.parquet as pq
 from routelmt_batch.corpus.shards import READ_ROWS, discover, is_text
 from routelmt_batch.errors import InputError
 
-# A letter word, or one Han character: Chinese is written without spaces.
+# A word of letters, or one Han character: Chinese is written without spaces.
 _HAN = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 _WORD = re.compile(rf"[{_HAN}]|[^\W\d_{_HAN}]+")
 MOST_WORDS = 1 << 21  # about 300 MB of counts
 
 
 def words(text: str) -> list[str]:
-    """Lower-cased letter words; of Chinese each character."""
+    """A text's words, lower-cased; each Chinese character is a word."""
     return _WORD.findall(text.casefold())
 
 
@@ -27,7 +27,7 @@ def corpus_files(uri: str, column: str, key: str = "router.source") -> tuple[str
     """The files of a corpus (a folder, a glob or one file), in name order. Only their footers are read.
 
     Raises:
-        InputError: nothing is there, or a file is unreadable or has no such column of text.
+        InputError: there are no files, or a file is unreadable or has no such column of text.
     """
     files = []
     for _, path in discover(uri, key=key):
@@ -50,20 +50,20 @@ def corpus_files(uri: str, column: str, key: str = "router.source") -> tuple[str
 def count_words(
     files: tuple[str, ...], column: str, most_words: int = MOST_WORDS
 ) -> tuple[Counter[str], int]:
-    """How often each word stands in a column of Parquet files, and how many words there are in all.
+    """How often each word occurs in a column of Parquet files, and how many words there are in all.
 
-    Memory is bounded by `most_words`. With more, the rarest so far are forgotten, first those that
-    stood once, the next time those that stood twice at most, and so on, as word2vec bounds its
-    vocabulary (ReduceVocab): rare words then count too little, those that were never rare exactly.
+    Memory is bounded by `most_words`. If there are more, the rarest so far are forgotten: first those
+    that occurred once, the next time those that occurred at most twice, and so on, as word2vec bounds its
+    vocabulary (ReduceVocab). Counts of rare words are then too low; those of other words stay exact.
     """
     counts: Counter[str] = Counter()
     total = rare = 0
     for path in files:
         with pq.ParquetFile(path) as file:
             for batch in file.iter_batches(READ_ROWS, columns=[column]):
-                found = [word for text in batch.column(0).to_pylist() if text for word in words(text)]
-                total += len(found)
-                counts.update(found)
+                batch_words = [word for text in batch.column(0).to_pylist() if text for word in words(text)]
+                total += len(batch_words)
+                counts.update(batch_words)
                 while len(counts) > most_words:
                     rare += 1
                     counts = Counter({word: count for word, count in counts.items() if count > rare})

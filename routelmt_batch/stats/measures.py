@@ -1,7 +1,7 @@
 """How well a router's order spends a budget: definitions of RouteLMT (arXiv 2604.22520).
 
-It knows arrays only: gains, scores, and how often each row counts. Whole weights of 1 give the value
-on the rows themselves; those of a resample give the value on rows repeated that often, without
+It knows only arrays: gains, scores and weights. A row's weight is how often it counts: weights of 1 give
+the value on the rows themselves; a resample's weights give the value on rows repeated that often, without
 repeating or sorting any.
 """
 
@@ -20,8 +20,8 @@ Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.integer]
 
 METRICS = ("spearman", "hit_rate", "mean_delta", "oracle_share", "severe_loss_rate")
-FEW_ROWS = 30  # figures of fewer are unsure
-_SAME = 1e-6  # points: nobody measures quality so finely, and float arithmetic makes up less
+FEW_ROWS = 30  # figures of fewer rows are uncertain
+_SAME = 1e-6  # points: finer than any measured quality, and coarser than rounding errors
 
 
 def is_constant(gain: Floats) -> bool:
@@ -31,7 +31,8 @@ def is_constant(gain: Floats) -> bool:
 
 @dataclass(frozen=True)
 class Ties:
-    """Rows of an ordered array that have equals, and the first and last of these: (tied rows,) each."""
+    """The tied rows of an ordered array, and the first and the last row that ties with each: (tied rows,)
+    each."""
 
     rows: Integers
     first: Integers
@@ -43,7 +44,7 @@ class Population:
     """Rows that share one budget, laid out in the gain oracle's order (highest gain first).
 
     `rows` are their indexes among all rows, `gain` their gains, both (N,) in that order; `oracle_rank[i]`
-    is where the i-th row, in row order, stands in it.
+    is the position in it of the i-th row in row order.
     """
 
     rows: Integers
@@ -54,12 +55,12 @@ class Population:
 
 @dataclass(frozen=True)
 class Guard:
-    """What is known of the small translations before the large model is called: `quality` (N,), NaN
-    where it is unknown, and so not known to be good.
+    """The quality of the small translations that is known before the large model is called: `quality` (N,),
+    NaN where it is unknown, which does not count as good.
 
-    Of k places' worth of budget the router's first `candidates` k rows contend: those of at most
-    `keep_small_above`, in the router's order, as a job's guard has it; without that bound those of
-    lowest quality, which are k whenever there are so many candidates.
+    The router's first `candidates` x k rows contend for the k places of a budget. With `keep_small_above`, as
+    in a job's guard, rows of at most that quality get them, in the router's order; without it, the k rows of
+    lowest quality (or all candidates, if they are fewer).
     """
 
     quality: Floats
@@ -69,8 +70,8 @@ class Guard:
 
 @dataclass(frozen=True)
 class Contenders:
-    """A guard's choice, laid out on a router's order: the rows that may have a oracle_rank, by their index in
-    that order, the first to get one first. Only a router's first `candidates` k rows contend."""
+    """A guard's choice: the rows that may get a place, as indexes into the router's order, in the order in
+    which they get one. Only a router's first `candidates` x k rows contend."""
 
     order: Integers
     candidates: float
@@ -78,10 +79,10 @@ class Contenders:
 
 @dataclass(frozen=True)
 class Ranking:
-    """A router's order over a population; `oracle_rank` (N,) is where its rows are in the oracle's order.
+    """A router's order over a population; `oracle_rank` (N,) is its rows' position in the oracle's order.
 
-    The first `scored` rows have a score, and `ties` are among them. `gain` (N,) is what routed rows
-    bring, in the router's order.
+    The first `scored` rows have a score, and `ties` are among them. `gain` (N,) is what each row brings if
+    it is routed, in the router's order.
     """
 
     oracle_rank: Integers
@@ -96,15 +97,15 @@ class Ranking:
 
     @property
     def ranks(self) -> bool:
-        """Whether two rows with a score, if there are two, differ in it."""
+        """Whether the scores differ, or there is only one."""
         return len(self.ties.rows) < self.scored or bool(self.ties.first.any())
 
 
 @dataclass(frozen=True)
 class Ranks:
-    """Average ranks of a counted order, as twice the rank less its mean: `values` (N,).
+    """Average ranks of weighted rows, as twice each rank's difference from the mean rank: `values` (N,).
 
-    `spread` is their sum of squares over all counted rows, 0 if all are equal.
+    `spread` is the weighted sum of their squares, 0 if all are equal.
     """
 
     values: Floats
@@ -113,7 +114,7 @@ class Ranks:
 
 @dataclass(frozen=True)
 class Routed:
-    """What a budget of k takes of a ranking: the first rows, and how many times each."""
+    """The rows of a ranking that get the places of a budget, and how often each is taken."""
 
     taken: Integers
     gain: Floats
@@ -121,7 +122,7 @@ class Routed:
 
 
 def order(scores: Floats) -> Integers:
-    """Row indexes, higher score first; -0 is +0, ties go by row order, rows with NaN come last."""
+    """Row indexes, higher score first; -0 equals +0, ties keep the row order, and rows with NaN come last."""
     return np.argsort(-scores, kind="stable")
 
 
@@ -143,7 +144,7 @@ def ranking(
     Args:
         scores: highest first; NaN where the router has none.
         guard: chooses among the router's first rows.
-        brings: what a routed row brings, if not its gain: 0 where the small translation stands after all.
+        brings: what a routed row brings, if not its gain: 0 where the small translation is kept after all.
     """
     best_first = order(scores)
     scored = len(scores) - int(np.isnan(scores).sum())
@@ -157,7 +158,7 @@ def _contenders(guard: Guard, best_first: Integers) -> Contenders:
     quality = guard.quality[best_first]
     if guard.keep_small_above is not None:
         return Contenders(np.flatnonzero(~(quality > guard.keep_small_above)), guard.candidates)
-    lowest_first = np.lexsort((quality, ~np.isnan(quality)))  # stable, unknown ones before all
+    lowest_first = np.lexsort((quality, ~np.isnan(quality)))  # stable; unknown qualities come first
     return Contenders(lowest_first, guard.candidates)
 
 
@@ -187,8 +188,8 @@ def measure(
       guard changes no score.
     - hit_rate: percent of the k rows of highest gain that are routed: the router's first k, or those
       that its guard lets through.
-    - mean_delta: what the routed rows bring, by k: a oracle_rank that a guard leaves empty brings 0.
-    - oracle_share: percent, mean_delta by the gain oracle's own; undefined unless that is above 0.
+    - mean_delta: what the routed rows bring, divided by k: a place that a guard leaves empty brings 0.
+    - oracle_share: mean_delta in percent of the gain oracle's; undefined unless that is above 0.
     - severe_loss_rate: routed rows that bring <= severe, in percent of k.
     """
     values = np.full((len(rankings), len(METRICS)), np.nan)
@@ -213,14 +214,13 @@ def measure(
 
 
 def routed_gains(router: Ranking, k: int) -> Floats:
-    """What each routed row brings, of rows that count once each: (k,), or fewer where a guard leaves
-    places empty."""
+    """What each routed row brings if every row counts once: (k,), or fewer if a guard leaves places empty."""
     routed = _routed(np.ones(len(router.oracle_rank), np.uint8), router, k)
     return routed.gain[routed.taken > 0]
 
 
 def _routed(counts: Integers, router: Ranking, k: int) -> Routed:
-    """Of rows counted so often, in the router's order, those that have a oracle_rank."""
+    """The rows that get one of k places; `counts` are the rows' weights in the router's order."""
     if router.contenders is None:
         taken = _first(counts, k)
         return Routed(taken, router.gain[: len(taken)], router.oracle_rank[: len(taken)])
@@ -233,8 +233,8 @@ def _routed(counts: Integers, router: Ranking, k: int) -> Routed:
 
 
 def _first(counts: Integers, k: int) -> Integers:
-    """How often each of the first k of rows counted so often is taken; the last may be in part. Rows after
-    it are left away."""
+    """How often each row is taken until k are taken; the last row may be taken in part. The rows after it
+    are left out."""
     running = np.cumsum(counts, dtype=np.int32)
     k = min(k, int(running[-1])) if len(running) else 0
     end = int(np.searchsorted(running, k)) + 1 if k else 0
@@ -248,7 +248,7 @@ def _ranks(counts: Integers, ties: Ties) -> Ranks:
     """Ranks of an order whose rows count `counts` times.
 
     t equal rows that end at rank c have average rank c - (t - 1) / 2, and ranks have the mean
-    (W + 1) / 2: the value is 2c - t - W, whole, and free of cancellation in sums.
+    (W + 1) / 2: the value is 2c - t - W, a whole number, so sums have no cancellation errors.
     """
     running = np.cumsum(counts, dtype=np.int32)  # up to 2^31 rows, and four times as fast as int64
     total = float(running[-1]) if len(running) else 0.0
@@ -263,14 +263,14 @@ def _ranks(counts: Integers, ties: Ties) -> Ranks:
 def _spearman(population: Population, router: Ranking, counts: Integers, gain_ranks: Ranks) -> float:
     """Spearman's rank correlation with ties, over rows with a score; `counts` in the router's order."""
     counts, oracle_rank = counts[: router.scored], router.oracle_rank[: router.scored]
-    if router.scored < len(router.oracle_rank):  # gains are ranked anew, among the rows with a score
+    if router.scored < len(router.oracle_rank):  # gains are ranked again, among the rows with a score
         scored = np.zeros(len(router.oracle_rank), counts.dtype)
         scored[oracle_rank] = counts
         gain_ranks = _ranks(scored, population.ties)
     score_ranks = _ranks(counts, router.ties)
     if not (score_ranks.spread and gain_ranks.spread):
         return np.nan
-    # einsum, here and below, not BLAS: the same sum on any number of cores.
+    # einsum, here and below, and not BLAS: its sums are the same on any number of cores.
     shared = float(np.einsum("i,i,i", counts, gain_ranks.values[oracle_rank], score_ranks.values))
     return float(np.clip(shared / np.sqrt(score_ranks.spread * gain_ranks.spread), -1, 1))
 
@@ -280,8 +280,7 @@ def _dot(counts: Integers, values: Floats) -> float:
 
 
 def why_undefined(population: Population, router: Ranking, metric: str) -> str:
-    """The rule that leaves a metric without a value, of rows that count once each and a budget of one or
-    more."""
+    """Why a metric has no value, if every row counts once and the budget is one or more."""
     if metric != "spearman":
         return "the gain oracle's mean_delta is not above 0"
     if router.scored < 2:
@@ -291,12 +290,12 @@ def why_undefined(population: Population, router: Ranking, metric: str) -> str:
 
 
 def edges(severe: float) -> list[float]:
-    """Bounds of the gain buckets, each bucket closed on its right, as `gain <= severe` is."""
+    """Bounds of the gain buckets; each bucket includes its upper bound, as in `gain <= severe`."""
     return sorted({-20.0, severe, 0.0, 5.0, 20.0})
 
 
 def bucket_counts(gain: Floats, severe: float) -> list[int]:
-    """Rows per gain bucket, lowest first; one bucket more than there are edges."""
+    """Rows per gain bucket, lowest first; there is one bucket more than there are edges."""
     bounds = edges(severe)
-    found = np.searchsorted(bounds, gain, side="left")
-    return [int(count) for count in np.bincount(found, minlength=len(bounds) + 1)]
+    buckets = np.searchsorted(bounds, gain, side="left")
+    return [int(count) for count in np.bincount(buckets, minlength=len(bounds) + 1)]

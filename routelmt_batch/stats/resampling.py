@@ -1,7 +1,7 @@
-"""The bootstrap: how far a measure would move on other rows of the same kind.
+"""The bootstrap: how far a measure would vary on other rows of the same kind.
 
-Rows are resampled with replacement, all routers on the same resamples, so that their differences are
-paired. It knows arrays only (Efron and Tibshirani 1993, chapters 13 and 16).
+Rows are resampled with replacement (Efron and Tibshirani 1993, chapters 13 and 16). All routers use the same
+resamples, so that their differences are paired. It knows only arrays.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from routelmt_batch.stats.measures import Floats, Integers
 LEVEL_PERCENT = 95
 MOST_RESAMPLES, FEWEST_RESAMPLES = 1000, 100
 _ROW_VISITS = 1.5e8  # rows times resamples: a million rows are resampled 150 times
-_THREADS = 2  # numpy lets go of the interpreter's lock; more than two wait for memory
+_THREADS = 2  # numpy releases the interpreter's lock; more than two threads wait for memory
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """A paired difference: its interval, and the two-sided p-value of it being 0."""
+    """A paired difference: its interval, and the two-sided p-value for a difference of 0."""
 
     low: float
     high: float
@@ -32,13 +32,13 @@ class Comparison:
 
 
 def default_resamples(rows: int) -> int:
-    """1000, fewer where rows are many (and intervals narrow): 150 for a million rows, never below 100."""
+    """1000, or fewer for many rows, whose intervals are narrow: 150 for a million rows, at least 100."""
     return int(max(FEWEST_RESAMPLES, min(MOST_RESAMPLES, _ROW_VISITS / max(rows, 1))))
 
 
 def resample(rows: int, generator: np.random.Generator) -> Integers:
     """How often each row is drawn in `rows` draws with replacement: multinomial counts, (rows,)."""
-    # Counted draws are the multinomial's own definition and eight times as fast as numpy's sampler.
+    # Counting draws is the multinomial's definition, and eight times as fast as numpy's sampler.
     counts = np.bincount(generator.integers(0, rows, rows), minlength=rows)
     return counts.astype(np.min_scalar_type(int(counts.max())))
 
@@ -46,9 +46,9 @@ def resample(rows: int, generator: np.random.Generator) -> Integers:
 def bootstrap(
     rows: int, measured: Callable[[Integers], Floats], resamples: int, seed: int
 ) -> npt.NDArray[np.float64]:
-    """`measured` of each resample's counts, stacked along a new first axis.
+    """The values of `measured` for each resample's counts, stacked along a new first axis.
 
-    Every resample has a stream of its own: neither threads nor their timing change a number.
+    Every resample has its own random stream: neither threads nor their timing change a number.
     """
     streams = np.random.SeedSequence(seed).spawn(resamples)
     with ThreadPoolExecutor(min(_THREADS, os.cpu_count() or 1)) as pool:
@@ -59,7 +59,7 @@ def bootstrap(
 
 
 def interval(samples: Sequence[float] | Floats) -> tuple[float | None, float | None]:
-    """The 95% percentile interval of the samples that are defined; None if none is."""
+    """The 95% percentile interval of the samples that are not NaN; (None, None) if there are none."""
     defined = np.asarray(samples)[~np.isnan(samples)]
     if not len(defined):
         return None, None
@@ -69,7 +69,7 @@ def interval(samples: Sequence[float] | Floats) -> tuple[float | None, float | N
 
 
 def compare(differences: Floats) -> Comparison:
-    """Interval of paired differences, and twice the smaller share of them on one side of 0.
+    """The interval of paired differences; the p-value is twice the smaller share of them on one side of 0.
 
     One is added to both counts (Davison and Hinkley 1997, section 4.2), so that p is never 0.
     """

@@ -1,7 +1,7 @@
-"""Exact global top-k over gains that no process holds: radix selection over committed parts.
+"""Exact global top-k over gains that fit in no process: radix selection over committed parts.
 
 The order is total: higher gain first (-0 counts as +0), then shard name as UTF-8 bytes, then row.
-A cut is the last key that is in, so whether a row is in is a question to the row alone. It knows
+A cut is the last key that is selected, so a row's own key shows whether it is selected. It knows
 gains, shards and rows, not what they are for.
 """
 
@@ -33,7 +33,7 @@ class Gains:
 
 @dataclass(frozen=True)
 class Cut:
-    """The last row that is in. `key` is `order_key(gain)`."""
+    """The last row that is selected. `key` is `order_key(gain)`."""
 
     key: int
     rank: int
@@ -41,17 +41,17 @@ class Cut:
 
     @classmethod
     def at_least(cls, gain: float) -> Cut:
-        """The cut that lets in every row with at least this gain (as float32), wherever it lies."""
+        """The cut that selects every row with at least this gain (as float32), in any shard."""
         (key,) = order_key(np.array([gain], np.float32))
         return cls(int(key), _BEYOND, _BEYOND)
 
     @property
     def gain(self) -> float:
-        """The gain of the last row that is in: the threshold."""
+        """The gain of the last row that is selected: the threshold."""
         return float(_from_key(np.array([self.key], np.uint32))[0])
 
     def admits(self, gains: Gains) -> npt.NDArray[np.bool_]:
-        """Which rows are in; a row without a gain never is."""
+        """Which rows are selected; a row without a gain never is."""
         key = order_key(gains.gain)
         earlier = (gains.rank < self.rank) | ((gains.rank == self.rank) & (gains.row <= self.row))
         inside = (key < self.key) | ((key == self.key) & earlier)
@@ -73,8 +73,8 @@ def _from_key(key: Keys) -> npt.NDArray[np.float32]:
     return bits.astype(np.uint32).view(np.float32)
 
 
-# The key's digits from most to least significant, and how many values each can take. Ranks are
-# digits too: there are as many as shards. Rows take 3 x 16 bits: shards of up to 2^48 rows.
+# The key's digits from most to least significant, and how many values each can take. The shard's rank
+# is one digit, with a value for each shard. The row takes 3 x 16 bits: shards of up to 2^48 rows.
 Digit = Callable[[Gains], npt.NDArray[np.int64]]
 
 
@@ -94,13 +94,13 @@ def _digits(shards: int) -> list[tuple[Digit, int]]:
 
 
 def cuts(parts: Callable[[], Iterable[Gains]], places: Sequence[int], shards: int) -> list[Cut | None]:
-    """The cut that lets exactly k rows in, for each k of `places`.
+    """The cut that selects exactly k rows, for each k of `places`; None for 0.
 
     Reads the parts six times and keeps, for each distinct prefix, one histogram of 65,536 bins (or
     one bin a shard): memory does not grow with rows. Parts may come in any order.
 
     Args:
-        parts: gives the same parts anew at each call.
+        parts: yields the same parts at each call.
         places: each between 0 and the number of rows with a gain.
         shards: the number of shards, so that ranks are below it.
     """
@@ -128,7 +128,7 @@ def _histograms(
     for part in parts:
         has_gain = ~np.isnan(part.gain)
         values = value_of(part)
-        earlier = [of(part) for of, _ in digits[:digit]]
+        earlier = [earlier_value(part) for earlier_value, _ in digits[:digit]]
         for prefix, histogram in histograms.items():
             mask = has_gain
             for column, wanted_value in zip(earlier, prefix, strict=True):
@@ -143,11 +143,11 @@ def _cut(prefix: tuple[int, ...]) -> Cut:
 
 
 def places(fraction: Decimal, rows_with_gain: int) -> int:
-    """floor(p N), in decimal arithmetic on p's text: 0.29 of 100 is 29."""
+    """floor(p N), in exact decimal arithmetic: 0.29 of 100 is 29."""
     return int((fraction * rows_with_gain).to_integral_value(ROUND_FLOOR))
 
 
 def count(parts: Iterable[Gains], at_least: float | None = None) -> int:
-    """Rows with a gain, or with one of at least `at_least`."""
+    """Count the rows with a gain, or with a gain of at least `at_least`."""
     floor = -np.inf if at_least is None else at_least
     return sum(int((part.gain >= floor).sum()) for part in parts)

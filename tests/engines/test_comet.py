@@ -102,7 +102,7 @@ def test_scores_and_cut_rows_are_unbabel_comets_own(comet_models, tmp_path, open
 def test_a_node_without_the_environment_is_told(tmp_path, open_engine):
     with open_engine(Folder(tmp_path)) as engine:
         engine.check_nodes(str(quality.python()))
-        with pytest.raises(UsageError, match=f"quality environment {tmp_path}/none: not there"):
+        with pytest.raises(UsageError, match=f"quality environment {tmp_path}/none: does not exist"):
             engine.check_nodes(str(tmp_path / "none"))
 
 

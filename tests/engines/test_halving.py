@@ -119,7 +119,7 @@ def test_one_bad_row_of_many_is_found_in_few_calls():
 def test_a_scorer_that_fails_on_every_row_ends_it_at_once_with_what_it_says_of_a_harmless_one():
     engine = Scorer(lambda row: "OSError", step=1024)
     found = results(engine, 1024, 2048)
-    assert {str(each) for each in found} == {"it fails on whatever row it is given: OSError: it is -1"}
+    assert {str(each) for each in found} == {"it fails even on a harmless row: OSError: it is -1"}
     assert engine.blocks < 14, "a model that does not load is not tried a thousand times"
 
 

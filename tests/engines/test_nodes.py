@@ -165,7 +165,7 @@ def test_a_job_spreads_over_nodes_and_outlives_those_that_are_killed(make_spec, 
     assert scored < parts(output, "scores") and translated < parts(output, "translations"), "in the middle"
     said = " ".join(errors.split())  # lines are wrapped
     # Ray may find an actor's rows lost before it finds the node lost, and a pass end in between.
-    lost = said.count("is lost: the rows that it had are done again elsewhere")
+    lost = said.count("is lost: other nodes process its unfinished rows again")
     assert 1 <= lost <= 2, errors
     if lost == 2:
         assert "CPUs needed: large 2, small 2, reading and writing 0.25; the cluster has 3 now" in said, said

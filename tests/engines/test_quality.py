@@ -40,9 +40,9 @@ def answer(**versions: object) -> str:
 @pytest.mark.parametrize(
     ("script", "why"),
     [
-        (answer(Python="3.10"), r"has Python 3.10, here 3\.1\d; both need the same"),
+        (answer(Python="3.10"), r"has Python 3.10 instead of 3\.1\d\. Both environments must match"),
         ("echo Segmentation >&2; echo fault >&2; exit 1", "does not work: fault"),
-        ("exit 3", "it ended with 3 and no word"),
+        ("exit 3", "it ended with exit status 3 and no message"),
         ("echo no json", "it gave no answer"),
         ("true", "it gave no answer"),
         (f'exec {sys.executable} "$@"', "No module named 'comet'"),
@@ -56,7 +56,7 @@ def test_an_environment_that_would_let_a_job_hang_is_refused(use, script, why):
 
 def test_one_that_is_not_there_or_no_program_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv(quality.VARIABLE, str(tmp_path / "none"))
-    with pytest.raises(UsageError, match=f"{tmp_path}/none: not there, .*: run `make setup-quality`"):
+    with pytest.raises(UsageError, match=f"{tmp_path}/none: does not exist, .*: run `make setup-quality`"):
         quality.check()
     monkeypatch.setenv(quality.VARIABLE, str(tmp_path))
     with pytest.raises(UsageError, match="Permission denied"):

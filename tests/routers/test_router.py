@@ -59,7 +59,7 @@ def test_a_router_whose_small_model_nobody_told_routes_with_a_warning(make_spec,
     bars = Bars.none()
     bars.warn = told.append
     check_models(load(make_spec(router__kind="encoder", router__source=str(source))), bars)
-    assert len(told) == 1 and "do not say which small model they are of" in told[0]
+    assert len(told) == 1 and "do not record their small model" in told[0]
     told.clear()
     check_models(load(make_spec()), bars)
     assert not told
@@ -70,7 +70,7 @@ def test_a_router_whose_small_model_nobody_told_routes_with_a_warning(make_spec,
 )
 def test_a_router_of_another_kind_is_refused(make_spec, as_kind, kind, target, asked):
     spec = load(make_spec(router__kind=asked, router__source=as_kind(kind, target)))
-    with pytest.raises(ModelError, match=f"predicts {target} .kind {kind}., and router.kind is {asked}"):
+    with pytest.raises(ModelError, match=f"predicts {target} .kind {kind}., but router.kind is {asked}"):
         check_models(spec)
 
 

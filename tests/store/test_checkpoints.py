@@ -60,7 +60,7 @@ def test_a_hub_cache_is_hashed_by_its_names(tmp_path):
         ("models.small.max_model_len_tokens=1024", r"max_model_len_tokens 1024: .* reads 512 tokens at most"),
         ("models.small.source={models}/large", "made for another small model"),
         ("prompt.template=Say {{source}}", "trained with the prompt"),
-        ("router.source={models}/small", r"no routelmt\.json there"),
+        ("router.source={models}/small", r"has no routelmt\.json"),
     ],
 )
 def test_what_does_not_fit_is_told(make_spec, tmp_path, setting, message):
