@@ -11,7 +11,7 @@ from pathlib import Path
 
 logger = logging.getLogger(__name__)
 # The package's actors, as Ray names them at the start of their logs.
-_OUR_ACTORS = (b"EngineActor", b"ScorerActor", b"RayTrainWorker")
+_OUR_ACTORS = (b"EngineActor", b"RayTrainWorker")
 # A log line with an error: the last line of a Python traceback.
 _FAULT = re.compile(r"[\w.]*(?:Error|Exception)\b: ")
 _PREFIX = "engine-"

@@ -159,11 +159,10 @@ class Session:
         if "EngineBroken" in str(error):
             faults = [last_line(str(error)).removeprefix("routelmt_batch.engines.process."), *faults[-1:]]
         elif "actor is dead" in str(error):
-            faults = [
-                f"its process died {RESTARTS + 1} times, and is restarted {RESTARTS} times at most: it may "
-                "lack memory, or a row kills it",
-                *faults[-1:],
-            ]
+            died = (
+                f"its process died {RESTARTS + 1} times, out of memory perhaps; no more restarts are allowed"
+            )
+            faults = [died, *faults[-1:]]
         shown = "\n".join(f"  {line}" for line in faults[-5:])
         return (
             f"the {label} engine failed:\n{shown}\nIts full log is in {self.log_folder}, unless its node was "

@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import ks_2samp
 
 from routelmt_batch.errors import UsageError
-from routelmt_batch.job.conditions import Condition, Conditions, held
+from routelmt_batch.job.conditions import Condition, Conditions, triggered
 from routelmt_batch.stages.finished import FinishedJob
 from routelmt_batch.store.folder import Folder
 from tests.cli.test_ending import last_line, two_rows_fail
@@ -163,7 +163,7 @@ def test_what_cannot_be_evaluated_holds(invoke, make_spec, tmp_path):
     shutil.rmtree(other / "data")
     judged = Conditions.parse(["psi>0.2"], earlier).judge(job.folder, job.report)
     assert judged.as_json()["fail_if"][0]["holds"] and judged.fail_if[0].value is None
-    assert f"psi>0.2: cannot be evaluated ({other} cannot be read" in held(judged.fail_if)[0]
+    assert f"psi>0.2: cannot be evaluated ({other} cannot be read" in triggered(judged.fail_if)[0]
     report = job.report.model_copy(update={"rows": 0, "status": {"failed": 0, "quarantined": 0}})
     judged = Conditions.parse(["failed>0.5"], None).judge(job.folder, report)
-    assert held(judged.fail_if) == ["failed>0.5: cannot be evaluated (it is a share of none)"]
+    assert triggered(judged.fail_if) == ["failed>0.5: cannot be evaluated (it is a share of none)"]
