@@ -1,1 +1,1 @@
-"""What lies on disk: a job's folder, its manifest and ledger, models. It knows no engine and no stage."""
+"""What is on disk: a job's folder, its manifest and ledger, and models. It knows no engine and no stage."""

@@ -1,4 +1,4 @@
-"""What an output folder holds of a job that was begun: whether and with what it may go on."""
+"""The earlier work in an output folder, and whether a job may continue it."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ Spec = TypeVar("Spec", bound=PassSpec)
 
 @dataclass(frozen=True)
 class Begun:
-    """What a folder holds of a job so far. What a stage was made from is on record from its first
-    committed part on; before that it may change."""
+    """A job's earlier work in its folder. The first committed part of a stage fixes what the stage is made
+    from; before that it may change."""
 
     folder: Folder
     ledger: Ledger
@@ -46,15 +46,15 @@ class Begun:
         return [name for name, stage in STAGES.items() if self.manifest and self.ledger.rows(stage)]
 
     def known_shards(self) -> dict[str, Shard]:
-        """Shards that were read with the columns of today's spec: committed work pins them."""
+        """Shards by name, if committed work fixes the columns that they were read with."""
         return known_shards(self.manifest) if self.stages else {}
 
     def dtypes(self) -> dict[str, str]:
-        """What `dtype: auto` was when the job began, by pool."""
+        """What `dtype: auto` became when the job began, by pool."""
         return dict(self.manifest["dtypes"]) if self.stages else {}
 
     def unreadable(self) -> dict[str, str]:
-        """Shards that the committed work was made without, whatever became of their files."""
+        """Shards that the committed work left out, even if they can be read now."""
         return dict(self.manifest["unreadable"]) if self.stages else {}
 
     def check(
@@ -65,18 +65,18 @@ class Begun:
         fingerprints: Mapping[str, Mapping[str, Any]],
         bars: Bars,
     ) -> None:
-        """Raises OutputError or InputChanged if committed work was made from something else."""
+        """Raises OutputError or InputChanged if committed work was made from other settings or input."""
         if not self.stages:
             return
         check_command(self.folder.root, self.manifest, command)
         check_shards(self.manifest, shards, unreadable)
         for stage in self.stages:
             check_stage(self.folder.root, stage, self.manifest, fingerprints)
-        if told := changed_versions(self.manifest):
-            bars.warn(f"this job was begun with other versions ({told}); committed rows stay as they are")
+        if changes := changed_versions(self.manifest):
+            bars.warn(f"this job began with other library versions ({changes}); committed rows are kept")
 
     def keep(self, now: dict[str, Any]) -> dict[str, Any]:
-        """The manifest to have on record: today's, but for what committed work was made from."""
+        """The manifest to write: the new one, but with the fingerprints and versions of committed work."""
         if not self.stages:
             return now
         before = self.manifest["fingerprints"]
@@ -86,7 +86,7 @@ class Begun:
 
 @contextlib.contextmanager
 def take(spec: PassSpec) -> Iterator[Begun]:
-    """Hold a job's output folder and read what was begun in it. Of a new job nothing is written yet.
+    """Lock a job's output folder, if it exists, and read its earlier work. Nothing is written yet.
 
     Raises:
         OutputError: see check_output and lock_job.
@@ -103,9 +103,9 @@ def take(spec: PassSpec) -> Iterator[Begun]:
 def settled(
     spec: Spec, begun: Begun, bars: Bars, look: Callable[[], Sequence[Processors]] = here
 ) -> tuple[Spec, dict[str, str]]:
-    """A spec whose pools say `dtype: auto` no more, and what it became; see dtypes.settle. A job that goes on
-    keeps what it began with."""
-    spec, dtypes, told = settle(spec, begun.dtypes(), look)
-    for message in told:
+    """Replace `dtype: auto` in a spec, and return what it became, by pool; see dtypes.settle. A continued job
+    keeps the types that it began with."""
+    spec, dtypes, messages = settle(spec, begun.dtypes(), look)
+    for message in messages:
         bars.say(message, "info")
     return spec, dtypes

@@ -1,6 +1,6 @@
-"""Model checkpoints by folder or hub name: are they there, which weights, how long, which end tokens.
+"""Model checkpoints by folder or hub name: existence, hashes, context length and end tokens.
 
-It reads configuration and hashes files; it never loads weights.
+It reads configuration files and hashes files; it never loads weights.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ _COMET_SETTINGS = "hparams.yaml"
 
 
 def locate(source: str, key: str) -> None:
-    """Check that a model is there before any engine starts.
+    """Check that a model exists before any engine starts.
 
     Raises:
         ModelError: no such folder, a folder without config.json or weights, or a hub name that
-            neither the local cache nor the hub answers to.
+            is neither in the local cache nor on the hub.
     """
     folder = Path(source)
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise ModelError(f"{key} {source}: no config.json there; give a Hugging Face model folder")
         if not _weight_files(folder):
-            raise ModelError(f"{key} {source}: no weights there (*.safetensors)")
+            raise ModelError(f"{key} {source}: no weights there (*.safetensors); give a complete folder")
     elif not _HUB_NAME.fullmatch(source):
         others = [path.name for path in folder.parent.glob("*/") if (path / "config.json").exists()]
         raise ModelError(f"{key} {source}: no such folder{near(folder.name, others)}")
@@ -57,15 +57,15 @@ def locate(source: str, key: str) -> None:
 
 def _not_on_hub(source: str, key: str, error: Exception) -> ModelError:
     return ModelError(
-        f"{key} {source}: no such folder beside the spec, and not a model that the Hugging "
-        f"Face cache or hub gives ({type(error).__name__}). Check the name, or download it "
-        "and give its folder"
+        f"{key} {source}: no such folder beside the spec, and no such model in the Hugging "
+        f"Face cache or on the hub ({type(error).__name__}). Check the name, or download the "
+        "model and give its folder"
     )
 
 
 @dataclass(frozen=True)
 class CometFiles:
-    """A COMET checkpoint: its .ckpt file or hub name, what hparams.yaml says, the .ckpt file's SHA-256."""
+    """A COMET checkpoint: its .ckpt file or hub name, its hparams.yaml, and the .ckpt file's SHA-256."""
 
     source: str
     hparams: dict[str, Any]
@@ -81,7 +81,7 @@ def comet(source: str, key: str) -> CometFiles:
     """A COMET checkpoint by its folder, its .ckpt file or its hub name.
 
     Raises:
-        ModelError: it is not there, or there is no hparams.yaml, which says what class it is.
+        ModelError: it does not exist, or lacks hparams.yaml, which names its class.
     """
     path = Path(source).absolute()
     path = path / _COMET if path.is_dir() else path
@@ -95,7 +95,7 @@ def comet(source: str, key: str) -> CometFiles:
                 )
         return CometFiles(str(path), _settings(settings), _digest(path))
     if not _HUB_NAME.fullmatch(source):
-        raise ModelError(f"{key} {source}: no such folder or .ckpt file")
+        raise ModelError(f"{key} {source}: no such folder or .ckpt file; give one, or a hub name")
     try:
         return CometFiles(source, _settings(Path(_hub_file(source, _COMET_SETTINGS))), _comet_digest(source))
     except ModelError:
@@ -106,10 +106,10 @@ def comet(source: str, key: str) -> CometFiles:
 
 def _settings(path: Path) -> dict[str, Any]:
     try:
-        found = parse(path.read_text(encoding="utf8")).value
+        settings = parse(path.read_text(encoding="utf8")).value
     except ValueError as error:
         raise ModelError(f"{path}: not valid YAML: {error}") from None
-    return found if isinstance(found, dict) else {}
+    return settings if isinstance(settings, dict) else {}
 
 
 def _comet_digest(source: str) -> str:
@@ -123,13 +123,13 @@ def _comet_digest(source: str) -> str:
 def _hub_file(source: str, name: str) -> str:
     from huggingface_hub import hf_hub_download, logging, try_to_load_from_cache
 
-    logging.set_verbosity_error()  # it would tell each retry; our error tells the outcome
+    logging.set_verbosity_error()  # it would log each retry; our error reports the outcome
     cached = try_to_load_from_cache(source, name)
     return cached if isinstance(cached, str) else hf_hub_download(source, name, etag_timeout=10)
 
 
 def config(source: str, name: str = "config.json") -> dict[str, Any]:
-    """A JSON file of a checkpoint; empty if the checkpoint has none of that name."""
+    """A JSON file of a checkpoint; empty if the checkpoint does not have it."""
     path = _file(source, name)
     if path is None:
         return {}
@@ -144,8 +144,8 @@ def config(source: str, name: str = "config.json") -> dict[str, Any]:
 def weights_hash(source: str) -> str:
     """SHA-256 over the names and SHA-256s of a checkpoint's weight files.
 
-    Files in a Hugging Face cache are named by their SHA-256 and are not read; a hub name that is
-    not in the cache is answered by the hub's own list of file hashes, without a download.
+    Files in a Hugging Face cache are named by their SHA-256 and are not read. For a hub name that
+    is not in the cache, the hub's list of file hashes is used, without a download.
     """
     folder = Path(source)
     if folder.is_dir():
@@ -167,7 +167,7 @@ def text_hash(source: str) -> str:
 
 
 def _file(source: str, name: str) -> Path | None:
-    """A file of a checkpoint, from its folder, the cache or the hub; None if it has none of that name."""
+    """A file of a checkpoint, from its folder, the cache or the hub; None if it does not exist."""
     path = Path(source) / name
     if not Path(source).is_dir():
         try:
@@ -207,13 +207,13 @@ def _hub_lists(source: str) -> dict[str, str]:
 
 
 def context_tokens(source: str) -> int | None:
-    """The longest sequence that the checkpoint's configuration allows, if it says."""
+    """The longest sequence that the checkpoint's configuration allows, or None if it gives no limit."""
     value = config(source).get("max_position_embeddings")
     return value if isinstance(value, int) else None
 
 
 def end_tokens(source: str) -> tuple[int, ...]:
-    """Token ids that end a generation: of generation_config.json, else of config.json."""
+    """Token ids that end a generation, from generation_config.json, else from config.json."""
     for name in ("generation_config.json", "config.json"):
         value = config(source, name).get("eos_token_id")
         if isinstance(value, int):
@@ -224,11 +224,11 @@ def end_tokens(source: str) -> tuple[int, ...]:
 
 
 def check_pool(key: str, pool: Pool) -> None:
-    """Raises ModelError if a pool's model is not there or reads less than the pool asks for."""
+    """Raises ModelError if a pool's model does not exist or its context is shorter than the pool asks for."""
     locate(pool.source, f"{key}.source")
     context = context_tokens(pool.source)
     if context is not None and pool.max_model_len_tokens > context:
         raise ModelError(
             f"{key}.max_model_len_tokens {pool.max_model_len_tokens}: {pool.source} reads {context} "
-            "tokens at most"
+            "tokens at most; give no more"
         )

@@ -1,4 +1,4 @@
-"""The paths of an output, and whether it may be one."""
+"""The paths of an output folder, and the check that a job may write there."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WORK = "_job"
 
 @dataclass(frozen=True)
 class OutputFolder:
-    """The paths that every output has: what a command needs to go on is in the work folder."""
+    """The paths that every output has. The work folder holds what a command needs to continue."""
 
     root: Path
     work_name: ClassVar[str] = WORK
@@ -74,10 +74,10 @@ class Folder(OutputFolder):
         return all(is_whole(self, output) for output in outputs)
 
     def extent(self) -> tuple[int, int]:
-        """Shards, and rows of them, that the job covers; none before it has a manifest."""
-        found = self.read_manifest() or {"shards": [], "limit": None}
-        rows = sum(shard["rows"] for shard in found["shards"])
-        return len(found["shards"]), min(rows, found["limit"] or rows)
+        """The numbers of shards and rows that the job covers; 0 before it has a manifest."""
+        manifest = self.read_manifest() or {"shards": [], "limit": None}
+        rows = sum(shard["rows"] for shard in manifest["shards"])
+        return len(manifest["shards"]), min(rows, manifest["limit"] or rows)
 
     def ledger(self) -> Ledger:
         return Ledger(self.work / "ledger.jsonl")
@@ -90,7 +90,7 @@ class Folder(OutputFolder):
 
 
 def is_whole(folder: Folder, output: Mapping[str, Any]) -> bool:
-    """Whether an output shard and its report are there, by size; the job's end checks its hash."""
+    """Whether an output shard of the right size and its report exist. The job's end checks the hash."""
     path = folder.data(output["shard"])
     return (
         path.exists() and path.stat().st_size == output["bytes"] and folder.report(output["shard"]).exists()
@@ -98,7 +98,7 @@ def is_whole(folder: Folder, output: Mapping[str, Any]) -> bool:
 
 
 def check_output(folder: Folder, spec: PassSpec) -> None:
-    """Raises OutputError if the output is no folder, somebody else's, inside the input, or not writable."""
+    """Raises OutputError if the output is a file, not a job's folder, inside the input, or not writable."""
     root = folder.root
     for uri in spec.input.uris:
         inside, source = root.resolve(), Path(uri).resolve()
@@ -115,12 +115,12 @@ def check_output(folder: Folder, spec: PassSpec) -> None:
             f"output.uri {root}: not empty, and not a job's folder (no {WORK}/). "
             "Give an empty or new folder; nothing was touched"
         )
-    place = next(folder for folder in (folder.work, root, *root.resolve().parents) if folder.is_dir())
+    nearest = next(path for path in (folder.work, root, *root.resolve().parents) if path.is_dir())
     try:
-        with tempfile.TemporaryFile(dir=place):
+        with tempfile.TemporaryFile(dir=nearest):
             pass
     except OSError as error:
         raise OutputError(
-            f"output.uri {root}: {place} cannot be written to ({error.strerror}). Give another folder, or "
-            "mend its rights"
+            f"output.uri {root}: cannot write to {nearest} ({error.strerror}). Give another folder, or "
+            "change its permissions"
         ) from None

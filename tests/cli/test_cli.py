@@ -235,7 +235,7 @@ def test_report_tells_of_labels_stopped_and_finished(invoke, tmp_path, monkeypat
     lines = [line.split() for line in answer.stdout.splitlines()]
     for line in (["small", "12", "12"], ["large", "12", "12"], ["metric", "0", "22"], ["assemble", "0", "1"]):
         assert line in lines, answer.output
-    assert "the same `label` command goes on" in answer.stdout
+    assert "run the same `label` command again to continue" in answer.stdout
     assert invoke("label", spec).exit_code == 0
     answer = invoke("report", tmp_path / "labels")
     assert answer.exit_code == 0 and "12 in 1 shard, 11 labelled" in answer.stdout
@@ -269,7 +269,7 @@ def test_labels_have_no_other_condition(invoke, tmp_path, condition, lacks):
 
 def test_rows_are_of_the_page_alone(invoke):
     answer = invoke("report", "out", "--rows", "3")
-    assert isinstance(answer.exception, UsageError) and "goes with --html" in str(answer.exception)
+    assert isinstance(answer.exception, UsageError) and "needs --html" in str(answer.exception)
 
 
 @pytest.mark.slow

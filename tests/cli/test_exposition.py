@@ -138,7 +138,7 @@ def test_a_port_that_is_taken_is_told_before_anything_starts(invoke, make_spec, 
         ):
             pass
     assert answer.exit_code == 2
-    assert f"--metrics-port {port}: cannot be listened on" in last_line(answer)["message"]
+    assert f"--metrics-port {port}: cannot listen there" in last_line(answer)["message"]
     assert not (tmp_path / "sent.log").exists()
 
 

@@ -106,7 +106,7 @@ def test_a_missing_committed_part_is_refused(make_spec, tmp_path):
     spec, output, log = make_spec(), tmp_path / "out", tmp_path / "sent.log"
     assert run_armed(spec, log, "plan.write:1") == -signal.SIGKILL
     next((output / "_job/scores").glob("*.parquet")).unlink()
-    with pytest.raises(OutputError, match="now missing or with other contents"):
+    with pytest.raises(OutputError, match="now missing or has other contents"):
         flow.run(load(spec), flow.Options(), BARS, FakeEngine(log).opened)
 
 

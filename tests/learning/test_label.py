@@ -256,7 +256,7 @@ def test_what_cannot_be_labelled_is_told_before_anything_starts(spec, engine, tm
         run(spec, engine, "metric=bleu")
     with pytest.raises(SpecError, match="a metric runs on one GPU at most: set replicas"):
         run(spec, engine, "metric={source: 'comet:Unbabel/XCOMET-XXL', gpus: 2}")
-    with pytest.raises(ModelError, match="metric Unbabel/XCOMET-XXL: .* not a model that the Hugging Face"):
+    with pytest.raises(ModelError, match="metric Unbabel/XCOMET-XXL: .* no such model in the Hugging Face"):
         run(spec, engine, "metric=comet:Unbabel/XCOMET-XXL")
     assert not (tmp_path / "labels").exists()
 

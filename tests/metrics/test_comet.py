@@ -60,7 +60,7 @@ def test_what_is_no_metric_is_refused_with_its_class(comet_models, tmp_path):
         ModelError, match=r"no .*model.ckpt; a COMET checkpoint is a folder with hparams.yaml"
     ):
         open_metric(Metric(source=f"comet:{tmp_path}"))
-    with pytest.raises(ModelError, match=r"metric org/absent: .*not a model that the Hugging Face cache"):
+    with pytest.raises(ModelError, match=r"metric org/absent: .*no such model in the Hugging Face cache"):
         open_metric(Metric(source="comet:org/absent"))
     other = _with_class(comet_models / "kiwi", tmp_path / "other", "ranking_metric")
     with pytest.raises(ModelError, match="its class is ranking_metric, which does not score"):

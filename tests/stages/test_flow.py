@@ -91,7 +91,7 @@ def test_an_output_that_cannot_be_written_is_told_before_anything_starts(make_sp
         lambda: flow.run(spec, flow.Options(), BARS, engine.opened),
         lambda: flow.check(spec, None, None, BARS),
     ):
-        with pytest.raises(OutputError, match=r"output.uri /proc/self/out: /proc/\d+ cannot be written to"):
+        with pytest.raises(OutputError, match=r"output.uri /proc/self/out: cannot write to /proc/\d+"):
             begin()
 
 

@@ -55,7 +55,7 @@ def test_a_hub_cache_is_hashed_by_its_names(tmp_path):
     [
         ("models.small.source=./nowhere", r"models\.small\.source .*/nowhere: no such folder"),
         ("models.large.source={models}/lrage", r"/lrage: no such folder; did you mean 'large'\?"),
-        ("models.large.source=Nobody/Nothing-1B", "not a model that the Hugging Face cache or hub gives"),
+        ("models.large.source=Nobody/Nothing-1B", "no such model in the Hugging Face cache or on the hub"),
         ("models.large.source={tmp}", r"no config\.json there"),
         ("models.small.max_model_len_tokens=1024", r"max_model_len_tokens 1024: .* reads 512 tokens at most"),
         ("models.small.source={models}/large", "made for another small model"),
