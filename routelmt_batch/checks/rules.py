@@ -82,18 +82,18 @@ def _doubts(source: str, translation: str, source_lang: str, target_lang: str, s
     translation = translation.strip()
     if not translation:
         return [EMPTY]
-    found = [REPETITION] * _loops(source, translation, settings)
+    doubts = [REPETITION] * _loops(source, translation, settings)
     letters = language_id.letters(translation)
     if _words(source) == _words(translation):
         # Names, numbers and addresses may be copied, and so may text between lookalikes.
         prose = language_id.letters(_CAPITALISED.sub(" ", source))
         if language_id.weight(prose) >= settings.copied_min_letters:
-            found += [COPIED_SOURCE] * (target_lang not in language_id.LOOKALIKES[source_lang])
+            doubts += [COPIED_SOURCE] * (target_lang not in language_id.LOOKALIKES[source_lang])
         elif language_id.script_share(letters, language_id.LATIN) == 1:
-            return found  # names in Latin letters occur in texts of any script
+            return doubts  # names in Latin letters occur in texts of any script
     elif _is_out_of_bounds(source.strip(), translation, source_lang, target_lang, settings):
-        found.append(LENGTH_RATIO)
-    return found + _foreign(translation, letters, target_lang, settings)
+        doubts.append(LENGTH_RATIO)
+    return doubts + _foreign(translation, letters, target_lang, settings)
 
 
 def _words(text: str) -> list[str]:

@@ -72,12 +72,12 @@ def _read(
     languages = job.languages()
     columns = [job.spec.input.columns.source, *languages.values(), *OUTPUT_NAMES]
     by_model = _translations(ledger, shard, wanted)
-    found: dict[int, dict[str, Any]] = {}
+    contents: dict[int, dict[str, Any]] = {}
     for first, batch in job.batches(shard, columns, wanted):
         here = wanted[(wanted >= first) & (wanted < first + batch.num_rows)]
         for number, row in zip(here.tolist(), batch.take(pa.array(here - first)).to_pylist(), strict=True):
             texts = {SMALL: None, LARGE: None, row["route"]: row["translation"]} | by_model.get(number, {})
-            found[number] = {
+            contents[number] = {
                 "source": clip(row[job.spec.input.columns.source]),
                 **{model: clip(texts[model]) for model in (SMALL, LARGE)},
                 **{key: getattr(job.spec.input, key) for key in ("source_lang", "target_lang")},
@@ -85,7 +85,7 @@ def _read(
                 "gain": row["predicted_gain"],
                 **{key: row[key] for key in ("planned_route", "route", "status", "reason")},
             }
-    return found
+    return contents
 
 
 def _translations(ledger: Ledger, shard: str, wanted: npt.NDArray[np.int64]) -> dict[int, dict[str, str]]:
@@ -97,15 +97,15 @@ def _translations(ledger: Ledger, shard: str, wanted: npt.NDArray[np.int64]) -> 
         for number in numbers
         for entry in ledger.overlapping(stage, shard, number, number + 1)
     }
-    found: dict[int, dict[str, str]] = {}
+    texts: dict[int, dict[str, str]] = {}
     for path in paths:
         if not path.exists():  # `clean` may have removed the work files of a finished job
             continue
         filters = [("shard", "=", shard), ("row", "in", numbers), ("status", "=", OK)]
         table = pq.read_table(path, columns=["row", "route", "translation"], filters=filters)
         for line in table.to_pylist():
-            found.setdefault(line["row"], {})[line["route"]] = line["translation"]
-    return found
+            texts.setdefault(line["row"], {})[line["route"]] = line["translation"]
+    return texts
 
 
 def clip(text: str | None) -> str | None:

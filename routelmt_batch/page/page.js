@@ -142,7 +142,7 @@
   function excerpts(name) {
     if (!Object.hasOwn(data.excerpts, name)) {
       return [element("p", { class: "note" }, Object.keys(data.excerpts).length
-        ? "The rows of this shard are not in this page; the footer says which shards are."
+        ? "The rows of this shard are not in this page; the footer explains which shards are."
         : "Corpus text is kept out of this page.")];
     }
     const { gained, cut, failed, rows } = data.excerpts[name];
