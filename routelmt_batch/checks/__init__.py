@@ -1,1 +1,1 @@
-"""Cheap checks of a translation. They know one text and its source, and no job."""
+"""Cheap checks of a translation against its source. They know nothing of jobs."""

@@ -1,12 +1,13 @@
-"""Cheap checks on every translation: what is wrong with it as far as text alone can tell. It knows no model.
+"""Cheap checks that find faults in a translation from the text alone. They know nothing of models.
 
-A check speaks only when it is sure, for its word can cost a call to the large model. With the defaults of
-`Checks` it calls doubtful, of good translations, 0.04% of Tatoeba's en-zh, 0.02% of zh-en, 0.13% of en-de,
-0.14% of de-en (73,323 pairs), and 0.2% of 59,532 sentences from free software's messages in 53 languages.
-Of faults put into the same pairs, in sources of 20 characters or more, it finds looped tails 100%, another
-language 97%, copies 78% (de-en, nouns taken for names) to 99%, and of text cut after a quarter 29 to 98%,
-after a half 0 to 25%: lengths vary that much, so that only the engine's word tells what was cut off.
-On one core it reads 10,000 to 30,000 rows of 25 characters a second, 3,000 of 400.
+A check flags only clear cases, because a flag can cost a call to the large model. With the defaults of
+`Checks` these shares of good translations are flagged: 0.04% of Tatoeba's en-zh, 0.02% of zh-en, 0.13% of
+en-de, 0.14% of de-en (73,323 pairs), and 0.2% of 59,532 sentences from free software's messages in 53
+languages. Of faults put into the same pairs (sources of 20 characters or more) the checks find 100% of
+looped tails, 97% of texts in another language, 78% (de-en, where nouns are taken for names) to 99% of
+copies, 29 to 98% of texts cut after a quarter, and 0 to 25% of texts cut after a half. Lengths vary too much
+to find more of these; only the engine knows which texts were cut off.
+On one core the checks read 10,000 to 30,000 rows of 25 characters a second, or 3,000 rows of 400.
 """
 
 from __future__ import annotations
@@ -39,10 +40,10 @@ CHECK_REASONS: Final = (
     WRONG_LANGUAGE,
 )
 
-# Characters that say what one of English says; medians over messages of free software, others are near 1.
+# Characters for each character of English: medians over free software's messages. Others are near 1.
 _DENSITY: Final = {"zh": 0.33, "yue": 0.33, "ja": 0.55, "ko": 0.55}
 
-_GRAM: Final = 8  # characters; of real sentences few are repeated at that length
+_GRAM: Final = 8  # characters; real sentences repeat few strings of this length
 _MIN_GRAMS: Final = 16
 
 _WORDS = regex.compile(r"[\p{L}\p{M}\p{N}]+")
@@ -57,17 +58,17 @@ def check_translations(
     truncated: Sequence[bool],
     settings: Checks,
 ) -> list[list[str]]:
-    """The reasons of `CHECK_REASONS` for which each translation is doubtful; none for most.
+    """For each translation, the reasons of `CHECK_REASONS` why it is doubtful; most have none.
 
-    Columns have one value a row; `truncated` is true where the model was stopped before its end token.
-    An empty translation has no reason but that and `truncated`.
+    Arguments have one value per row; `truncated` is true if the model was stopped before its end token.
+    An empty translation has only the reasons `empty` and, if it was stopped, `truncated`.
 
     Raises:
         InputError: a language code is not one of LMT's.
     """
     if unknown := {*source_langs, *target_langs} - LANGUAGES.keys():
         raise InputError(
-            f"languages {sorted(map(repr, unknown))} are none of LMT's 60 codes: "
+            f"language codes {', '.join(sorted(map(repr, unknown)))} are not among LMT's 60: "
             "check only rows that were translated"
         )
     rows = zip(sources, translations, source_langs, target_langs, truncated, strict=True)
@@ -81,18 +82,18 @@ def _doubts(source: str, translation: str, source_lang: str, target_lang: str, s
     translation = translation.strip()
     if not translation:
         return [EMPTY]
-    found = [REPETITION] * _loops(source, translation, settings)
+    doubts = [REPETITION] * _loops(source, translation, settings)
     letters = language_id.letters(translation)
     if _words(source) == _words(translation):
-        # Names, numbers and addresses are rightly copied, and so is text between lookalikes.
+        # Names, numbers and addresses may be copied, and so may text between lookalikes.
         prose = language_id.letters(_CAPITALISED.sub(" ", source))
         if language_id.weight(prose) >= settings.copied_min_letters:
-            found += [COPIED_SOURCE] * (target_lang not in language_id.LOOKALIKES[source_lang])
+            doubts += [COPIED_SOURCE] * (target_lang not in language_id.LOOKALIKES[source_lang])
         elif language_id.script_share(letters, language_id.LATIN) == 1:
-            return found  # names in Latin letters stand in texts of any script
+            return doubts  # names in Latin letters occur in texts of any script
     elif _is_out_of_bounds(source.strip(), translation, source_lang, target_lang, settings):
-        found.append(LENGTH_RATIO)
-    return found + _foreign(translation, letters, target_lang, settings)
+        doubts.append(LENGTH_RATIO)
+    return doubts + _foreign(translation, letters, target_lang, settings)
 
 
 def _words(text: str) -> list[str]:
@@ -107,10 +108,10 @@ def _loops(source: str, translation: str, settings: Checks) -> bool:
 
 
 def repetition(text: str) -> float:
-    """Share, from 0 to 1, of the character 8-grams that stood in the text before; 0 for a very short one.
+    """Share, from 0 to 1, of the character 8-grams that occurred earlier in the text; 0 if it is very short.
 
     seq-rep-n of Welleck et al. (ICLR 2020, arXiv 1908.04319), over characters, so that it works without
-    word boundaries: a unit that stands k times in a row gives about 1 - 1/k.
+    word boundaries: a string repeated k times in a row gives about 1 - 1/k.
     """
     grams = len(text) - _GRAM + 1
     if grams < _MIN_GRAMS:
@@ -121,7 +122,10 @@ def repetition(text: str) -> float:
 def _is_out_of_bounds(
     source: str, translation: str, source_lang: str, target_lang: str, settings: Checks
 ) -> bool:
-    """The slack counts as so many characters of source more or less: a short text's ratio says little."""
+    """Whether the length ratio is out of bounds even if the source were longer or shorter by the slack.
+
+    The ratio of a short text alone means little.
+    """
     density = _DENSITY.get(source_lang, 1.0)
     usual = _DENSITY.get(target_lang, 1.0) / density
     low, high = settings.length_ratios.get(
@@ -132,7 +136,7 @@ def _is_out_of_bounds(
 
 
 def _foreign(translation: str, letters: str, target_lang: str, settings: Checks) -> list[str]:
-    """The script first: in a wrong one, there is no language to ask for."""
+    """Check the script first: the language of a text in a wrong script cannot be identified."""
     if language_id.weight(letters) < settings.language_min_letters:
         return []
     if language_id.script_share(letters, language_id.SCRIPTS[target_lang]) < settings.min_script_share:

@@ -1,1 +1,1 @@
-"""Parquet shards of text: found, read unit by unit, fingerprinted. It knows no job."""
+"""Finds, fingerprints and reads Parquet shards of text. It knows nothing of jobs."""

@@ -1,4 +1,4 @@
-"""Input shards: discover them, fingerprint them, check that they fit.
+"""Input shards: discover them, fingerprint them, check that they fit the spec.
 
 It knows files and rows, not what the rows are for.
 """
@@ -43,7 +43,7 @@ class Shard:
 
 
 def discover_all(uris: Sequence[str], only: str | None = None) -> list[tuple[str, Path]]:
-    """discover, of one or several; of several, names begin with their place: `0/`, `1/`.
+    """Shards of one or several inputs. With several, names begin with the input's position: `0/`, `1/`.
 
     Raises:
         InputError: see discover.
@@ -60,10 +60,10 @@ def discover_all(uris: Sequence[str], only: str | None = None) -> list[tuple[str
 def discover(uri: str, only: str | None = None, key: str = "input.uri") -> list[tuple[str, Path]]:
     """(name, path) of every Parquet file of a folder, a glob or a single file, in name order.
 
-    Names that begin with `.` or `_`, at any depth, are passed over, as Spark and Ray Data do.
+    Names that begin with `.` or `_`, at any depth, are ignored, as in Spark and Ray Data.
 
     Raises:
-        InputError: nothing is there, or `only` (a glob over names) matches nothing.
+        InputError: there are no shards, or `only` (a glob over names) matches none.
     """
     path = Path(uri)
     if path.is_dir():
@@ -84,7 +84,7 @@ def discover(uri: str, only: str | None = None, key: str = "input.uri") -> list[
         if file.is_file() and not is_passed_over(name):
             shards.append((name.as_posix(), file))
     if not shards:
-        raise InputError(f"{key} {uri}: no Parquet shards there (*.parquet, folders included)")
+        raise InputError(f"{key} {uri}: no Parquet shards there (*.parquet, subfolders included)")
     return sorted(_only(shards, only), key=lambda shard: shard[0].encode())
 
 
@@ -112,7 +112,7 @@ def _is_utf8(name: str) -> bool:
 
 
 def alone(name: str) -> str:
-    """The option that takes one shard and no other, for a shell."""
+    """The command-line option that selects only this shard, quoted for a shell."""
     return f"--shards {shlex.quote(glob.escape(name))}"
 
 
@@ -124,9 +124,9 @@ def _until_glob(path: Path) -> Iterator[str]:
 
 
 def first_shards(found: list[tuple[str, Path]], limit: int) -> list[tuple[str, Path]]:
-    """The first shards that hold `limit` rows between them, by their footers."""
+    """As many of the first shards as hold `limit` rows together, by their footers."""
     for count, (_, path) in enumerate(found, 1):
-        with contextlib.suppress(pa.ArrowException, OSError):  # inspect names what cannot be read
+        with contextlib.suppress(pa.ArrowException, OSError):  # inspect reports unreadable files
             limit -= pq.read_metadata(path).num_rows
         if limit <= 0:
             return found[:count]
@@ -141,17 +141,17 @@ def inspect(
     also: Sequence[str] = (),
     added: Sequence[str] = OUTPUT_NAMES,
 ) -> tuple[list[Shard], dict[str, str]]:
-    """Read every shard once, whole: its hash, its columns, and that every page and text decodes.
+    """Read every shard completely: hash it, check its columns, and check that all its text decodes.
 
-    A broken file is then known before any model starts. A shard of `known` (by name) whose size and
-    modification time are the same is not read again. `also` names spec keys of further text columns
+    So broken files are known before any model starts. A shard in `known` (by name) with the same size
+    and modification time is not read again. `also` names spec keys of further text columns
     (`reference`), `added` the columns that the job adds and a shard must not have.
 
     Returns:
-        The readable shards in name order, and the reason of each unreadable one by name.
+        The readable shards in name order, and by name why each other shard is unreadable.
 
     Raises:
-        InputError: a shard lacks a needed column, has it with another type, or has one of ours.
+        InputError: a shard lacks a needed column, has it with another type, or has an `added` column.
     """
     shards, unreadable = [], {}
     known = known or {}
@@ -192,7 +192,7 @@ def _inspect(
 
 
 def text_columns(spec: Texts, also: Sequence[str] = ()) -> dict[str, str]:
-    """The columns that a pass reads, by spec key: the text, languages that are no constants, others."""
+    """The columns to read, by spec key: the text, languages that are not constants, and those in `also`."""
     languages = {"source_lang": spec.source_lang, "target_lang": spec.target_lang}
     keys = ["source", *(key for key, constant in languages.items() if constant is None), *also]
     return {key: getattr(spec.columns, key) for key in keys}
@@ -205,22 +205,25 @@ def check_columns(name: str, schema: pa.Schema, texts: Mapping[str, str], added:
             constant = f", or give a constant as input.{key}" if key.endswith("_lang") else ""
             raise InputError(
                 f"{name}: no column {column!r} (input.columns.{key}){near(column, schema.names)}; "
-                f"it has {', '.join(schema.names) or 'no columns'}. Name the right one{constant}"
+                f"it has {', '.join(schema.names) or 'no columns'}. Name the right column{constant}"
             )
         kind = schema.field(column).type
         if not is_text(kind):
-            raise InputError(f"{name}: column {column!r} (input.columns.{key}) is {kind}, not string")
+            raise InputError(
+                f"{name}: column {column!r} (input.columns.{key}) is {kind}, not string: "
+                "convert it, or name another column"
+            )
     for column in schema.names:
         if column in added:
             raise InputError(
                 f"{name}: has a column {column!r}, which is the name of an output column: rename it"
             )
     if len(set(schema.names)) < len(schema.names):
-        raise InputError(f"{name}: has two columns of one name: {', '.join(schema.names)}")
+        raise InputError(f"{name}: has columns with the same name: {', '.join(schema.names)}: rename them")
 
 
 def is_text(kind: pa.DataType) -> bool:
-    # A column of nulls alone is written as type null by pandas; it is text without any text.
+    # pandas writes a column that holds only nulls as type null; it counts as text.
     if pa.types.is_dictionary(kind):
         return is_text(kind.value_type)
     return bool(

@@ -47,7 +47,7 @@ def units(shards: Iterable[Shard], limit: int | None = None, most_rows: int = UN
     left = limit if limit is not None else sys.maxsize
     for shard in shards:
         first = 0
-        lean = replace(shard, row_groups=())  # a unit travels; a shard's row groups can be many
+        lean = replace(shard, row_groups=())  # units are sent to tasks, and there may be many row groups
         for group, group_rows in enumerate(shard.row_groups):
             rows = min(group_rows, left)
             for offset in range(0, rows, most_rows):
@@ -58,7 +58,7 @@ def units(shards: Iterable[Shard], limit: int | None = None, most_rows: int = UN
 
 @dataclass(frozen=True)
 class Lines:
-    """Some rows of a unit: row numbers, texts and languages; references where they were asked for."""
+    """Some rows of a unit: row numbers, texts and languages; references if they were requested."""
 
     rows: list[int]
     texts: list[str | None]
@@ -68,7 +68,7 @@ class Lines:
 
 
 def read_lines(unit: Unit, spec: Input, also: Sequence[str] = ()) -> Iterator[Lines]:
-    """Stream a unit's text and languages in batches; with `also=("reference",)` its references.
+    """Stream a unit's texts and languages in batches; with `also=("reference",)` its references too.
 
     Raises:
         InputChanged: the shard is not the file that was inspected.
@@ -110,7 +110,7 @@ def read_unit(
 
     Raises:
         InputChanged: the shard is not the file that was inspected.
-        RoutelmtError: it is, and cannot be read.
+        RoutelmtError: the shard is unchanged but cannot be read.
     """
     with _unchanged(unit.shard) as file:
         passed = unit.first_row - unit.offset
@@ -134,7 +134,7 @@ def _unchanged(shard: Shard) -> Iterator[pq.ParquetFile]:
     except (pa.ArrowException, OSError) as error:
         check_unchanged(shard)
         raise RoutelmtError(
-            f"{shard.name}: cannot be read just now: {error}. Nothing is lost: look to the file system "
+            f"{shard.name}: cannot be read at the moment: {error}. Nothing is lost: check the file system "
             "and run the same command again"
         ) from error
 
@@ -148,6 +148,6 @@ def check_unchanged(shard: Shard, stop: Stop = lambda: None) -> None:
 
 def changed(shard: Shard) -> InputChanged:
     return InputChanged(
-        f"{shard.name}: the shard changed after it was first read. Put that file back and run the "
-        "same command again, or start anew with another output folder"
+        f"{shard.name}: the shard changed after it was first read. Restore the original file and run the "
+        "same command again, or start a new job with another output folder"
     )

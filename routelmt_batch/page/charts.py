@@ -1,4 +1,4 @@
-"""The page's charts as SVG: the budget curve and the gain histogram. Colours are the page's, by name."""
+"""The page's charts as SVG: the budget curve and the gain histogram, in the page's colours."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# What is drawn in, and the CSS variable that stands for it on the page.
+# Placeholder colours to draw in, and the page's CSS variable that replaces each.
 _INK, _MUTED, _LINE, _SMALL, _LARGE = "#010101", "#020202", "#030303", "#040404", "#050505"
 _VARIABLES = {_INK: "ink", _MUTED: "muted", _LINE: "line", _SMALL: "small", _LARGE: "large"}
 _WIDTH, _HEIGHT = 7.2, 3.4  # inches
 
 
 def budget_curve(report: JobReport) -> str | None:
-    """Predicted gain bought by each budget, with what the job planned and got; None without a curve."""
+    """Predicted gain bought by each budget, with what the job planned and got; None if no row has a gain."""
     budgets, rows = report.budgets, report.budget.rows_with_gain
     if not budgets or not rows:
         return None
@@ -51,7 +51,7 @@ def budget_curve(report: JobReport) -> str | None:
 
 
 def histogram(report: JobReport) -> str | None:
-    """Rows by predicted gain, those planned for the large model apart, with the cut; None without a gain."""
+    """Rows by predicted gain, coloured by planned model, with the cut; None if no row has a gain."""
     gain = report.gain
     edges = np.array(gain.all.histogram.edges)
     counts, routed = (np.array(part.histogram.counts) for part in (gain.all, gain.routed))

@@ -1,6 +1,6 @@
-"""Two finished jobs, one against another: shares, score drift, failures, and rows routed differently.
+"""Compares two finished jobs: shares, score drift, failures, and rows routed differently.
 
-Both are streamed shard by shard; memory is that of a batch of each and of the rows shown.
+Both are streamed shard by shard; memory holds one batch of each and the rows shown.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ _MOST_SHARDS = 20
 def compare(job: FinishedJob, other: FinishedJob, rows: int) -> dict[str, Any]:
     """What differs between two jobs.
 
-    A row is in both if it stands in the same place of the same shard with the same text and languages.
+    A row is in both if it has the same shard, row number, text and languages in both.
 
     Returns:
         `figures`, `status`, `reason` and `direction` (share to large), each by name as [job, other];
-        `drift` of the scores from the other's, None without any; `settings` that differ; and `routed`: see
-        Routed, with at most `rows` examples.
+        `drift` of the scores from the other's, None if a job has no scores; `settings` that differ; and
+        `routed`: see Routed, with at most `rows` examples.
     """
     pair = (job.report, other.report)
-    found, moved = _routed(job, other, rows), drift(job, other)
+    routed, moved = _routed(job, other, rows), drift(job, other)
     compared: dict[str, Any] = plain(
         {
             "names": [job.report.name, other.report.name],
@@ -54,7 +54,7 @@ def compare(job: FinishedJob, other: FinishedJob, rows: int) -> dict[str, Any]:
             "direction": _paired([_shares(report) for report in pair], None),
             "drift": vars(moved) if moved else None,
             "settings": dict(_settings(*pair)),
-            "routed": vars(found),
+            "routed": vars(routed),
         }
     )
     return compared
@@ -88,19 +88,19 @@ def _paired(sides: Sequence[Mapping[str, Any]], missing: int | None = 0) -> dict
 
 
 def drift(job: FinishedJob, other: FinishedJob) -> Drift | None:
-    """How far a job's scores have moved from another's; None where one of them has none."""
+    """How far a job's scores have moved from another's; None if one of them has no scores."""
     size = other.report.budget.rows_with_gain
     if not size:
         return None
     ranks = [max(1, math.ceil(size * step / _QUANTILES)) for step in range(_QUANTILES + 1)]
-    found = cuts(other.gains, [size - rank + 1 for rank in ranks], len(other.shards))
-    quantiles = np.array([cut.gain for cut in found if cut])
+    quantile_cuts = cuts(other.gains, [size - rank + 1 for rank in ranks], len(other.shards))
+    quantiles = np.array([cut.gain for cut in quantile_cuts if cut])
     (below, rows), (below_other, rows_other) = (at_most(side.gains(), quantiles) for side in (job, other))
     return apart(below / rows, below_other / rows_other, rows, rows_other) if rows else None
 
 
 def _settings(a: JobReport, b: JobReport) -> Iterator[tuple[str, list[Any]]]:
-    """What the jobs were made from, where it differs."""
+    """The settings, models and inputs that differ between the jobs."""
     sides = [_made_from(report) for report in (a, b)]
     for key, values in _paired(sides, None).items():
         if values[0] != values[1]:
@@ -121,8 +121,8 @@ def _made_from(report: JobReport) -> dict[str, Any]:
 
 @dataclass
 class Routed:
-    """The rows that two jobs have in `common`: how many they routed differently, `ways` by route in the other
-    and in the job (`small to large`), the `shards` with the most of them, and `examples`."""
+    """How many rows two jobs have in `common`, and how many of them they routed differently: `ways` counts
+    these by route in the other and in the job (`small to large`), `shards` by shard."""
 
     common: int = 0
     different: int = 0
@@ -132,26 +132,26 @@ class Routed:
 
 
 def _routed(job: FinishedJob, other: FinishedJob, rows: int) -> Routed:
-    found, theirs = Routed(), set(other.shards)
+    routed, theirs = Routed(), set(other.shards)
     for shard in job.shards:
         if shard in theirs:
             for first, now, before in _side_by_side(job, other, shard):
-                _count(found, shard, first, now, before, rows)
-    found.different = found.shards.total()
-    found.shards = Counter(dict(found.shards.most_common(_MOST_SHARDS)))
-    return found
+                _count(routed, shard, first, now, before, rows)
+    routed.different = routed.shards.total()
+    routed.shards = Counter(dict(routed.shards.most_common(_MOST_SHARDS)))
+    return routed
 
 
-def _count(found: Routed, shard: str, first: int, now: pa.Table, before: pa.Table, rows: int) -> None:
+def _count(routed: Routed, shard: str, first: int, now: pa.Table, before: pa.Table, rows: int) -> None:
     same = _equal(now, before, "source", "source_lang", "target_lang")
     at = np.flatnonzero(same & ~_equal(now, before, "route"))
-    found.common += int(same.sum())
+    routed.common += int(same.sum())
     if not len(at):
         return
-    found.shards[shard] += len(at)
+    routed.shards[shard] += len(at)
     now, before, numbers = now.take(at), before.take(at), first + at
     ways = pc.binary_join_element_wise(before["route"], now["route"], " to ")
-    found.ways.update(ways.to_pylist())
+    routed.ways.update(ways.to_pylist())
     gains = [gain_of(side, "predicted_gain").astype(np.float64) for side in (now, before)]
     moved = np.nan_to_num(np.abs(gains[0] - gains[1]))
     most = np.argsort(-moved, kind="stable")[:rows]
@@ -162,7 +162,7 @@ def _count(found: Routed, shard: str, first: int, now: pa.Table, before: pa.Tabl
         {"shard": shard, "row": number, "moved": float(size), "now": _clipped(ours), "before": _clipped(old)}
         for size, (number, ours, old) in zip(moved[most], pairs, strict=True)
     ]
-    found.examples = heapq.nlargest(rows, found.examples + new, key=lambda example: example["moved"])
+    routed.examples = heapq.nlargest(rows, routed.examples + new, key=lambda example: example["moved"])
 
 
 def _clipped(row: dict[str, Any]) -> dict[str, Any]:
@@ -170,7 +170,7 @@ def _clipped(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def _equal(a: pa.Table, b: pa.Table, *columns: str) -> npt.NDArray[np.bool_]:
-    """Where all of the columns are the same."""
+    """Mask of the rows in which all of the columns are equal."""
     equal = [pc.equal(a[name], b[name]).to_numpy().astype(bool) for name in columns]
     return np.asarray(np.logical_and.reduce(equal))
 
@@ -178,8 +178,8 @@ def _equal(a: pa.Table, b: pa.Table, *columns: str) -> npt.NDArray[np.bool_]:
 def _side_by_side(
     job: FinishedJob, other: FinishedJob, shard: str
 ) -> Iterator[tuple[int, pa.Table, pa.Table]]:
-    """A shard's rows in both jobs, as far as both have them, whatever their row groups: the number of the
-    first, and as many of each."""
+    """Stream the rows of a shard that both jobs have, whatever their row groups: the first row's number, and
+    the same number of rows from each job."""
     streams = [_texts(job, shard), _texts(other, shard)]
     first, now, before = 0, *(next(stream, None) for stream in streams)
     while now and before:
@@ -193,9 +193,9 @@ def _side_by_side(
 
 
 def _texts(job: FinishedJob, shard: str) -> Iterator[pa.Table]:
-    """Text, languages and ours of a shard, under the same names in every job; no text is an empty one."""
-    input, ours = job.spec.input, ("translation", "route", "predicted_gain")
-    for _, batch in job.batches(shard, [input.columns.source, *job.languages().values(), *ours]):
+    """A shard's texts, languages and output columns, under the same names for every job; nulls as empty."""
+    input, outputs = job.spec.input, ("translation", "route", "predicted_gain")
+    for _, batch in job.batches(shard, [input.columns.source, *job.languages().values(), *outputs]):
         source_lang, target_lang = languages(batch, input)
         yield pa.table(
             {

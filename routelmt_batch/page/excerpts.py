@@ -1,6 +1,7 @@
-"""The rows of a shard that the page shows: found by a stream of numbers, then read, texts and all.
+"""The rows of a shard that the page shows.
 
-Memory is that of a batch and of the rows shown.
+They are chosen from a stream of numbers, and only then are their texts read. So memory holds one batch and
+the rows shown.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ _FAILURES = pa.array(FAILURES)
 
 
 def excerpt(job: FinishedJob, ledger: Ledger, shard: str, rows: int) -> dict[str, Any]:
-    """`gained`, `cut` and `failed`: the numbers of at most `rows` rows each; `rows`: what these rows say."""
+    """`gained`, `cut` and `failed`: at most `rows` row numbers each; `rows`: the contents of these rows."""
     chosen = _choose(job, shard, rows, job.report.threshold)
     wanted = np.unique(np.concatenate(list(chosen.values()))).astype(np.int64)
     return {
@@ -35,7 +36,7 @@ def excerpt(job: FinishedJob, ledger: Ledger, shard: str, rows: int) -> dict[str
 
 
 class _Lowest:
-    """The row numbers with the lowest keys of a stream, ties by row."""
+    """The row numbers with the lowest keys of a stream; ties are ordered by row."""
 
     def __init__(self, most: int) -> None:
         self.most = most
@@ -67,16 +68,16 @@ def _choose(
 def _read(
     job: FinishedJob, ledger: Ledger, shard: str, wanted: npt.NDArray[np.int64]
 ) -> dict[int, dict[str, Any]]:
-    """Each wanted row by its number: source, each model's translation, what became of it."""
+    """Each wanted row by its number: source, each model's translation, route and status."""
     languages = job.languages()
     columns = [job.spec.input.columns.source, *languages.values(), *OUTPUT_NAMES]
     by_model = _translations(ledger, shard, wanted)
-    found: dict[int, dict[str, Any]] = {}
+    contents: dict[int, dict[str, Any]] = {}
     for first, batch in job.batches(shard, columns, wanted):
         here = wanted[(wanted >= first) & (wanted < first + batch.num_rows)]
         for number, row in zip(here.tolist(), batch.take(pa.array(here - first)).to_pylist(), strict=True):
             texts = {SMALL: None, LARGE: None, row["route"]: row["translation"]} | by_model.get(number, {})
-            found[number] = {
+            contents[number] = {
                 "source": clip(row[job.spec.input.columns.source]),
                 **{model: clip(texts[model]) for model in (SMALL, LARGE)},
                 **{key: getattr(job.spec.input, key) for key in ("source_lang", "target_lang")},
@@ -84,11 +85,11 @@ def _read(
                 "gain": row["predicted_gain"],
                 **{key: row[key] for key in ("planned_route", "route", "status", "reason")},
             }
-    return found
+    return contents
 
 
 def _translations(ledger: Ledger, shard: str, wanted: npt.NDArray[np.int64]) -> dict[int, dict[str, str]]:
-    """Each model's translation of the wanted rows, as far as it is committed and still there."""
+    """Each model's committed translations of the wanted rows, without those in parts that were removed."""
     numbers = wanted.tolist()
     paths = {
         ledger.part_path(entry): None  # in the ledger's order, each once
@@ -96,19 +97,19 @@ def _translations(ledger: Ledger, shard: str, wanted: npt.NDArray[np.int64]) -> 
         for number in numbers
         for entry in ledger.overlapping(stage, shard, number, number + 1)
     }
-    found: dict[int, dict[str, str]] = {}
+    texts: dict[int, dict[str, str]] = {}
     for path in paths:
-        if not path.exists():  # work files may be cleared away when a job is done
+        if not path.exists():  # `clean` may have removed the work files of a finished job
             continue
         filters = [("shard", "=", shard), ("row", "in", numbers), ("status", "=", OK)]
         table = pq.read_table(path, columns=["row", "route", "translation"], filters=filters)
         for line in table.to_pylist():
-            found.setdefault(line["row"], {})[line["route"]] = line["translation"]
-    return found
+            texts.setdefault(line["row"], {})[line["route"]] = line["translation"]
+    return texts
 
 
 def clip(text: str | None) -> str | None:
-    """A text that is no longer than the page shows."""
+    """Shorten a text to what the page shows."""
     if text is None or len(text) <= _MOST_CHARS:
         return text
     return f"{text[:_MOST_CHARS]} … ({len(text) - _MOST_CHARS:,} more characters)"

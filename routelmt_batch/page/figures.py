@@ -1,4 +1,4 @@
-"""How figures are drawn: one style, the same bytes for the same numbers. It knows no data."""
+"""Draws figures in one style; the same numbers give the same bytes. It knows nothing of the data."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from routelmt_batch.atomic import write_atomically
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Okabe and Ito's, which colour-blind readers can tell apart (jfly.uni-koeln.de/color), and two dark ones.
+# Okabe and Ito's colours, distinct for colour-blind readers (jfly.uni-koeln.de/color), and two dark ones.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#8A6D3B", "#4D4D4D")
 _STYLE = {
     "svg.hashsalt": "routelmt-batch",  # else the ids in an SVG are random
@@ -33,7 +33,7 @@ _NO_METADATA = {"png": {"Software": None}, "svg": {"Date": None, "Creator": None
 
 @contextlib.contextmanager
 def drawing(stem: Path, width: float, height: float) -> Iterator[Figure]:
-    """A figure (inches) to draw on; left without an error, it is written as `stem`.png and `stem`.svg."""
+    """A figure (inches) to draw on; after the block it is written as `stem`.png and `stem`.svg."""
     with _styled_figure(width, height) as figure:
         yield figure
         for kind in ("png", "svg"):
@@ -47,11 +47,11 @@ def drawing(stem: Path, width: float, height: float) -> Iterator[Figure]:
 def inline_svg(
     name: str, width: float, height: float, variables: Mapping[str, str], draw: Callable[[Figure], None]
 ) -> str:
-    """What `draw` draws (inches), as an `<svg>` element for a web page.
+    """Draw a figure (inches) with `draw`, and return it as an `<svg>` element for a web page.
 
-    Its text is text, in the page's font; `name` keeps its ids apart from another figure's. `variables`
-    gives the CSS variable that stands for each colour drawn in (#rrggbb), so that the page's style, light
-    or dark, says what it looks like.
+    Its text stays text, in the page's font. Its ids begin with `name`, so that they differ from other
+    figures' ids. `variables` gives the CSS variable that replaces each colour (#rrggbb), so that the
+    figure follows the page's light or dark style.
     """
     file = io.StringIO()
     with _styled_figure(width, height, {"svg.fonttype": "none"}) as figure:
@@ -75,5 +75,5 @@ def _styled_figure(width: float, height: float, style: Mapping[str, Any] | None 
 
 
 def _save(figure: Figure, file: Path | io.StringIO, kind: str) -> None:
-    """No date and no library version in the file: the same numbers give the same bytes."""
+    """Save without date and library version, so that the same numbers give the same bytes."""
     figure.savefig(file, format=kind, dpi=160, metadata=_NO_METADATA[kind])

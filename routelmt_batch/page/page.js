@@ -28,10 +28,10 @@
     return [drawn, percent(value)];
   };
   const marks = (i) => shards.marks[i].map((mark) => element("span", { class: "mark" }, mark));
-  const told = (counts) => Object.entries(counts).sort((a, b) => b[1] - a[1])
+  const listed = (counts) => Object.entries(counts).sort((a, b) => b[1] - a[1])
     .map(([name, rows]) => `${number(rows)} ${name}`).join(", ");
 
-  // A column: its name, what it sorts by, what it shows, whether it is a number.
+  // A column: its name, its sort key, what it shows, whether it is a number.
   const column = (name, key, show, numeric = true) => ({ name, key, show, numeric });
   const counted = (name) => column(name, (i) => shards[name][i], (i) => [count(shards[name][i])]);
   const columns = [
@@ -42,7 +42,7 @@
     column("mean gain", (i) => shards.gain[i], (i) => [number(shards.gain[i], 2)]),
     ...["ok", "fallback", "failed", "quarantined", "skipped"].map(counted),
     column("tokens", tokens, (i) => [count(tokens(i))]),
-    column("reasons", (i) => Object.values(shards.reasons[i]).reduce((a, b) => a + b, 0), (i) => [told(shards.reasons[i])], false),
+    column("reasons", (i) => Object.values(shards.reasons[i]).reduce((a, b) => a + b, 0), (i) => [listed(shards.reasons[i])], false),
   ];
   const state = { column: 1, descending: true, page: 0, order: [] };
 
@@ -72,7 +72,7 @@
     const cells = columns.map(({ name, numeric }, at) => {
       const button = element("button", { type: "button" }, name);
       button.addEventListener("click", () => {
-        const first = at !== 0;  // numbers are most of interest where they are high
+        const first = at !== 0;  // high numbers are the most interesting, so they come first
         state.descending = state.column === at ? !state.descending : first;
         state.column = at;
         refresh();
@@ -142,13 +142,13 @@
   function excerpts(name) {
     if (!Object.hasOwn(data.excerpts, name)) {
       return [element("p", { class: "note" }, Object.keys(data.excerpts).length
-        ? "The rows of this shard are not in this page: see its foot for which are."
+        ? "The rows of this shard are not in this page; the footer explains which shards are."
         : "Corpus text is kept out of this page.")];
     }
     const { gained, cut, failed, rows } = data.excerpts[name];
     return [
-      element("p", { class: "note" }, "The translation that stands has a line at its side. The other model's is shown where it translated the row, too."),
-      rowTable("Most gained, as predicted", gained, rows),
+      element("p", { class: "note" }, "The translation in the output has a line at its side. The other model's is shown if it also translated the row."),
+      rowTable("Highest predicted gain", gained, rows),
       rowTable(`Nearest to the cut${data.threshold === null ? "" : ` at ${number(data.threshold, 2)}`}`, cut, rows),
       rowTable("Failed, quarantined and fallback", failed, rows),
     ];
@@ -173,7 +173,7 @@
       element("p", {}, ...(shards.marks[i].length ? ["Stands out: ", ...marks(i)] : [])),
       facts([
         ["Rows", number(shards.rows[i]), `${number(shards.ok[i])} ok, ${number(shards.skipped[i])} skipped`],
-        ["A model failed on", number(shards.failures[i]), failures],
+        ["Rows that a model failed on", number(shards.failures[i]), failures],
         ["Share to large", percent(share(i)), `the job's is ${percent(data.share)}; ${number(shards.planned[i])} rows planned, ${number(shards.large[i])} translated`],
         ["Mean predicted gain", number(shards.gain[i], 2), `${number(shards.gain_routed[i], 2)} of rows planned for large; ${number(shards.bought[i], 1)} bought`],
         ["Tokens", number(tokens(i)), `small ${number(smallIn)} in, ${number(smallOut)} out; large ${number(largeIn)} in, ${number(largeOut)} out`],
@@ -187,11 +187,11 @@
     return title;
   }
 
-  // The address after # says what is shown, so that the browser's back and a bookmark work.
+  // The address after # names the view, so that the browser's back button and bookmarks work.
   let opened = null;
   function route() {
-    const asked = new URLSearchParams(location.hash.slice(1)).get("shard");
-    const at = asked === null ? -1 : shards.name.indexOf(asked);
+    const requested = new URLSearchParams(location.hash.slice(1)).get("shard");
+    const at = requested === null ? -1 : shards.name.indexOf(requested);
     $("overview").hidden = at >= 0;
     $("shard").hidden = at < 0;
     if (at >= 0) {
@@ -205,15 +205,15 @@
       const back = document.querySelector(`#shard-table a[href="${CSS.escape(link(opened))}"]`);
       if (target.id === "shards") back?.focus();
     }
-    opened = at >= 0 ? asked : null;
+    opened = at >= 0 ? requested : null;
   }
 
   let reopened = [];
   window.addEventListener("beforeprint", () => {
     reopened = [...document.querySelectorAll("details:not([open])")];
-    reopened.forEach((one) => { one.open = true; });
+    reopened.forEach((details) => { details.open = true; });
   });
-  window.addEventListener("afterprint", () => reopened.forEach((one) => { one.open = false; }));
+  window.addEventListener("afterprint", () => reopened.forEach((details) => { details.open = false; }));
 
   choices($("reason-filter"), shards.reasons.flatMap(Object.keys));
   choices($("direction-filter"), shards.directions.flatMap(Object.keys));

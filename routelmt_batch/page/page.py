@@ -1,7 +1,7 @@
-"""The page itself: everything that it shows, rendered into one file that needs no other.
+"""Renders the page into one file that needs no other file.
 
-Jinja2 escapes every value, the data of its script is JSON without a `<`, and the page's own
-Content-Security-Policy lets no script run but its own and nothing load from anywhere.
+Jinja2 escapes every value, the script's data is JSON without a `<`, and the page's own
+Content-Security-Policy allows only its own script and loads nothing.
 """
 
 from __future__ import annotations
@@ -84,12 +84,12 @@ def _template() -> Template:
 
 
 def _reasons(report: JobReport, most: dict[str, tuple[str, int]]) -> list[dict[str, Any]]:
-    """Rows by reason, what failed first."""
-    found = [
+    """Rows by reason, failures first."""
+    rows_by_reason = [
         {"reason": reason, "kind": words.kind(reason), "rows": rows, "most": most.get(reason)}
         for reason, rows in report.reason.items()
     ]
-    return sorted(found, key=lambda line: (words.KINDS.index(line["kind"]), -line["rows"]))
+    return sorted(rows_by_reason, key=lambda line: (words.KINDS.index(line["kind"]), -line["rows"]))
 
 
 def _number(value: float | None, digits: int = 0) -> str:
@@ -100,8 +100,8 @@ def _change(pair: Sequence[float | None], digits: int = 0) -> str:
     now, before = pair
     if now is None or before is None:
         return "–"
-    told = f"{now - before:+,.{digits}f}"
-    return told if told.strip("+-0.") else "0"
+    change = f"{now - before:+,.{digits}f}"
+    return change if change.strip("+-0.") else "0"
 
 
 def _percent(value: float | None, digits: int = 1) -> str:

@@ -1,4 +1,4 @@
-"""The page's table of shards: a short line of each, and which of them stand out."""
+"""The page's table of shards: one line for each, and which shards stand out."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ Counts = npt.NDArray[np.int64]
 FAILURES = (FAILED, QUARANTINED, FALLBACK)
 # Why a shard stands out.
 SHARE_HIGH, SHARE_LOW, MANY_FAILURES = "share high", "share low", "failures"
-# A share is far from the median shard's by so many points, in a shard of so many rows with a gain.
+# A share stands out at this distance from the median shard's, with at least this many rows with a gain.
 SHARE_APART, SHARE_ROWS = 0.10, 100
-# Failures are many from so many times the job's rate, and so many rows.
+# Failures stand out at this multiple of the job's rate, with at least this many rows.
 FAILURES_TIMES, FAILURES_ROWS = 2, 10
 
 
 def lines(job: FinishedJob) -> list[dict[str, Any]]:
-    """A line of each shard, in name order: counts and means as its report has them, and `marks`."""
-    found = [_line(job.shard_report(name)) for name in job.shards]
+    """One line for each shard, in name order: counts and means from its report, and `marks`."""
+    table = [_line(job.shard_report(name)) for name in job.shards]
     columns = {
-        key: np.array([line[key] for line in found], np.int64)
+        key: np.array([line[key] for line in table], np.int64)
         for key in ("tried", "failures", "gains", "large")
     }
-    for line, marks in zip(found, stand_out(**columns), strict=True):
+    for line, marks in zip(table, stand_out(**columns), strict=True):
         line["marks"] = marks
-    return found
+    return table
 
 
 def _line(report: Mapping[str, Any]) -> dict[str, Any]:
@@ -68,7 +68,7 @@ def stand_out(tried: Counts, failures: Counts, gains: Counts, large: Counts) -> 
     """
     shares = large / np.maximum(gains, 1)
     enough = gains >= SHARE_ROWS
-    # The median's, not the job's: one odd shard would make all others odd.
+    # Distance from the median, not from the job's share: one odd shard would make all others look odd.
     apart = shares - (np.median(shares[enough]) if enough.any() else 0.0)
     usual = tried * failures.sum() / max(tried.sum(), 1)  # failures at the job's rate
     marks = {

@@ -1,2 +1,2 @@
-"""The stages of a job, in order: score, allocate, translate, guard, assemble, audit, report. They meet in
-committed files alone, and know no command line."""
+"""The stages of a job, in order: score, allocate, translate, guard, assemble, audit, report. They exchange
+data only through committed files, and know nothing of the command line."""

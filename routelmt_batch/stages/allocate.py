@@ -1,7 +1,7 @@
-"""Allocate: the exact global top-p of the committed scores, frozen before the first translation.
+"""Allocate: select the exact global top-p of the committed scores, frozen before the first translation.
 
-The plan is small whatever the corpus: the cut, and counts per shard. Whether a row is planned for
-the large model follows from its own score.
+The plan is small for any corpus: it holds the cut and counts per shard. Whether a row is planned for
+the large model follows from the cut and its own score.
 """
 
 from __future__ import annotations
@@ -47,13 +47,13 @@ class ShardPlan:
 
 @dataclass(frozen=True)
 class Plan:
-    """`places` is floor(p N); `large` rows take them (fewer only with `min_gain`). With a threshold,
-    `at_least`, `places` is what the cap allows, and as many rows as reach the threshold take them.
-    `held_back` places are not of the plan: the guard gives them to small translations that need the
-    large model. With `hypotheses` the small model translates the large one's rows, too.
+    """`places` is floor(p N) less `held_back`; `large` rows take them (fewer only with `min_gain`). With a
+    threshold, `at_least`, `places` is what the cap allows, and the rows that reach the threshold take them.
+    The guard later gives the `held_back` places to rows whose small translation is bad. With `hypotheses`
+    the small model also translates the large one's rows.
 
-    `reached` rows are good enough: of all with a gain those that reach the lowest gain or the
-    threshold. `held_out` is what a calibrated threshold came from: the router's card may change.
+    `reached` counts the rows whose gain reaches `min_gain` or the threshold. `held_out` is what a
+    threshold was calibrated on; it is kept here because the router's card may change.
     """
 
     fraction: Decimal
@@ -80,8 +80,8 @@ class Plan:
 
 @dataclass(frozen=True)
 class WhatIf:
-    """What a budget would buy: rows and prompt tokens to the large model, summed gain, threshold; and
-    those of all translatable rows, which do not depend on it."""
+    """What a budget would buy: rows and prompt tokens for the large model, summed gain, threshold. The
+    counts of all translatable rows do not depend on the budget."""
 
     fraction: Decimal
     rows: int
@@ -93,10 +93,10 @@ class WhatIf:
 
 
 def allocate(workspace: Job) -> Plan:
-    """The frozen plan of this job, made now if there is none.
+    """The frozen plan of this job; it is made now if there is none.
 
     Raises:
-        OutputError: translations were made under another budget.
+        OutputError: see refuse_other_budget.
     """
     path, recipe, ledger = workspace.folder.plan, workspace.recipe, workspace.ledger
     budget, guard = recipe.budget, workspace.spec.guard
@@ -120,8 +120,8 @@ def allocate(workspace: Job) -> Plan:
 
 
 def _record(workspace: Job) -> None:
-    """Keep the spec that the plan is of, as this run has it. A finished job was made as it says, but its
-    page may be drawn again."""
+    """Write this run's spec beside the plan. A finished job keeps its spec, except for the page's settings,
+    because its page may be drawn again."""
     path, spec = workspace.folder.spec, workspace.spec
     if workspace.folder.success.exists():
         spec = read(path, (), JobSpec).model_copy(update={"page": spec.page})
@@ -130,12 +130,12 @@ def _record(workspace: Job) -> None:
 
 
 def last_plan(ledger: Ledger) -> dict[str, Any] | None:
-    """The ledger's line of the plan that stands."""
+    """The ledger's line of the current plan, or None."""
     return next(reversed(list(ledger.events_of("plan"))), None)
 
 
 def is_begun(folder: Folder, ledger: Ledger) -> bool:
-    """Whether rows were routed under the plan that stands, which freezes it."""
+    """Whether rows were routed under the current plan, which freezes it."""
     return bool(ledger.rows(TRANSLATIONS) or any(ledger.events_of("guard")) or folder.success.exists())
 
 
@@ -144,23 +144,23 @@ def refuse_other_budget(folder: Folder, ledger: Ledger, budget: Budget, guard: G
     frozen = last_plan(ledger)
     if not frozen or not is_begun(folder, ledger):
         return
-    asked = budget.model_dump(mode="json")
-    before = {key: frozen[key] for key in asked}
-    if Budget.model_validate(before) != budget:
+    new = budget.model_dump(mode="json")
+    old = {key: frozen[key] for key in new}
+    if Budget.model_validate(old) != budget:
         raise OutputError(
-            f"{folder.root}: its plan is frozen at {_words(before)}, and rows are translated under it; "
-            f"asked for now: {_words(asked)}. Give the same budget, or another --output"
+            f"{folder.root}: rows are already routed, so the plan is frozen at {_words(old)}; this command "
+            f"has {_words(new)}. Give the same budget, or another --output"
         )
-    if not _same(_frozen_guard(frozen), guard):
-        old, new = guard_words(_frozen_guard(frozen)), guard_words(guard)
+    frozen_guard = _frozen_guard(frozen)
+    if not _same(frozen_guard, guard):
         raise OutputError(
-            f"{folder.root}: rows are routed under another guard ({old}); asked for now: {new}. "
-            "Give the same one, or another --output"
+            f"{folder.root}: rows are already routed under another guard ({guard_words(frozen_guard)}); this "
+            f"command has {guard_words(guard)}. Give the same guard, or another --output"
         )
 
 
 def _same(one: Guard, other: Guard) -> bool:
-    """Whether guards decide alike; what their router is made from is the quality stage's to compare."""
+    """Whether two guards decide alike. Their routers are compared by the quality stage's fingerprint."""
     alike = {"router": None}
     return one.model_copy(update=alike) == other.model_copy(update=alike)
 
@@ -170,7 +170,7 @@ def _frozen_guard(frozen: dict[str, Any]) -> Guard:
 
 
 def guard_words(guard: Guard) -> str:
-    """What is set of a guard."""
+    """The guard's settings that are not defaults, in words."""
     given = guard.model_dump(mode="json", exclude_defaults=True, exclude={"router"})
     return ", ".join(f"guard.{key} {value}" for key, value in given.items()) or "guard.mode off"
 
@@ -181,9 +181,9 @@ def _words(budget: dict[str, Any]) -> str:
 
 
 def make_plan(workspace: Job) -> Plan:
-    """Select the rows for the large model from the committed scores; a pure function of both.
+    """Select the rows for the large model: a pure function of the spec and the committed scores.
 
-    A threshold alone needs no global selection: one read of the scores counts what reaches it.
+    A threshold without a cap needs no global selection: one read of the scores counts what reaches it.
     """
     scored = workspace.ledger.rows(SCORES)
     if scored != workspace.rows:
@@ -226,7 +226,7 @@ def make_plan(workspace: Job) -> Plan:
 
 
 def _counted(workspace: Job, cut: Cut | None) -> tuple[dict[str, ShardPlan], int, float]:
-    """One read of the scores: rows of each shard by route, rows with a gain, summed gain of the routed."""
+    """Each shard's rows by route, the rows with a gain, and the routed rows' summed gain, in one read."""
     tallies = {name: [0, 0, 0] for name in workspace.shard_rows}
     names = list(tallies)
     rows_with_gain, bought = 0, 0.0
@@ -244,12 +244,12 @@ def _counted(workspace: Job, cut: Cut | None) -> tuple[dict[str, ShardPlan], int
 
 
 def what_if(workspace: Job, fractions: Iterable[Decimal] = WHAT_IF) -> list[WhatIf]:
-    """What each budget would buy, in as many reads of the scores as one budget takes."""
+    """What each budget would buy. Several budgets take no more reads of the scores than one."""
     fractions = list(fractions)
     rows_with_gain = count(gains(workspace))
     worth = count(gains(workspace), workspace.spec.budget.min_gain)
     wanted = [min(places(fraction, rows_with_gain), worth) for fraction in fractions]
-    found = cuts(lambda: gains(workspace), wanted, len(workspace.shards))
+    budget_cuts = cuts(lambda: gains(workspace), wanted, len(workspace.shards))
     tokens, bought = [0] * len(wanted), [0.0] * len(wanted)
     all_rows = all_tokens = 0
     for table in _tables(workspace):
@@ -258,13 +258,15 @@ def what_if(workspace: Job, fractions: Iterable[Decimal] = WHAT_IF) -> list[What
         translatable = ~is_skipped(table)
         all_rows += int(translatable.sum())
         all_tokens += int(prompt_tokens[translatable].sum(dtype=np.int64))
-        for index, cut in enumerate(found):
+        for index, cut in enumerate(budget_cuts):
             routed = admitted(cut, part)
             tokens[index] += int(prompt_tokens[routed].sum(dtype=np.int64))
             bought[index] += summed(part.gain[routed])
     return [
         WhatIf(fraction, rows, token, gain, cut.gain if cut else None, all_rows, all_tokens)
-        for fraction, rows, token, gain, cut in zip(fractions, wanted, tokens, bought, found, strict=True)
+        for fraction, rows, token, gain, cut in zip(
+            fractions, wanted, tokens, bought, budget_cuts, strict=True
+        )
     ]
 
 
@@ -275,7 +277,7 @@ def summed(gains: npt.NDArray[np.float32]) -> float:
 
 def _tables(workspace: AnyWorkspace) -> Iterator[pa.Table]:
     for entry in workspace.ledger.parts(SCORES):
-        # A part is small: its file alone, without threads, reads four times as fast as a dataset of it.
+        # A part is small: read as a file without threads, it is four times as fast as read as a dataset.
         with pq.ParquetFile(workspace.ledger.part_path(entry)) as file:
             yield file.read(use_threads=False)
 
@@ -303,8 +305,8 @@ def admitted(cut: Cut | None, part: Gains) -> npt.NDArray[np.bool_]:
 
 
 def is_skipped(table: pa.Table) -> npt.NDArray[np.bool_]:
-    found = pc.is_in(table["reason"], pa.array(SKIP_REASONS))
-    return np.asarray(found.to_numpy(), bool)
+    skipped = pc.is_in(table["reason"], pa.array(SKIP_REASONS))
+    return np.asarray(skipped.to_numpy(), bool)
 
 
 def _dump(plan: Plan) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Assemble: each input shard comes back as one output shard with the seven columns of a job."""
+"""Assemble: each input shard becomes one output shard with a job's seven columns added."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from routelmt_batch.stages.work import UnitWork, work_on
 
 
 def assemble(workspace: Job, plan: Plan, bars: Bars) -> None:
-    """Write every output shard that is not committed yet, its report after it.
+    """Write every output shard that is not committed yet, and then its report.
 
     Raises:
         InputChanged: see outputs.write_shards.
@@ -42,9 +42,9 @@ def assemble(workspace: Job, plan: Plan, bars: Bars) -> None:
     margin = workspace.spec.guard.verify_margin
 
     def columns(unit: Unit, batch: pa.RecordBatch, tally: Tally) -> dict[str, pa.Array]:
-        found, prompt_tokens, doubts = _columns(work_on(workspace, unit), plan, margin)
-        tally.add(found, prompt_tokens, doubts, *languages(batch, workspace.spec.input))
-        return found
+        added, prompt_tokens, doubts = _columns(work_on(workspace, unit), plan, margin)
+        tally.add(added, prompt_tokens, doubts, *languages(batch, workspace.spec.input))
+        return added
 
     write_shards(workspace, Addition(OUTPUT_FIELDS, partial(Tally, plan.cut), columns), bars)
 
@@ -86,8 +86,8 @@ def _columns(
         "reason": pc.if_else(pa.array(planned.skipped), score_reason, reason),
         "output_tokens": tried["output_tokens"],
     }
-    found = {field.name: _array(columns[field.name], field.type) for field in OUTPUT_FIELDS}
-    return found, _array(tried["prompt_tokens"], pa.int32()), doubts
+    output = {field.name: _array(columns[field.name], field.type) for field in OUTPUT_FIELDS}
+    return output, _array(tried["prompt_tokens"], pa.int32()), doubts
 
 
 def _array(values: pa.Array | pa.ChunkedArray, kind: pa.DataType) -> pa.Array:

@@ -1,6 +1,6 @@
-"""What the committed translations say of a unit's rows: who translated it, who failed.
+"""Which models translated each row of a unit and which failed, by its committed translations.
 
-The one place that knows how attempts of both models and of `--retry-failed` add up.
+Only this module knows how the attempts of both models and of `--retry-failed` combine.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ Indices = npt.NDArray[np.int64]
 
 @dataclass
 class Attempts:
-    """By row of a unit: where `table` holds each model's translation, and the last failure; -1 for none."""
+    """For each row of a unit: the index in `table` of each model's translation and of the last failure, or
+    -1; and the models whose failure counts."""
 
     table: pa.Table
     translation: dict[Route, Indices]
@@ -33,30 +34,30 @@ class Attempts:
         return np.asarray((self.translation[SMALL] >= 0) | (self.translation[LARGE] >= 0))
 
     def chosen(self, kept_small: Mask) -> Indices:
-        """Where the translation that stands is: the large model's if there is one, but for the rows
-        that keep the small one's; else the last failure; else -1."""
+        """Index in `table` of the attempt for the output: the large model's translation (except for rows
+        that keep the small one's), else the small one's, else the last failure, else -1."""
         small, large = self.translation[SMALL], self.translation[LARGE]
         best = np.where((large >= 0) & ~(kept_small & (small >= 0)), large, small)
         return np.where(best >= 0, best, self.failure)
 
     def dead(self, called: Mask) -> Mask:
-        """Rows that no model is left for: the small one failed, and the large one if it was called."""
+        """Untranslated rows with no model left to try: small failed, and so did large if it was called."""
         return ~self.translated & self.failed[SMALL] & (~called | self.failed[LARGE])
 
     def to_send(self, route: Route, called: Mask, hypotheses: bool, skipped: Mask) -> Mask:
-        """Rows that a pass of one model has to translate: its own share; for the small model also what
-        the large one failed on, and with `hypotheses` every row."""
+        """Rows that one model has still to translate: its own share and, for the small model, the rows that
+        the large one failed on. With `hypotheses` the small model's share is every row."""
         share = called if route == LARGE else hypotheses | ~called | self.failed[LARGE]
         return np.asarray(share & ~skipped & (self.translation[route] < 0) & ~self.failed[route])
 
 
 def translated(work: UnitWork, route: Route) -> pa.Table:
-    """One model's translations of a unit's rows, in row order; an audit's, too, where the unit has them."""
+    """One model's translations of a unit's rows, in row order; the audit's too, if the unit has its parts."""
     return work.committed(TRANSLATIONS, AUDIT_TRANSLATIONS, model=route).filter(pc.field("status") == OK)
 
 
 def attempts(work: UnitWork, called: Mask) -> Attempts:
-    """Add up a unit's committed attempts. A retry forgives the failures of rows that were dead."""
+    """Combine a unit's committed attempts. `--retry-failed` cancels the failures of rows that were dead."""
     tables, offset, rows = [], 0, work.unit.rows
     state = Attempts(
         TRANSLATIONS.schema.empty_table(),
@@ -66,9 +67,9 @@ def attempts(work: UnitWork, called: Mask) -> Attempts:
     )
     for generation in range(work.generation + 1):
         if generation:
-            forgiven = state.dead(called)
+            retried = state.dead(called)
             for failed in state.failed.values():
-                failed &= ~forgiven
+                failed &= ~retried
         table = work.committed(TRANSLATIONS, generation=generation)
         rows_at = work.offsets(table)
         index = np.arange(offset, offset + table.num_rows)

@@ -1,8 +1,8 @@
-"""Audit: a sample of rows that both models translate and the metric scores.
+"""Audit: both models translate a sample of rows, and the metric scores both translations.
 
-The sample is a function of the seed and of what was routed where: stratified by direction and route, in
-proportion, from each stratum the rows with the lowest hash. Its calls are the audit's cost, apart from
-the budget, and its translations never reach the output.
+The sample depends only on the seed and the routing. It is stratified by direction and route, in proportion,
+and has the rows with the lowest hash of each stratum. Its calls do not count against the budget, and its
+translations never reach the output.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ Drawn = tuple[float, str, int, float]  # hash, shard, row, gain
 
 
 def audit(workspace: Job, plan: Plan, engine: Engine, bars: Bars) -> None:
-    """Draw the sample once, translate it by the other model each, and measure both."""
+    """Draw the sample once, translate its rows with the model that did not, and measure both translations."""
     if not workspace.spec.audit.fraction:
         return
     if audit_is_due(workspace):
@@ -65,12 +65,12 @@ def audit(workspace: Job, plan: Plan, engine: Engine, bars: Bars) -> None:
 
 
 def audit_is_due(workspace: Job) -> bool:
-    """Whether the spec asks for an audit, and no sample is drawn; so it may be of a job that is finished."""
+    """Whether the spec asks for an audit and no sample is drawn yet; this may be so for a finished job."""
     return workspace.spec.audit.fraction > 0 and not any(workspace.ledger.events_of("audit"))
 
 
 def sample_work(workspace: Job) -> Iterator[UnitWork]:
-    """The units that hold rows of the sample, with what the job and the audit committed of them."""
+    """The units that hold rows of the sample, with the parts that the job and the audit committed."""
     for unit in workspace.units:
         work = work_on(workspace, unit, _OF_AUDIT)
         if work.parts[SAMPLE.name]:
@@ -133,22 +133,22 @@ def _eligible(workspace: Job, plan: Plan, unit: Unit) -> pa.Table:
 
 
 def quotas(sizes: Counter[Stratum], wanted: int) -> dict[Stratum, int]:
-    """Rows to draw from each stratum: in proportion, by largest remainders, and one of each at least as
-    far as the wanted rows reach."""
+    """Number of rows to draw from each stratum: in proportion, by largest remainders, and at least one each
+    if enough rows are wanted."""
     total = sum(sizes.values())
     wanted = min(wanted, total)
     exact = {stratum: wanted * size / total for stratum, size in sizes.items()}
-    found = {stratum: max(1, math.floor(share)) for stratum, share in exact.items()}
+    quota = {stratum: max(1, math.floor(share)) for stratum, share in exact.items()}
     for stratum in sorted(exact, key=lambda stratum: (math.floor(exact[stratum]) - exact[stratum], stratum)):
-        if sum(found.values()) < wanted and found[stratum] < exact[stratum]:
-            found[stratum] += 1
-    while sum(found.values()) > wanted:  # small strata got their one row from the large ones' shares
-        found[max(found, key=lambda stratum: (found[stratum], -sizes[stratum], stratum))] -= 1
-    return found
+        if sum(quota.values()) < wanted and quota[stratum] < exact[stratum]:
+            quota[stratum] += 1
+    while sum(quota.values()) > wanted:  # the minimum of small strata is taken from the largest ones
+        quota[max(quota, key=lambda stratum: (quota[stratum], -sizes[stratum], stratum))] -= 1
+    return quota
 
 
 def _draw_sample(workspace: Job, plan: Plan) -> None:
-    """Commit the sample: two reads of languages and ledger, in memory for the sample alone."""
+    """Draw and commit the sample. It reads the rows twice, and only the sample is held in memory."""
     spec, started = workspace.spec.audit, time.time()
     sizes: Counter[Stratum] = Counter()
     for unit in workspace.units:

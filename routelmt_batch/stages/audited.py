@@ -1,7 +1,8 @@
-"""What a job's report says of its router: predicted against realised gain, drift, when to train anew.
+"""The report's figures on the router: predicted against realised gain, drift, and when to retrain.
 
-Realised gains are of a sample. Each of its rows counts for the rows of its stratum that it stands for, so
-that the sample's top share by predicted gain stands for the job's, however few rows a stratum has.
+Realised gains are those of the sample. Each of its rows is weighted by the number of the job's rows in its
+stratum that it represents, so that the sample's top share by predicted gain represents the job's, even if
+a stratum has few rows.
 """
 
 from __future__ import annotations
@@ -30,18 +31,18 @@ from routelmt_batch.stats.selection import places
 
 _RESAMPLES = 1000
 _GROUPS = 5
-_WEIGHT = 1_000_000_000  # of a whole sample: row weights are whole numbers, and their sum fits 32 bits
-_ALIKE = 1e-9  # of mean gains, summed in another order
+_WEIGHT = 1_000_000_000  # sum of a sample's row weights, which are whole numbers; it fits 32 bits
+_ALIKE = 1e-9  # mean gains closer than this differ only by the order of summation
 
 
 def audited(workspace: Job, plan: Plan) -> dict[str, Any]:
     """`audit` (None without one), `drift` (None without a calibrated router) and `advice`."""
-    found = _audit(workspace, plan)
+    figures = _audit(workspace, plan)
     moved = _drift(workspace)
     return {
-        "audit": found,
+        "audit": figures,
         "drift": vars(moved) if moved else None,
-        "advice": advice(found if workspace.recipe.router.card else None, moved),
+        "advice": advice(figures if workspace.recipe.router.card else None, moved),
     }
 
 
@@ -51,13 +52,13 @@ def _audit(workspace: Job, plan: Plan) -> dict[str, Any] | None:
     if event is None or not workspace.spec.audit.fraction:
         return None
     rows = plan.rows_with_gain
-    # The planned share, rounded up, so that of the job's own number of rows it is the planned one.
+    # The planned share, rounded up so that, of the job's rows, it gives the planned number.
     fraction = (Decimal(plan.large) / max(rows, 1)).quantize(Decimal("1e-12"), ROUND_UP)
     return {
         "sampled": event["rows"],
         "strata": event["strata"],
         "fraction": str(fraction),
-        # Beside the budget: what the audit itself had translated.
+        # Outside the budget: translations made for the audit.
         "calls": {route: ledger.rows(AUDIT_TRANSLATIONS, route) for route in (SMALL, LARGE)},
         "cut": {route: ledger.totals(AUDIT_QUALITY, route).sums["cut"] for route in (SMALL, LARGE)},
         **summarise(_rows(workspace, event["strata"]), fraction, workspace.spec.audit.seed),
@@ -65,17 +66,17 @@ def _audit(workspace: Job, plan: Plan) -> dict[str, Any] | None:
 
 
 def _rows(workspace: Job, strata: Mapping[str, int]) -> Audited:
-    """The sample's rows with both qualities, in row order; `strata` are the job's rows of each stratum."""
-    found = [SAMPLE.schema.empty_table()]
+    """The sample's rows with both qualities, in row order; `strata` counts the job's rows by stratum."""
+    tables = [SAMPLE.schema.empty_table()]
     qualities: dict[Route, list[Floats]] = {SMALL: [np.zeros(0)], LARGE: [np.zeros(0)]}
     for work in sample_work(workspace):
         rows = work.committed(SAMPLE)
-        found.append(rows)
+        tables.append(rows)
         for route, parts in qualities.items():
             parts.append(quality_by_row(work, route)[work.offsets(rows)])
     realised = np.concatenate(qualities[LARGE]) - np.concatenate(qualities[SMALL])
     known = ~np.isnan(realised)
-    sample = pa.concat_tables(found).filter(pa.array(known))
+    sample = pa.concat_tables(tables).filter(pa.array(known))
     return Audited(
         sample["gain"].to_numpy().astype(np.float64),
         realised[known],
@@ -86,7 +87,7 @@ def _rows(workspace: Job, strata: Mapping[str, int]) -> Audited:
 
 
 def _weights(sample: pa.Table, strata: Mapping[str, int]) -> Integers:
-    """(n,) whole numbers in proportion to the rows of the job that each row of the sample stands for."""
+    """(n,) whole numbers in proportion to the job's rows that each row of the sample represents."""
     names = np.array([f"{row['direction']} {row['route']}" for row in sample.to_pylist()], object)
     drawn = Counter(names)
     rows = np.array([strata[name] / drawn[name] for name in names])
@@ -95,7 +96,7 @@ def _weights(sample: pa.Table, strata: Mapping[str, int]) -> Integers:
 
 
 def _drift(workspace: Job) -> Drift | None:
-    """The job's scores against those of the router's calibration, in one read."""
+    """Drift of the job's scores from those of the router's calibration, in one read."""
     card = workspace.recipe.router.card
     if not (card and card.calibration):
         return None
@@ -112,7 +113,7 @@ class Audited:
     realised: Floats
     source_tokens: Floats
     direction: npt.NDArray[np.object_]
-    weights: Integers  # whole numbers, in proportion to the rows that each stands for
+    weights: Integers  # whole numbers, in proportion to the rows that each represents
 
 
 def summarise(rows: Audited, fraction: Decimal, seed: int) -> dict[str, Any]:
@@ -122,7 +123,7 @@ def summarise(rows: Audited, fraction: Decimal, seed: int) -> dict[str, Any]:
         `rows`; `realised`, `predicted` (mean gain, x100 scale); `spearman`, `mean_delta` of router,
         length and random, `severe_loss_rate` (percent of routed rows), each {value, low, high} with a
         95% bootstrap interval; paired differences; `groups` (fifths by predicted gain) and `directions`.
-        Without two rows, or a budget of no row of them, only `rows`.
+        Only `rows` if there are fewer than two rows, or if the budget routes none of them.
     """
     n = len(rows.realised)
     if n < 2 or not places(fraction, n):
@@ -131,12 +132,12 @@ def summarise(rows: Audited, fraction: Decimal, seed: int) -> dict[str, Any]:
     rankings = [measures.ranking(population, scores) for scores in (rows.predicted, rows.source_tokens)]
 
     def measured(counts: Integers) -> Floats:
-        """(router, length, chance; METRICS): chance has the mean gain, and nothing else."""
+        """(router, length, chance; METRICS): chance has only the mean gain."""
         weights = counts * rows.weights
         chance = np.full(len(METRICS), np.nan)
         chance[METRICS.index("mean_delta")] = np.average(rows.realised, weights=weights)
-        found = measures.measure(population, rankings, weights, fraction, SEVERE_LOSS_GAIN)
-        return np.vstack([found, chance])
+        ranked = measures.measure(population, rankings, weights, fraction, SEVERE_LOSS_GAIN)
+        return np.vstack([ranked, chance])
 
     point = measured(np.ones(n, np.int64))
     samples = bootstrap(n, measured, _RESAMPLES, seed)
@@ -184,33 +185,35 @@ def _means(rows: Audited, part: Integers) -> dict[str, Any]:
     }
 
 
-def advice(found: dict[str, Any] | None, drifted: Drift | None) -> list[str]:
-    """In words, what the figures ask for; nothing where they ask for nothing."""
-    told = []
+def advice(audit_figures: dict[str, Any] | None, drifted: Drift | None) -> list[str]:
+    """Advice in words that follows from the figures; empty if there is nothing to do."""
+    lines = []
     if drifted and drifted.psi <= drifted.psi_by_chance:
         drifted = None  # too few rows to tell
     if drifted and drifted.psi >= PSI_SHIFTED:
-        told.append(
-            f"scores are distributed otherwise than those the router was calibrated on (population stability "
-            f"index {drifted.psi:.2f}, from {PSI_SHIFTED} on another population): label rows of this corpus, "
-            "train the router anew and calibrate it"
+        lines.append(
+            "the job's scores differ from those that the router was calibrated on (population stability "
+            f"index {drifted.psi:.2f}; {PSI_SHIFTED} or more: another population): label rows of this "
+            "corpus, retrain the router on them, and calibrate it"
         )
     elif drifted and drifted.psi >= PSI_WATCH:
-        told.append(
-            f"scores have moved from those the router was calibrated on (population stability index "
-            f"{drifted.psi:.2f}): calibrate it on rows of this corpus, and watch the next jobs"
+        lines.append(
+            "the job's scores have moved from those that the router was calibrated on (population stability "
+            f"index {drifted.psi:.2f}): calibrate it on rows of this corpus, and watch the next jobs"
         )
-    for name, above in (found or {}).get("router_above", {}).items():
+    for name, above in (audit_figures or {}).get("router_above", {}).items():
         if max(abs(above["low"]), abs(above["high"])) < _ALIKE:
             continue  # both route the same rows
         if above["high"] < 0:
-            told.append(
+            lines.append(
                 f"routing by {name} would have gained {-above['value']:.2f} a row more than the router "
-                f"({-above['high']:.2f} to {-above['low']:.2f}, 95%): retrain it on labels of this corpus"
+                f"({-above['high']:.2f} to {-above['low']:.2f}, 95%): retrain the router on labels of this "
+                "corpus"
             )
         elif above["low"] <= 0:
-            told.append(
-                f"the audit cannot tell the router from routing by {name} ({above['low']:.2f} to "
-                f"{above['high']:.2f} a row, 95%): if larger audits agree, retrain it on this corpus"
+            lines.append(
+                f"the audit cannot tell the router from routing by {name} (difference {above['low']:.2f} to "
+                f"{above['high']:.2f} a row, 95%): if larger audits agree, retrain the router on labels of "
+                "this corpus"
             )
-    return told
+    return lines

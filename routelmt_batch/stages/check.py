@@ -1,4 +1,4 @@
-"""Check: what is doubtful about each translation, as far as its text tells; committed once."""
+"""Check: what is doubtful about each translation, judged by its text alone. Each is checked once."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _NOT_CHECKED = pa.scalar([NOT_CHECKED], pa.list_(pa.string()))
 
 
 def check(workspace: Job, routes: Sequence[Route], engine: Engine, bars: Bars) -> None:
-    """Check every translation of the models that is not checked yet, all in one pass."""
+    """Check all translations by these models that are not checked yet, in one pass."""
     if not workspace.spec.checks.enabled:
         return
     lanes = [_lane(workspace, route) for route in routes]
@@ -58,14 +58,14 @@ def _lane(workspace: Job, route: Route) -> Lane:
 
 def checks_pool(checks: Checks) -> Pool:
     """The actors that check."""
-    # A fraction of a CPU: both models' checks run at once, and where they took the last CPU of a small
-    # cluster nothing could be read.
+    # A fraction of a CPU, because both models' checks run at once: if they took the last CPUs of a small
+    # cluster, no task could read rows.
     return Pool(source="checks", gpus=0, replicas=checks.replicas, cpus=0.25)
 
 
 @dataclass(frozen=True)
 class Unchecked:
-    """Selects the rows of a unit with a translation by one model that is not checked."""
+    """Selects the rows of a unit whose translation by one model is not checked yet."""
 
     route: Route
 
@@ -133,11 +133,11 @@ class Writer:
 
 
 def reasons(work: UnitWork, route: Route) -> npt.NDArray[np.object_]:
-    """Of each row of a unit, the reasons why one model's translation is doubtful: a list, or None where
-    it was not checked."""
-    found = np.full(work.unit.rows, None, object)
+    """For each row of a unit, a list of the reasons why one model's translation is doubtful, or None if it
+    was not checked."""
+    by_row = np.full(work.unit.rows, None, object)
     table = work.committed(CHECKS, model=route)
     lists = np.empty(table.num_rows, object)
     lists[:] = table["reasons"].to_pylist()
-    found[work.offsets(table)] = lists
-    return found
+    by_row[work.offsets(table)] = lists
+    return by_row

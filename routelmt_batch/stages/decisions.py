@@ -1,6 +1,6 @@
-"""What the guard decides, on record: which rows contend for the large model's places, and who gets them.
+"""The guard's decisions: which rows contend for the large model's places, and which rows get them.
 
-Decisions are parts, committed together once they are all written, and never made again.
+Decisions are written as parts, committed together, and never made again.
 """
 
 from __future__ import annotations
@@ -52,35 +52,35 @@ def decided(workspace: Job, step: str) -> bool:
 
 @dataclass(frozen=True)
 class Contest:
-    """Rows that contend for places: the highest of `contenders` (NaN: not one) get them."""
+    """Rows that contend for places: the highest values of `contenders` get them (NaN: does not contend)."""
 
     contenders: Callable[[UnitWork], npt.NDArray[np.float32]]
-    # What changes, given what `contenders` said and the rows that have a place.
+    # The decisions to commit, given the values of `contenders` and the rows that got a place.
     decisions: Callable[[UnitWork, npt.NDArray[np.float32], Mask], pa.Table]
 
 
 def decide_routes(workspace: Job, plan: Plan, candidates: Cut | None) -> None:
-    """Candidates with a good small translation stay small; the next ones by gain get their places."""
+    """Keep candidates small that the small model translates well; the next ones by gain get their places."""
     spec = workspace.spec.guard
-    of, why = (PREDICTED, PREDICTED_GOOD) if spec.mode == "predicted" else (SMALL, HYPOTHESIS_GOOD)
+    source, why = (PREDICTED, PREDICTED_GOOD) if spec.mode == "predicted" else (SMALL, HYPOTHESIS_GOOD)
     above = spec.keep_small_above
     assert above is not None
 
     def contenders(work: UnitWork) -> npt.NDArray[np.float32]:
-        found = planned_rows(work, None).gains
-        good = quality_by_row(work, of) > above
-        return np.where(admitted(candidates, found) & ~good, found.gain, np.float32(np.nan))
+        gains = planned_rows(work, None).gains
+        good = quality_by_row(work, source) > above
+        return np.where(admitted(candidates, gains) & ~good, gains.gain, np.float32(np.nan))
 
     def decisions(work: UnitWork, gain: npt.NDArray[np.float32], called: Mask) -> pa.Table:
         reason = np.where(called, FREED_PLACE, why)
         changed = called != planned_rows(work, plan.cut).large
-        return _table(work, called, changed, reason, quality_by_row(work, of))
+        return _table(work, called, changed, reason, quality_by_row(work, source))
 
     _decide(workspace, ROUTE, plan.large, Contest(contenders, decisions))
 
 
 def decide_escalations(workspace: Job, plan: Plan) -> None:
-    """The places held back go to the worst small translations."""
+    """Give the places that were held back to the worst small translations."""
     below = workspace.spec.guard.escalate_below
 
     def contenders(work: UnitWork) -> npt.NDArray[np.float32]:
@@ -95,7 +95,7 @@ def decide_escalations(workspace: Job, plan: Plan) -> None:
 
 
 def _decide(workspace: Job, step: str, places: int, contest: Contest) -> None:
-    """Choose among the contenders and commit what changes, all of it at once."""
+    """Choose among the contenders and commit all decisions at once."""
     started = time.time()
     work = [work_on(workspace, unit) for unit in workspace.units]
     with _spilled(workspace.folder.work / DECISIONS.name, work, contest.contenders) as again:
@@ -103,9 +103,9 @@ def _decide(workspace: Job, step: str, places: int, contest: Contest) -> None:
         (cut,) = cuts(again, [min(places, contenders)], len(workspace.shards))
 
     def changes() -> Iterator[pa.Table]:
-        for one in work:
-            values = contest.contenders(one)
-            yield contest.decisions(one, values, admitted(cut, _gains(one, values)))
+        for unit in work:
+            values = contest.contenders(unit)
+            yield contest.decisions(unit, values, admitted(cut, _gains(unit, values)))
 
     part = PartWriter(workspace.folder.work, DECISIONS)
     parts: list[PartEntry] = []
@@ -131,14 +131,14 @@ def _decide(workspace: Job, step: str, places: int, contest: Contest) -> None:
 def _spilled(
     folder: Path, work: Sequence[UnitWork], values: Callable[[UnitWork], npt.NDArray[np.float32]]
 ) -> Iterator[Callable[[], Iterator[Gains]]]:
-    """Contenders on disk while they are selected from: selection reads them six times."""
+    """Keep the contenders on disk during the selection, which reads them six times."""
     schema = pa.schema([("gain", pa.float32()), ("rank", pa.int64()), ("row", pa.int64())])
     path = folder / "contenders.arrow"
     with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, schema) as writer:
-        for one in work:
-            found = _gains(one, values(one))
-            inside = ~np.isnan(found.gain)
-            columns = [found.gain[inside], found.rank[inside], found.row[inside]]
+        for unit in work:
+            gains = _gains(unit, values(unit))
+            inside = ~np.isnan(gains.gain)
+            columns = [gains.gain[inside], gains.rank[inside], gains.row[inside]]
             writer.write_table(pa.table(columns, schema=schema))
 
     def again() -> Iterator[Gains]:
@@ -159,14 +159,14 @@ def _gains(work: UnitWork, values: npt.NDArray[np.float32]) -> Gains:
 
 
 def _batches(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
-    """The rows of some tables in as few as memory allows; none empty."""
+    """Join tables into few larger ones that fit in memory; none of them is empty."""
     waiting: list[pa.Table] = []
     for table in tables:
         waiting.append(table)
-        if sum(one.num_rows for one in waiting) >= _DECISION_ROWS:
+        if sum(part.num_rows for part in waiting) >= _DECISION_ROWS:
             yield pa.concat_tables(waiting)
             waiting = []
-    if any(one.num_rows for one in waiting):
+    if any(part.num_rows for part in waiting):
         yield pa.concat_tables(waiting)
 
 
@@ -188,13 +188,13 @@ def _table(
 
 
 def _severities(work: UnitWork, below: float | None) -> npt.NDArray[np.float32]:
-    """How much each small translation needs the large model, NaN where it does not: what failed first,
-    then by the number of failed checks, and among equals the lowest quality."""
+    """How much each row needs the large model after the small one, NaN if it does not. Failed rows come
+    first, then those with more failed checks, then those with lower quality."""
     quality = quality_by_row(work, SMALL)
     low = quality < (np.nan if below is None else below)
-    failed = np.array([len(found or ()) for found in reasons(work, SMALL)], float)
+    failed = np.array([len(slugs or ()) for slugs in reasons(work, SMALL)], float)
     state = attempts(work, np.zeros(work.unit.rows, bool))
     failed[state.failed[SMALL] & (state.translation[SMALL] < 0)] = len(CHECK_REASONS) + 1
-    # Qualities lie within a few hundred points: a thousand keeps the number of failures first.
+    # Qualities span a few hundred points, so a step of a thousand orders by the number of failures first.
     severity = _STEP * failed - np.nan_to_num(quality)
     return np.where(low | (failed > 0), severity, np.nan).astype(np.float32)

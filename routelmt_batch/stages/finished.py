@@ -1,4 +1,4 @@
-"""A finished job, read from its folder: reports, spec, output shards. It opens no model."""
+"""A finished job, read from its folder: reports, spec, output shards. It loads no model."""
 
 from __future__ import annotations
 
@@ -38,7 +38,10 @@ class FinishedJob:
         manifest = folder.read_manifest()
         assert manifest
         if manifest["command"] == "label":
-            raise OutputError(f"{folder.root}: holds labels, not a job; only a job has an audit page")
+            raise OutputError(
+                f"{folder.root}: this folder holds labels, and only a job has an audit page: "
+                "give a job's output folder"
+            )
         report = JobReport.read(folder.job_report)
         spec = JobSpec.model_validate(parse(folder.spec.read_text(encoding="utf8")).value)
         return cls(folder, report, spec, tuple(shard["name"] for shard in manifest["shards"]))
@@ -48,7 +51,7 @@ class FinishedJob:
         return found
 
     def languages(self) -> dict[str, str]:
-        """The columns of languages that are not constants, by spec key."""
+        """The language columns by spec key; a language that is a constant has none."""
         return {
             key: getattr(self.spec.input.columns, key)
             for key in ("source_lang", "target_lang")
@@ -60,7 +63,7 @@ class FinishedJob:
     ) -> Iterator[tuple[int, pa.RecordBatch]]:
         """Stream columns of an output shard: each batch with the row number of its first row.
 
-        Row groups that hold none of the `wanted` rows are passed over.
+        Row groups without any of the `wanted` rows are not read.
         """
         with pq.ParquetFile(self.folder.data(shard)) as file:
             end = 0

@@ -1,8 +1,7 @@
-"""Guard: which planned calls to the large model are saved, who gets their places, what is escalated.
+"""Guard: it saves planned calls to the large model, gives their places to other rows, and escalates rows.
 
-The plan stays what scores and budget made it. What the guard changes is a record of its own: parts of
-decisions, committed together once they are all written, and never made again. Calls to the large
-model never exceed the budget's places.
+The plan itself does not change. The guard's changes are recorded as decisions: parts that are committed
+together and never made again. Calls to the large model never exceed the budget's places.
 """
 
 from __future__ import annotations
@@ -79,7 +78,7 @@ class Called:
 
 
 def _candidates(workspace: Job, plan: Plan) -> Cut | None:
-    """The cut of the rows that the guard looks at: none that the budget's own rule leaves out."""
+    """The cut of the rows that the guard considers, without rows that the budget's own rule excludes."""
     lowest = plan.min_gain if plan.at_least is None else float(np.float32(plan.at_least))
     most = count(gains(workspace), lowest)
     wanted = min(int(workspace.spec.guard.candidates * plan.large), most)
@@ -108,7 +107,7 @@ class Unpredicted:
 
 
 def _predict(workspace: Job, plan: Plan, candidates: Cut | None, engine: Engine, bars: Bars) -> None:
-    """The quality router over the candidates' prompts, prefill only."""
+    """Run the quality router over the candidates' prompts, prefill only."""
     spec, router = workspace.spec, workspace.recipe.quality_router
     assert router and router.card
     scale: Scale = router.card.scale

@@ -1,4 +1,4 @@
-"""What `reports/job.json` says of a job, key by key. It is written and read by this model alone."""
+"""What `reports/job.json` contains for a job, key by key. Only this model writes and reads it."""
 
 from __future__ import annotations
 
@@ -39,15 +39,15 @@ class Means(Record):
 
 
 class AuditReport(Record):
-    """Predicted against realised gain on the audit's sample. With fewer than two measured rows, or where none
-    of them is routed, there is only their number."""
+    """Predicted against realised gain on the audit's sample. With fewer than two measured rows, or if none of
+    them is routed, only the numbers of rows are given."""
 
     sampled: int
     strata: Counts = Field(description="The job's rows of each stratum, direction and route.")
     fraction: str
-    calls: Counts = Field(description="Translations made for the audit, beside the budget.")
+    calls: Counts = Field(description="Translations made for the audit, outside the budget.")
     cut: Counts = Field(description="Texts that are longer than the metric reads, by model.")
-    rows: int = Field(description="Of the sample, rows with both qualities.")
+    rows: int = Field(description="Rows of the sample with both qualities.")
     predicted: float | None = None
     realised: float | None = None
     spearman: Interval | None = None
@@ -61,7 +61,8 @@ class AuditReport(Record):
 
 
 class Calibrated(Record):
-    """Between which fractions the rows that reach a calibrated threshold should lie (95%)."""
+    """The calibration of a threshold: its held-out rows, how many reached it, and the 95% interval for the
+    fraction of the job's rows that reach it."""
 
     rows: int
     reached: int
@@ -70,8 +71,8 @@ class Calibrated(Record):
 
 
 class BudgetReport(Record):
-    """The budget's rule, and what came of it. Under a threshold there are no places to fill: `reached` rows
-    have at least that score, and `realised` of the rows with a gain were routed; a cap may keep it lower."""
+    """The budget's rule and its result. With a threshold there are no places to fill: `reached` rows have at
+    least that score, and `realised` is the share of rows planned for the large model; a cap may lower it."""
 
     fraction: str
     min_gain: float | None
@@ -89,7 +90,7 @@ class BudgetReport(Record):
 
 
 class GuardReport(Record):
-    """What the guard's settings were, what it did, and what that cost."""
+    """The guard's settings, what it did, and what that cost."""
 
     mode: str
     candidates: float
@@ -109,8 +110,8 @@ class GuardReport(Record):
     verified_small: int
     extra_small_translations: int
     measured: Counts
-    unknown: Counts = Field(description="Of those, without a quality.")
-    cut: Counts = Field(description="Of those, longer than the metric reads.")
+    unknown: Counts = Field(description="Measured rows without a quality.")
+    cut: Counts = Field(description="Measured rows that are longer than the metric reads.")
 
 
 class Fraction(Record):
@@ -155,23 +156,23 @@ class Gains(Record):
 
 
 class LaneReport(Record):
-    """One pool's share of a pass; `model` is that which translated, if one did."""
+    """One pool's share of a pass; `model` is the model whose rows these are, if they are one model's."""
 
     rows: int
-    seconds: float = Field(description="From its first engine's readiness to its last part.")
+    seconds: float = Field(description="From when its first engine was ready to its last part.")
     stage: str
     model: Route | None
 
 
 class PassReport(Record):
-    """Times of a pass; one that was resumed has a line for each run."""
+    """Times of a pass; a resumed pass has one line for each run."""
 
     name: str
     rows: int
     seconds: float
     engine_start_seconds: float
     started_ahead_seconds: float = Field(
-        description="Of the engines' start, what went by while the pass before ran."
+        description="Part of the engines' start that took place while the pass before ran."
     )
     rows_per_second: float = Field(description="After the engines' start.")
     lanes: dict[str, LaneReport]
@@ -208,7 +209,7 @@ class DriftReport(Record):
 
 
 class JobReport(Report):
-    """A finished job: `reports/job.json`. A key that is not there in the file does not apply to the job."""
+    """A finished job: `reports/job.json`. A key that the file lacks does not apply to the job."""
 
     status: Counts
     reason: Counts
@@ -237,7 +238,7 @@ class JobReport(Report):
 
     @property
     def failed_rows(self) -> int:
-        """Rows without a translation that should have one."""
+        """Rows that should have a translation and have none."""
         return self.status[FAILED] + self.status[QUARANTINED]
 
     @property

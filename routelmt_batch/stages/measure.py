@@ -1,4 +1,4 @@
-"""Measure: a metric over committed translations; each row's quality by each model is committed once."""
+"""Measure: a metric scores committed translations. Each row's quality by each model is committed once."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ from routelmt_batch.store.workspace import AnyWorkspace
 
 
 def qualities(work: UnitWork, of: str) -> pa.Table:
-    """Committed qualities of a unit's rows, in row order, an audit's, too, where the unit has them; `of` is a
-    route, or `predicted`."""
+    """Committed qualities of a unit's rows, in row order; the audit's too, if the unit has its parts. `of` is
+    a route, or `predicted`."""
     return work.committed(QUALITY, AUDIT_QUALITY, model=of)
 
 
 def quality_by_row(work: UnitWork, of: str) -> npt.NDArray[np.float64]:
-    """Quality of each row of a unit; NaN where there is none."""
+    """Quality of each row of a unit; NaN if there is none."""
     table = qualities(work, of)
-    found = np.full(work.unit.rows, np.nan)
-    found[work.offsets(table)] = table["quality"].to_numpy(zero_copy_only=False)
-    return found
+    quality = np.full(work.unit.rows, np.nan)
+    quality[work.offsets(table)] = table["quality"].to_numpy(zero_copy_only=False)
+    return quality
 
 
 def unmeasured(work: UnitWork, of: str) -> Mask:
@@ -53,8 +53,8 @@ def unmeasured(work: UnitWork, of: str) -> Mask:
 
 @dataclass(frozen=True)
 class Measurable:
-    """Selects the rows of a unit that one model translated and that have no quality yet, of the wanted ones
-    or of all."""
+    """Selects the rows of a unit, or of its wanted rows, that one model translated and that have no quality
+    yet."""
 
     route: Route
     wanted: Callable[[UnitWork], Mask] | None = None
@@ -66,7 +66,7 @@ class Measurable:
 
 @dataclass(frozen=True)
 class Reader:
-    """Reads one model's translations, with source and, where the metric reads it, reference."""
+    """Reads one model's translations with their sources and, if the metric needs them, references."""
 
     input: Input
     route: Route
@@ -77,14 +77,17 @@ class Reader:
         texts = dict(zip(good["row"].to_pylist(), good["translation"].to_pylist(), strict=True))
         also = ("reference",) if self.needs_reference else ()
         for lines in read_lines(unit, self.input, also):
-            at = [i for i, row in enumerate(lines.rows) if wanted[row - unit.first_row]]
-            if not at:
+            indices = [i for i, row in enumerate(lines.rows) if wanted[row - unit.first_row]]
+            if not indices:
                 continue
-            rows = [lines.rows[i] for i in at]
-            columns = {"hypothesis": [texts[row] for row in rows], "source": [lines.texts[i] for i in at]}
+            rows = [lines.rows[i] for i in indices]
+            columns = {
+                "hypothesis": [texts[row] for row in rows],
+                "source": [lines.texts[i] for i in indices],
+            }
             skips = None
             if self.needs_reference:
-                columns["reference"] = references = [lines.references[i] for i in at]
+                columns["reference"] = references = [lines.references[i] for i in indices]
                 skips = ["" if (text or "").strip() else NO_REFERENCE for text in references]
             texts_of = {name: pa.array(values, pa.string()) for name, values in columns.items()}
             yield column_requests(unit, rows, texts_of, skips)
@@ -92,7 +95,7 @@ class Reader:
 
 @dataclass(frozen=True)
 class Writer:
-    """Commits results as qualities on the scale: mean + std x what the metric or router says."""
+    """Commits results as qualities on the scale: mean + std x the metric's or router's output."""
 
     part: PartWriter
     of: str
@@ -130,7 +133,7 @@ def lane(
     wanted: Callable[[UnitWork], Mask] | None = None,
     stage: Stage = QUALITY,
 ) -> Lane:
-    """The metric over one model's translations, of the wanted rows or of all, committed to a stage."""
+    """A lane that measures one model's translations, of the wanted rows or of all, and commits to a stage."""
     spec = workspace.spec
     return Lane(
         label=f"{metric.name} of {route}",
@@ -148,8 +151,8 @@ def lane(
 
 
 def verified_small(work: UnitWork, state: Attempts, called: Mask, margin: float | None) -> Mask:
-    """Called rows whose large translation scores lower than the small one by more than the margin;
-    none without one."""
+    """Called rows whose large translation scores lower than the small one by more than the margin; no rows
+    without a margin."""
     if margin is None:
         return np.zeros(work.unit.rows, bool)
     both = (state.translation[SMALL] >= 0) & (state.translation[LARGE] >= 0)

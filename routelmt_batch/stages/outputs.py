@@ -1,7 +1,7 @@
-"""Output shards: each input shard comes back whole, same rows, same order, with columns added.
+"""Output shards: each input shard is written with the same rows in the same order and columns added.
 
-It rereads the input with pyarrow, so pass-through columns keep their types. What is added, and what
-is counted on the way, is the caller's.
+It reads the input again with pyarrow, so that all columns keep their types. The caller gives the added
+columns and counts the rows.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ DONE, DONE_WITH_FAILURES = 0, 3  # exit codes
 
 
 class Counted(Protocol):
-    """What is counted of one shard while it is written."""
+    """Counts of one shard, made while it is written."""
 
     rows: int
 
@@ -42,7 +42,7 @@ class Counted(Protocol):
 
 @dataclass(frozen=True)
 class Addition:
-    """`columns` gives the added columns of some rows, and counts them in what `counter` made."""
+    """Columns to add: `columns` gives those of some rows, and counts the rows in what `counter` made."""
 
     fields: Sequence[pa.Field]
     counter: Callable[[], Any]
@@ -61,11 +61,11 @@ class ShardOutput:
 
 
 def write_shards(workspace: AnyWorkspace, addition: Addition, bars: Bars) -> None:
-    """Write every output shard that is not committed yet, its report after it.
+    """Write every output shard that is not committed yet, and then its report.
 
     Raises:
-        InputChanged: shards that are not the files that were read before, by name; the others are
-            written first.
+        InputChanged: it names the shards that changed since they were first read; the others are written
+            first.
     """
     ledger, rows = workspace.ledger, workspace.shard_rows
     done = {event["shard"] for event in committed_outputs(workspace)}
@@ -90,13 +90,13 @@ def write_shards(workspace: AnyWorkspace, addition: Addition, bars: Bars) -> Non
 
 
 def committed_outputs(workspace: AnyWorkspace) -> list[dict[str, Any]]:
-    """Ledger lines of the output shards that need not be written again; one that was removed does."""
+    """Ledger lines of the output shards that are still there and need not be written again."""
     folder = workspace.folder
     return [event for event in current_outputs(workspace.ledger) if is_whole(folder, event)]
 
 
 def current_outputs(ledger: Ledger) -> list[dict[str, Any]]:
-    """Ledger lines of output shards, without those that a retry opened again."""
+    """Ledger lines of output shards, without those that `--retry-failed` opened again."""
     current: dict[str, dict[str, Any]] = {}
     for event in ledger.events:
         if event["event"] == "output":
@@ -117,7 +117,7 @@ class Verdict(Record):
 
 
 class Report(Record):
-    """What `reports/job.json` says of a job and of labels."""
+    """What `reports/job.json` contains both for a job and for labels."""
 
     name: str
     rows: int
@@ -138,7 +138,7 @@ class Report(Record):
     @property
     @abstractmethod
     def figures(self) -> dict[str, Any]:
-        """What a scheduler keeps of it."""
+        """The figures that a scheduler keeps."""
 
     @property
     def exit_code(self) -> int:
@@ -150,20 +150,20 @@ def write_report(workspace: AnyWorkspace, report: Report) -> None:
     """Re-verify every output shard and write `reports/job.json`.
 
     Raises:
-        RoutelmtError: an output shard is not what was committed, by name.
+        RoutelmtError: an output shard changed after it was committed; it is named.
     """
     for output in committed_outputs(workspace):
         path = workspace.folder.data(output["shard"])
         if not path.exists() or sha256(path) != output["sha256"]:
             raise RoutelmtError(
-                f"{path}: changed after it was written. Remove that file and run again: it is "
-                "written anew from the committed translations"
+                f"{path}: changed after it was written. Remove the file and run the same command again: it "
+                "is written again from the committed translations"
             )
     report.write(workspace.folder.job_report, "report")
 
 
 def succeed(workspace: AnyWorkspace) -> None:
-    """Write `_SUCCESS`, last of all: every output shard with its rows, bytes and sha256."""
+    """Write `_SUCCESS`, the last file: it lists every output shard with its rows, bytes and sha256."""
     outputs = sorted(committed_outputs(workspace), key=lambda event: event["shard"].encode())
     success = {
         "shards": [{key: output[key] for key in ("shard", "rows", "bytes", "sha256")} for output in outputs],
@@ -202,7 +202,7 @@ def _write_shard(workspace: AnyWorkspace, addition: Addition, shard: Shard, stop
                     columns = addition.columns(unit, batch, counted)
                     arrays = [*batch.columns, *(columns[added.name] for added in addition.fields)]
                     waiting.append(pa.RecordBatch.from_arrays(arrays, schema=schema))
-                    # The input's row groups, but none larger than what fits in memory easily.
+                    # Row groups are the input's, but none is larger than what easily fits in memory.
                     if sum(part.num_rows for part in waiting) >= UNIT_ROWS:
                         writer.write_table(pa.Table.from_batches(waiting))
                         waiting = []
@@ -210,9 +210,12 @@ def _write_shard(workspace: AnyWorkspace, addition: Addition, shard: Shard, stop
                     writer.write_table(pa.Table.from_batches(waiting))
 
     def verify(temporary: Path) -> None:
-        found = pq.read_metadata(temporary).num_rows
-        if found != rows or found != counted.rows:
-            raise RoutelmtError(f"{shard.name}: {found} rows written for {rows}: please report it")
+        written = pq.read_metadata(temporary).num_rows
+        if written != rows or written != counted.rows:
+            raise RoutelmtError(
+                f"{shard.name}: {written} rows written and {counted.rows} counted, but the shard has {rows}: "
+                "please report it"
+            )
 
     write_atomically(path, write, verify, "output")
     written = ShardOutput(shard.name, rows, path.stat().st_size, sha256(path))

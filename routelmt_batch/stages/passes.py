@@ -1,4 +1,4 @@
-"""A pass: lanes through the engine, each part committed as it arrives, times recorded."""
+"""A pass: it runs lanes through the engine, commits each part as it arrives, and records times."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from routelmt_batch.store.ledger import Ledger, PartEntry, Span
 from routelmt_batch.store.workspace import AnyWorkspace
 from routelmt_batch.threads import Stop, each
 
-# How long before a pass's end the next one's engines are started. A large engine takes about that long;
-# started earlier it would hold GPUs that do nothing.
+# The next pass's engines are started this long before a pass ends. A large engine takes about as long to
+# start; if it were started earlier, it would keep GPUs idle.
 _AHEAD_S = 120.0
-_ALWAYS_ALLOWED = 10
+_ALWAYS_ALLOWED = 10  # rows that kill an engine
 
 
 @dataclass(frozen=True)
 class PartWriter:
-    """Commits one part of a stage below `folder` and returns its entry for the ledger. `model` is the one
-    whose rows they are, if they are of one."""
+    """Writes one part of a stage below `folder` and returns its entry for the ledger. `model` is given if all
+    rows are one model's."""
 
     folder: Path
     stage: Stage
@@ -39,7 +39,7 @@ class PartWriter:
     generation: int = 0
 
     def __call__(self, table: pa.Table, results: pa.Table | None = None) -> PartEntry:
-        """Args: results: RESULTS that the table was made of, if it was, for the stage's sums."""
+        """Args: results: the RESULTS that the table was made from, if any; the stage's sums need them."""
         name = f"{self.model or 'part'}-{uuid.uuid4().hex}.parquet"
         path = self.folder / self.stage.name / name
         table = table.sort_by([("shard", "ascending"), ("row", "ascending")])
@@ -58,7 +58,7 @@ class PartWriter:
 
 
 def unanswered(table: pa.Table, stage: Stage) -> dict[str, int]:
-    """Rows without an answer, by reason."""
+    """Number of rows without an answer, by reason."""
     if stage.answer is None:
         return {}
     missing = table.filter(pc.is_null(table[stage.answer], nan_is_null=True))["reason"]
@@ -66,9 +66,9 @@ def unanswered(table: pa.Table, stage: Stage) -> dict[str, int]:
 
 
 def sums(results: pa.Table, stage: Stage) -> dict[str, int]:
-    """A stage's sums over the RESULTS that an engine gave."""
-    given = results.filter(pc.field("skip") == "")
-    return {name: pc.sum(given[name]).as_py() or 0 for name in stage.sums}
+    """A stage's sums over the RESULTS of rows that an engine received."""
+    sent = results.filter(pc.field("skip") == "")
+    return {name: pc.sum(sent[name]).as_py() or 0 for name in stage.sums}
 
 
 def spans(table: pa.Table) -> dict[str, Span]:
@@ -81,8 +81,8 @@ def spans(table: pa.Table) -> dict[str, Span]:
 
 @dataclass
 class LaneTime:
-    """What one lane of a pass committed: rows, by which engines, when the first of them was started and
-    ready, when the last part was there."""
+    """What one lane of a pass committed: its rows, the engines that answered, when the first engine started
+    and was ready, and when the last part arrived."""
 
     rows: int = 0
     engines: set[str] = field(default_factory=set)
@@ -108,13 +108,13 @@ def run_pass(
     after_commit: Callable[[], None] = lambda: None,
     upcoming: Callable[[], Sequence[Lane]] | None = None,
 ) -> None:
-    """Run lanes as one pass over their pending rows, if there are any, and commit parts as they come.
+    """Run lanes as one pass over their pending rows, if there are any, and commit parts as they arrive.
 
     Args:
-        name: of the pass; `{lanes}` and `{models}` in it are those of the lanes that have something to do.
-        before_commit, after_commit: may end the job; a part that the first refuses is not committed.
-        upcoming: lanes of the next pass, as far as they are known; their engines start towards this one's
-            end, where there is room.
+        name: the pass's name; `{lanes}` and `{models}` in it stand for the lanes that have pending rows.
+        before_commit, after_commit: may end the job; a part that `before_commit` refuses is not committed.
+        upcoming: gives the next pass's lanes; their engines start shortly before this pass ends, if there
+            is room.
     """
     lanes, pending = _with_pending_rows(lanes)
     if not lanes:
@@ -155,15 +155,15 @@ def run_pass(
 
 
 def _seconds_left(lanes: Mapping[str, LaneTime], total: int) -> float:
-    """How long a pass goes on, at the speed that it had so far."""
+    """How long a pass will still take at its speed so far."""
     rows = sum(lane.rows for lane in lanes.values())
     took = time.time() - min(lane.ready_at for lane in lanes.values())
     return took * (total - rows) / max(rows, 1)
 
 
 def _refuse_killers(workspace: AnyWorkspace, entry: PartEntry) -> None:
-    """Bound what is spent on finding them, ten engine starts or so each; also on those that the small
-    model then translates, which are no failures. Each model's count by itself, and each try's.
+    """End the job if too many rows kill an engine, because each costs about ten engine starts to find. The
+    small model may still translate them, so they are not failures. Each model and each try has its own count.
 
     Raises:
         RoutelmtError: see refuse_failures.
@@ -176,9 +176,8 @@ def _refuse_killers(workspace: AnyWorkspace, entry: PartEntry) -> None:
 
 
 def _with_pending_rows(lanes: Sequence[Lane]) -> tuple[list[Lane], int]:
-    """The lanes with the units that have pending rows, and how many rows those are. Rows alone say what is
-    pending."""
-    found, total = [], 0
+    """The lanes that have pending rows, each with its units that have some, and the number of these rows."""
+    busy, total = [], 0
     for lane in lanes:
 
         def rows(unit: Any, stop: Stop, lane: Lane = lane) -> int:
@@ -187,22 +186,23 @@ def _with_pending_rows(lanes: Sequence[Lane]) -> tuple[list[Lane], int]:
         with each(rows, lane.units) as counts:
             units = [(unit, count) for unit, count in zip(lane.units, counts, strict=True) if count]
         if units:
-            found.append(replace(lane, units=[unit for unit, _ in units]))
+            busy.append(replace(lane, units=[unit for unit, _ in units]))
             total += sum(count for _, count in units)
-    return found, total
+    return busy, total
 
 
-def refuse_failures(workspace: AnyWorkspace, failed: int, told: str) -> None:
-    """Asked before a part is committed: what it would break the limit with is then tried again.
+def refuse_failures(workspace: AnyWorkspace, failed: int, problem: str) -> None:
+    """End the job before it commits a part that exceeds the limit; the part's rows are then tried again.
 
     Raises:
-        RoutelmtError: `failed` rows are more than `run.max_failed_fraction` allows; `told` says of what.
+        RoutelmtError: `failed` rows are more than `run.max_failed_fraction` allows. `problem` begins the
+            message: what happened to the rows.
     """
     allowed = workspace.spec.run.max_failed_fraction
     if failed > allowed * workspace.rows:
         raise RoutelmtError(
-            f"{told} {failed} of {workspace.rows} rows, more than run.max_failed_fraction {allowed} allows. "
-            f"Look into {workspace.folder.logs}; after mending, run the same command again"
+            f"{problem} {failed} of {workspace.rows} rows, more than run.max_failed_fraction {allowed} "
+            f"allows. Find the cause in {workspace.folder.logs}, fix it, and run the same command again"
         )
 
 
@@ -217,12 +217,12 @@ def record_time(
     gpus: Mapping[str, int] | None = None,
     of: Mapping[str, tuple[str, Route | None]] | None = None,
 ) -> None:
-    """Put a pass's time into the ledger, and each lane's own; a resumed pass has a line for each run.
+    """Record the times of a pass and its lanes in the ledger; a resumed pass has one line for each run.
 
     Args:
-        engine_start_seconds: of the pass, until its first engine was ready.
-        started_ahead_seconds: how long engines started before the pass began.
-        gpus: its pools', by label: each run may have its own.
+        engine_start_seconds: from the pass's start until its first engine was ready.
+        started_ahead_seconds: how long engines had been starting before the pass began.
+        gpus: GPUs of each pool, by lane label; they may differ between runs.
         of: stage and model of each lane, by label.
     """
     ledger.record(

@@ -1,4 +1,4 @@
-"""Where the plan and the guard send a unit's rows: the join of its scores and the guard's decisions."""
+"""Which model the plan and the guard send each row of a unit to: its scores joined with the decisions."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from routelmt_batch.stats.selection import Cut, Gains
 
 @dataclass(frozen=True)
 class PlannedRows:
-    """A unit's rows in row order: their scores, where the plan sends them, and which of them the
-    large model is called for, after the guard; `reason` is the guard's."""
+    """A unit's rows in row order. The plan sends the rows in `large` to the large model; after the guard's
+    decisions those in `called` go there. `reason` is the guard's."""
 
     scores: pa.Table
     gains: Gains
@@ -31,13 +31,14 @@ class PlannedRows:
 
 
 def planned_rows(work: UnitWork, cut: Cut | None) -> PlannedRows:
-    """Raises RoutelmtError if the committed scores do not hold each row of the unit once."""
+    """Join a unit's scores and decisions. Raises RoutelmtError if any row is not scored exactly once."""
     unit = work.unit
     scores = work.committed(SCORES)
     rows = scores["row"].to_numpy()
     if not np.array_equal(rows, np.arange(unit.first_row, unit.end_row)):
         raise RoutelmtError(
-            f"{unit.shard.name}: rows {unit.first_row} to {unit.end_row} are not scored once each"
+            f"{unit.shard.name}: rows {unit.first_row} to {unit.end_row - 1} are not scored exactly once "
+            "each: please report it"
         )
     gains = Gains(gain_of(scores), np.full(len(rows), work.rank, np.int64), rows)
     large = admitted(cut, gains)
@@ -45,7 +46,7 @@ def planned_rows(work: UnitWork, cut: Cut | None) -> PlannedRows:
     decided = work.committed(DECISIONS)
     offsets = work.offsets(decided)
     to_large = pc.equal(decided["call"], LARGE).to_numpy().astype(bool)
-    # A row that the guard kept small may be escalated later: its call to the large model decides.
+    # The guard may later escalate a row that it kept small: then its call to the large model counts.
     for mask, call in ((~to_large, False), (to_large, True)):
         called[offsets[mask]] = call
         reason[offsets[mask]] = decided["reason"].to_numpy(zero_copy_only=False)[mask]

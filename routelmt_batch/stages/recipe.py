@@ -1,4 +1,4 @@
-"""What a job's stages are made from: its models and its router, checked."""
+"""What a job's stages need: its models, router and metric, checked."""
 
 from __future__ import annotations
 
@@ -31,8 +31,9 @@ from routelmt_batch.store.workspace import Workspace
 
 @dataclass(frozen=True)
 class JobRecipe:
-    """A job's router, and the score from which on rows go to the large model, if the budget is one;
-    `held_out` is what it was calibrated on. Beside it what guard and audit need. See workspace.Recipe."""
+    """A job's spec and router, and the quality router and metric of guard and audit. See workspace.Recipe.
+
+    If the budget is a threshold, `at_least` is its score, and `held_out` the rows it was calibrated on."""
 
     spec: JobSpec
     router: Router
@@ -43,12 +44,12 @@ class JobRecipe:
 
     @property
     def budget(self) -> Budget:
-        """The spec's, with a calibrated threshold as its number."""
+        """The spec's budget, with a calibrated threshold replaced by its number."""
         return self.spec.budget.model_copy(update={"threshold": self.at_least})
 
     @property
     def prompt_limit_tokens(self) -> int:
-        """Longest prompt that the router can score and that leaves both models their output."""
+        """Longest prompt that the router can score and that leaves both models room for their output."""
         return self.router.prompt_limit(self.spec.models.prompt_limit_tokens)
 
     def fingerprints(self, shards: list[Shard], limit: int | None) -> dict[str, dict[str, Any]]:
@@ -71,7 +72,7 @@ class JobRecipe:
                     else {}
                 ),
             },
-            # Functions of the other stages; the guard's settings are frozen with the plan.
+            # These follow from the other stages; the guard's settings are frozen with the plan.
             CHECKS.name: {"checks": self.spec.checks.model_dump(mode="json", exclude={"replicas"})},
             DECISIONS.name: {},
             SAMPLE.name: self._audit(),
@@ -88,11 +89,11 @@ Job: TypeAlias = Workspace[JobSpec, JobRecipe]
 
 
 def check_models(spec: JobSpec, bars: Bars | None = None) -> JobRecipe:
-    """Check every model and the router before anything runs; what cannot be checked is a warning.
+    """Check every model and the router before anything runs, and warn of what cannot be checked.
 
     Raises:
-        ModelError: a model that is not there or too short, a router made for something else.
-        UsageError: a budget that this router cannot serve.
+        ModelError: a model is missing or its context is too short, or the router does not fit the job.
+        UsageError: the router cannot serve the budget, or the metric lacks references.
     """
     for key, pool in (("models.small", spec.models.small), ("models.large", spec.models.large)):
         check_pool(key, pool)
@@ -101,8 +102,8 @@ def check_models(spec: JobSpec, bars: Bars | None = None) -> JobRecipe:
     router = open_router(spec, spec.router, small, weights)
     if spec.budget.min_gain is not None and not router.predicts_gain:
         raise UsageError(
-            f"budget.min_gain {spec.budget.min_gain}: scores of router.kind {spec.router.kind} are no gains; "
-            "only their order means something. Leave it out"
+            f"budget.min_gain {spec.budget.min_gain}: scores of router.kind {spec.router.kind} are not "
+            "gains; only their order is meaningful. Leave budget.min_gain out"
         )
     threshold = _threshold(spec, router)
     for warning in router.warnings:
@@ -114,7 +115,7 @@ def check_models(spec: JobSpec, bars: Bars | None = None) -> JobRecipe:
 
 
 def _quality_router(spec: JobSpec, weights: str) -> Router | None:
-    """The router of the guard's mode `predicted`."""
+    """The router of the guard's mode `predicted`, or None."""
     pool = spec.guard.router
     if spec.guard.mode != "predicted" or pool is None:
         return None
@@ -122,31 +123,31 @@ def _quality_router(spec: JobSpec, weights: str) -> Router | None:
 
 
 def _metric(spec: JobSpec) -> Metric | None:
-    """The metric of guard and audit."""
+    """The metric of guard and audit, or None if neither measures."""
     if not (spec.measures and spec.metric):
         return None
     metric = open_metric(spec.metric)
     if metric.needs_reference and not spec.input.columns.reference:
         raise UsageError(
-            f"metric {metric.name}: it needs references; name their column with "
-            "input.columns.reference, or give a reference-free metric"
+            f"metric {metric.name} needs references: name their column with "
+            "input.columns.reference, or choose a reference-free metric"
         )
     return metric
 
 
 def _threshold(spec: JobSpec, router: Router) -> tuple[float | None, HeldOut | None]:
-    """The budget's threshold, if it is one, and what it was calibrated on.
+    """The budget's threshold, if it has one, and the held-out rows that it was calibrated on.
 
     Raises:
-        UsageError: `calibrated`, and the router is no folder, or has no calibration for this fraction.
+        UsageError: it is `calibrated`, and the router has no threshold calibrated for this fraction.
     """
     budget = spec.budget
     if budget.threshold != "calibrated":
         return budget.threshold, None
     if router.card is None:
         raise UsageError(
-            f"budget.threshold calibrated: router.kind {spec.router.kind} has no thresholds of its own; "
-            "only a router folder, as `train` writes it, can be calibrated. Give the threshold as a number"
+            f"budget.threshold calibrated: router.kind {spec.router.kind} cannot be calibrated; only "
+            "a router folder written by `train` can. Give the threshold as a number"
         )
     known = router.card.calibration.known() if router.card.calibration else {}
     if budget.fraction in known:

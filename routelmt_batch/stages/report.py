@@ -1,4 +1,4 @@
-"""Report: the job in one JSON file, its outputs re-verified."""
+"""Report: describes the job in one JSON file, and verifies its outputs again."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ def report(workspace: Job, plan: Plan) -> JobReport:
     """Re-verify every output shard and write `reports/job.json`.
 
     Raises:
-        RoutelmtError: an output shard is not what was committed, by name.
+        RoutelmtError: see write_report.
     """
-    found = job_report(workspace, plan)
-    write_report(workspace, found)
-    return found
+    made = job_report(workspace, plan)
+    write_report(workspace, made)
+    return made
 
 
 def job_report(workspace: Job, plan: Plan) -> JobReport:
@@ -76,13 +76,13 @@ def job_report(workspace: Job, plan: Plan) -> JobReport:
 
 
 def _guard(workspace: Job, plan: Plan, routes: Mapping[str, int]) -> dict[str, Any] | None:
-    """What each guard did and what it cost; None without one."""
+    """What the guard did and what it cost; None if the job has no guard."""
     guard, ledger = workspace.spec.guard, workspace.ledger
     if guard == Guard():
         return None
     steps = {event["step"]: event for event in ledger.events_of("guard")}
     route, escalation = steps.get(ROUTE, {}), steps.get(ESCALATE, {})
-    spared = {
+    unused = {
         model: ledger.totals(TRANSLATIONS, model).answered - routes.get(model, 0) for model in (SMALL, LARGE)
     }
     return {
@@ -95,19 +95,19 @@ def _guard(workspace: Job, plan: Plan, routes: Mapping[str, int]) -> dict[str, A
         "held_back": plan.held_back,
         "escalated": escalation.get("to_large", 0),
         "held_back_unfilled": escalation.get("unfilled", 0),
-        "verified_small": spared[LARGE],
-        # The cost: translations by the small model beside those that stand, and what was measured.
-        "extra_small_translations": spared[SMALL],
+        "verified_small": unused[LARGE],
+        # The cost: small translations that are not in the output, and what was measured.
+        "extra_small_translations": unused[SMALL],
         "measured": {of: ledger.rows(QUALITY, of) for of in (SMALL, LARGE, PREDICTED)},
-        # Of those, without a quality: the metric gave none, or the row has no reference.
+        # Measured rows without a quality: the metric gave none, or the row has no reference.
         "unknown": {of: ledger.totals(QUALITY, of).unanswered.total() for of in (SMALL, LARGE, PREDICTED)},
-        # Of those, measured by their beginning: longer than the metric reads.
+        # Measured rows that are longer than the metric reads: only their beginning was measured.
         "cut": {route: ledger.totals(QUALITY, route).sums["cut"] for route in (SMALL, LARGE)},
     }
 
 
 def _budget(plan: Plan, used: int) -> dict[str, Any]:
-    found: dict[str, Any] = {
+    figures: dict[str, Any] = {
         "fraction": str(plan.fraction),
         "min_gain": plan.min_gain,
         "threshold": plan.at_least,
@@ -118,9 +118,9 @@ def _budget(plan: Plan, used: int) -> dict[str, Any]:
         "used": used,
     }
     if plan.at_least is None:
-        return found | {"unfilled": plan.places - plan.large}
+        return figures | {"unfilled": plan.places - plan.large}
     rows = plan.rows_with_gain
-    found |= {
+    figures |= {
         "reached": plan.reached,
         "reached_fraction": plan.reached / rows if rows else None,
         "realised": plan.large / rows if rows else None,
@@ -128,8 +128,8 @@ def _budget(plan: Plan, used: int) -> dict[str, Any]:
     }
     if plan.held_out and rows:
         low, high = plan.held_out.interval(rows)
-        found["calibrated"] = {**asdict(plan.held_out), "low": low, "high": high}
-    return found
+        figures["calibrated"] = {**asdict(plan.held_out), "low": low, "high": high}
+    return figures
 
 
 def _shard_reports(workspace: Job) -> Iterator[dict[str, Any]]:
@@ -140,7 +140,7 @@ def _shard_reports(workspace: Job) -> Iterator[dict[str, Any]]:
 
 
 def _passes(workspace: Job) -> list[dict[str, Any]]:
-    """Times of each pass, the engine's start apart; a resumed pass has a line for each run."""
+    """Times of each pass, with the engine's start apart; a resumed pass has one line for each run."""
     return [
         {
             "name": event["name"],
@@ -164,13 +164,13 @@ def _distributions(workspace: Job, plan: Plan, summed: dict[str, Any]) -> dict[s
     wanted = [
         size - math.ceil(size * decile / 10) + 1 for size in sizes.values() for decile in DECILES if size
     ]
-    found = iter(cuts(lambda: gains(workspace), wanted, len(workspace.shards)))
+    decile_cuts = iter(cuts(lambda: gains(workspace), wanted, len(workspace.shards)))
     distributions = {}
     for name, size in sizes.items():
         part = summed.get(
             name, {"rows": 0, "infinite": 0, "sum": 0.0, "min": None, "max": None, "counts": {}}
         )
-        deciles = [cut.gain for cut in (next(found) for _ in DECILES) if cut] if size else []
+        deciles = [cut.gain for cut in (next(decile_cuts) for _ in DECILES) if cut] if size else []
         finite = part["rows"] - part["infinite"]
         counts = [part["counts"].get(index, 0) for index in range(len(EDGES) + 1)]
         distributions[name] = {
@@ -194,10 +194,10 @@ def _model(pool: Pool) -> dict[str, str]:
 
 
 def _router(router: Router) -> dict[str, Any]:
-    found: dict[str, Any] = {"kind": router.pool.kind, "source": router.pool.source}
+    described: dict[str, Any] = {"kind": router.pool.kind, "source": router.pool.source}
     if router.card:
-        found |= _model(router.pool) | {"metric": router.card.metric.model_dump()}
-    return found
+        described |= _model(router.pool) | {"metric": router.card.metric.model_dump()}
+    return described
 
 
 def _warnings(
@@ -208,44 +208,43 @@ def _warnings(
     guard: Mapping[str, Any] | None,
     audit: Mapping[str, Any] | None,
 ) -> list[str]:
-    """What an auditor should know: directions that the router was not trained on, and what else could not be
-    checked; rows that could not be measured; a threshold that means something else here than where it was
-    calibrated; a cap that was reached."""
+    """What an auditor should know: directions that the router was not trained on, checks that could not be
+    made, rows that could not be measured, a threshold that does not fit the rows, a cap that was reached."""
     router = workspace.recipe.router
-    found = [*router.warnings, *router.doubts("router", directions)]
+    lines = [*router.warnings, *router.doubts("router", directions)]
     if not router.predicts_gain:
-        found.append(
-            f"scores of router kind {router.pool.kind} are no gains: only their order means something"
+        lines.append(
+            f"scores of router kind {router.pool.kind} are not gains: only their order is meaningful"
         )
-    return [*found, *_unmeasured(guard, audit), *_of_threshold(plan, budget)]
+    return [*lines, *_unmeasured(guard, audit), *_of_threshold(plan, budget)]
 
 
 def _unmeasured(guard: Mapping[str, Any] | None, audit: Mapping[str, Any] | None) -> Iterator[str]:
     why = "no reference, or the metric failed on them"
     if guard and (unknown := sum(guard["unknown"].values())):
         yield (
-            f"{unknown:,} of {sum(guard['measured'].values()):,} translations that the guard looked at have "
-            f"no quality ({why}): it leaves such rows where the plan has them"
+            f"{unknown:,} of {sum(guard['measured'].values()):,} translations that the guard measured have "
+            f"no quality ({why}): the guard leaves such rows as planned"
         )
     if audit and (unknown := audit["sampled"] - audit["rows"]):
         yield f"{unknown:,} of {audit['sampled']:,} rows of the audit could not be measured ({why})"
 
 
 def _of_threshold(plan: Plan, budget: Mapping[str, Any]) -> list[str]:
-    found: list[str] = []
+    lines: list[str] = []
     if budget["threshold"] is None:
-        return found
+        return lines
     expected, reached = budget["calibrated"], budget["reached_fraction"]
     if expected and not expected["low"] <= reached <= expected["high"]:
-        found.append(
-            f"{reached:.4f} of the rows reach the threshold that was calibrated for {budget['fraction']}, "
-            f"outside of {expected['low']:.4f} to {expected['high']:.4f} (95%): they are not like the "
-            "held-out rows; calibrate the router on rows like these"
+        lines.append(
+            f"a fraction of {reached:.4f} of the rows reaches the threshold calibrated for "
+            f"{budget['fraction']}, outside the expected {expected['low']:.4f} to {expected['high']:.4f} "
+            "(95%): these rows are not like the held-out rows; calibrate the router on rows like these"
         )
-    if held_back := budget["reached"] - budget["planned"]:
+    if over_cap := budget["reached"] - budget["planned"]:
         kept = f" ({plan.held_back:,} of them kept for escalation)" if plan.held_back else ""
-        found.append(
-            f"the cap of {budget['places'] + plan.held_back:,} rows{kept} was reached; {held_back:,} rows "
+        lines.append(
+            f"the cap of {budget['places'] + plan.held_back:,} rows{kept} was reached; {over_cap:,} rows "
             "over the threshold went to small"
         )
-    return found
+    return lines

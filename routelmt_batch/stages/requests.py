@@ -1,4 +1,4 @@
-"""Requests: rows on their way to an engine, as texts or as other columns that a scorer reads."""
+"""Requests: the rows sent to an engine, as texts or as the columns that a scorer reads."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from routelmt_batch.stages.work import UnitWork
 def requests(
     lines: Lines, shard: str, keep: Sequence[bool] | None = None, needs: Sequence[str] = ()
 ) -> pa.Table:
-    """REQUESTS for some lines of a shard: texts, or the reason why a row is not for an engine.
+    """REQUESTS for some lines of a shard (all, or those in `keep`), with the reason if a row is skipped.
 
-    `needs=("reference",)`: a row without a reference is not for an engine either.
+    With `needs=("reference",)` a row without a reference is skipped too.
     """
     wanted = [i for i in range(len(lines.rows)) if keep is None or keep[i]]
     columns = (lines.rows, lines.texts, lines.source_langs, lines.target_langs)
@@ -48,7 +48,7 @@ class PromptReader:
 def column_requests(
     unit: Unit, rows: Sequence[int], columns: Mapping[str, pa.Array], skips: Sequence[str] | None = None
 ) -> pa.Table:
-    """Requests for a scorer that reads other columns than those of REQUESTS."""
+    """Requests with the columns that a scorer reads instead of those of REQUESTS."""
     table = {
         "shard": pa.array([unit.shard.name] * len(rows), pa.string()),
         "row": pa.array(rows, pa.int64()),

@@ -1,4 +1,4 @@
-"""Score: every row's predicted gain by the router, prefill only; committed once, never again."""
+"""Score: the router predicts every row's gain, with prefill only. Each score is committed once."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def unscored(work: UnitWork) -> Mask:
 
 @dataclass(frozen=True)
 class Writer:
-    """Commits results as scores on the router's scale: mean + std x what the model says."""
+    """Commits results as scores on the router's scale: mean + std x the model's output."""
 
     part: PartWriter
     scale: Scale
@@ -36,9 +36,9 @@ class Writer:
     def __call__(self, results: pa.Table) -> PartEntry:
         score = results["score"].to_numpy(zero_copy_only=False).astype(np.float64)
         gain = (self.scale.mean + self.scale.std * score).astype(np.float32)
-        none = pc.is_null(results["score"])
+        missing = pc.is_null(results["score"])
         skips, errors = results["skip"].to_pylist(), results["error"].to_pylist()
-        not_a_number = (np.isnan(gain) & ~none.to_numpy()).tolist()
+        not_a_number = (np.isnan(gain) & ~missing.to_numpy()).tolist()
         reasons = [
             skip or error or (NOT_A_NUMBER if nan else None)
             for skip, error, nan in zip(skips, errors, not_a_number, strict=True)
@@ -47,7 +47,7 @@ class Writer:
             {
                 "shard": results["shard"],
                 "row": results["row"],
-                "gain": pa.array(gain, pa.float32(), mask=none.to_numpy()),
+                "gain": pa.array(gain, pa.float32(), mask=missing.to_numpy()),
                 "prompt_tokens": results["prompt_tokens"],
                 "reason": pa.array(reasons, pa.string()),
             },
@@ -57,7 +57,7 @@ class Writer:
 
 
 class Scoring(Recipe, Protocol):
-    """What scoring needs of a recipe."""
+    """The part of a recipe that scoring needs."""
 
     @property
     def router(self) -> Router: ...
@@ -80,18 +80,18 @@ def score(
 
     Raises:
         RoutelmtError: the router fails on more than `run.max_failed_fraction` of the rows. The part
-            that would be too many is not committed, so that the same command tries it again.
+            that exceeds the limit is not committed, so that the same command tries its rows again.
     """
     ledger = workspace.ledger
 
     def check(entry: PartEntry) -> None:
-        found = ledger.totals(SCORES)
-        found.add(entry)
-        refuse_failures(workspace, found.failed, "the router gave no gain for")
+        totals = ledger.totals(SCORES)
+        totals.add(entry)
+        refuse_failures(workspace, totals.failed, "the router gave no gain for")
 
     run_pass(workspace, engine, bars, [_lane(workspace)], name, check, upcoming=upcoming)
     if cut := ledger.totals(SCORES).sums["cut"]:
-        bars.warn(f"{cut} texts are longer than the router reads: it scored them by their beginning")
+        bars.warn(f"{cut} texts are longer than the router reads: only their beginnings were scored")
 
 
 def _lane(workspace: AnyWorkspace) -> Lane:

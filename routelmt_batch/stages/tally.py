@@ -27,7 +27,7 @@ _SUMS = ("rows_with_gain", "predicted_gain_bought", "tokens")
 
 
 class Tally:
-    """Counts of one shard. Its gains are held while it is written; nothing else grows with rows."""
+    """Counts of one shard. Only its gains take memory that grows with the rows."""
 
     def __init__(self, cut: Cut | None) -> None:
         self.cut = cut
@@ -48,7 +48,7 @@ class Tally:
         source_lang: pa.Array,
         target_lang: pa.Array,
     ) -> None:
-        """Count some rows: output columns, prompt tokens of the standing model, why its translations
+        """Count some rows: output columns, prompt tokens of the model in the output, why its translations
         are doubtful, language codes."""
         for slugs in doubts:
             self.checks.update(slugs or ())
@@ -110,7 +110,7 @@ def direction(source_lang: str | None, target_lang: str | None) -> str:
 
 
 def directions(units: Iterable[Unit], texts: Texts) -> tuple[str, ...]:
-    """Of all rows of some units, in name order. Rows are read only if one language is in a column.
+    """The directions of some units' rows, in name order. Rows are read only if a language is in a column.
 
     Raises:
         InputChanged, RoutelmtError: see units.read_unit.
@@ -118,12 +118,12 @@ def directions(units: Iterable[Unit], texts: Texts) -> tuple[str, ...]:
     if texts.source_lang is not None and texts.target_lang is not None:
         return (direction(texts.source_lang, texts.target_lang),)
     columns = [name for key, name in text_columns(texts).items() if key != "source"]
-    found: set[str] = set()
+    names: set[str] = set()
     for unit in units:
         for _, batch in read_unit(unit, columns):
             codes = pa.table(languages(batch, texts), ["source", "target"]).group_by(["source", "target"])
-            found.update(direction(*pair.values()) for pair in codes.aggregate([]).to_pylist())
-    return tuple(sorted(found))
+            names.update(direction(*pair.values()) for pair in codes.aggregate([]).to_pylist())
+    return tuple(sorted(names))
 
 
 def fractions(counts: Mapping[str, Mapping[str, int]], with_gain: int) -> dict[str, float | None]:
@@ -161,9 +161,9 @@ def histogram(gains: npt.NDArray[np.float64]) -> dict[str, list[float]]:
 
 
 def merge(reports: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Sum shard reports into what adds up for the job.
+    """Sum shard reports over the job.
 
-    Deciles do not add up; the job's are selected exactly from the scores.
+    Deciles cannot be summed; the job's are selected exactly from the scores.
     """
     total: dict[str, Any] = {}
     for report in reports:

@@ -1,6 +1,6 @@
-"""Translate: each partition of the plan by its pool; what the large model fails on, by the small.
+"""Translate: each model translates its share of the plan, and the small one what the large one fails on.
 
-Greedy decoding. LMT's own script searches with 5 beams; vLLM serves greedily: a named deviation.
+Decoding is greedy, as vLLM serves it. LMT's own script uses beam search with 5 beams: a known deviation.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ from routelmt_batch.store import checkpoints
 from routelmt_batch.store.ledger import Ledger, PartEntry
 from routelmt_batch.store.workspace import AnyWorkspace
 
-# Of lanes whose engines start before there is a plan.
+# For lanes whose engines start before there is a plan.
 NOT_YET_KNOWN = Pending(lambda work: np.zeros(0, bool), lambda work, wanted: iter(()))
 
 
 @dataclass(frozen=True)
 class ToSend:
-    """Selects the rows of a unit that are one model's to translate."""
+    """Selects the rows of a unit that one model has still to translate."""
 
     route: Route
     cut: Cut | None
@@ -70,7 +70,7 @@ class Writer:
     def __call__(self, results: pa.Table) -> PartEntry:
         texts, statuses, reasons = [], [], []
         for result in results.select(["skip", "error", "text", "truncated"]).to_pylist():
-            # A row can be too long for this model's own tokenizer alone: it fails here.
+            # A row may be too long only by this model's own tokenizer: then it fails here.
             reason = result["skip"] or result["error"] or None
             text = None if reason else result["text"].strip()
             if text is not None and result["truncated"]:
@@ -96,11 +96,11 @@ class Writer:
 
 
 def translate(workspace: Job, plan: Plan, engine: Engine, bars: Bars, small_first: bool = False) -> None:
-    """Send every row that has no committed translation of its model to its pool.
+    """Translate every row that its model has not translated yet.
 
-    The pools run as one pass where there is room for both, else one after the other, the large one
-    first: what it fails on then goes with the small one's share and costs no engine start. With
-    `small_first` the small model's share is translated alone, and nothing else.
+    Both pools run in one pass if there is room, else one after the other. Then the large one is first, so
+    that the rows it fails on join the small one's share and cost no engine start. With `small_first` only
+    the small model's share is translated.
 
     Raises:
         RoutelmtError: more than `run.max_failed_fraction` of the rows failed.
@@ -119,8 +119,8 @@ def translate(workspace: Job, plan: Plan, engine: Engine, bars: Bars, small_firs
 
 
 def upcoming(workspace: Job, engine: Engine) -> list[Lane]:
-    """The first lanes that translate, before there is a plan. None where the guard's own router comes first,
-    or where all is translated."""
+    """The lanes of the first translation pass, known before there is a plan. There are none if the guard's
+    router runs first, or if translations are committed already."""
     spec = workspace.spec
     if spec.guard.mode == "predicted" or workspace.ledger.rows(TRANSLATIONS):
         return []
@@ -130,7 +130,7 @@ def upcoming(workspace: Job, engine: Engine) -> list[Lane]:
 
 
 def order(spec: JobSpec | LabelSpec, engine: Engine) -> list[list[Route]]:
-    """Which pools run together, and in which order. A cluster without room for both would wait for ever."""
+    """Which pools run together, and in which order. Without room for both, a cluster would wait for ever."""
     small, large = spec.models.small, spec.models.large
     if spec.run.pools == "auto":
         together = engine.has_room_for([small, large])
@@ -140,23 +140,23 @@ def order(spec: JobSpec | LabelSpec, engine: Engine) -> list[list[Route]]:
 
 
 def check_fit(spec: JobSpec | LabelSpec, engine: Engine, bars: Bars, alone: Mapping[str, Pool]) -> None:
-    """Before a new job pays for its first pass: could its pools ever run? Those `alone` run beside no other.
+    """Check, before a new job's first pass, that its pools can ever run; each pool in `alone` runs by itself.
 
     Raises:
-        UsageError: this machine can never hold them; of a cluster, which may grow, it is a warning.
+        UsageError: this machine can never hold them. A cluster may grow, so there it is a warning.
     """
     small, large = {SMALL: spec.models.small}, {LARGE: spec.models.large}
     if spec.run.pools == "concurrent" and engine.check_fit([small | large]):
         bars.warn(
-            "run.pools concurrent: the cluster has no room for both pools now; as long as that is so, they "
-            "run one after the other"
+            "run.pools concurrent: the cluster has no room for both pools now. Until it has, they run one "
+            "after the other"
         )
     for message in engine.check_fit([*({label: pool} for label, pool in alone.items()), small, large]):
         bars.warn(message)
 
 
 def expected(ledger: Ledger, plan: Plan, route: Route) -> int:
-    """For whoever watches: rows that a model has to have tried by the end, with retries and fallbacks."""
+    """For progress displays: rows that a model will have tried at the end, with retries and fallbacks."""
     called = plan.large + _sum(ledger, "guard", "to_large") - _sum(ledger, "guard", "to_small")
     if route == LARGE:
         return called + _sum(ledger, "retry_failed", LARGE)
@@ -188,7 +188,7 @@ def lane(
     pending: Pending,
     stage: Stage = TRANSLATIONS,
 ) -> Lane:
-    """One model's lane: what is pending of some units is translated and committed to a stage."""
+    """One model's lane: it translates the pending rows of some units and commits them to a stage."""
     spec: JobSpec | LabelSpec = workspace.spec
     generation = workspace.ledger.generation
     pool = pool_of(spec, route)
@@ -211,10 +211,13 @@ def lane(
 
 
 def check_failures(workspace: Job, plan: Plan, exactly: bool = False) -> None:
-    """End the job when too many rows have no translation from any model.
+    """End the job if too many rows have no translation from any model.
 
-    Under a guard the small model also tries rows of the large one, and what it fails on may be
-    escalated: counts alone say only what nobody can mend. `exactly` looks at the rows.
+    Under a guard the small model also tries rows of the large one, and rows that it fails on may be
+    escalated. Counts alone cannot tell which rows will still be tried; `exactly` reads the rows.
+
+    Raises:
+        RoutelmtError: more than `run.max_failed_fraction` of the rows failed.
     """
     ledger = workspace.ledger
     failed = ledger.totals(TRANSLATIONS, SMALL).unanswered.total() - _sum(ledger, "retry_failed", "dead")
@@ -230,14 +233,14 @@ def check_failures(workspace: Job, plan: Plan, exactly: bool = False) -> None:
     if failed > allowed:
         raise RoutelmtError(
             f"{failed} of {rows} rows failed, more than run.max_failed_fraction "
-            f"{workspace.spec.run.max_failed_fraction} allows. Look into {workspace.folder.logs}; after "
-            "mending, `run --retry-failed` tries them again"
+            f"{workspace.spec.run.max_failed_fraction} allows. Find the cause in {workspace.folder.logs} and "
+            "fix it; then `run --retry-failed` tries these rows again"
         )
 
 
 def _dead(workspace: Job, plan: Plan) -> Iterator[tuple[Unit, Mask, Mask]]:
-    """Units with rows that were tried: those that the large model is called for, those that no model is
-    left for."""
+    """Each unit that has attempts, with two masks of its rows: the large model is called for them; no model
+    is left to try them."""
     for unit in workspace.units:
         work = work_on(workspace, unit)
         if work.parts[TRANSLATIONS.name]:
@@ -249,7 +252,7 @@ def reopen_failed(workspace: Job, plan: Plan) -> int:
     """Open the failed rows for another try, with their planned model first.
 
     Returns:
-        How many rows.
+        The number of these rows.
     """
     large = small = 0
     shards = set()

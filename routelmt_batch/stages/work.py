@@ -1,4 +1,4 @@
-"""A unit of rows with what is committed of it. Every stage reads committed rows through it."""
+"""A unit of rows with its committed parts. Every stage reads committed rows through it."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ OF_JOB = (SCORES, DECISIONS, TRANSLATIONS, QUALITY, CHECKS)
 
 class Part(NamedTuple):
     path: str
-    generation: int  # how many `--retry-failed` came before it
+    generation: int  # number of `--retry-failed` runs before it
 
 
 @dataclass(frozen=True)
 class UnitWork:
-    """A unit, and by stage the committed parts that may hold its rows. It travels to where the unit is read.
+    """A unit and, by stage, the committed parts that may hold its rows. It is sent to the reading task.
 
-    `rank` is the place of its shard, `generation` how many `--retry-failed` there were.
+    `rank` is its shard's position in the input, `generation` the number of `--retry-failed` runs so far.
     """
 
     unit: Unit
@@ -38,8 +38,8 @@ class UnitWork:
     parts: Mapping[str, Sequence[Part]]
 
     def committed(self, *stages: Stage, model: str | None = None, generation: int | None = None) -> pa.Table:
-        """The unit's rows of one stage, or of several of the same schema, in row order: of one model, or of
-        all."""
+        """The unit's rows of one stage, or of several with the same schema, in row order. Without `model` and
+        `generation` these are all models' and all runs' rows."""
         unit, schema = self.unit, stages[0].schema
         files = [
             part.path
@@ -56,7 +56,7 @@ class UnitWork:
         return ds.dataset(files, schema=schema).to_table(filter=wanted).sort_by("row")
 
     def offsets(self, rows: pa.Table) -> npt.NDArray[np.int64]:
-        """Where in the unit some of its rows are."""
+        """Positions within the unit of some of its rows."""
         return np.asarray(rows["row"].to_numpy() - self.unit.first_row, np.int64)
 
     def mask(self, rows: pa.Table) -> Mask:
@@ -73,7 +73,7 @@ class UnitWork:
 def work_on(
     workspace: AnyWorkspace, unit: Unit, stages: Sequence[Stage] = OF_JOB, model: str | None = None
 ) -> UnitWork:
-    """A unit with its parts of some stages; of a lane's parts those of one model, or of all."""
+    """A unit with its committed parts of some stages, of one model or of all."""
     ledger = workspace.ledger
     parts = {
         stage.name: [

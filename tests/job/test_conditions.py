@@ -166,4 +166,6 @@ def test_what_cannot_be_evaluated_holds(invoke, make_spec, tmp_path):
     assert f"psi>0.2: cannot be evaluated ({other} cannot be read" in triggered(judged.fail_if)[0]
     report = job.report.model_copy(update={"rows": 0, "status": {"failed": 0, "quarantined": 0}})
     judged = Conditions.parse(["failed>0.5"], None).judge(job.folder, report)
-    assert triggered(judged.fail_if) == ["failed>0.5: cannot be evaluated (there is nothing to take a share of)"]
+    assert triggered(judged.fail_if) == [
+        "failed>0.5: cannot be evaluated (there is nothing to take a share of)"
+    ]

@@ -207,7 +207,7 @@ def test_too_many_failures_end_it_and_after_mending_the_same_command_tries_those
     with pytest.raises(RoutelmtError) as error:
         run(spec, engine)
     assert str(error.value).startswith("large failed on 3 of 31 rows, more than run.max_failed_fraction 0.01")
-    assert str(error.value).endswith("after mending, run the same command again")
+    assert str(error.value).endswith("fix it, and run the same command again")
     engine.fails = lambda name, row: ""
     assert run(spec, engine).report.labelled == 28
     assert rows(tmp_path)["a.parquet", 23]["translation_large"] == "large of 23"

@@ -183,7 +183,7 @@ def test_a_comparison_is_on_the_page(finished, audited, engine, tmp_path, tab):
     tab.goto(finished.folder.page.as_uri())
     against = tab.locator("#against")
     expect(against).to_contain_text("Against other night")
-    expect(against).to_contain_text(f"{compared['routed']['different']} went another way")
+    expect(against).to_contain_text(f"{compared['routed']['different']} were routed differently")
     assert compared["routed"]["different"] > 10
     against.locator("summary", has_text="differ").click()
     budget = against.locator("tr", has=tab.get_by_role("rowheader", name="budget.fraction"))

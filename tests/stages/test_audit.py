@@ -203,7 +203,7 @@ def test_advice_says_when_to_train_anew():
         np.ones(300, np.int64),
     )
     told = advice(summarise(chance, Decimal("0.3"), 0), Drift(1000, 0.4, 0.3, 0.02))
-    assert any("population stability index 0.40" in line and "train the router anew" in line for line in told)
+    assert any("population stability index 0.40" in line and "retrain the router" in line for line in told)
     assert any("cannot tell the router from routing by random" in line for line in told)
     backwards = sample(300)
     backwards = replace(backwards, predicted=-backwards.predicted)

@@ -476,7 +476,7 @@ def test_a_shard_that_changes_before_it_is_assembled_is_named(
 def test_another_budget_after_translations_is_refused(make_spec, engine):
     run(make_spec(), engine)
     with pytest.raises(
-        OutputError, match=r"frozen at budget.fraction 0\.3.*asked for now: budget.fraction 0\.4"
+        OutputError, match=r"frozen at budget.fraction 0\.3.*this command has budget.fraction 0\.4"
     ):
         run(make_spec(budget__fraction=0.4), engine)
 
@@ -570,12 +570,12 @@ def test_a_job_routes_by_any_router_that_needs_no_reference(make_spec, corpus, t
     oracle.check(tmp_path / "out", corpus, "0.3")
     assert not any(line.startswith("router") for line in sent(engine)), "no vLLM engine scores"
     assert any(
-        f"scores of router kind {kind} are no gains" in told for told in outcome.report.as_json()["warnings"]
+        f"scores of router kind {kind} are not gains" in told for told in outcome.report.as_json()["warnings"]
     )
 
 
 def test_scores_that_are_no_gains_have_no_lowest_gain(make_spec, engine):
-    with pytest.raises(UsageError, match="scores of router.kind length are no gains"):
+    with pytest.raises(UsageError, match="scores of router.kind length are not gains"):
         run(make_spec(router={"kind": "length"}, budget__min_gain=0), engine)
 
 

@@ -108,7 +108,7 @@ def test_a_calibrated_threshold_comes_from_the_routers_card(make_spec, tmp_path,
     assert run(spec, engine).report.as_json()["budget"]["threshold"] == 1.5
     plan = (tmp_path / "out/_job/plan/plan.json").read_bytes()
     calibrated(0.5)
-    with pytest.raises(OutputError, match=r"frozen at .*budget.threshold 1\.5.*asked for now"):
+    with pytest.raises(OutputError, match=r"frozen at .*budget.threshold 1\.5.*this command has"):
         run(spec, engine)
     assert (tmp_path / "out/_job/plan/plan.json").read_bytes() == plan
 
@@ -126,7 +126,7 @@ def test_the_report_sets_what_reached_a_calibrated_threshold_against_what_should
     low, high = (bound / 65 for bound in betabinom(65, 300, 701).interval(0.95))
     assert budget["calibrated"] == {"rows": 1000, "reached": 300, "low": low, "high": high}
     assert budget["realised"] > high, "the made-up scores reach -1 far more often"
-    assert f"outside of {low:.4f} to {high:.4f} (95%)" in told(outcome)
+    assert f"outside the expected {low:.4f} to {high:.4f} (95%)" in told(outcome)
     assert "calibrate the router on rows like these" in told(outcome)
     shown = printed(outcome)
     assert f"-1: {budget['reached']} of 65 rows with a gain reach it, {budget['realised']:.4f}" in shown
