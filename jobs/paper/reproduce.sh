@@ -2,7 +2,7 @@
 # The paper's router table and its table of guards, from a parallel corpus to figures over several training seeds:
 #   jobs/paper/reproduce.sh TRAIN_DIR TEST_DIR
 # Both hold Parquet with source, reference, source_lang and target_lang. Needs a GPU, the models and the
-# quality environment; every step goes on where it was stopped. SEEDS="1 2 3" is the default.
+# quality environment; every step continues where it was stopped. SEEDS="1 2 3" is the default.
 # Guards by the labels' own XCOMET with references (upper), which no job has, and by KIWI without (free).
 set -euo pipefail
 train_dir=$(realpath "$1") test_dir=$(realpath "$2")

@@ -1,1 +1,1 @@
-"""Label, train, evaluate, calibrate. It meets serving in a router folder alone."""
+"""Label, train, evaluate, calibrate. A job uses only the router folder that they make."""

@@ -1,7 +1,7 @@
-"""Calibrate: the score from which on a wanted fraction of rows goes to the large model.
+"""Calibrates a router: finds the lowest score with which a wanted fraction of rows goes to the large model.
 
-In a job with such a threshold a row's route depends on its own score alone. How far the fraction that
-it realises may lie from the wanted one: see HeldOut.
+In a job with such a threshold a row's route depends only on its own score. HeldOut gives the interval of
+the fraction that a job will realise.
 """
 
 from __future__ import annotations
@@ -41,18 +41,18 @@ def calibrate(
 ) -> Calibration:
     """Score held-out tables and store thresholds in the router folder's card.
 
-    The same command goes on with what a stopped one scored; a refused one leaves nothing behind.
+    If it was stopped, the same command continues from the scored rows. A refused command leaves no files.
 
     Args:
         router: a router folder. The tables need no labels, only text and languages.
-        traffic_rows: rows of a job to come, for the interval of the fraction it will realise.
+        traffic_rows: rows of a future job, for the interval of the fraction that it will realise.
 
     Raises:
         UsageError: no router folder, too few rows, or a fraction of less than one row.
     """
     folder = Path(router)
     if not folder.is_dir():
-        raise UsageError(f"{router}: not a folder; thresholds are stored beside a router's weights")
+        raise UsageError(f"{router}: not a folder; give a router folder, where thresholds are stored")
     pool = router_spec(read_card(router).kind, router, dtype=dtype)
     _check_rows(sum(table.rows() for table in find(tables)), fractions)
     work = Folder(folder / "_calibrate")
@@ -60,17 +60,17 @@ def calibrate(
     work.logs.mkdir(parents=True, exist_ok=True)
     try:
         with open_engine(work) as engine:
-            found = score_tables(tables, pool, scores, None, engine, bars, "held out")
-        unscored = np.isnan(found.scores)
-        calibration = thresholds(found.scores[~unscored], fractions, traffic_rows)
+            scored = score_tables(tables, pool, scores, None, engine, bars, "held out")
+        unscored = np.isnan(scored.scores)
+        calibration = thresholds(scored.scores[~unscored], fractions, traffic_rows)
     except UsageError:
-        if not is_locked(Folder(scores).work):  # another calibration's scores
+        if not is_locked(Folder(scores).work):  # locked: another calibration uses them
             shutil.rmtree(work.root)
         raise
-    for warning in found.router.doubts(router, found.directions):
+    for warning in scored.router.doubts(router, scored.directions):
         bars.warn(warning)
     if missing := int(unscored.sum()):
-        bars.warn(f"{missing:,} of {len(unscored):,} rows have no score; thresholds are of the others")
+        bars.warn(f"{missing:,} of {len(unscored):,} rows have no score; thresholds come from the others")
     write_json(folder / CARD, raw_card(router) | {"calibration": calibration.model_dump()}, "card")
     shutil.rmtree(work.root)
     return calibration
@@ -79,28 +79,28 @@ def calibrate(
 def thresholds(
     scores: npt.NDArray[np.float32], fractions: Sequence[Decimal], traffic_rows: int
 ) -> Calibration:
-    """Thresholds for the fractions, each with the 95% interval of what new traffic will realise.
+    """Thresholds for the fractions, each with the 95% interval of the fraction that new rows will realise.
 
     Raises:
         InputError: fewer than 20 scores.
-        UsageError: a fraction whose floor(p n) is no row.
+        UsageError: a fraction p with floor(p n) = 0.
     """
     _check_rows(len(scores), fractions, " with a score")
     highest = np.sort(scores)[::-1]
-    found = {str(fraction): _threshold(highest, fraction, traffic_rows) for fraction in fractions}
+    by_fraction = {str(fraction): _threshold(highest, fraction, traffic_rows) for fraction in fractions}
     quantiles = np.quantile(scores.astype(np.float64), QUANTILES)
     return Calibration(
         rows=len(scores),
         traffic_rows=traffic_rows,
-        thresholds=found,
+        thresholds=by_fraction,
         quantiles=tuple(float(value) for value in quantiles),
     )
 
 
 def _check_rows(rows: int, fractions: Sequence[Decimal], which: str = "") -> None:
-    """As thresholds raises."""
+    """Raises what `thresholds` raises."""
     if rows < _FEWEST_ROWS:
-        raise InputError(f"{rows} rows{which}: a threshold needs {_FEWEST_ROWS} at least; give more rows")
+        raise InputError(f"{rows} rows{which}: a threshold needs at least {_FEWEST_ROWS}; give more rows")
     for fraction in fractions:
         if not places(fraction, rows):
             raise UsageError(f"--fraction {fraction}: less than one row of {rows}{which}; give more rows")
@@ -108,7 +108,7 @@ def _check_rows(rows: int, fractions: Sequence[Decimal], which: str = "") -> Non
 
 def _threshold(highest: npt.NDArray[np.float32], fraction: Decimal, traffic_rows: int) -> Threshold:
     lowest = highest[places(fraction, len(highest)) - 1]
-    # Ties at the threshold all go: the fraction is that of every row that reaches it.
+    # Rows that tie at the threshold all go to the large model, so all of them count.
     reached = int((highest >= lowest).sum())
     low, high = HeldOut(len(highest), reached).interval(traffic_rows)
     return Threshold(value=float(lowest), reached=reached, low=low, high=high)

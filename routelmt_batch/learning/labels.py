@@ -1,6 +1,6 @@
-"""Label tables as every command finds them: files, what made their labels, how their rows are read.
+"""Finds label tables: their files, what made the labels, and where rows have text and languages.
 
-It knows footers, not rows.
+It reads footers, not rows.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from routelmt_batch.spec import Texts, near
 
 
 class _Part(BaseModel):
-    # Further keys (of a metric, say) are kept for whoever reads them.
+    # Further keys, such as those of a metric, are kept.
     model_config = ConfigDict(frozen=True, extra="allow")
 
 
@@ -54,12 +54,12 @@ class Signature(_Part):
     input: Texts = Texts()
 
     def of_labels(self) -> dict[str, Any]:
-        """What the labels' values depend on."""
+        """The part that the labels' values depend on."""
         return self.model_dump(mode="json", exclude={"input"})
 
 
 def read_signature(schema: pa.Schema) -> Signature | None:
-    """The signature in a table's metadata; None if there is none, or another program's, or a broken one."""
+    """The signature in a table's metadata; None if it is missing, broken or from another program."""
     try:
         return Signature.model_validate_json((schema.metadata or {}).get(LABEL_METADATA, b""))
     except ValidationError:
@@ -75,7 +75,7 @@ class LabelTable:
     signature: Signature | None
 
     def rows(self) -> int:
-        """As the footer has it."""
+        """Number of rows, from the footer."""
         return int(pq.read_metadata(self.path).num_rows)
 
     @property
@@ -87,7 +87,7 @@ def find(uris: Sequence[str], key: str = "table") -> list[LabelTable]:
     """Every file of the tables, in the order given; files of a folder or glob in name order.
 
     Raises:
-        InputError: no such file (`key` says of which argument), or one that is not Parquet.
+        InputError: a file is missing (the message names the argument `key`) or is not Parquet.
     """
     found = []
     for uri in uris:
@@ -106,54 +106,54 @@ def _schema(path: Path) -> pa.Schema:
 
 def unreadable(path: Path, error: Exception) -> InputError:
     reason = " ".join(str(error).split())[:300]
-    return InputError(f"{path}: not readable as Parquet ({reason}); write it anew")
+    return InputError(f"{path}: not readable as Parquet ({reason}); write it again")
 
 
 def texts_of(tables: Sequence[LabelTable]) -> Texts:
-    """How the rows of all the tables are read; of a table that does not say, by the names of a spec.
+    """Where the rows of all tables have text and languages; a table without a signature has the defaults.
 
     Raises:
-        InputError: two tables are not read alike.
+        InputError: two tables have them in different places.
     """
     first = tables[0]
     for table in tables[1:]:
         if _places(table.texts) != _places(first.texts):
             raise InputError(
-                f"{first.path} has {_told(first.texts)}, and {table.path} has {_told(table.texts)}. Tables "
-                "of one command are read alike: label them from inputs with the same columns, or give "
-                "them one at a time"
+                f"{first.path} has {_described(first.texts)}, and {table.path} has "
+                f"{_described(table.texts)}. All tables of one command must have the same columns: label "
+                "them from inputs with the same columns, or give them one at a time"
             )
     return first.texts
 
 
 def check_texts(tables: Sequence[LabelTable], columns: Iterable[str]) -> None:
-    """Raises InputError if a table lacks one of the columns, or has no texts in it."""
+    """Raises InputError if a table lacks one of the columns, or if the column does not hold strings."""
     for table in tables:
         for name in dict.fromkeys(columns):
             if name not in table.schema.names or not is_text(table.schema.field(name).type):
                 raise InputError(
-                    f"{table.path}: no column {name!r} of texts{near(name, table.schema.names)}; it has "
+                    f"{table.path}: no text column {name!r}{near(name, table.schema.names)}; it has "
                     f"{', '.join(table.schema.names) or 'no columns'}. Add or rename the column, or give a "
                     "table as `label` writes it"
                 )
 
 
 def _places(texts: Texts) -> dict[str, str]:
-    """Where text and languages stand, by spec key; what is not read does not count."""
+    """Where text and languages come from, by spec key. A column that a constant replaces is left out."""
     constants = {"source_lang": texts.source_lang, "target_lang": texts.target_lang}
     columns = {key: f"in column {name!r}" for key, name in text_columns(texts).items()}
     return columns | {key: f"always {code!r}" for key, code in constants.items() if code is not None}
 
 
-def _told(texts: Texts) -> str:
+def _described(texts: Texts) -> str:
     return ", ".join(f"{key} {place}" for key, place in _places(texts).items())
 
 
 def signatures(tables: Sequence[LabelTable]) -> list[Signature]:
-    """What the tables' labels are of, each once, however their rows are read."""
-    found: list[Signature] = []
+    """The tables' signatures, one for each distinct `of_labels`."""
+    distinct: list[Signature] = []
     for table in tables:
-        one = table.signature
-        if one and one.of_labels() not in [other.of_labels() for other in found]:
-            found.append(one)
-    return found
+        made = table.signature
+        if made and made.of_labels() not in [other.of_labels() for other in distinct]:
+            distinct.append(made)
+    return distinct

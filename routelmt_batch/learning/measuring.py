@@ -1,4 +1,4 @@
-"""A metric over the translations that label tables hold: a pass, resumable, in a folder of its own."""
+"""Measures the translations in label tables with a metric: a resumable pass in its own folder."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from routelmt_batch.stages.work import UnitWork, work_on
 from routelmt_batch.store.manifest import of_input
 from routelmt_batch.store.workspace import Workspace
 
-_REFERENCE = "reference"  # the column of them, where a table does not say
+_REFERENCE = "reference"  # the reference column, if a table names none
 _TEXT_ROWS = 1024  # rows held as Python objects at a time
 
 
@@ -58,8 +58,8 @@ class Unmeasured:
 
 @dataclass(frozen=True)
 class Reader:
-    """Reads a table's translations by one model; a row without one, or without the reference that the
-    metric needs, is not measured."""
+    """Reads one model's translations from a table. A row without a translation, or without a reference that
+    the metric needs, is skipped."""
 
     route: Route
     source: str
@@ -86,8 +86,8 @@ def _blank(texts: pa.Array) -> npt.NDArray[np.bool_]:
 
 @dataclass(frozen=True)
 class Measured:
-    """Qualities of some tables' translations by model, rows in their order; NaN where there is none.
-    `cut` counts those that the metric read the beginning of only."""
+    """Qualities of the tables' translations by model, in row order; NaN where a row has none. `cut` counts
+    translations that are longer than the metric reads."""
 
     metric: Metric
     quality: dict[Route, npt.NDArray[np.float64]]
@@ -103,14 +103,16 @@ def measure_tables(
     bars: Bars,
     name: str,
 ) -> Measured:
-    """Measure the translations by some models; what `folder` holds of an earlier try is gone on with,
-    unless that was of other tables or another metric: then it is dropped.
+    """Measure the translations of some models.
+
+    It continues from the qualities in `folder`. If they are from other tables or another metric, it
+    deletes them and starts again.
 
     Raises:
         InputError: the tables lack the texts that the metric reads.
     """
-    found = find(tables)
-    texts = texts_of(found)
+    files = find(tables)
+    texts = texts_of(files)
     columns = texts.columns.model_copy(update={"reference": texts.columns.reference or _REFERENCE})
     spec = MeasureSpec(
         name=name,
@@ -122,7 +124,7 @@ def measure_tables(
     metric = open_metric(pool)
     if not metric.needs_reference:
         spec = spec.without_references()
-    check_texts(found, text_columns(spec.input, spec.also).values())
+    check_texts(files, text_columns(spec.input, spec.also).values())
     with open_tables(MeasureRecipe(spec, metric), bars, "qualities") as workspace:
         for route in routes:
             _measure(workspace, route, engine, bars)
@@ -136,10 +138,10 @@ def _measure(workspace: Measuring, route: Route, engine: Engine, bars: Bars) -> 
     columns = spec.input.columns
     work = [work_on(workspace, unit, [QUALITY]) for unit in workspace.units]
     pending = Pending(Unmeasured(route), Reader(route, columns.source, columns.reference))
-    found = replace(lane(workspace, route, spec.metric, metric, work), pending=pending)
-    run_pass(workspace, engine, bars, [found], f"{spec.name} of {route}")
+    measuring = replace(lane(workspace, route, spec.metric, metric, work), pending=pending)
+    run_pass(workspace, engine, bars, [measuring], f"{spec.name} of {route}")
 
 
 def _qualities(workspace: Measuring, route: Route) -> npt.NDArray[np.float64]:
-    found = [quality_by_row(work_on(workspace, unit, [QUALITY]), route) for unit in workspace.units]
-    return np.concatenate(found or [np.zeros(0)])
+    by_unit = [quality_by_row(work_on(workspace, unit, [QUALITY]), route) for unit in workspace.units]
+    return np.concatenate(by_unit or [np.zeros(0)])

@@ -1,4 +1,4 @@
-"""A router over tables, as a job would run it: the score pass, resumable, in a folder of its own."""
+"""Scores tables with a router as a job does: the resumable score pass in its own folder."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from routelmt_batch.store.manifest import of_input
 from routelmt_batch.store.workspace import R, Workspace, open_workspace
 
 _LONGEST_PROMPT_TOKENS = 2048
-_ANY_SHARE = 1  # a row without a score is reported, and ends nothing
+_ANY_SHARE = 1  # rows without a score are reported and do not end the pass
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class ScoreRecipe:
 
 @dataclass(frozen=True)
 class Scored:
-    """A router's scores of every row of some tables, in their order; NaN where it gave none."""
+    """A router's score for every row of the tables, in order; NaN for a row without one."""
 
     router: Router
     scores: npt.NDArray[np.float32]
@@ -62,7 +62,7 @@ class Scored:
 
 
 def router_spec(kind: str, source: str, seed: int = 0, dtype: str = "auto") -> RouterSpec:
-    """A router's pool with the sizes that its checkpoint allows."""
+    """A router's pool, with prompts as long as its checkpoint allows."""
     longest = _LONGEST_PROMPT_TOKENS
     if source and KINDS[kind] in (ROUTER_FOLDER, SMALL_MODEL):
         checkpoints.locate(source, f"--router {kind}={source}")
@@ -81,15 +81,17 @@ def score_tables(
     bars: Bars,
     name: str,
 ) -> Scored:
-    """Score every row of the tables; what `folder` holds of an earlier try is gone on with, unless that
-    was of other tables or another router: then it is dropped.
+    """Score every row of the tables.
+
+    It continues from the scores in `folder`. If they are from other tables or another router, it deletes
+    them and starts again.
 
     Raises:
         UsageError: the router does not fit, or the tables lack the text that it reads.
     """
-    found = find(tables)
-    texts = texts_of(found)
-    check_texts(found, text_columns(texts).values())
+    files = find(tables)
+    texts = texts_of(files)
+    check_texts(files, text_columns(texts).values())
     prompt = Prompt()
     if KINDS[router.kind] is ROUTER_FOLDER:
         prompt = Prompt(template=read_card(router.source).prompt_template)
@@ -118,8 +120,8 @@ def score_tables(
 def open_tables(
     recipe: R, bars: Bars, what: str = "scores", dtypes: Mapping[str, str] | None = None
 ) -> Iterator[Workspace[Any, R]]:
-    """The folder of what is made of some tables' rows, opened; emptied first if what it holds is of
-    something else.
+    """Open the folder of a pass over tables. If it belongs to other tables or settings, or is damaged, it is
+    emptied first.
 
     Raises:
         InputError: a table cannot be read.
@@ -134,11 +136,13 @@ def open_tables(
         try:
             workspace = opened()
         except (InputChanged, WorkChanged):
-            bars.warn(f"{folder}: its {what} are of other tables or settings, or damaged; made anew")
+            bars.warn(
+                f"{folder}: its {what} are from other tables or settings, or damaged; they are computed again"
+            )
             stack.close()
             shutil.rmtree(folder)
             workspace = opened()
         if workspace.unreadable:
-            told = "; ".join(f"{shard}: {why}" for shard, why in workspace.unreadable.items())
-            raise InputError(f"{told}: cannot be read, and its rows have no {what}; mend or remove it")
+            reasons = "; ".join(f"{shard}: {why}" for shard, why in workspace.unreadable.items())
+            raise InputError(f"tables that cannot be read have no {what}; repair or remove them: {reasons}")
         yield workspace

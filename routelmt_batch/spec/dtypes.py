@@ -1,6 +1,6 @@
-"""What `dtype: auto` means on some machines: bfloat16 where they compute in it, else float32.
+"""Resolves `dtype: auto`: bfloat16 if every machine of the pool computes in it, else float32.
 
-Resolved once, when a job begins. It looks at processors and knows no engine.
+A job resolves it once, when it begins. This module looks at processors and knows no engine.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ FLOAT32: Literal["float32"] = "float32"
 # Instructions that multiply matrices in bfloat16, as /proc/cpuinfo names them: AVX-512, AMX, Arm. Without
 # one of them bfloat16 is about four times slower than float32.
 _CPU_FLAGS = ("avx512_bf16", "amx_bf16", "bf16")
-_GPU_CAPABILITY = 8.0  # of CUDA, from which on GPUs have bfloat16 (Ampere)
+_GPU_CAPABILITY = 8.0  # lowest CUDA capability with bfloat16 (Ampere)
 
 Spec = TypeVar("Spec", bound=PassSpec)
 Model = TypeVar("Model", bound=BaseModel)
@@ -31,25 +31,25 @@ Model = TypeVar("Model", bound=BaseModel)
 
 @dataclass(frozen=True)
 class Processors:
-    """What one machine computes with: the instruction set of its CPU that counts here, if it has one, and
-    its GPUs' CUDA capabilities."""
+    """The processors of one machine: its CPU's bfloat16 instructions, if it has them, and the CUDA
+    capabilities of its GPUs."""
 
     machine: str
     cpu_bfloat16: str | None
     gpus: tuple[float, ...] = ()
 
     def lacks(self, on_gpu: bool) -> str | None:
-        """Why this machine is none for bfloat16, in words; None if it is."""
+        """Why this machine does not compute in bfloat16, in words; None if it does."""
         if on_gpu:
-            old = [one for one in self.gpus if one < _GPU_CAPABILITY]
+            old = [gpu for gpu in self.gpus if gpu < _GPU_CAPABILITY]
             return f"{self.machine} has a GPU of CUDA capability {old[0]:g}" if old else None
         return None if self.cpu_bfloat16 else f"the CPU of {self.machine} has no bfloat16 instructions"
 
 
 def here(machine: str = "this machine") -> list[Processors]:
-    """This machine's."""
+    """The processors of this machine."""
     flags = cpu_flags()
-    return [Processors(machine, next((one for one in _CPU_FLAGS if one in flags), None), _gpus())]
+    return [Processors(machine, next((flag for flag in _CPU_FLAGS if flag in flags), None), _gpus())]
 
 
 def cpu_flags() -> set[str]:
@@ -68,13 +68,13 @@ def _gpus() -> tuple[float, ...]:
 
 
 def choose(pool: Pool, machines: Sequence[Processors]) -> tuple[Literal["bfloat16", "float32"], str]:
-    """The dtype of a pool on some machines, and why, in words."""
-    with_gpus = [one for one in machines if one.gpus]
+    """The dtype of a pool on these machines, and the reason in words."""
+    with_gpus = [machine for machine in machines if machine.gpus]
     on_gpu = bool(with_gpus) if pool.gpus is None else pool.gpus > 0
     if on_gpu and not with_gpus:
-        return BFLOAT16, "the GPUs of today compute in it (no node with one is there yet)"
-    found = with_gpus if on_gpu else machines
-    lacking = [told for one in found if (told := one.lacks(on_gpu))]
+        return BFLOAT16, "current GPUs compute in it (the cluster has no GPU node yet)"
+    candidates = with_gpus if on_gpu else machines
+    lacking = [reason for machine in candidates if (reason := machine.lacks(on_gpu))]
     if lacking:
         more = f", and {len(lacking) - 1} more" if len(lacking) > 1 else ""
         return FLOAT32, f"{lacking[0]}{more}"
@@ -84,18 +84,18 @@ def choose(pool: Pool, machines: Sequence[Processors]) -> tuple[Literal["bfloat1
 def settle(
     spec: Spec, known: Mapping[str, str], look: Callable[[], Sequence[Processors]] = here
 ) -> tuple[Spec, dict[str, str], list[str]]:
-    """A spec whose pools say `auto` no more.
+    """Replace `dtype: auto` in every pool of a spec.
 
     Args:
-        known: dtypes by pool that the job began with: it keeps them wherever it goes on.
-        look: the machines that it may run on; asked only if a pool needs it.
+        known: dtypes by pool that the job began with. A resumed job keeps them.
+        look: finds the machines that the job may run on. It is called only if a pool needs it.
 
     Returns:
-        The spec, the dtypes that stood as `auto` by pool (`models.small`), and of those chosen now why.
+        The spec; the dtypes that replaced `auto`, by pool (`models.small`); the reasons for those chosen now.
     """
     machines: list[Processors] = []
     chosen: dict[str, str] = {}
-    told: list[str] = []
+    reasons: list[str] = []
 
     def settled(key: str, model: Model) -> Model:
         changes: dict[str, object] = {}
@@ -108,8 +108,8 @@ def settle(
                 if not machines:
                     machines.extend(look())
                 dtype, why = choose(model, machines)
-                told.append(f"{key}.dtype auto: {dtype}, because {why}")
+                reasons.append(f"{key}.dtype auto: {dtype}, because {why}")
             chosen[key] = changes["dtype"] = known.get(key) or dtype
         return model.model_copy(update=changes)
 
-    return settled("", spec), chosen, told
+    return settled("", spec), chosen, reasons

@@ -1,4 +1,4 @@
-"""Reading a spec file: YAML, settings from the command line, faults in words, paths resolved."""
+"""Reads spec files: parses YAML, applies settings of the command line, explains errors, resolves paths."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def read(
     """
     settings, overrides = list(settings), list(overrides)
     document = _document(path, kind)
-    raw = {key: value for key, value in document.value.items() if value is not None}  # `run:` and no more
+    raw = {key: value for key, value in document.value.items() if value is not None}  # such as `run:`
     for setting in settings:
         _set(raw, setting)
     for dotted, value in overrides:
@@ -79,7 +79,7 @@ def read(
 
 
 def kind_of(path: Path, kinds: Iterable[type[Spec]]) -> type[Spec]:
-    """The kind of spec that a file's keys fit best: the fewest are unknown or missing. The first of equals.
+    """The kind of spec with the fewest unknown or missing keys for a file; the first of equals.
 
     Raises:
         SpecError: the file cannot be read.
@@ -95,7 +95,7 @@ def kind_of(path: Path, kinds: Iterable[type[Spec]]) -> type[Spec]:
 
 
 def _document(path: Path, kind: type[SpecFile]) -> Document:
-    """A file whose value is a mapping. Raises SpecError; `kind` of spec is what to start from."""
+    """Parse a file that must hold a mapping. Raises SpecError, which names how to get a `kind` of spec."""
     try:
         document = parse(path.read_text(encoding="utf8"))
     except FileNotFoundError:
@@ -133,25 +133,25 @@ def _put(raw: dict[str, Any], dotted: str, value: object) -> None:
 def _explain(
     path: Path, document: Document, error: ValidationError, kind: type[BaseModel], given: Mapping[str, str]
 ) -> str:
-    """A line for each fault, with its place in the file; above them what is at fault: the file, or options
-    that were `given`."""
+    """The message about an invalid spec: the file or the `given` options at fault, then a line for each
+    fault with its line in the file."""
     lines, origins = [], []
     for fault in error.errors():
         where = ".".join(str(part) for part in fault["loc"])
-        origin = next((told for key, told in given.items() if f"{where}.".startswith(f"{key}.")), None)
+        origin = next((option for key, option in given.items() if f"{where}.".startswith(f"{key}.")), None)
         origins.append(origin)
         line = None if origin else document.line(fault["loc"])
         at = "" if line is None else f"line {line}: "
         if fault["type"] == "extra_forbidden":
             known = _keys_at(kind, fault["loc"][:-1])
-            told = f"unknown key{near(str(fault['loc'][-1]), known)} (known here: {', '.join(known)})"
+            message = f"unknown key{near(str(fault['loc'][-1]), known)} (known here: {', '.join(known)})"
         elif fault["type"] == "missing":
-            told = "required, and not there"
+            message = "required, but missing"
         else:
             value = fault["input"]
             shown = "" if isinstance(value, Mapping) else f"{value!r}: "
-            told = shown + fault["msg"].removeprefix("Value error, ")
-        lines.append(f"  {at}{where or 'spec'}: {told}")
+            message = shown + fault["msg"].removeprefix("Value error, ")
+        lines.append(f"  {at}{where or 'spec'}: {message}")
     options = [origin for origin in dict.fromkeys(origins) if origin]
     head = f"{path}: the spec is not valid" if None in origins else f"{', '.join(options)}: not valid"
     return "\n".join([head, *lines])
@@ -171,43 +171,43 @@ PassSpecs = TypeVar("PassSpecs", JobSpec, LabelSpec)
 
 
 def resolve(spec: PassSpecs, path: Path) -> PassSpecs:
-    """Resolve relative paths: models and input against the spec's folder, the output against the
-    working folder."""
+    """Resolve relative paths: models and input against the spec's folder, the output against the working
+    folder."""
     folder = path.resolve().parent
 
     def with_source(pool: _Pool) -> _Pool:
         return pool.model_copy(update={"source": beside(pool.source, folder)}) if pool.source else pool
 
-    found: dict[str, Any] = {
+    resolved: dict[str, Any] = {
         "input": spec.input.model_copy(update={"uri": _inputs(spec.input, folder)}),
         "output": spec.output.model_copy(update={"uri": from_here(spec.output.uri)}),
         "models": Models(small=with_source(spec.models.small), large=with_source(spec.models.large)),
     }
     if spec.metric and spec.metric.source.startswith(COMET):
         source = COMET + beside(spec.metric.checkpoint, folder)
-        found["metric"] = spec.metric.model_copy(update={"source": source})
+        resolved["metric"] = spec.metric.model_copy(update={"source": source})
     if isinstance(spec, JobSpec):
-        found["router"] = with_source(spec.router)
+        resolved["router"] = with_source(spec.router)
         if spec.guard.router:
-            found["guard"] = spec.guard.model_copy(update={"router": with_source(spec.guard.router)})
-    return spec.model_copy(update=found)
+            resolved["guard"] = spec.guard.model_copy(update={"router": with_source(spec.guard.router)})
+    return spec.model_copy(update=resolved)
 
 
 def _inputs(given: Input, folder: Path) -> str | tuple[str, ...]:
-    found = tuple(str(folder / Path(uri).expanduser()) for uri in given.uris)
-    return found[0] if isinstance(given.uri, str) else found
+    uris = tuple(str(folder / Path(uri).expanduser()) for uri in given.uris)
+    return uris[0] if isinstance(given.uri, str) else uris
 
 
 _Pool = TypeVar("_Pool", bound=Pool)
 
 
 def beside(source: str, folder: Path) -> str:
-    """A model's folder next to the spec if there is one; else the text as it is (a hub name)."""
+    """The path of a model's folder next to the spec if there is one; else `source` unchanged (a hub name)."""
     given = Path(source).expanduser()
-    if given.is_absolute():  # and a link stays one: it may lead elsewhere on a cluster's nodes
+    if given.is_absolute():  # links are kept: they may lead elsewhere on a cluster's nodes
         return str(given)
     candidate = (folder / given).resolve()
-    # A misspelt models/small is no hub name: the folder models is there.
+    # A misspelt models/small is not a hub name, because the folder models exists.
     looks_like_hub = (
         source.count("/") == 1 and not source.startswith((".", "/", "~")) and not candidate.parent.is_dir()
     )
@@ -215,5 +215,5 @@ def beside(source: str, folder: Path) -> str:
 
 
 def from_here(uri: str) -> str:
-    """An output's path, against the working folder, in one spelling; a link stays one."""
+    """The absolute path of an output, resolved against the working folder; links are kept."""
     return os.path.abspath(Path(uri).expanduser())  # noqa: PTH100

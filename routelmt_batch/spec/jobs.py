@@ -1,4 +1,4 @@
-"""Whole specs, each of one kind of pass over a corpus."""
+"""The specs of the passes over a corpus."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from routelmt_batch.spec.quality import Audit, Checks, Guard, Metric
 
 
 class PassSpec(SpecFile):
-    """What every pass over a corpus needs."""
+    """The keys that every pass over a corpus needs."""
 
-    # Names that shards' columns must not have.
+    # Names of output columns, which input columns must not have.
     added: ClassVar[tuple[str, ...]] = ()
 
     name: str = Field(min_length=1, description="Name of the job. Reports and the audit page show it.")
@@ -32,11 +32,11 @@ class PassSpec(SpecFile):
 
     @property
     def also(self) -> tuple[str, ...]:
-        """Columns beside text and languages that shards must have, by their key."""
+        """Keys of the columns that shards must have besides text and languages."""
         return ()
 
     def without_references(self) -> Self:
-        """The same with a metric that reads no reference; a column of them is one like any other."""
+        """The spec for a metric that reads no references: their column is copied like any other."""
         columns = self.input.columns.model_copy(update={"reference": None})
         return self.model_copy(update={"input": self.input.model_copy(update={"columns": columns})})
 
@@ -54,12 +54,13 @@ class JobSpec(PassSpec):
     guard: Guard = Guard()
     audit: Audit = Audit()
     metric: Metric | None = Field(
-        None, description="What guard and audit measure with. Nothing else reads it."
+        None, description="Metric that the guard and the audit measure with. Nothing else reads it."
     )
     page: Page = Page()
 
     @property
     def measures(self) -> bool:
+        """Whether the job needs a metric."""
         return self.guard.measures or self.audit.fraction > 0
 
     @model_validator(mode="after")
@@ -77,15 +78,18 @@ class JobSpec(PassSpec):
         return self
 
     @model_validator(mode="after")
-    def _places_to_hold_back(self) -> JobSpec:
-        held, budget = self.guard.escalate_fraction, self.budget
-        if held and budget.threshold is not None and budget.cap is None:
+    def _escalation_fits_the_budget(self) -> JobSpec:
+        reserved, budget = self.guard.escalate_fraction, self.budget
+        if reserved and budget.threshold is not None and budget.cap is None:
             raise ValueError(
-                "guard.escalate_fraction holds back places: a budget.threshold needs a cap for it"
+                "guard.escalate_fraction reserves part of the budget: give budget.cap with budget.threshold"
             )
         most = budget.fraction if budget.cap is None else budget.cap
-        if held > most:
-            raise ValueError(f"guard.escalate_fraction {held}: more than the budget, {most}")
+        if reserved > most:
+            raise ValueError(
+                f"guard.escalate_fraction {reserved} is more than the budget {most}: lower it, or raise "
+                "the budget"
+            )
         return self
 
     @property
@@ -94,7 +98,7 @@ class JobSpec(PassSpec):
 
 
 class ScoreSpec(PassSpec):
-    """A router over tables, without the models that it routes between."""
+    """A pass that scores tables with a router, without the models that it routes between."""
 
     command = "score"  # of `evaluate` and `calibrate`; in no file
 
@@ -102,7 +106,7 @@ class ScoreSpec(PassSpec):
 
 
 class MeasureSpec(PassSpec):
-    """A metric over the translations that tables hold."""
+    """A pass that measures the translations in tables with a metric."""
 
     command = "measure"  # of `evaluate`; in no file
 
@@ -129,7 +133,7 @@ class LabelSpec(PassSpec):
     @model_validator(mode="before")
     @classmethod
     def _reference_by_default(cls, value: Any) -> Any:
-        """Labels need references: the column is `reference` unless named."""
+        """Labels need references. Their column is `reference` unless the spec names another."""
         if isinstance(value, dict) and isinstance(given := value.get("input"), dict):
             columns = given.get("columns") or {}
             if isinstance(columns, dict) and columns.get("reference") is None:

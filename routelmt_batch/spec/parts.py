@@ -14,7 +14,7 @@ from routelmt_batch.prompts import LANGUAGES, LMT_TEMPLATE
 from routelmt_batch.spec.text import dump
 from routelmt_batch.spec.values import Fraction, Language, Threshold, Uri
 
-# Engine arguments that have a key of their own in the spec, or that the passes depend on.
+# Engine arguments that have their own key in the spec, or that a pass sets.
 OWN_ENGINE_KEYS = {
     "model": "source",
     "runner": "(set by the pass)",
@@ -32,17 +32,17 @@ class Part(BaseModel):
 
 
 class SpecFile(Part):
-    """What a file holds, whole."""
+    """The content of one spec file."""
 
-    command: ClassVar[str]  # that reads it; `init --kind` writes one
+    command: ClassVar[str]  # the command that reads it, and its name for `init --kind`
 
     @classmethod
     def starter(cls) -> str:
-        """What writes one to start from."""
+        """How to get a spec to start from, for messages."""
         return f"`routelmt-batch init --kind {cls.command}` writes one"
 
     def dump(self) -> str:
-        """The spec as a file of its own."""
+        """The spec as YAML."""
         return dump(self.model_dump(mode="json"))
 
 
@@ -203,7 +203,7 @@ class Translator(Pool):
     def _engine_keys(self) -> Translator:
         for key in self.engine:
             if key in OWN_ENGINE_KEYS:
-                raise ValueError(f"engine.{key} has a key of its own: {OWN_ENGINE_KEYS[key]}")
+                raise ValueError(f"engine.{key} has its own key: {OWN_ENGINE_KEYS[key]}")
         return self
 
     @model_validator(mode="after")
@@ -228,20 +228,22 @@ class Models(Part):
 
     @property
     def prompt_limit_tokens(self) -> int:
-        """Longest prompt that leaves both models their output."""
+        """Longest prompt that leaves room for the output of both models."""
         return min(self.small.prompt_limit_tokens, self.large.prompt_limit_tokens)
 
 
 def _sources() -> str:
     """What each kind of router reads."""
-    kinds = {source: [f"`{kind}`" for kind, of in KINDS.items() if of is source] for source in KINDS.values()}
+    kinds = {
+        source: [f"`{kind}`" for kind, read in KINDS.items() if read is source] for source in KINDS.values()
+    }
     return "; ".join(
         f"{source.words if source else 'nothing'} ({', '.join(names)})" for source, names in kinds.items()
     )
 
 
 class Router(Pool):
-    """What scores each row before anything is translated, and its pool of engines."""
+    """The router, which scores each row before anything is translated, and its pool of engines."""
 
     kind: str = Field(
         "routelmt",
@@ -290,9 +292,9 @@ class Budget(Part):
     @model_validator(mode="after")
     def _one_rule(self) -> Budget:
         if self.cap is not None and self.threshold is None:
-            raise ValueError("cap goes with threshold; without one, fraction is the cap")
+            raise ValueError("cap needs threshold; without a threshold, fraction is the cap")
         if self.min_gain is not None and self.threshold is not None:
-            raise ValueError("min_gain and threshold are both a lowest score: give one")
+            raise ValueError("min_gain and threshold are both a lowest score: give only one")
         return self
 
 
@@ -329,10 +331,10 @@ class Prompt(Part):
             self.template.format(source_lang="", target_lang="", source="")
         except (KeyError, IndexError, ValueError) as error:
             raise ValueError(
-                f"template knows {{source_lang}}, {{target_lang}}, {{source}}: {error}"
+                f"template may use {{source_lang}}, {{target_lang}} and {{source}}: {error}"
             ) from None
         if "{source}" not in self.template:
-            raise ValueError("template must hold {source}")
+            raise ValueError("template must contain {source}")
         return self
 
 
@@ -353,5 +355,6 @@ class Run(Part):
 
 
 def near(word: str, known: Iterable[str]) -> str:
+    """A hint for a message that names the known word most like `word`; empty if none is like it."""
     match = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
     return f"; did you mean {match[0]!r}?" if match else ""

@@ -15,7 +15,7 @@ COMET = "comet:"
 
 
 class Metric(Pool):
-    """What measures quality, and its pool of engines. A source alone may be given: `metric: chrf`.
+    """The metric that measures quality, and its pool of engines. A source alone is enough: `metric: chrf`.
 
     A forward pass of COMET takes at most `max_num_seqs` rows, and no more rows than fit in
     `max_num_batched_tokens` if every text were as long as COMET reads.
@@ -35,7 +35,7 @@ class Metric(Pool):
     def _a_name_alone(cls, value: object) -> object:
         given = {"source": value} if isinstance(value, str) else value
         if isinstance(given, dict) and given.get("source", "chrf") == "chrf":
-            given = {"gpus": 0, **given}  # it would hold one and leave it idle
+            given = {"gpus": 0, **given}  # chrf would reserve a GPU and not use it
         return given
 
     @model_validator(mode="after")
@@ -48,7 +48,7 @@ class Metric(Pool):
 
     @property
     def checkpoint(self) -> str:
-        """What follows `comet:`."""
+        """The part of `source` after `comet:`."""
         return self.source.removeprefix(COMET)
 
 
@@ -96,7 +96,7 @@ class Guard(Part):
     escalate_below: float | None = Field(
         None,
         allow_inf_nan=False,
-        description="A small translation that scores below this is doubtful, as one that fails a check. "
+        description="A small translation that scores below this is doubtful, like one that fails a check. "
         "Needs a metric.",
     )
     router: Annotated[Router | None, BeforeValidator(_for_quality)] = Field(
@@ -106,17 +106,17 @@ class Guard(Part):
 
     @property
     def hypotheses(self) -> bool:
-        """Whether the small model translates the rows of the large one, too."""
+        """Whether the small model also translates the rows of the large model."""
         return self.mode == "hypothesis" or self.verify
 
     @property
     def verify_margin(self) -> float | None:
-        """By how much the large translation may score lower and still stand; None: however much."""
+        """By how much the large translation may score lower and still be kept; None without `verify`."""
         return self.margin if self.verify else None
 
     @property
     def measures(self) -> bool:
-        """Whether it needs a metric."""
+        """Whether the guard needs a metric."""
         return self.hypotheses or self.escalate_below is not None
 
     @model_validator(mode="after")
@@ -130,10 +130,12 @@ class Guard(Part):
                 raise ValueError(f"{by} needs {key}")
         if self.router is not None and self.router.kind != "routelmt-q":
             raise ValueError(
-                f"router.kind {self.router.kind}: the guard's router predicts quality: routelmt-q"
+                f"router.kind {self.router.kind}: the guard's router must predict quality: use routelmt-q"
             )
         if self.escalate_below is not None and not self.escalate_fraction:
-            raise ValueError("escalate_below needs escalate_fraction: the places that it may give")
+            raise ValueError(
+                "escalate_below needs escalate_fraction: the share of the rows that may escalate"
+            )
         return self
 
 
@@ -162,8 +164,8 @@ class Checks(Part):
     copied_min_letters: int = Field(
         10,
         ge=1,
-        description="Fewest letters of a source that can be found copied. Words with a capital letter do not "
-        "count, because they may be names.",
+        description="Fewest letters of a source that is checked for a copy. Words with a capital letter do "
+        "not count, because they may be names.",
     )
     repetition_excess: float = Field(
         0.4,
@@ -202,7 +204,7 @@ class Checks(Part):
         for direction, (low, high) in self.length_ratios.items():
             if not set(direction.split("-")) <= LANGUAGES.keys() or direction.count("-") != 1:
                 raise ValueError(
-                    f"length_ratios: {direction!r} is no direction such as en-zh, in LMT's codes"
+                    f"length_ratios: {direction!r} is not a direction in LMT's codes, such as en-zh"
                 )
             if not 0 <= low < high:
                 raise ValueError(f"length_ratios.{direction}: [{low}, {high}] is not 0 <= low < high")

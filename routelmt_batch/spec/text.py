@@ -1,6 +1,6 @@
-"""YAML as it is read and written here: version 1.2, by ruamel.yaml.
+"""Reads and writes YAML 1.2 with ruamel.yaml.
 
-A key that is given twice is an error, and each value's line is known.
+A key that is given twice is an error. The line of each value is known.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ Location = tuple[int | str, ...]
 
 
 class NotYaml(ValueError):
-    """Says where and why, in one line."""
+    """The text is not YAML. The message is one line: where, and why."""
 
 
 @dataclass(frozen=True)
 class Document:
-    """`value` is plain Python; `lines` are those of its keys and items, from 1."""
+    """A parsed text: its `value` in plain Python types, and the `lines` of its keys and items, from 1."""
 
     value: Any
     lines: dict[Location, int] = field(default_factory=dict)
 
     def line(self, location: Location) -> int | None:
-        """Of a value, or of what it would be in."""
+        """The line of a value, or of the nearest part that should contain it."""
         for end in range(len(location), 0, -1):
             if location[:end] in self.lines:
                 return self.lines[location[:end]]
@@ -38,7 +38,7 @@ class Document:
 
 
 def parse(text: str) -> Document:
-    """Raises NotYaml."""
+    """Parse YAML. Raises NotYaml."""
     reader = YAML(typ="rt", pure=True)
     try:
         loaded = reader.load(text)
@@ -62,7 +62,7 @@ def dump(value: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Without ruamel's own types."""
+    """The value in plain Python types, without ruamel's own."""
     if isinstance(value, dict):
         return {_plain(key): _plain(inner) for key, inner in value.items()}
     if isinstance(value, list):
@@ -76,7 +76,7 @@ def _plain(value: Any) -> Any:
 def _lines(value: Any, location: Location) -> Iterator[tuple[Location, int]]:
     if isinstance(value, CommentedMap):
         for key, inner in value.items():
-            if key in value.lc.data:  # else it came by `<<`
+            if key in value.lc.data:  # a key that came by `<<` has no line
                 yield (*location, key), value.lc.key(key)[0] + 1
             yield from _lines(inner, (*location, key))
     elif isinstance(value, CommentedSeq):

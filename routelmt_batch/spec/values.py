@@ -1,4 +1,4 @@
-"""Single values of a spec as YAML and people give them: paths, language codes, exact fractions, words."""
+"""Types of single values in a spec: paths, language codes, exact fractions, thresholds, guard modes."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def _calibrated_or_finite(value: object) -> object:
     return score
 
 
-# A title is the type in words, for docs/pages/spec-reference.md.
+# The title describes the type in docs/pages/spec-reference.md.
 Uri = Annotated[str, AfterValidator(_is_a_path), Field(title="path")]
 Language = Annotated[str, BeforeValidator(_no_is_a_word), Field(title="language code")]
 Fraction = Annotated[

@@ -182,8 +182,8 @@ def test_a_language_that_is_none_of_lmts_is_refused():
 @pytest.mark.parametrize(
     ("ratios", "message"),
     [
-        ({"en-xx": (0.1, 0.8)}, "'en-xx' is no direction such as en-zh"),
-        ({"en": (0.1, 0.8)}, "'en' is no direction"),
+        ({"en-xx": (0.1, 0.8)}, "'en-xx' is not a direction in LMT's codes, such as en-zh"),
+        ({"en": (0.1, 0.8)}, "'en' is not a direction"),
         ({"en-zh": (0.8, 0.1)}, r"en-zh: \[0.8, 0.1\] is not 0 <= low < high"),
     ],
 )

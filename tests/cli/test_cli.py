@@ -399,7 +399,7 @@ def test_a_dry_run_tells_of_a_direction_without_training(invoke, make_spec):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["run", "{spec}", "--cap", "0.2"], "cap goes with threshold"),
+        (["run", "{spec}", "--cap", "0.2"], "cap needs threshold"),
         (["run", "{spec}", "--threshold", "high"], "give a finite score, or `calibrated`"),
         (["run", "{spec}", "--threshold", "nan"], "  budget.threshold: 'nan': give a finite score, or `calibrated`"),
         (["run", "{spec}", "--threshold", "calibrated", "--set", "router={{kind: length}}"], "only a router folder"),

@@ -135,7 +135,7 @@ def test_a_damaged_try_is_made_anew(router, stopped, tmp_path):
     (part,) = (router / "_calibrate").rglob("part-*.parquet")
     part.write_bytes(b"rubbish")
     found, said, sent = run(router, table)
-    assert found.rows == len(sent) == 60 and "made anew" in said
+    assert found.rows == len(sent) == 60 and "computed again" in said
 
 
 def test_directions_without_training_and_rows_without_a_score_are_told(router, tmp_path):
@@ -144,7 +144,7 @@ def test_directions_without_training_and_rows_without_a_score_are_told(router, t
     found, said, _ = run(router, table, fails=lambda label, row: "engine_error" if row["row"] == 30 else "")
     assert found.rows == 57
     assert f"{router}: not trained on en-fr; its scores there are a guess" in said
-    assert "3 of 60 rows have no score; thresholds are of the others" in said
+    assert "3 of 60 rows have no score; thresholds come from the others" in said
 
 
 def test_a_threshold_is_reached_by_the_wanted_fraction_of_held_out_rows():
@@ -178,7 +178,7 @@ def test_more_held_out_rows_make_the_interval_narrower():
 
 
 def test_too_few_rows_or_too_small_a_fraction_are_told():
-    with pytest.raises(InputError, match="19 rows with a score: a threshold needs 20"):
+    with pytest.raises(InputError, match="19 rows with a score: a threshold needs at least 20"):
         thresholds(np.zeros(19, np.float32), [Decimal("0.3")], 100)
     with pytest.raises(UsageError, match="--fraction 0.01: less than one row of 50"):
         thresholds(np.zeros(50, np.float32), [Decimal("0.01")], 100)

@@ -120,7 +120,7 @@ def test_a_router_for_another_base_model_is_refused(tmp_path):
 def test_metadata_of_another_program_is_none(tmp_path, metadata):
     found = run(tmp_path, [table(tmp_path / "a.parquet", metadata=metadata)], [f"length={SMALL}"])
     assert found.signature["labels"] == []
-    assert any("do not say which models" in warning for warning in found.warnings)
+    assert any("do not name their models" in warning for warning in found.warnings)
 
 
 def test_tables_are_read_where_the_label_spec_had_text_and_languages(tmp_path):
@@ -148,7 +148,7 @@ def test_directions_unseen_in_training_are_told(tmp_path):
     path = table(tmp_path / "a.parquet", target_lang=["fr"] * 300)
     found = run(tmp_path, [path], [f"ours={MODELS / 'router'}"])
     assert any("not trained on en-fr" in warning for warning in found.warnings)
-    assert any("do not say which models" in warning for warning in found.warnings)
+    assert any("do not name their models" in warning for warning in found.warnings)
 
 
 def test_an_evaluation_run_again_scores_nothing_anew(tmp_path):
@@ -187,14 +187,17 @@ def test_a_router_may_be_a_hub_name(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (["ours=nowhere"], "'ours' is no kind"),
+        (["ours=nowhere"], "'ours' is not a kind"),
         (["lenght=x"], "did you mean 'length'?"),
-        (["foo"], "--router foo: give NAME=PATH, PATH a router folder, and 'foo' is no kind"),
+        (["foo"], "--router foo: give NAME=PATH, PATH a router folder, and 'foo' is not a kind"),
         (["length"], "needs a path, length=PATH: the small model"),
         (["oracle-gain"], "always in the table"),
         (["random", "random"], "each name once"),
-        ([f"random={MODELS / 'router'}"], "random is the evaluation's own; give it another name"),
-        ([f"oracle-gain={MODELS / 'router'}"], "oracle-gain is the evaluation's own; give it another name"),
+        ([f"random={MODELS / 'router'}"], "the evaluation adds a router random itself; give another name"),
+        (
+            [f"oracle-gain={MODELS / 'router'}"],
+            "the evaluation adds a router oracle-gain itself; give another name",
+        ),
         ([f"length={MODELS / 'nothing'}"], "no such folder"),
     ],
 )
@@ -212,7 +215,7 @@ def test_a_severe_loss_is_a_number_of_points(tmp_path, severe):
 def test_where_no_folder_can_be_is_told_before_anything_is_scored(tmp_path, monkeypatch):
     (tmp_path / "out").write_text("mine")
     monkeypatch.setattr("routelmt_batch.learning.evaluation.evaluate.measure", None)
-    with pytest.raises(OutputError, match=f"--out {tmp_path}/out: no folder can be made there .File exists"):
+    with pytest.raises(OutputError, match=f"--out {tmp_path}/out: the folder cannot be created .File exists"):
         run(tmp_path, [table(tmp_path / "a.parquet")], scores=["quality_small"])
     assert (tmp_path / "out").read_text() == "mine"
 
@@ -220,9 +223,7 @@ def test_where_no_folder_can_be_is_told_before_anything_is_scored(tmp_path, monk
 def test_a_text_that_is_lacking_is_told_in_words_that_the_command_knows(tmp_path):
     path = table(tmp_path / "a.parquet")
     pq.write_table(pq.read_table(path).rename_columns({"target_lang": "target_language"}), path)
-    with pytest.raises(
-        InputError, match="no column 'target_lang' of texts.*Add or rename the column, or give"
-    ):
+    with pytest.raises(InputError, match="no text column 'target_lang'.*Add or rename the column, or give"):
         run(tmp_path, [path], [f"length={SMALL}"])
 
 
@@ -253,6 +254,6 @@ def test_constant_gains_and_nan_qualities_are_told(tmp_path):
     assert found.routers["length"].overall["spearman"].value is None
     assert found.rows == 299
     told = " ".join(found.warnings)
-    assert "1 of 300 rows dropped for their quality: 1 NaN" in told
+    assert "1 of 300 rows dropped because of their quality: 1 NaN" in told
     assert "overall: every gain is 10" in told
     assert "spearman is undefined for every router" in told

@@ -143,7 +143,7 @@ def test_guards_stand_in_every_part_of_the_evaluation(tmp_path, labels):
     page = (tmp_path / "out" / "evaluation.md").read_text()
     assert page.count("| free | ") >= 5
     told = found.warnings
-    assert "upper: guarded by the quality that also judges it, which is an upper bound" in told
+    assert "upper: guarded by the quality that is also measured, so its result is an upper bound" in told
     missing = sum(math.isnan(row["free_small"]) for row in rows_of(labels))
     assert any(f"free: {missing} of {found.rows} rows have no free_small" in warning for warning in told)
 
@@ -160,7 +160,9 @@ def test_a_quality_router_predicts_what_guards(tmp_path):
     found = run(tmp_path, [path], routers, guards=guarded).routers
     values = {name: one.overall["mean_delta"].value for name, one in found.items()}
     assert values["guarded"] == pytest.approx(values["routelmt-q"]) != values["routelmt"]
-    with pytest.raises(UsageError, match="the router routelmt predicts no quality of the small translation"):
+    with pytest.raises(
+        UsageError, match="the router routelmt does not predict the small translation's quality"
+    ):
         run(tmp_path, [path], routers, guards=GuardSettings(("guarded=routelmt-q+routelmt",)))
 
 
@@ -204,23 +206,23 @@ def test_a_metric_measures_the_tables_translations(tmp_path):
         ({"guards": ("mine+free_small",)}, UsageError, "give NAME="),
         ({"guards": ("g=mine+",)}, UsageError, "give NAME="),
         ({"guards": ("g=mien+free_small",)}, UsageError, "no router is named 'mien'; did you mean 'mine'?"),
-        ({"guards": ("random=mine+free_small",)}, UsageError, "random is another router's name"),
-        ({"guards": ("mine=mine+free_small",)}, UsageError, "mine is another router's name"),
-        ({"guards": ("g=mine+free_small",) * 2}, UsageError, "g is another router's name"),
+        ({"guards": ("random=mine+free_small",)}, UsageError, "another router is named random"),
+        ({"guards": ("mine=mine+free_small",)}, UsageError, "another router is named mine"),
+        ({"guards": ("g=mine+free_small",) * 2}, UsageError, "another router is named g"),
         (
             {"guards": ("g=mine+free_smal",)},
             UsageError,
-            "'free_smal' is no router, no metric's and no column .* did you mean 'free_small'",
+            "'free_smal' is not a router, a metric's quality or a column .* did you mean 'free_small'",
         ),
         ({"guards": ("g=mine+text",)}, InputError, "column 'text' is string, not numeric"),
-        ({"guards": ("g=mine+length",)}, UsageError, "the router length predicts no quality"),
+        ({"guards": ("g=mine+length",)}, UsageError, "the router length does not predict"),
         ({"verified": ("v=mine+free_small",)}, UsageError, r"give NAME=ROUTER\+SMALL\+LARGE"),
         (
             {"verified": ("v=mine+free_small+free_large", "w=v+free_small+free_large")},
             UsageError,
             "no router is named 'v'",
         ),
-        ({"candidates": 0.5}, UsageError, "--candidates 0.5: give how many a place has, 1 or more"),
+        ({"candidates": 0.5}, UsageError, "--candidates 0.5: give the candidates for each place, 1 or more"),
         ({"candidates": math.nan}, UsageError, "--candidates nan"),
         ({"margin": -1.0}, UsageError, "--margin -1.0: give points of quality, 0 or more"),
         ({"keep_small_above": math.nan}, UsageError, "--keep-small-above nan"),
@@ -234,12 +236,12 @@ def test_a_metric_measures_the_tables_translations(tmp_path):
         (
             {"metrics": ("free=chrf",), "guards": ("g=mine+free_small",)},
             UsageError,
-            "the tables have a column free_large; name the metric otherwise",
+            "the tables have a column free_large; give the metric another name",
         ),
         (
             {"metrics": ("kiwi=chrf",), "guards": ("g=mine+kiwi_small",)},
             InputError,
-            "no column 'translation_small' of texts",
+            "no text column 'translation_small'",
         ),
     ],
 )

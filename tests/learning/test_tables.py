@@ -56,7 +56,7 @@ def test_rows_without_both_qualities_are_dropped_and_counted(tmp_path):
     labels = read_tables([path], ["s"])
     assert labels.kept.tolist() == [True, False, False, True, False, False]
     assert labels.quality_small.tolist() == [1, 4] and labels.scores["s"].tolist() == [0, 3]
-    assert labels.warnings == ["4 of 6 rows dropped for their quality: 2 null, 1 NaN, 1 infinite"]
+    assert labels.warnings == ["4 of 6 rows dropped because of their quality: 2 null, 1 NaN, 1 infinite"]
 
 
 def test_languages_stand_where_the_label_spec_had_them(tmp_path):
@@ -88,7 +88,7 @@ def test_rows_that_name_no_language_are_a_direction_of_their_own_with_a_warning(
     languages = {"source_lang": ["en", None], "target_lang": ["de", "de"]}
     labels = read_tables([write(tmp_path / "t.parquet", [1.0, 2.0], [1.0, 2.0], **languages)])
     assert labels.directions == ("?-de", "en-de")
-    assert labels.warnings == ["1 rows do not name both languages; they count as '?'"]
+    assert labels.warnings == ["1 rows do not name both languages; these count as '?'"]
 
 
 def test_a_gain_column_is_recomputed_and_another_one_is_told(tmp_path):
@@ -98,7 +98,7 @@ def test_a_gain_column_is_recomputed_and_another_one_is_told(tmp_path):
     labels = read_tables([far])
     assert labels.gain.tolist() == [2, 2]
     (warning,) = labels.warnings
-    assert "'gain' is not quality_large - quality_small in 1 rows (by 0.500 at most)" in warning
+    assert "'gain' is not quality_large - quality_small in 1 rows (by at most 0.500)" in warning
 
 
 def test_a_column_of_decimals_or_integers_is_numeric(tmp_path):
@@ -113,7 +113,7 @@ def test_a_column_of_decimals_or_integers_is_numeric(tmp_path):
         ({"quality_small": ["a", "b"], "quality_large": [1.0, 2.0]}, "column 'quality_small' is string, not numeric"),
         ({"quality_small": [1.0, None], "quality_large": [1.0, 2.0]}, "1 of 2 rows have both quality_small and quality_large (dropped: 1 null)"),
         ({"quality_small": [None, None], "quality_large": [1.0, 2.0]}, "0 of 2 rows have both"),
-        ({"quality_small": [1.0], "quality_large": [1.0]}, "1 of 1 rows have both quality_small and quality_large: a comparison needs two rows"),
+        ({"quality_small": [1.0], "quality_large": [1.0]}, "1 of 1 rows have both quality_small and quality_large: a comparison needs at least two rows"),
         ({"quality_small": [1.0], "quality_large": [1.0], "source_lang": [1], "target_lang": ["de"]}, "column 'source_lang' is int64, not string"),
     ],
 )  # fmt: skip

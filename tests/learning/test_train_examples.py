@@ -58,7 +58,7 @@ def test_a_decoder_leaves_long_prompts_out_and_an_encoder_cuts_them_off(tmp_path
 
 def test_nothing_left_is_refused(tmp_path):
     write_labels(tmp_path / "labels.parquet", 50)
-    with pytest.raises(InputError, match="too few to learn from"):
+    with pytest.raises(InputError, match="too few to train on"):
         prepared(make_spec(tmp_path, training__max_length_tokens=8), tmp_path)
 
 

@@ -43,7 +43,7 @@ def rows_of(spec, heard):
             "Training for quality needs source, source_lang, target_lang, quality_small",
         ),
         ({"split__by": "document"}, "no column 'document' (split.by); it has"),
-        ({"tables": ["labels.parquet", "labels.parquet"]}, "would count twice: give them once"),
+        ({"tables": ["labels.parquet", "labels.parquet"]}, "would count twice: give one of them"),
         ({"tables": ["broken.parquet"]}, "not readable as Parquet"),
         ({"tables": ["words.parquet"]}, "column 'gain' is string, not numeric"),
         ({"tables": ["no.parquet"]}, "needs source, source_lang, target_lang, gain: give a table"),
@@ -102,13 +102,13 @@ def test_held_out_tables_are_the_test_and_their_sentences_leave_training(tmp_pat
     assert tested == set(shared)
     assert sum(row["side"] != "test" for row in rows) == 150
     assert not tested & {row["source"] for row in rows if row["side"] != "test"}
-    assert heard.warnings == ["50 of 250 label rows left out: their source is in test_tables, too"]
+    assert heard.warnings == ["50 of 250 label rows left out: their source is also in test_tables"]
 
 
 @pytest.mark.parametrize(
     ("rows", "columns", "message"),
     [
-        (19, {}, "19 usable label rows: too few to learn from (20 at least)"),
+        (19, {}, "19 usable label rows: too few to train on (at least 20)"),
         (40, {"source": ["One."] * 40}, "side has 0 rows of 40: give more labels, more distinct values"),
         (
             100,
@@ -133,7 +133,7 @@ def test_two_metrics_do_not_mix(tmp_path, heard):
     with pytest.raises(ModelError) as error:
         check_makers(spec, find_tables(spec), heard)
     assert "XCOMET-XXL" in str(error.value) and "a.parquet" in str(error.value)
-    assert "Such labels do not mix" in str(error.value)
+    assert "Such labels cannot be mixed" in str(error.value)
 
 
 def test_labels_of_another_small_model_are_refused_for_a_decoder_alone(tmp_path, heard):
@@ -174,7 +174,7 @@ def test_a_gain_is_that_of_the_qualities_and_another_one_is_told(tmp_path, heard
     pq.write_table(pa.table(table), path)
     assert rows_of(make_spec(tmp_path), heard)["target"].to_pylist() == pytest.approx(gains, abs=1e-8)
     assert heard.warnings == [
-        "the column 'gain' is not quality_large - quality_small in 1 rows (by 0.500 at most); it is not used"
+        "the column 'gain' is not quality_large - quality_small in 1 rows (by at most 0.500); the column is not used"
     ]
 
 

@@ -190,7 +190,7 @@ def test_a_finished_training_is_left_alone_and_another_spec_is_refused(run, whol
 def test_what_is_not_a_training_is_not_written_over(run, tmp_path):
     (tmp_path / "router").mkdir()
     (tmp_path / "router" / "notes.txt").write_text("mine")
-    with pytest.raises(OutputError, match="not empty, and no training began it"):
+    with pytest.raises(OutputError, match="not empty, and not the output of a training"):
         run()
 
 

@@ -26,7 +26,7 @@ T4 = Processors("node d", "amx_bf16", (7.5,))
         ([OLD, H100], 0, "float32", "the CPU of node a has no bfloat16 instructions, and 1 more"),
         ([H100, T4], 1, "float32", "node d has a GPU of CUDA capability 7.5"),
         ([T4], 0, "bfloat16", "the CPU has instructions for it"),
-        ([OLD], 1, "bfloat16", "the GPUs of today compute in it (no node with one is there yet)"),
+        ([OLD], 1, "bfloat16", "current GPUs compute in it (the cluster has no GPU node yet)"),
     ],
 )
 def test_bfloat16_is_for_machines_that_compute_in_it(machines, gpus, dtype, why):

@@ -132,10 +132,10 @@ def test_a_fraction_keeps_its_decimals(make_spec, text):
         (["input.columns.source=reason"], "input column 'reason' is the name of an output column"),
         (["input.columns.source=to"], "must be three columns"),
         (["models.small.max_output_tokens=256"], "leaves no room for a prompt"),
-        (["models.small.engine.max_num_seqs=4"], "engine.max_num_seqs has a key of its own"),
+        (["models.small.engine.max_num_seqs=4"], "engine.max_num_seqs has its own key"),
         (["models.small.dtype=int8"], "models.small.dtype: 'int8'"),
-        (["prompt.template=Translate {text}"], "template knows {source_lang}, {target_lang}, {source}"),
-        (["prompt.template=Translate!"], "template must hold {source}"),
+        (["prompt.template=Translate {text}"], "template may use {source_lang}, {target_lang} and {source}"),
+        (["prompt.template=Translate!"], "template must contain {source}"),
         (["guard.mode=hypothesis"], "guard: mode: hypothesis needs keep_small_above"),
         (["router.kind=lenght"], "kind 'lenght': unknown"),
         (
@@ -166,7 +166,7 @@ def test_a_missing_key_is_named(make_spec):
     raw = yaml.safe_load(path.read_text())
     del raw["budget"]
     path.write_text(yaml.safe_dump(raw))
-    with pytest.raises(SpecError, match=r"budget: required, and not there"):
+    with pytest.raises(SpecError, match=r"budget: required, but missing"):
         load(path)
 
 

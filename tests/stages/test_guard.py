@@ -195,7 +195,7 @@ def test_another_guard_after_translations_is_refused(guarded, engine):
         ({"mode": "hypothesis"}, "mode: hypothesis needs keep_small_above"),
         ({"mode": "predicted", "keep_small_above": 1}, "mode: predicted needs router"),
         ({"mode": "maybe"}, "mode"),
-        ({"escalate_fraction": 0.4}, r"escalate_fraction 0\.4: more than the budget, 0\.3"),
+        ({"escalate_fraction": 0.4}, r"escalate_fraction 0\.4 is more than the budget 0\.3"),
         ({"escalate_below": 3}, "escalate_below needs escalate_fraction"),
     ],
 )

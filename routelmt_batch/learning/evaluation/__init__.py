@@ -1,1 +1,1 @@
-"""Evaluate: routers against each other on rows whose gain is known."""
+"""Compares routers on rows whose gain is known."""

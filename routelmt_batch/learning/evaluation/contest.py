@@ -1,6 +1,6 @@
-"""All routers side by side on the same rows: over all of them, and over each direction alone.
+"""Compares routers on the same rows: on all rows together, and on each direction alone.
 
-It knows what is measured and what cannot be, not how it is written down.
+It measures, and warns about what cannot be measured. It formats nothing.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ OVERALL, MACRO = "overall", "macro"
 
 @dataclass(frozen=True)
 class Routing:
-    """What routes rows, (rows,) each: a router's scores, what guards it, and what routed rows bring where
-    that is not their gain; see `measures.ranking`."""
+    """How rows are routed: a router's scores, its guard, and what routed rows bring if that is not their
+    gain, (rows,) each; see `measures.ranking`."""
 
     scores: Floats
     guard: Guard | None = None
     brings: Floats | None = None
 
     def ranking(self, population: Population, rows: Integers) -> Ranking:
-        """The order over a population whose rows these are."""
+        """The order over a population that consists of these rows."""
         guard = self.guard and replace(self.guard, quality=self.guard.quality[rows])
         brings = None if self.brings is None else self.brings[rows]
         return measures.ranking(population, self.scores[rows], guard, brings)
@@ -37,9 +37,9 @@ class Routing:
 
 @dataclass(frozen=True)
 class Contest:
-    """Orders of all routers, ready to be measured.
+    """The rankings of all routers, ready to be measured.
 
-    `populations` has OVERALL first, then the directions; `rankings` are of each population, in the
+    `populations` has OVERALL first, then the directions; `rankings` has a list for each population, in the
     order of `names`.
     """
 
@@ -58,12 +58,12 @@ class Contest:
         return places(self.budget, len(self.populations[population].rows))
 
     def measure(self, weights: Integers) -> Floats:
-        """(populations, then the directions' mean; routers; METRICS) of rows that count so often."""
+        """(populations, then the mean over directions; routers; METRICS), rows counted by their weights."""
         values = [
             measures.measure(population, self.rankings[name], weights, self.budget, self.severe)
             for name, population in self.populations.items()
         ]
-        # Undefined where one direction is: the mean of the others would be another number.
+        # Undefined if one direction is: a mean over the others would be a different number.
         macro = np.mean(values[1:], axis=0) if self.directions else np.full_like(values[0], np.nan)
         return np.stack([*values, macro])
 
@@ -73,16 +73,16 @@ def contest(labels: Labels, routers: Mapping[str, Routing], budget: Decimal, sev
     rows = {OVERALL: np.arange(len(gain))}
     for index, name in enumerate(labels.directions):
         rows[name] = np.flatnonzero(labels.direction == index)
-    populations = {name: measures.population(gain, of_it) for name, of_it in rows.items()}
+    populations = {name: measures.population(gain, selected) for name, selected in rows.items()}
     rankings = {
-        name: [router.ranking(populations[name], of_it) for router in routers.values()]
-        for name, of_it in rows.items()
+        name: [router.ranking(populations[name], selected) for router in routers.values()]
+        for name, selected in rows.items()
     }
     return Contest(tuple(routers), populations, rankings, budget, severe)
 
 
 def doubts(contest: Contest, point: Floats, samples: Floats) -> list[str]:
-    """What the reader of the numbers must know: thin data, missing scores, undefined values.
+    """Warnings about the numbers: few rows, missing scores, undefined values.
 
     `point` (populations, routers, metrics) and `samples` (resamples, ...) are as `measure` gives them.
     """
@@ -101,11 +101,11 @@ def _thin(contest: Contest) -> list[str]:
     for name, population in contest.populations.items():
         rows = len(population.rows)
         if rows < FEW_ROWS:
-            found.append(f"{name}: {rows} rows are few (below {FEW_ROWS}): intervals are wide and unsure")
+            found.append(f"{name}: {rows} rows are few (below {FEW_ROWS}): intervals are wide and unreliable")
         if measures.is_constant(population.gain):
             found.append(
-                f"{name}: every gain is {population.gain[0]:g}: routing cannot matter here, and "
-                "which rows a router takes says nothing about it"
+                f"{name}: every gain is {population.gain[0]:g}: routing makes no "
+                "difference here, so routers cannot be compared"
             )
     return found
 
@@ -116,7 +116,7 @@ def _unscored(contest: Contest) -> list[str]:
         for router, ranking in zip(contest.names, contest.rankings[name], strict=True):
             without, k = ranking.rows - ranking.scored, contest.places(name)
             if without and name == OVERALL:
-                found.append(f"{router}: {without:,} of {ranking.rows:,} rows have no score; they come last")
+                found.append(f"{router}: {without:,} of {ranking.rows:,} rows have no score; they rank last")
             if ranking.contenders:
                 found.extend(_empty(f"{router}, {name}", ranking, k))
             elif k > ranking.scored:
@@ -133,24 +133,24 @@ def _empty(name: str, ranking: Ranking, k: int) -> list[str]:
         return []
     return [
         f"{name}: {empty:,} of the {k:,} places stay empty and bring 0: the guard has no more candidates "
-        "that have a score and no good small translation"
+        "with a score and without a good small translation"
     ]
 
 
 def _level(contest: Contest) -> list[str]:
-    """Routers whose scores say nothing; in a direction only what is not told of all rows."""
-    found, told = [], set[str]()
+    """Routers whose scores are all equal. A direction leaves out those that are named for all rows."""
+    found, named = [], set[str]()
     for name in contest.populations:
         routers = [
             router
             for router, ranking in zip(contest.names, contest.rankings[name], strict=True)
-            if ranking.scored and not ranking.ranks and not ranking.contenders and router not in told
+            if ranking.scored and not ranking.ranks and not ranking.contenders and router not in named
         ]
         if name == OVERALL:
-            told.update(routers)
+            named.update(routers)
         if routers and (k := contest.places(name)):
             found.append(
-                f"{name}: all scores of {', '.join(routers)} are equal: the routed rows are simply the "
+                f"{name}: all scores of {', '.join(routers)} are equal, so the routed rows are the "
                 f"first {k:,}"
             )
     return found
@@ -161,27 +161,27 @@ def _no_places(contest: Contest) -> list[str]:
     if not without:
         return []
     return [
-        f"{', '.join(without)}: --budget {contest.budget} is no row there: nothing is routed, and of "
-        "the metrics Spearman alone is defined"
+        f"{', '.join(without)}: --budget {contest.budget} is less than one row there: nothing is "
+        "routed, and only Spearman is defined"
     ]
 
 
 def _undefined(contest: Contest, point: Floats) -> list[str]:
-    """Values without one that the budget does not explain; see _no_places."""
+    """Undefined values that the budget does not explain; see _no_places."""
     causes: dict[tuple[str, str, str], list[str]] = {}
     where: dict[tuple[str, tuple[str, ...]], list[str]] = {}
     for column, metric in enumerate(METRICS):
         for index, router in enumerate(contest.names):
-            gone = [
+            undefined = [
                 name
                 for name, value in zip(contest.populations, point[:, index, column], strict=False)
                 if np.isnan(value) and (metric == "spearman" or contest.places(name))
             ]
-            for name in gone:
+            for name in undefined:
                 population, ranking = contest.populations[name], contest.rankings[name][index]
                 why = measures.why_undefined(population, ranking, metric)
                 causes.setdefault((name, metric, why), []).append(router)
-            if directions := tuple(name for name in gone if name != OVERALL):
+            if directions := tuple(name for name in undefined if name != OVERALL):
                 where.setdefault((metric, directions), []).append(router)
     return [
         *(
@@ -197,16 +197,16 @@ def _undefined(contest: Contest, point: Floats) -> list[str]:
 
 
 def _undefined_in_resamples(contest: Contest, point: Floats, samples: Floats) -> list[str]:
-    """Values that are defined while some of their resamples are not."""
+    """Values that are defined, but not in every resample."""
     missing = np.isnan(samples).sum(axis=0) * ~np.isnan(point)
     found = []
-    for name, of_it in zip((*contest.populations, MACRO), missing, strict=True):
-        for metric, counts in zip(METRICS, of_it.T, strict=True):
+    for name, by_router in zip((*contest.populations, MACRO), missing, strict=True):
+        for metric, counts in zip(METRICS, by_router.T, strict=True):
             if counts.any():
                 routers = [router for router, count in zip(contest.names, counts, strict=True) if count]
                 found.append(
                     f"{name}: {metric} is undefined in up to {int(counts.max()):,} of {len(samples):,} "
-                    f"resamples for {_listed(routers, contest)}; the interval is of the others"
+                    f"resamples for {_listed(routers, contest)}; the interval comes from the others"
                 )
     return found
 

@@ -1,4 +1,4 @@
-"""Quality by budget: what a corpus is worth under a router's order, for every number of places.
+"""Quality by budget: the corpus's mean quality under a router's order, for every number of places.
 
 It knows arrays, not routers' names.
 """
@@ -18,8 +18,8 @@ BUDGETS = tuple(Decimal(percent) / 100 for percent in range(101))
 def budget_curve(base: Floats, router: Ranking) -> Floats:
     """Mean quality of the corpus with k places for the large model, k = 0 .. N: (N + 1,).
 
-    `base` (N,) is the small model's quality. A guard chooses anew for each k: then the curve is exact at
-    each whole percent of N, and straight between these.
+    `base` (N,) is the small model's quality. A guard chooses again for each k, so its curve is
+    exact at each whole percent of N and linear in between.
     """
     rows = len(router.gain)
     if router.contenders is None:

@@ -1,7 +1,7 @@
-"""Evaluate: routers against each other on rows whose gain is known.
+"""Runs routers and guards over label tables, and has `evaluation` compare them.
 
-Routers run as in a job; what the numbers are is evaluation's. All qualities and scores of the tables
-are held at once (8 bytes a row each): a label table is no corpus.
+Routers run as in a job. All qualities and scores of the tables are in memory at once (8 bytes a row each):
+label tables are much smaller than a corpus.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from routelmt_batch.store.folder import Folder
 
 @dataclass(frozen=True)
 class Settings:
-    """What an evaluation is told beside its tables."""
+    """The options of an evaluation, besides its tables."""
 
     budget: Decimal
     routers: Sequence[str] = ()
@@ -64,21 +64,21 @@ def evaluate(
     """Run routers and guards over label tables, measure them, write evaluation.json, .md, .png and .svg.
 
     Raises:
-        UsageError: tables or routers that do not fit; nothing is started then.
+        UsageError: tables and routers do not fit. It is raised before an engine starts.
     """
     found = find(tables)
-    asked = _asked(found, settings)
-    labels = read_tables(tables, [*settings.score_columns, *asked.qualities.columns])
+    selected = _select(found, settings)
+    labels = read_tables(tables, [*settings.score_columns, *selected.qualities.columns])
     _make_folder(out)
     made = signatures(found)
     run = Run({}, {})
-    if asked.routers or asked.metrics:
+    if selected.routers or selected.metrics:
         folder = Folder(out)
         folder.logs.mkdir(parents=True, exist_ok=True)
         with open_engine(folder) as engine:
-            run = _run(tables, asked, folder, made, engine, bars)
-    qualities = run.qualities(labels, asked.qualities)
-    labels.warnings.extend([*_warnings(labels, run, made), *guards.doubts(asked.guarded, qualities)])
+            run = _run(tables, selected, folder, made, engine, bars)
+    qualities = run.qualities(labels, selected.qualities)
+    labels.warnings.extend([*_warnings(labels, run, made), *guards.doubts(selected.guarded, qualities)])
     scores = {name: labels.scores[name] for name in settings.score_columns} | run.scores(labels)
     routers = {name: Routing(values) for name, values in scores.items()}
     baselines = [RANDOM, *(name for name, one in run.scored.items() if one.router.card is None)]
@@ -86,13 +86,13 @@ def evaluate(
     with bars.rows("bootstrap", resamples, unit="resamples") as advance:
         evaluation = measure(
             labels,
-            guards.routings(asked.guarded, settings.guards, routers, qualities, labels.gain),
+            guards.routings(selected.guarded, settings.guards, routers, qualities, labels.gain),
             list(dict.fromkeys(baselines)),
             settings.budget,
             settings.severe,
             resamples,
             settings.seed,
-            _signature(settings, asked, run, made),
+            _signature(settings, selected, run, made),
             lambda: advance(1),
         )
     write(evaluation, out)
@@ -100,17 +100,17 @@ def evaluate(
 
 
 def _make_folder(out: Path) -> None:
-    """Before anything is computed that could not be written. Raises OutputError if that fails."""
+    """Create the output folder, before anything is computed. Raises OutputError if that fails."""
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         reason = error.strerror or error
-        raise OutputError(f"--out {out}: no folder can be made there ({reason}); give another") from None
+        raise OutputError(f"--out {out}: the folder cannot be created ({reason}); give another") from None
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What is to be run: routers, guards and metrics by name, and where the guards' qualities come from."""
+class Selected:
+    """The routers, guards and metrics to run, by name, and where the guards' qualities come from."""
 
     routers: Mapping[str, RouterSpec]
     guarded: Sequence[Guarded]
@@ -118,7 +118,7 @@ class Asked:
     qualities: Qualities
 
 
-def _asked(tables: Sequence[LabelTable], settings: Settings) -> Asked:
+def _select(tables: Sequence[LabelTable], settings: Settings) -> Selected:
     """Raises UsageError or InputError if options and tables do not fit each other."""
     if not np.isfinite(settings.severe):
         raise UsageError(f"--severe {settings.severe}: give points of gain, such as {SEVERE_LOSS_GAIN:g}")
@@ -136,36 +136,36 @@ def _asked(tables: Sequence[LabelTable], settings: Settings) -> Asked:
     qualities = find_qualities(guarded, routers, metrics, tables[0].schema.names)
     routes = {route for routes in qualities.measured.values() for route in routes}
     check_texts(tables, [f"translation_{route}" for route in sorted(routes)])
-    return Asked(routers, guarded, metrics, qualities)
+    return Selected(routers, guarded, metrics, qualities)
 
 
-def _signature(settings: Settings, asked: Asked, run: Run, made: Sequence[Signature]) -> dict[str, Any]:
+def _signature(settings: Settings, selected: Selected, run: Run, made: Sequence[Signature]) -> dict[str, Any]:
     return {
         "labels": [one.of_labels() for one in made],
         "routers": {name: one.router.describe() for name, one in run.scored.items()},
-        "guards": {one.name: guards.describe(one, settings.guards) for one in asked.guarded},
+        "guards": {one.name: guards.describe(one, settings.guards) for one in selected.guarded},
         "metrics": {name: one.metric.signature() for name, one in run.measured.items()},
     }
 
 
 @dataclass(frozen=True)
 class Run:
-    """What routers and metrics said of every row of the tables, by name."""
+    """The results of routers and metrics for every row of the tables, by name."""
 
     scored: Mapping[str, Scored]
     measured: Mapping[str, Measured]
 
     def scores(self, labels: Labels) -> dict[str, Floats]:
-        """Of the rows that are kept."""
+        """The routers' scores of the rows that are kept."""
         return {name: found.scores[labels.kept].astype(np.float64) for name, found in self.scored.items()}
 
-    def qualities(self, labels: Labels, asked: Qualities) -> dict[str, Floats]:
-        """Of the rows that are kept: all that guards name."""
+    def qualities(self, labels: Labels, wanted: Qualities) -> dict[str, Floats]:
+        """All qualities that guards name, of the rows that are kept."""
         scores = self.scores(labels)
         return {
-            **{name: labels.scores[name] for name in asked.columns},
+            **{name: labels.scores[name] for name in wanted.columns},
             # A score is the predicted quality with its sign turned; see Router.scale.
-            **{name: -scores[name] for name in asked.predicted},
+            **{name: -scores[name] for name in wanted.predicted},
             **{
                 measured_name(name, route): quality[labels.kept]
                 for name, found in self.measured.items()
@@ -176,7 +176,7 @@ class Run:
 
 def _run(
     tables: Sequence[str],
-    asked: Asked,
+    selected: Selected,
     folder: Folder,
     made: Sequence[Signature],
     engine: Engine,
@@ -184,24 +184,24 @@ def _run(
 ) -> Run:
     # Metrics first: they find out whether the quality environment works before a router's model starts.
     measured = {
-        name: measure_tables(tables, asked.metrics[name], routes, folder.work / name, engine, bars, name)
-        for name, routes in asked.qualities.measured.items()
+        name: measure_tables(tables, selected.metrics[name], routes, folder.work / name, engine, bars, name)
+        for name, routes in selected.qualities.measured.items()
     }
     small = {one.models.small.weights for one in made}
     weights = small.pop() if len(small) == 1 else None
     scored = {
         name: score_tables(tables, router, folder.work / name, weights, engine, bars, name)
-        for name, router in asked.routers.items()
+        for name, router in selected.routers.items()
     }
     return Run(scored, measured)
 
 
 def parse_routers(given: Iterable[str], seed: int, dtype: str) -> dict[str, RouterSpec]:
-    """`NAME=PATH` and `NAME` as routers by name. A folder with a card says what it is; without one the
+    """Parse `NAME=PATH` and `NAME` into routers by name. The kind is on the folder's card; without a card the
     name is the kind.
 
     Raises:
-        UsageError: a name that is taken or says nothing, a kind that needs a path and has none.
+        UsageError: a name is taken or is no kind, or a kind that needs a path has none.
     """
     routers: dict[str, RouterSpec] = {}
     for text in given:
@@ -209,7 +209,9 @@ def parse_routers(given: Iterable[str], seed: int, dtype: str) -> dict[str, Rout
         if not name or name in routers:
             raise UsageError(f"--router {text}: give NAME=PATH, each name once")
         if source and name in BUILT_IN:
-            raise UsageError(f"--router {text}: {name} is the evaluation's own; give it another name")
+            raise UsageError(
+                f"--router {text}: the evaluation adds a router {name} itself; give another name"
+            )
         if source and Path(source).expanduser().exists():
             source = str(Path(source).expanduser().resolve())
         if source and raw_card(source):
@@ -221,7 +223,7 @@ def parse_routers(given: Iterable[str], seed: int, dtype: str) -> dict[str, Rout
         else:
             folder = f"{source} has no routelmt.json" if source else "give NAME=PATH, PATH a router folder"
             raise UsageError(
-                f"--router {text}: {folder}, and {name!r} is no kind{near(name, KINDS)} (kinds: "
+                f"--router {text}: {folder}, and {name!r} is not a kind{near(name, KINDS)} (kinds: "
                 f"{', '.join(KINDS)})"
             )
         if not source and (wanted := KINDS[kind]):
@@ -231,12 +233,12 @@ def parse_routers(given: Iterable[str], seed: int, dtype: str) -> dict[str, Rout
 
 
 def _warnings(labels: Labels, run: Run, made: Sequence[Signature]) -> list[str]:
-    """What keeps a number from meaning what it seems to."""
+    """Warnings about how labels, routers and metrics fit each other."""
     found = []
     if not made and run.scored:
-        found.append("the tables do not say which models they are of: a router's fit to them is not checked")
+        found.append("the tables do not name their models: whether the routers fit them is not checked")
     if len(made) > 1:
-        found.append(f"the tables hold labels of {len(made)} kinds (other models, prompts or metrics)")
+        found.append(f"the tables hold labels of {len(made)} kinds (different models, prompts or metrics)")
     metrics = {one.metric.signature for one in made}
     small = {one.models.small.weights for one in made}
     found.extend(

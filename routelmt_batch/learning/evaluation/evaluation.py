@@ -1,4 +1,4 @@
-"""Evaluation: every router on the same labelled rows under the same budget.
+"""Measures every router on the same labelled rows under the same budget.
 
 It knows label tables and scores, not where the scores come from.
 """
@@ -47,15 +47,15 @@ def evaluate(
     mean over directions, as in the paper's tables. Intervals are 95% bootstrap percentiles.
 
     Args:
-        routers: by name; arrays are of the rows of `labels`.
+        routers: by name; their arrays have one value for each row of `labels`.
         baselines: names of `routers`, or `random`; every router is compared with the best of them.
         severe: a routed row with this gain or less is a severe loss.
         resamples: of the bootstrap; by default 1000, fewer for many rows.
-        signature: what labels and scores were made with; kept as it is.
+        signature: what labels and scores were made with; stored unchanged.
         advance: called after each resample, from any thread.
 
     Raises:
-        UsageError: a budget outside 0 to 1, a name that is reserved or unknown, scores of other rows.
+        UsageError: the budget is outside 0 to 1, a name is reserved or unknown, or scores are of other rows.
     """
     rows = len(labels.quality_small)
     resamples = resampling.default_resamples(rows) if resamples is None else resamples
@@ -104,12 +104,12 @@ def _check(
     rows: int, routers: Mapping[str, Routing], baselines: Sequence[str], budget: Decimal, resamples: int
 ) -> None:
     if not (budget.is_finite() and 0 <= budget <= 1):
-        raise UsageError(f"--budget {budget}: a budget is a fraction of the rows, from 0 to 1; give 0.3, say")
+        raise UsageError(f"--budget {budget}: a budget is a fraction of the rows, from 0 to 1, such as 0.3")
     if resamples < 1:
-        raise UsageError(f"{resamples} resamples: an interval needs one at least; leave it at the default")
+        raise UsageError(f"{resamples} resamples: an interval needs at least one; give more")
     for name, router in routers.items():
         if name in ORACLES:
-            raise UsageError(f"router {name!r}: the name is the evaluation's own, always added; give another")
+            raise UsageError(f"router {name!r}: the evaluation adds a router of this name; give another name")
         if len(router.scores) != rows:
             raise UsageError(
                 f"router {name!r}: {len(router.scores)} scores for {rows} rows; score the same rows"
@@ -121,7 +121,7 @@ def _check(
 
 
 def _with_references(labels: Labels, routers: Mapping[str, Routing], seed: int) -> dict[str, Routing]:
-    """The routers given, in that order, then a random one if there is none, then the oracles."""
+    """The given routers, in their order, then a random one if it is missing, then the oracles."""
     random = Routing(np.random.default_rng(seed).random(len(labels.quality_small)))
     oracles = {ORACLE_QUALITY: Routing(-labels.quality_small), ORACLE_GAIN: Routing(labels.gain)}
     return {**routers, RANDOM: routers.get(RANDOM, random), **oracles}
@@ -199,7 +199,7 @@ def _value(point: float, samples: Floats) -> dict[str, float | None]:
 
 
 def _best(names: Sequence[str], baselines: Sequence[str], point: Floats) -> str | None:
-    """The baseline of highest mean_delta over all rows; of equal ones the first named."""
+    """The baseline with the highest mean_delta over all rows; the first of equals."""
     deltas = {name: point[0, names.index(name), _DELTA] for name in baselines}
     defined = [name for name in deltas if not np.isnan(deltas[name])]
     return max(defined, key=lambda name: deltas[name]) if defined else None
@@ -208,7 +208,7 @@ def _best(names: Sequence[str], baselines: Sequence[str], point: Floats) -> str 
 def _against(
     names: Sequence[str], best: str | None, index: int, point: Floats, samples: Floats
 ) -> dict[str, Any] | None:
-    """The paired difference in mean_delta from the best baseline; None for itself, or without any."""
+    """The paired difference in mean_delta from the best baseline; None for that baseline, or without one."""
     if best is None or best == names[index] or np.isnan(point[0, index, _DELTA]):
         return None
     other = names.index(best)
@@ -224,13 +224,13 @@ def _against(
     }
 
 
-def _buckets(gain: Floats, severe: float, of: int) -> list[dict[str, Any]]:
-    """Rows per gain bucket, lowest first: above `over`, up to and with `to` (None: without bound); percent
-    `of` so many."""
+def _buckets(gain: Floats, severe: float, total: int) -> list[dict[str, Any]]:
+    """Rows per gain bucket, lowest first: above `over`, up to and including `to` (None: no bound), and their
+    percentage of `total` rows."""
     bounds = [None, *measures.edges(severe), None]
     counts = measures.bucket_counts(gain, severe)
     return [
-        {"over": over, "to": to, "rows": rows, "percent": 100 * rows / of if of else None}
+        {"over": over, "to": to, "rows": rows, "percent": 100 * rows / total if total else None}
         for over, to, rows in zip(bounds, bounds[1:], counts, strict=False)
     ]
 
@@ -245,10 +245,10 @@ def _areas(
     areas = {name: area(curve) for name, curve in curves.items()}
     random = float(labels.quality_small.mean() + labels.gain.mean() / 2)
     rooms = {oracle: areas[oracle] - random for oracle in ORACLES}
-    # Below this it is rounding: with equal gains every order has random's curve.
+    # A smaller difference is rounding: with equal gains every order has the curve of random.
     least = 1e-9 * max(1.0, abs(random))
     warnings = [
-        f"the area between {RANDOM} and {oracle} is undefined as a measure: {oracle} is no better than random"
+        f"the area relative to {RANDOM} and {oracle} is undefined: {oracle} is no better than random"
         for oracle, room in rooms.items()
         if room <= least
     ]

@@ -1,6 +1,6 @@
-"""An evaluation's figure: quality by budget, and the gains of the routed rows. Nothing is measured here.
+"""Draws an evaluation: quality by budget, and the gains of the routed rows. It measures nothing.
 
-Colour-blind readers can tell the gain buckets apart: brown to blue.
+Gain buckets go from brown to blue, which colour-blind readers can tell apart.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def _curves(axes: Axes, evaluation: Evaluation) -> None:
 
 
 def _styles(evaluation: Evaluation) -> dict[str, tuple[Any, Any, float]]:
-    """Colour, dash and width of each router: references in greys, the rest by their place in the job."""
+    """Colour, dash and width of each router: references in grey, the others by their order."""
     styles: dict[str, tuple[Any, Any, float]] = {}
     for name in evaluation.routers:
         if name in REFERENCES:
@@ -130,7 +130,7 @@ def _bucket_colours(buckets: list[Bucket]) -> list[str]:
     """Browns for losses, the darkest the worst; blues for gains, the darkest the best."""
     losses = sum(bucket.to is not None and bucket.to <= 0 for bucket in buckets)
     gains = len(buckets) - losses
-    # The lightest tones meet at 0; with more buckets than tones the outermost share the darkest.
+    # The lightest tones meet at 0. With more buckets than tones, the outermost buckets share the darkest.
     browns = [_LOSSES[max(0, len(_LOSSES) - losses + place)] for place in range(losses)]
     return browns + [_GAINS[min(place, len(_GAINS) - 1)] for place in range(gains)]
 

@@ -1,8 +1,7 @@
-"""Guards of an evaluation, as a job has them: what `--guard` and `--verify` name, and what that does to
-a router's rows.
+"""Guards of an evaluation, as a job has them: parses `--guard` and `--verify`, and applies them to routers.
 
-A guard knows the small translation's quality before the large model is called; verifying compares both
-translations after it. It knows names and arrays, not where qualities come from.
+A guard reads the small translation's quality before the large model is called. Verifying compares both
+translations afterwards. This module knows names and arrays, not where qualities come from.
 """
 
 from __future__ import annotations
@@ -21,9 +20,9 @@ from routelmt_batch.stats.measures import Floats, Guard
 
 @dataclass(frozen=True)
 class GuardSettings:
-    """`guards` as NAME=ROUTER+QUALITY, `verified` as NAME=ROUTER+SMALL+LARGE, and what goes for all of
-    them; as in a job's `guard`, but that without `keep_small_above` a guard has no bound: the places go to
-    the candidates of lowest quality."""
+    """`guards` as NAME=ROUTER+QUALITY, `verified` as NAME=ROUTER+SMALL+LARGE, and settings for all of them
+    as in a job's `guard`. Without `keep_small_above` a guard has no bound: the places go to the candidates
+    with the lowest quality."""
 
     guards: Sequence[str] = ()
     verified: Sequence[str] = ()
@@ -35,7 +34,7 @@ class GuardSettings:
 
 @dataclass(frozen=True)
 class Guarded:
-    """A router, or with `large` a guard too, by name, and the names of the qualities that guard it."""
+    """A guard: its name, the router (with `large` also a guard) that it guards, and its qualities."""
 
     option: str
     name: str
@@ -49,13 +48,13 @@ class Guarded:
 
 
 def parse(settings: GuardSettings, routers: Collection[str], taken: Collection[str]) -> list[Guarded]:
-    """The guards, then what is verified: of both, those given first come first.
+    """Parse the guards, then the verified routers, each in the order given.
 
     Raises:
-        UsageError: a name that is taken, a router that is not there, a number out of its range.
+        UsageError: a name is taken, a router is missing, or a number is out of range.
     """
     if not 1 <= settings.candidates < np.inf:
-        raise UsageError(f"--candidates {settings.candidates}: give how many a place has, 1 or more")
+        raise UsageError(f"--candidates {settings.candidates}: give the candidates for each place, 1 or more")
     if not 0 <= settings.margin < np.inf:
         raise UsageError(f"--margin {settings.margin}: give points of quality, 0 or more")
     if settings.keep_small_above is not None and not np.isfinite(settings.keep_small_above):
@@ -77,14 +76,14 @@ def _parse(option: str, text: str, form: str, taken: Collection[str]) -> Guarded
     if not name or not all(terms) or len(terms) != form.count("+") + 1:
         raise UsageError(f"{option} {text}: give {form}")
     if name in taken:
-        raise UsageError(f"{option} {text}: {name} is another router's name; give it one of its own")
+        raise UsageError(f"{option} {text}: another router is named {name}; give another name")
     return Guarded(f"{option} {text}", name, *terms)
 
 
 def _with_router(one: Guarded, known: Collection[str]) -> Guarded:
     if one.router not in known:
         raise UsageError(
-            f"{one.option}: no router is named {one.router!r}{near(one.router, known)}; give it by "
+            f"{one.option}: no router is named {one.router!r}{near(one.router, known)}; add it with "
             "--router or --scores"
         )
     return one
@@ -97,7 +96,7 @@ def routings(
     qualities: Mapping[str, Floats],
     gain: Floats,
 ) -> dict[str, Routing]:
-    """The routers, then what guards them, all of the same rows; `qualities` and `gain` are (rows,)."""
+    """The routers, then the guards, all on the same rows; `qualities` and `gain` are (rows,)."""
     found = dict(routers)
     for one in guarded:
         base, small = found[one.router], qualities[one.small]
@@ -114,21 +113,21 @@ def describe(one: Guarded, settings: GuardSettings) -> str:
     """What a guard does, in words."""
     if one.large is not None:
         worse = f"{one.large} < {one.small} - {settings.margin:g}"
-        return f"{one.router}; the small translation stands where {worse}"
+        return f"{one.router}; the small translation is kept where {worse}"
     above = settings.keep_small_above
     chosen = f"of lowest {one.small}" if above is None else f"without {one.small} > {above:g}"
     return f"{one.router}; of {settings.candidates:g} candidates a place, those {chosen}"
 
 
 def doubts(guarded: Collection[Guarded], qualities: Mapping[str, Floats]) -> Iterator[str]:
-    """What the reader of a guard's numbers must know."""
+    """Warnings about the numbers of guards."""
     for one in guarded:
         if {QUALITY_SMALL, QUALITY_LARGE} & {*one.qualities}:
-            yield f"{one.name}: guarded by the quality that also judges it, which is an upper bound"
+            yield f"{one.name}: guarded by the quality that is also measured, so its result is an upper bound"
         missing = np.logical_or.reduce([np.isnan(qualities[name]) for name in one.qualities])
         if missing.any():
             rule = "are not known to be good" if one.large is None else "are not verified"
             yield (
                 f"{one.name}: {int(missing.sum()):,} of {len(missing):,} rows have no "
-                f"{' or no '.join(one.qualities)}: they {rule}, and the large translation stands"
+                f"{' or no '.join(one.qualities)}: they {rule}, and the large translation is kept"
             )

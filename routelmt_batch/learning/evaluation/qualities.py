@@ -1,6 +1,6 @@
-"""Where the qualities that guards name come from: a router's predictions, a metric, columns of the tables.
+"""Finds the source of each quality that guards name: a router's predictions, a metric, or a table column.
 
-It knows names and who gives them, not what guards do with them.
+It does not know what guards do with qualities.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ def measured_name(metric: str, route: Route) -> str:
 
 
 def parse_metrics(given: Iterable[str], taken: Collection[str]) -> dict[str, Metric]:
-    """`NAME=METRIC` as metrics by name.
+    """Parse `NAME=METRIC` into metrics by name.
 
     Raises:
-        UsageError: a name that is taken, or no metric.
+        UsageError: a name is taken, or the value is not a metric.
     """
     found: dict[str, Metric] = {}
     for text in given:
@@ -64,15 +64,15 @@ def find_qualities(
     metrics: Mapping[str, Metric],
     columns: Collection[str],
 ) -> Qualities:
-    """Who gives each quality; `columns` are those of the tables.
+    """Find the source of each quality; `columns` are those of the tables.
 
     Raises:
-        UsageError: nobody does, two do, or a router that predicts none; a metric that no guard needs.
+        UsageError: a quality has no source or two, its router predicts no quality, or no guard uses a metric.
     """
     names = list(dict.fromkeys(name for one in guarded for name in one.qualities))
     by_metric = {measured_name(metric, route): (metric, route) for metric in metrics for route in ROUTES}
     if twice := by_metric.keys() & set(columns):
-        raise UsageError(f"--metric: the tables have a column {min(twice)}; name the metric otherwise")
+        raise UsageError(f"--metric: the tables have a column {min(twice)}; give the metric another name")
     if idle := metrics.keys() - {by_metric[name][0] for name in names if name in by_metric}:
         raise UsageError(
             f"--metric {min(idle)}: no --guard and no --verify names {min(idle)}_small or {min(idle)}_large"
@@ -84,7 +84,7 @@ def find_qualities(
             elif name not in by_metric and name not in columns:
                 known = [*routers, *by_metric, *columns]
                 raise UsageError(
-                    f"{one.option}: {name!r} is no router, no metric's and no column of the tables"
+                    f"{one.option}: {name!r} is not a router, a metric's quality or a column of the tables"
                     f"{near(name, known)} (columns: {', '.join(columns)})"
                 )
     predicted = tuple(name for name in names if name in routers)
@@ -99,6 +99,6 @@ def find_qualities(
 def _check_predicts(one: Guarded, name: str, router: RouterSpec) -> None:
     if KINDS[router.kind] is not ROUTER_FOLDER or read_card(router.source).target != "quality":
         raise UsageError(
-            f"{one.option}: the router {name} predicts no quality of the small translation; name one trained "
-            "with target: quality, or a column of qualities"
+            f"{one.option}: the router {name} does not predict the small translation's quality; name one "
+            "trained with target: quality, or a column of qualities"
         )

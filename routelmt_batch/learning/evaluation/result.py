@@ -1,4 +1,4 @@
-"""What `evaluation.json` says, key by key. It is written by this model alone."""
+"""The model of `evaluation.json`. Nothing else writes the file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Extent(Record):
 
 
 class Bucket(Record):
-    """Rows with a gain above `over`, up to and with `to` (null: without bound)."""
+    """Rows with a gain above `over`, up to and including `to` (null: no bound)."""
 
     over: float | None
     to: float | None
@@ -85,7 +85,7 @@ class Evaluation(Record):
 
     @property
     def figures(self) -> dict[str, Any]:
-        """What a scheduler keeps of it: each router's figures over all rows."""
+        """The figures for a scheduler: those of each router over all rows."""
         routers = {
             name: {metric: found.value for metric, found in router.overall.items()}
             for name, router in self.routers.items()

@@ -29,13 +29,13 @@ _ON_TERMINAL = {"spearman": 2, "hit_rate": 1, "mean_delta": 2, "severe_loss_rate
 
 
 def ranked(evaluation: Evaluation) -> list[str]:
-    """Routers, highest mean_delta first; of equal or undefined ones in the evaluation's order."""
+    """Routers, highest mean_delta first; equal or undefined ones keep the evaluation's order."""
     deltas = {name: router.overall["mean_delta"].value for name, router in evaluation.routers.items()}
     return sorted(deltas, key=lambda name: float("inf") if (delta := deltas[name]) is None else -delta)
 
 
 def table(evaluation: Evaluation) -> Table:
-    """One line a router, best first, each value above its interval; the rest is in the Markdown."""
+    """One row for each router, best first, each value above its interval. The Markdown has the rest."""
     best = evaluation.best_baseline
     found = Table(
         box=SIMPLE_HEAD,
@@ -126,7 +126,7 @@ def _expectation(random: ExpectedRandom) -> str:
 
 def _direction_table(evaluation: Evaluation) -> str:
     directions = evaluation.directions
-    titles = [f"{name} ({of_it.k:,} of {of_it.rows:,})" for name, of_it in directions.items()]
+    titles = [f"{name} ({extent.k:,} of {extent.rows:,})" for name, extent in directions.items()]
     lines = [
         [name, *(_inline(evaluation.routers[name].directions[d]["mean_delta"]) for d in directions)]
         for name in ranked(evaluation)

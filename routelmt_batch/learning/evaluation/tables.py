@@ -1,4 +1,4 @@
-"""Label tables: both models' measured quality, row by row, read into arrays.
+"""Reads label tables into arrays: both models' measured quality, row by row.
 
 It knows Parquet and columns, not what is computed from them.
 """
@@ -34,8 +34,8 @@ class Labels:
     """The rows with both qualities, in the order read.
 
     `direction` holds indexes into `directions` ("en-de"), -1 throughout if the tables name no
-    languages. `scores` holds the score columns asked for, NaN where there is none. `kept` says of
-    every row read whether it is here.
+    languages. `scores` holds the requested score columns, NaN where a row has none. `kept` has a
+    value for every row read: whether it is one of these rows.
     """
 
     quality_small: Floats
@@ -52,13 +52,12 @@ class Labels:
 
 
 def read_tables(paths: Sequence[Path | str], score_columns: Sequence[str] = ()) -> Labels:
-    """The label tables as one, in the order given; files of a folder or glob in name order.
+    """Read label tables as one, in the order given; files of a folder or glob in name order.
 
     Raises:
         UsageError: no path is given.
-        InputError: no such file, a file named twice or unreadable, tables whose languages stand in
-            different places, a column that is lacking or not numeric, fewer than two rows with both
-            qualities.
+        InputError: a file is missing, given twice or unreadable; tables have their languages in different
+            places; a column is missing or not numeric; fewer than two rows have both qualities.
     """
     if not paths:
         raise UsageError("no label table is given: name a Parquet file, a folder or a glob")
@@ -84,7 +83,7 @@ def _refuse_twice(tables: Sequence[LabelTable]) -> None:
     seen: set[Path] = set()
     for table in tables:
         if table.path.resolve() in seen:
-            raise InputError(f"{table.path}: given twice, and its rows would count twice; give it once")
+            raise InputError(f"{table.path}: given twice, so its rows would count twice; give it once")
         seen.add(table.path.resolve())
 
 
@@ -93,7 +92,7 @@ def _language_columns(texts: Texts) -> list[str]:
 
 
 def _check(table: LabelTable, texts: Texts, score_columns: Sequence[str]) -> list[str]:
-    """The columns to read of one file, once it is known that they are there and fit."""
+    """Check that one file has the needed columns, in fitting types. Returns those to read."""
     file, schema = table.path, table.schema
     for name in (SMALL, LARGE, *score_columns):
         if name not in schema.names:
@@ -119,7 +118,7 @@ def _check(table: LabelTable, texts: Texts, score_columns: Sequence[str]) -> lis
 
 @dataclass
 class _Gathered:
-    """What was read so far: kept rows as arrays, and counts of what was not kept or does not fit."""
+    """The rows read so far: kept ones as arrays, and counts of dropped rows and differing gains."""
 
     score_columns: tuple[str, ...]
     texts: Texts
@@ -169,7 +168,7 @@ class _Gathered:
             dropped = f" (dropped: {self._reasons()})" if rows < len(kept) else ""
             raise InputError(
                 f"{rows} of {len(kept)} rows have both {SMALL} and {LARGE}{dropped}: a comparison needs "
-                "two rows at least; check how the table was labelled"
+                "at least two rows; check how the table was labelled"
             )
         direction, directions = self._in_name_order()
         columns = zip(*self.scores, strict=True)
@@ -186,7 +185,7 @@ class _Gathered:
         )
 
     def _in_name_order(self) -> tuple[npt.NDArray[np.int32], tuple[str, ...]]:
-        """Directions sorted by name, so that neither file nor row order shows; only those of kept rows."""
+        """Directions of the kept rows, sorted by name, so that the order of files and rows has no effect."""
         direction = np.concatenate(self.direction)
         if not self.languages_named:
             return np.full(len(direction), -1, np.int32), ()
@@ -206,12 +205,14 @@ class _Gathered:
     ) -> list[str]:
         warnings = []
         if rows < read:
-            warnings.append(f"{read - rows:,} of {read:,} rows dropped for their quality: {self._reasons()}")
+            warnings.append(
+                f"{read - rows:,} of {read:,} rows dropped because of their quality: {self._reasons()}"
+            )
         warnings.extend(self.other_gains.warnings())
         unknown = [place for place, name in enumerate(directions) if UNKNOWN in name.split("-")]
         if unknown:
             count = int(np.isin(direction, unknown).sum())
-            warnings.append(f"{count:,} rows do not name both languages; they count as {UNKNOWN!r}")
+            warnings.append(f"{count:,} rows do not name both languages; these count as {UNKNOWN!r}")
         return warnings
 
 

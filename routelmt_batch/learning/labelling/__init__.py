@@ -1,1 +1,1 @@
-"""Label: both models translate a parallel corpus, a metric scores both."""
+"""Labels a parallel corpus: both models translate it, and a metric scores both."""

@@ -1,6 +1,6 @@
-"""Label: a parallel corpus through both models and a metric; gain = quality of large minus small.
+"""Labels a parallel corpus with both models and a metric; gain = quality of large minus small.
 
-The main job's passes on another recipe: sharded, resumable, the same commits. Paper: section 3.2.
+It runs the main job's passes with another recipe, so it commits and resumes alike. Paper: section 3.2.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ from routelmt_batch.store.workspace import open_workspace, refuse_cleaned
 
 
 def label(spec: LabelSpec, options: Options, bars: Bars, open_engine: OpenEngine) -> Outcome[LabelReport]:
-    """Label a corpus from wherever it stands to its end.
+    """Label a corpus, from its start or from where an earlier run stopped.
 
     Raises:
-        RoutelmtError: see errors; what is committed stays, and the same command goes on.
+        RoutelmtError: see errors. Committed rows are kept, and the same command continues.
     """
     with _open(spec, options, bars) as workspace, open_engine(workspace.folder) as engine:
         done = LabelReport.finished(workspace.folder)
@@ -70,7 +70,7 @@ def _open(spec: LabelSpec, options: Options, bars: Bars) -> Iterator[Labelling]:
 
 
 def unfinished(folder: Folder) -> dict[str, Any]:
-    """How far an unfinished label job is; as flow.unfinished. What failed is not measured."""
+    """The progress of unfinished labels, like flow.unfinished. Failed translations are not measured."""
     ledger, (shards, rows) = folder.ledger(), folder.extent()
     stages = {str(route): [ledger.rows(TRANSLATIONS, route), rows] for route in ROUTES}
     unanswered = ledger.totals(TRANSLATIONS).unanswered.total()
@@ -83,17 +83,17 @@ def assemble(workspace: Labelling, bars: Bars) -> None:
     """Write every label table that is not committed yet: input columns, translations, qualities, gain."""
 
     def columns(unit: Unit, batch: pa.RecordBatch, counts: Counts) -> dict[str, pa.Array]:
-        found: dict[str, pa.Array] = {}
+        added: dict[str, pa.Array] = {}
         reasons = []
         for route in ROUTES:
             work = work_on(workspace, unit, [TRANSLATIONS, QUALITY], route)
             table = work.committed(TRANSLATIONS)
             reasons.append(_placed(work, table, "reason"))
-            found[f"translation_{route}"] = _placed(work, table, "translation")
-            found[f"quality_{route}"] = _placed(work, work.committed(QUALITY), "quality")
-        found["gain"] = pc.subtract(found["quality_large"], found["quality_small"])
-        counts.add(found, reasons, *languages(batch, workspace.spec.input))
-        return found
+            added[f"translation_{route}"] = _placed(work, table, "translation")
+            added[f"quality_{route}"] = _placed(work, work.committed(QUALITY), "quality")
+        added["gain"] = pc.subtract(added["quality_large"], added["quality_small"])
+        counts.add(added, reasons, *languages(batch, workspace.spec.input))
+        return added
 
     signature = workspace.recipe.signature().model_dump_json().encode()
     addition = Addition(LABEL_FIELDS, Counts, columns, {LABEL_METADATA: signature})
@@ -101,7 +101,7 @@ def assemble(workspace: Labelling, bars: Bars) -> None:
 
 
 def _placed(work: UnitWork, table: pa.Table, name: str) -> pa.Array:
-    """A column of a unit's committed rows, by row; null where there is none."""
+    """A column of committed rows, spread over all rows of the unit; null for the others."""
     index: npt.NDArray[np.int64] = np.full(work.unit.rows, -1)
     index[work.offsets(table)] = np.arange(table.num_rows)
     return table[name].take(pa.array(index, mask=index < 0)).combine_chunks()

@@ -1,4 +1,4 @@
-"""What `reports/job.json` says of labels, key by key. It is written and read by this model alone."""
+"""The model of `reports/job.json` for labels. Nothing else writes or reads the file."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Counts = dict[str, int]
 
 
 class Means(Record):
-    """Rows of a direction, or all; of the labelled ones, if there are any, mean qualities and gain."""
+    """Rows of a direction, or all rows; mean qualities and gain of the labelled ones, if there are any."""
 
     rows: int
     labelled: int
@@ -26,7 +26,7 @@ class Means(Record):
 
 
 class LabelReport(Report):
-    """Finished labels: `reports/job.json`. A key that is not there in the file does not apply."""
+    """Finished labels: `reports/job.json`. A key that is missing in the file does not apply."""
 
     labelled: int
     unlabelled: Counts = Field(description="Rows without a label, by reason.")

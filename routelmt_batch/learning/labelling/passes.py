@@ -29,7 +29,7 @@ class Untried:
 
 
 def work_of(workspace: Labelling, route: Route) -> list[UnitWork]:
-    """The units, with what is committed of one model."""
+    """The units, each with the committed rows of one model."""
     return [work_on(workspace, unit, [TRANSLATIONS, QUALITY], route) for unit in workspace.units]
 
 
@@ -38,14 +38,14 @@ def translate(workspace: Labelling, engine: Engine, bars: Bars) -> None:
 
     Raises:
         RoutelmtError: one model failed on more than `run.max_failed_fraction` of the rows. The part
-            that would be too many is not committed, so that the same command tries it again.
+            that exceeds the limit is not committed, so the same command tries it again.
     """
     spec, ledger = workspace.spec, workspace.ledger
 
     def check(entry: PartEntry) -> None:
-        found = ledger.totals(TRANSLATIONS, entry.model)
-        found.add(entry)
-        refuse_failures(workspace, found.failed, f"{entry.model} failed on")
+        totals = ledger.totals(TRANSLATIONS, entry.model)
+        totals.add(entry)
+        refuse_failures(workspace, totals.failed, f"{entry.model} failed on")
 
     for routes in order(spec, engine):
         lanes = [_translating(workspace, route) for route in routes]
@@ -62,6 +62,6 @@ def measure(workspace: Labelling, engine: Engine, bars: Bars) -> None:
     """Score every translation that has no quality yet."""
     spec, metric = workspace.spec, workspace.recipe.metric
     for route in ROUTES:
-        # One after the other: each takes the whole of the metric's pool.
+        # One model after the other: each lane takes the metric's whole pool.
         lane = measuring(workspace, route, spec.metric, metric, work_of(workspace, route))
         run_pass(workspace, engine, bars, [lane])

@@ -1,4 +1,4 @@
-"""What labels are made from: both models, generation, prompt and metric, checked."""
+"""The recipe of labels: both models, generation, prompt and metric, checked."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class LabelRecipe:
         }
 
     def signature(self) -> Signature:
-        """What the labels are of, and how their rows are read."""
+        """What makes the labels, and where their rows have text and languages."""
         models = {SMALL: self.spec.models.small, LARGE: self.spec.models.large}
         value = {
             "metric": describe(self.metric),
@@ -64,8 +64,8 @@ def check_label_models(spec: LabelSpec) -> LabelRecipe:
     """Check both models and the metric before anything runs.
 
     Raises:
-        ModelError: a model that is not there or too short, an unknown metric.
-        UsageError: the metric needs the quality environment, and it does not work.
+        ModelError: a model is missing or reads too few tokens, or the metric is unknown.
+        UsageError: the metric needs the quality environment, which does not work.
     """
     for key, pool in (("models.small", spec.models.small), ("models.large", spec.models.large)):
         check_pool(key, pool)

@@ -1,4 +1,4 @@
-"""What `label` reports: qualities and gains by direction, and why rows have none. Sums merge."""
+"""Counts what `label` reports: qualities and gains by direction, and reasons of rows without a label."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SUMS = ("small", "large", "gain", "gain_squared")
 
 
 class Counts:
-    """Counts and sums of one shard's labels."""
+    """Counts and sums of one shard's labels. Those of several shards add up."""
 
     def __init__(self) -> None:
         self.rows = 0
@@ -46,7 +46,7 @@ class Counts:
             counts = self.directions.setdefault(direction(*codes), Counter(rows=0, labelled=0))
             counts["rows"] += 1
             if small is None or large is None:
-                # What keeps a row from both models has one name; what failed in one names it.
+                # A reason that holds for both models stands alone. A failure of one model names the model.
                 name, why_not = ("small", reason[0]) if small is None else ("large", reason[1])
                 known = why_not in UNTRANSLATABLE and why_not
                 self.unlabelled[known or f"{name}_{why_not}"] += 1
@@ -69,10 +69,10 @@ def report(workspace: Labelling) -> LabelReport:
     directions: dict[str, Counter[str]] = {}
     rows = 0
     for shard in workspace.shards:
-        one = json.loads(workspace.folder.report(shard.name).read_text(encoding="utf8"))
-        rows += one["rows"]
-        unlabelled.update(one["unlabelled"])
-        for name, counts in one["direction"].items():
+        shard_report = json.loads(workspace.folder.report(shard.name).read_text(encoding="utf8"))
+        rows += shard_report["rows"]
+        unlabelled.update(shard_report["unlabelled"])
+        for name, counts in shard_report["direction"].items():
             directions.setdefault(name, Counter()).update(counts)
     total: Counter[str] = Counter()
     for counts in directions.values():
@@ -96,12 +96,12 @@ def report(workspace: Labelling) -> LabelReport:
 
 def _means(counts: Mapping[str, float]) -> dict[str, Any]:
     n = counts["labelled"]
-    found: dict[str, Any] = {"rows": counts["rows"], "labelled": n}
+    means: dict[str, Any] = {"rows": counts["rows"], "labelled": n}
     if not n:
-        return found
+        return means
     small, large, gain, squared = (counts[name] / n for name in _SUMS)
     deviation = math.sqrt(max(0.0, squared - gain * gain))
-    return found | {
+    return means | {
         "quality_small": small,
         "quality_large": large,
         "gain": gain,

@@ -1,1 +1,1 @@
-"""Train: a router from label tables."""
+"""Trains a router on label tables."""

@@ -1,6 +1,6 @@
-"""Examples to learn from: each row's prompt as token ids, its target and its side, on disk.
+"""Training examples on disk: each row's prompt as token ids, its target and its side.
 
-Tokenized once and read by every worker, epoch and resume. It knows no model but its tokenizer.
+They are tokenized once, and read by every worker, epoch and resume. It knows no model but its tokenizer.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ SCHEMA = pa.schema({"token_ids": pa.list_(pa.int32()), "target": pa.float64(), "
 
 @dataclass(frozen=True)
 class Examples:
-    """One side: token ids and targets (the metric's own scale), row by row."""
+    """The examples of one side, row by row: token ids, and targets on the metric's own scale."""
 
     token_ids: list[list[int]]
     targets: Any  # float64 array
@@ -45,7 +45,7 @@ def check_sides(rows: pa.Table, spec: TrainSpec) -> None:
     """Raises InputError if the rows are too few, all alike, or all on one side."""
     if rows.num_rows < FEWEST_ROWS:
         raise InputError(
-            f"{rows.num_rows} usable label rows: too few to learn from ({FEWEST_ROWS} at least); label more"
+            f"{rows.num_rows} usable label rows: too few to train on (at least {FEWEST_ROWS}); label more"
         )
     for side in SIDES:
         targets = _targets(rows, side)
@@ -66,18 +66,18 @@ def _targets(rows: pa.Table, side: str) -> Any:
 
 
 def prepare(spec: TrainSpec, rows: pa.Table, folder: TrainingFolder, bars: Bars) -> Prepared:
-    """Tokenize the rows into the folder, or find that done."""
+    """Tokenize the rows into the folder, unless an earlier run did."""
     if folder.manifest.exists():
-        found = Prepared.read(folder.prepared)
+        prepared = Prepared.read(folder.prepared)
     else:
-        found = _prepare(spec, rows, folder, bars)
-        found.write(folder.prepared, "train.prepared")
-    of, limit = f"of {rows.num_rows:,}", f"training.max_length_tokens {spec.training.max_length_tokens}"
-    if lost := found.left_out_too_long:
-        bars.warn(f"{lost:,} {of} label rows left out: their prompts are longer than {limit}")
-    if cut := found.cut_off:
-        bars.warn(f"{cut:,} {of} prompts cut off at {limit}")
-    return found
+        prepared = _prepare(spec, rows, folder, bars)
+        prepared.write(folder.prepared, "train.prepared")
+    rows_of, limit = f"of {rows.num_rows:,}", f"training.max_length_tokens {spec.training.max_length_tokens}"
+    if lost := prepared.left_out_too_long:
+        bars.warn(f"{lost:,} {rows_of} label rows left out: their prompts are longer than {limit}")
+    if cut := prepared.cut_off:
+        bars.warn(f"{cut:,} {rows_of} prompts cut off at {limit}")
+    return prepared
 
 
 def _prepare(spec: TrainSpec, rows: pa.Table, folder: TrainingFolder, bars: Bars) -> Prepared:
@@ -100,10 +100,10 @@ def _prepare(spec: TrainSpec, rows: pa.Table, folder: TrainingFolder, bars: Bars
 
 
 def _tokenize(spec: TrainSpec, rows: pa.Table, bars: Bars) -> tuple[pa.Array, list[bool], int]:
-    """Token ids of the rows that are kept, which are kept, how many were cut off.
+    """Token ids of the kept rows; for each row whether it is kept; the number of prompts cut off.
 
-    A decoder's head reads the prompt's last token, so a prompt that is cut off would be another
-    question: a job skips such a row, and so does its training. An encoder reads what fits.
+    A decoder's head reads the prompt's last token, so a decoder cannot use a prompt that is cut off: a job
+    skips such a row, and training leaves it out. An encoder reads the tokens that fit.
     """
     prompter = Prompter(spec.base.source, spec.prompt.template)
     limit, encoder = spec.training.max_length_tokens, spec.base.architecture == "encoder"
@@ -129,7 +129,7 @@ def read(folder: TrainingFolder, side: str) -> Examples:
 
 
 def steps_per_epoch(spec: TrainSpec, rows: int) -> int:
-    """Optimizer steps of one epoch: workers take batches in turn, a short last one counts."""
+    """Optimizer steps of one epoch. Workers take batches in turn; a short last batch counts."""
     batches = math.ceil(math.ceil(rows / spec.worker_rows) / spec.workers.count)
     return math.ceil(batches / accumulation(spec))
 

@@ -1,4 +1,4 @@
-"""A router's figures: what it predicted of held-out rows against what they realised."""
+"""Draws a router's predictions for held-out rows against the realised values."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _COLUMNS = 4
 def predicted_against_realised(
     predicted: Floats, realised: Floats, stem: Path, title: str, target: str = "gain"
 ) -> None:
-    """Realised `target` of rows by the predicted one: means of tenths, with 95% intervals, over rows.
+    """Plot realised against predicted `target`: rows, and the means of tenths with 95% intervals.
 
-    Each tenth holds as many rows; the interval is 1.96 standard errors of its mean. Rows without a
-    prediction are left out. Writes `stem`.png and `stem`.svg.
+    All tenths have the same number of rows; an interval is 1.96 standard errors of the mean. Rows without
+    a prediction are left out. Writes `stem`.png and `stem`.svg.
     """
     with drawing(stem, 6, 5.4) as figure:
         axes = figure.subplots()
@@ -38,10 +38,10 @@ def predicted_against_realised(
 def by_direction(
     predicted: Floats, realised: Floats, directions: Sequence[str], stem: Path, target: str = "gain"
 ) -> None:
-    """predicted_against_realised of each direction alone, as small multiples in name order.
+    """Plot predicted_against_realised for each direction, as small multiples in name order.
 
-    `directions` names each row's. Panels have scales of their own: read the tenths against the dotted
-    line, where realised is predicted. Writes `stem`.png and `stem`.svg.
+    `directions` has the name for each row. Panels have different scales: read the tenths against the dotted
+    line, where realised equals predicted. Writes `stem`.png and `stem`.svg.
     """
     of_row = np.asarray(directions)
     names = sorted(set(directions))
@@ -60,7 +60,7 @@ def by_direction(
 
 
 def _rows_and_tenths(axes: Axes, predicted: Floats, realised: Floats, most_points: int) -> bool:
-    """Draw them; False if there is no row to draw."""
+    """Draw rows and the means of tenths; False if there is no row to draw."""
     known = np.isfinite(predicted) & np.isfinite(realised)
     predicted, realised = predicted[known], realised[known]
     if not len(predicted):

@@ -1,6 +1,6 @@
-"""A Ray Train run seen from the driver: start it, follow its log, end it whatever happens.
+"""Runs Ray Train from the driver: starts it, follows its log, and ends it in every case.
 
-It knows steps and losses, not what is learnt.
+It knows steps and losses, not what is trained.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ def fit(spec: TrainSpec, folder: TrainingFolder, steps: int, session: Session, b
     """Train in `spec.workers` of the session and wait for the end.
 
     Raises:
-        UsageError: this machine lacks what the workers want.
-        EngineError: a worker failed more often than it is started again.
+        UsageError: this machine has too few CPUs or GPUs for the workers.
+        EngineError: a worker failed more often than it is restarted.
     """
     threads = spec.workers.cpus or max(1, session.cores // spec.workers.count)
     _check_fit(spec, threads, session, bars)
     import ray
 
-    # In an actor: Ray Train's own wait would take SIGINT for itself and hold other signals back, and
-    # ending the actor ends the whole run, in a Ray that lives on, too.
+    # It runs in an actor, because Ray Train's own wait would catch SIGINT and hold back other signals.
+    # Ending the actor ends the whole run, also on a cluster that stays up.
     run = ray.remote(num_cpus=0, max_restarts=0)(_Run).remote()
     with session.explaining("training"):
         try:
@@ -56,13 +56,13 @@ def fit(spec: TrainSpec, folder: TrainingFolder, steps: int, session: Session, b
 
 
 def _check_fit(spec: TrainSpec, threads: int, session: Session, bars: Bars) -> None:
-    """Ray would wait for resources in silence."""
+    """Compare needed and present resources: Ray would wait for them without a message."""
     for name, each in (("CPU", threads), ("GPU", spec.workers.gpus)):
         needs, has = each * spec.workers.count, session.resource(name)
         if needs <= has:
             continue
         if session.local:
-            has = session.cores if name == "CPU" else round(has)  # Ray is told of more; see Session
+            has = session.cores if name == "CPU" else round(has)  # Ray counts more; see Session
             raise UsageError(
                 f"{name}s needed: {needs} for {spec.workers.count} workers; this machine has {has}. Set "
                 f"workers.count or workers.{name.lower()}s lower, or give a cluster with --address"
@@ -84,7 +84,7 @@ class _Run:
         trainer = TorchTrainer(
             train_loop,
             train_loop_config={"spec": spec, "folder": root, "threads": threads},
-            # Ray Train gives a worker as many threads as it has CPUs: one, unless told.
+            # Ray Train gives a worker as many threads as CPUs. Its default is one.
             scaling_config=ScalingConfig(
                 num_workers=workers.count, use_gpu=workers.gpus > 0, resources_per_worker=resources
             ),
@@ -103,14 +103,14 @@ class _Run:
 
 
 def _in_words(error: Exception) -> EngineError:
-    """The last words of the first failed worker."""
+    """The error of a failed training, with the last line of the first failed worker."""
     failures = getattr(error, "worker_failures", {})
     first = failures[min(failures)] if failures else error
     lines = [line.strip() for line in str(first).splitlines() if line.strip()]
     shown = lines[-1][:300] if lines else type(first).__name__
     return EngineError(
-        f"the training failed {RESTARTS + 1} times:\n  {shown}\nMend the cause and run the same command "
-        "again: it goes on from the last checkpoint"
+        f"the training failed {RESTARTS + 1} times:\n  {shown}\nFix the cause and run the same command "
+        "again: it continues from the last checkpoint"
     )
 
 

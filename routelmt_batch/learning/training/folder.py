@@ -1,6 +1,6 @@
-"""A training's output folder: the router to be, and `_train` with all that is needed to go on.
+"""A training's output folder: the router, and `_train` with everything that a resume needs.
 
-It decides whether a folder may be gone on with. It trains nothing.
+It decides whether a training may continue in a folder. It trains nothing.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from routelmt_batch.store import checkpoints
 from routelmt_batch.store.folder import OutputFolder
 from routelmt_batch.store.manifest import changed, changed_versions, versions
 
-# What a router is made of; the other keys say where and how fast.
+# Keys that change the router. The others only change where and how fast it is trained.
 _MEANING = {"target", "method", "lora", "split", "training", "prompt"}
 
 
 class TrainingFolder(OutputFolder):
-    """The paths of a training's output. A JSON file is written once what it describes is complete."""
+    """The paths of a training's output. A JSON file is written when what it describes is complete."""
 
     work_name = "_train"
 
@@ -62,7 +62,7 @@ class TrainingFolder(OutputFolder):
         return self.root / CARD
 
     def last_checkpoint(self) -> Path | None:
-        """The newest whole checkpoint. Its state is the last file that is written of one."""
+        """The newest complete checkpoint. The state is the last file of a checkpoint to be written."""
         whole = [path for path in self.checkpoints.glob("checkpoint-*") if _is_whole(path)]
         return max(whole, key=step_of, default=None)
 
@@ -94,14 +94,14 @@ def check_output(folder: TrainingFolder) -> None:
         raise OutputError(f"output.uri {folder.root}: is a file; give a folder that is new or empty")
     if not folder.work.is_dir() and folder.root.is_dir() and any(folder.root.iterdir()):
         raise OutputError(
-            f"output.uri {folder.root}: not empty, and no training began it. Give a new folder, or remove "
-            "what is there"
+            f"output.uri {folder.root}: not empty, and not the output of a training. Give a new folder, or "
+            "empty this one"
         )
 
 
 def fingerprint(spec: TrainSpec, files: list[TableFile]) -> dict[str, Any]:
     """What the router depends on, by name, so that a mismatch can name it."""
-    found: dict[str, Any] = {
+    parts: dict[str, Any] = {
         "label tables": _digest(files, held_out=False),
         "held-out tables": _digest(files, held_out=True),
         "base.architecture": spec.base.architecture,
@@ -109,9 +109,9 @@ def fingerprint(spec: TrainSpec, files: list[TableFile]) -> dict[str, Any]:
         "base's configuration and tokenizer": checkpoints.text_hash(spec.base.source),
     }
     for key, value in spec.model_dump(mode="json", include=_MEANING).items():
-        parts = value.items() if isinstance(value, dict) else [(None, value)]
-        found |= {f"{key}.{part}" if part else key: inner for part, inner in parts}
-    return found
+        inner = value.items() if isinstance(value, dict) else [(None, value)]
+        parts |= {f"{key}.{name}" if name else key: item for name, item in inner}
+    return parts
 
 
 def _digest(files: list[TableFile], held_out: bool) -> str:
@@ -120,23 +120,22 @@ def _digest(files: list[TableFile], held_out: bool) -> str:
 
 
 def check_same(folder: TrainingFolder, now: dict[str, Any], bars: Bars) -> None:
-    """Raises OutputError, with what differs, if the folder's training was begun with something else.
-
-    A library in another version is a warning."""
+    """Raises OutputError, which lists the differences, if the folder's training was begun from other settings
+    or data. A library of another version causes only a warning."""
     before = folder.read_manifest()
     if before is None:
         return
-    if told := changed(before["fingerprint"], now):
+    if differences := changed(before["fingerprint"], now):
         raise OutputError(
-            f"{folder.root}: its training was begun with something else:\n{told}\n"
-            "Change it back, or train into another --output"
+            f"{folder.root}: its training was begun with other settings or data:\n{differences}\n"
+            "Change them back, or train into another --output"
         )
-    if told := changed_versions(before):
-        bars.warn(f"{folder.root}: begun with other library versions: {told}")
+    if differences := changed_versions(before):
+        bars.warn(f"{folder.root}: begun with other library versions: {differences}")
 
 
 def begin(folder: TrainingFolder, spec: TrainSpec, now: dict[str, Any]) -> None:
-    """Set down what is trained from what, once; the training can be gone on with from here."""
+    """Write the spec and the manifest, unless they exist. From here on the training can be resumed."""
     if folder.manifest.exists():
         return
     write_text(folder.spec, spec.dump(), "train.spec")

@@ -1,6 +1,6 @@
-"""What a router folder says of itself: `routelmt.json` for machines, `README.md` for people.
+"""Writes the description of a router folder: `routelmt.json` for programs, `README.md` for people.
 
-It knows figures and names, not how they came about.
+It formats names and figures. It computes nothing.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ _METHODS = {
 
 
 def card(spec: TrainSpec, made: Signature | None, prepared: Prepared, trained: Trained) -> dict[str, Any]:
-    """The router's card; `routers.card.RouterCard` says what a job reads of it. What no label table
-    says of its making (`made`) is unknown."""
+    """The router's card; `routers.card.RouterCard` is the part that a job reads. Without a signature of the
+    labels (`made`) their metric and models are unknown."""
     metric = made.metric.model_dump() if made else {"name": UNKNOWN, "signature": UNKNOWN}
     small, large = (_model(made.models.small), _model(made.models.large)) if made else (_NOBODY, _NOBODY)
     if spec.base.architecture == "decoder":
@@ -58,12 +58,12 @@ def card(spec: TrainSpec, made: Signature | None, prepared: Prepared, trained: T
     }
 
 
-def _model(told: Model) -> dict[str, str]:
-    return {"name": short_name(told.source), "weights": told.weights}
+def _model(model: Model) -> dict[str, str]:
+    return {"name": short_name(model.source), "weights": model.weights}
 
 
 def readme(spec: TrainSpec, report: TrainReport) -> str:
-    """The model card: what it predicts, how it was made, how well that went on rows never learnt from."""
+    """The model card: what the router predicts, how it was trained, and its figures on held-out rows."""
     parts = [_front(spec, report), _purpose(spec, report), _recipe(spec, report), _figures(spec, report)]
     return "\n\n".join([*parts, *_warnings(report), _use()]) + "\n"
 
@@ -81,18 +81,18 @@ def _purpose(spec: TrainSpec, report: TrainReport) -> str:
     card = report.card
     scale, metric = card["scale"], card["metric"]
     small, large = card["small_model"], card["large_model"]
-    what = (
+    target = (
         f"the marginal gain of the large model `{large['name']}` over the small model `{small['name']}`"
         if spec.target == "gain"
         else f"the quality of the small model `{small['name']}`'s translation"
     )
     return (
         f"# {spec.name}\n\nA router of routelmt_batch (kind `{spec.kind}`), after RouteLMT (Luo et al., ACL "
-        f"2026 Industry Track, arXiv 2604.22520). It reads the translation prompt and predicts {what}, in "
+        f"2026 Industry Track, arXiv 2604.22520). It reads the translation prompt and predicts {target}, in "
         f"{metric['name']} ({metric['signature']}), x100 scale:\n\n"
         f"**{spec.target} = {scale['mean']:.4g} + {scale['std']:.4g} x score**\n\n"
         f"Directions: {', '.join(card['directions'])}. Small model's weights: `{small['weights']}`. "
-        "`routelmt.json` holds this for machines; a job refuses the router for another small model or prompt."
+        "`routelmt.json` holds this for programs; a job refuses the router for another small model or prompt."
     )
 
 
@@ -113,7 +113,7 @@ def _recipe(spec: TrainSpec, report: TrainReport) -> str:
         f"## Training\n\nBase: `{spec.base.name}`. Trained: {method}; "
         f"{trained.trainable_parameters:,} parameters. Mean squared error on targets standardised by the "
         f"training rows' mean and standard deviation.\n\n"
-        f"{rows['train']:,} rows to learn from, {rows['validation']:,} to validate, {test}; split by "
+        f"{rows['train']:,} rows for training, {rows['validation']:,} for validation, {test}; split by "
         f"`{spec.split.by}` (seed {spec.split.seed}): rows with the same value are on one side. Up to "
         f"{training.epochs} epochs of batches of {training.batch_rows}, learning rate "
         f"{training.learning_rate:g} ({training.scheduler}, warm-up {training.warmup_fraction:g}), weight "
@@ -132,7 +132,7 @@ def _figures(spec: TrainSpec, report: TrainReport) -> str:
         *(_line(name, one) for name, one in report.held_out.directions.items()),
     ]
     return (
-        "## Held-out figures\n\nOf the saved model, read back, on test rows alone. Calibration error: "
+        "## Held-out figures\n\nMeasured with the saved model on test rows only. Calibration error: "
         f"{BINS} bins of equal count by prediction, mean |mean predicted - mean realised|; it and the MAE "
         f"are in points of {report.card['metric']['name']}.\n\n"
         + "\n".join(lines)
@@ -142,8 +142,8 @@ def _figures(spec: TrainSpec, report: TrainReport) -> str:
 
 
 def _line(name: str, one: Measures) -> str:
-    told = ("undefined" if value is None else f"{value:.3f}" for value in one.values)
-    return f"| {name} | {one.rows:,} | {' | '.join(told)} |"
+    cells = ("undefined" if value is None else f"{value:.3f}" for value in one.values)
+    return f"| {name} | {one.rows:,} | {' | '.join(cells)} |"
 
 
 def _warnings(report: TrainReport) -> list[str]:

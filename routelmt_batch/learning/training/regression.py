@@ -1,4 +1,4 @@
-"""How well predicted values fit the realised ones. It knows two columns of numbers, not what they are."""
+"""Measures how well predicted values fit realised ones. It knows only two columns of numbers."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Measures(Record):
 
 
 def measure(predicted: Floats, realised: Floats) -> Measures:
-    """All measures of float arrays of one length; MAE and calibration error in the values' own unit."""
+    """All measures of float arrays of equal length; MAE and calibration error in the unit of the values."""
     predicted, realised = np.asarray(predicted, np.float64), np.asarray(realised, np.float64)
     if not len(realised):
         return Measures.of({**dict.fromkeys(Measures.model_fields), "rows": 0})
@@ -64,7 +64,7 @@ def calibration_error(predicted: Floats, realised: Floats, bins: int = BINS) -> 
 
 
 def _r2(predicted: Floats, realised: Floats) -> float:
-    """Share of the variance explained, against the mean of these very rows; below 0 if worse than it."""
+    """Share of the variance explained, compared with the mean of these rows; below 0 if worse than it."""
     total = float(((realised - realised.mean()) ** 2).sum())
     return 1 - float(((realised - predicted) ** 2).sum()) / total if total else math.nan
 

@@ -1,6 +1,6 @@
-"""The model that learns: a sequence-classification one with one label, its adapter, its saved form.
+"""The model that is trained: a sequence-classification model with one label, its adapter, its saved form.
 
-It knows neither prompts, tables nor workers.
+It knows no prompts, tables or workers.
 """
 
 from __future__ import annotations
@@ -16,14 +16,15 @@ ADAPTER = "adapter"
 
 
 def tokenizer_of(spec: TrainSpec) -> Any:
-    """The base's tokenizer; where it knows no padding, the end token pads."""
+    """The base's tokenizer. If it has no padding token, the end token pads."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(spec.base.source)
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token is None:
             raise ModelError(
-                f"base.source {spec.base.source}: its tokenizer has neither padding nor end token"
+                f"base.source {spec.base.source}: its tokenizer has no padding and no end token; "
+                "take another base"
             )
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -55,7 +56,7 @@ def plain(spec: TrainSpec, source: str | None = None) -> Any:
 
 
 def trainable(spec: TrainSpec) -> Any:
-    """The model as its method trains it."""
+    """The model, prepared for the spec's training method."""
     model = plain(spec)
     model.config.use_cache = False  # nothing is decoded
     if spec.method == "head_only":
@@ -93,7 +94,7 @@ def save(spec: TrainSpec, checkpoint: Path, root: Path) -> None:
     model.config.use_cache = base.get("use_cache", True)
     model.to(getattr(torch, name)).save_pretrained(str(root))
     tokenizer_of(spec).save_pretrained(str(root))
-    for weights in root.rglob("*.safetensors"):  # safetensors lets nobody else read them
+    for weights in root.rglob("*.safetensors"):  # safetensors lets only the owner read them
         weights.chmod((root / "config.json").stat().st_mode)
 
 
@@ -102,4 +103,4 @@ def _save_adapter(adapted: Any, folder: Path, base: str) -> None:
     for config in adapted.peft_config.values():
         config.base_model_name_or_path = base
     adapted.save_pretrained(str(folder), save_embedding_layers=False)
-    (folder / "README.md").unlink(missing_ok=True)  # peft's blank form; the router's own card tells more
+    (folder / "README.md").unlink(missing_ok=True)  # peft's empty form; the router has its own card

@@ -1,4 +1,4 @@
-"""What a training sets down: the rows that it prepared, how it went, and its report. It trains nothing."""
+"""The records of a training: its prepared rows, how it went, and its report. It trains nothing."""
 
 from __future__ import annotations
 
@@ -60,5 +60,5 @@ class TrainReport(Record):
 
     @property
     def figures(self) -> dict[str, Any]:
-        """What a scheduler keeps of it."""
+        """The figures for a scheduler."""
         return self.held_out.overall.model_dump(include={"rows", "spearman", "r2"})

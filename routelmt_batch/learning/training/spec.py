@@ -1,4 +1,4 @@
-"""The training spec: what a router is made of. It imports neither torch nor Ray and opens no table."""
+"""The training spec. It imports neither torch nor Ray and opens no table."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Output(Part):
 
 
 class Base(Part):
-    """The model that learns."""
+    """The model that is trained."""
 
     source: str = Field(min_length=1, description="Model folder, or Hugging Face name.")
     architecture: Literal["decoder", "encoder"] = Field(
@@ -37,7 +37,7 @@ class Base(Part):
 
 
 class Lora(Part):
-    """RouteLMT, section 4.1: rank 8 and alpha 32 on all linear layers."""
+    """The LoRA adapter. Its defaults are RouteLMT's (section 4.1): rank 8, alpha 32, all linear layers."""
 
     rank: int = Field(8, ge=1, description="Rank of the adapter's matrices.")
     alpha: float = Field(32, gt=0, description="Scale of the adapter.")
@@ -57,7 +57,7 @@ class Split(Part):
         "whatever the name of its column.",
     )
     validation_fraction: Fraction = Field(
-        Decimal("0.1"), description="Share of the rows that decides when training stops."
+        Decimal("0.1"), description="Share of the rows for validation, which decides when training stops."
     )
     test_fraction: Fraction = Field(
         Decimal("0.1"), description="Share of the rows for the test, if there are no `test_tables`."
@@ -130,7 +130,7 @@ class TrainSpec(SpecFile):
     name: str = Field(min_length=1, description="Name of the router. Its model card shows it.")
     tables: list[Uri] = Field(
         min_length=1,
-        description="Label tables to learn from: folders, globs or Parquet files. A relative path starts at "
+        description="Label tables to train on: folders, globs or Parquet files. A relative path starts at "
         "the spec's folder.",
     )
     test_tables: list[Uri] = Field(
@@ -157,7 +157,7 @@ class TrainSpec(SpecFile):
     @model_validator(mode="after")
     def _some_rows_for_the_test(self) -> TrainSpec:
         if not self.test_tables and self.split.test_fraction <= 0:
-            raise ValueError("give test_tables, or a split.test_fraction above 0: a router is tested once")
+            raise ValueError("give test_tables, or a split.test_fraction above 0: a router needs a test")
         return self
 
     @model_validator(mode="after")
@@ -184,7 +184,7 @@ class TrainSpec(SpecFile):
 
 
 def short_name(source: str) -> str:
-    """A hub name as it is; of a folder its last part, for what is read on other machines."""
+    """A hub name unchanged; of a folder only its last part, because other machines read this name."""
     return Path(source).name if Path(source).is_absolute() else source
 
 
@@ -195,7 +195,7 @@ def load_train_spec(
     against the working folder.
 
     Raises:
-        SpecError: see spec_file.read.
+        SpecError: see spec.file.read.
     """
     overrides = [] if output_uri is None else [("output.uri", output_uri)]
     spec = file.read(Path(path), settings, TrainSpec, overrides)
@@ -206,6 +206,6 @@ def load_train_spec(
 
     base = spec.base.model_copy(update={"source": file.beside(spec.base.source, folder)})
     output = Output(uri=file.from_here(spec.output.uri))
-    found: dict[str, Any] = {"base": base, "output": output}
-    found |= {"tables": tables(spec.tables), "test_tables": tables(spec.test_tables)}
-    return spec.model_copy(update=found)
+    resolved: dict[str, Any] = {"base": base, "output": output}
+    resolved |= {"tables": tables(spec.tables), "test_tables": tables(spec.test_tables)}
+    return spec.model_copy(update=resolved)

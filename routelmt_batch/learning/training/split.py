@@ -1,4 +1,4 @@
-"""Which side a row falls on: training, validation or test. It knows a text and a seed, nothing more."""
+"""Divides rows into training, validation and test, by a text and a seed."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ _HASH_BYTES = 8
 
 
 def side(value: object, seed: int, validation: Decimal, test: Decimal) -> str:
-    """The side of every row with this value: its hash decides, so that equal values never part
-    and rows that come later move none."""
+    """The side of every row with this value. Its hash decides, so equal values stay together, and rows that
+    are added later move no others."""
     digest = hashlib.blake2b(f"{seed}\0{value}".encode(), digest_size=_HASH_BYTES).digest()
     place = Decimal(int.from_bytes(digest, "big")) / (1 << 8 * _HASH_BYTES)
     if place < test:

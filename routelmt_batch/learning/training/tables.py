@@ -1,6 +1,6 @@
-"""Label tables as a training reads them: which files, who made them, which rows can be learnt from.
+"""Reads label tables for a training: finds files, checks what made them, and selects the usable rows.
 
-It knows columns and targets, and neither models nor tokens.
+It knows columns and targets, but no models and no tokens.
 """
 
 from __future__ import annotations
@@ -39,18 +39,18 @@ from routelmt_batch.store import checkpoints
 
 @dataclass(frozen=True)
 class TableFile(LabelTable):
-    """One Parquet file of labels, by its contents; `held_out`: of `test_tables`."""
+    """One Parquet file of labels and its hash; `held_out` if it is one of `test_tables`."""
 
     sha256: str
     held_out: bool
 
 
 def find_tables(spec: TrainSpec) -> list[TableFile]:
-    """Every file of the label tables, `test_tables` last, once its columns are known to fit.
+    """Find every file of the label tables, `test_tables` last, and check its columns.
 
     Raises:
-        InputError: no such file, one that is given twice or not readable, a column that it lacks, or
-            tables whose text and languages stand in different places.
+        InputError: a file is missing, given twice or not readable; a column is missing; or tables have text
+            and languages in different places.
     """
     found = [
         TableFile(**vars(table), sha256=sha256(table.path), held_out=key == "test_tables")
@@ -63,7 +63,9 @@ def find_tables(spec: TrainSpec) -> list[TableFile]:
     count = Counter(file.sha256 for file in found)
     if twice := [str(file.path) for file in found if count[file.sha256] > 1]:
         names = ", ".join(twice)
-        raise InputError(f"{names}: the same rows, and would count twice: give them once")
+        raise InputError(
+            f"{names}: these files hold the same rows, which would count twice: give one of them"
+        )
     return found
 
 
@@ -90,31 +92,31 @@ def _target_columns(schema: pa.Schema, spec: TrainSpec) -> tuple[str, ...]:
 
 
 def _split_column(texts: Texts, spec: TrainSpec) -> str:
-    """`split.by` by its name in the tables: the source text is `source`, whatever its column."""
+    """The column of `split.by` in the tables: `source` is the source text, whatever its column's name."""
     return text_columns(texts).get(spec.split.by, spec.split.by)
 
 
 def check_makers(spec: TrainSpec, files: list[TableFile], bars: Bars) -> Signature | None:
-    """What made the labels, once the tables are known to agree; None if none of them says.
+    """Check that the tables were made alike. Returns what made them; None if no table has a signature.
 
     Raises:
-        ModelError: two metrics, or a small model that is not the base that is trained.
+        ModelError: metrics or models differ, or the small model is not the base that is trained.
     """
-    if mute := [file.path.name for file in files if not file.signature]:
+    if unsigned := [file.path.name for file in files if not file.signature]:
         bars.warn(
-            f"{len(mute)} of {len(files)} label tables ({', '.join(mute[:3])}) do not say which metric and "
-            "models made them: what no table says is `unknown` in the router's card"
+            f"{len(unsigned)} of {len(files)} label tables ({', '.join(unsigned[:3])}) do not say which "
+            "metric and models made them. If no table says it, the router's card has `unknown`"
         )
     signed = [(file, file.signature) for file in files if file.signature]
     if not signed:
         return None
     (first, made), *others = signed
     for file, other in others:
-        for key, value in _telling(other).items():
-            if value != _telling(made)[key]:
+        for key, value in _shared(other).items():
+            if value != _shared(made)[key]:
                 raise ModelError(
                     f"{file.path}: labelled with {key} {json.dumps(value)}, and {first.path} with "
-                    f"{json.dumps(_telling(made)[key])}. Such labels do not mix: train on one kind"
+                    f"{json.dumps(_shared(made)[key])}. Such labels cannot be mixed: train on one kind"
                 )
     if spec.base.architecture == "decoder":
         _check_small(spec, made.models.small)
@@ -127,8 +129,8 @@ def check_makers(spec: TrainSpec, files: list[TableFile], bars: Bars) -> Signatu
     return made
 
 
-def _telling(made: Signature) -> dict[str, Any]:
-    """What labels must share; of models only the weights count, not under which name they were read."""
+def _shared(made: Signature) -> dict[str, Any]:
+    """What all labels must share. Models are compared by their weights, not by their names."""
     models = {"small": made.models.small.weights, "large": made.models.large.weights}
     return {"metric": made.metric.model_dump(), "models": models}
 
@@ -139,16 +141,16 @@ def _check_small(spec: TrainSpec, small: Model) -> None:
         raise ModelError(
             f"base.source {spec.base.source}: its weights ({weights[:12]}) are not those of the small model "
             f"that made the labels ({small.source}, {small.weights[:12]}). Its router would learn "
-            "another model's gains: give that model, or label anew with this one"
+            "another model's gains: give that model, or label again with this one"
         )
 
 
 def read_rows(spec: TrainSpec, files: list[TableFile], bars: Bars) -> pa.Table:
     """Usable rows in file order: `source`, `source_lang`, `target_lang`, `target` float64 and `side`.
 
-    A gain is computed from the qualities; the `gain` column is read where there are none.
+    A gain is computed from the qualities; the `gain` column is read if a table lacks one.
     Rows without a usable target, text or language are left out with a warning that counts them, and so
-    are rows of `tables` whose split value stands in `test_tables`, too.
+    are rows of `tables` whose split value is also in `test_tables`.
     """
     texts, other_gains = texts_of(files), OtherGains()
     table = pa.concat_tables([_read(spec, texts, file, other_gains) for file in files])
@@ -160,7 +162,7 @@ def read_rows(spec: TrainSpec, files: list[TableFile], bars: Bars) -> pa.Table:
     tested = {group for group, held in zip(groups, held_out, strict=True) if held}
     clash = [not held and group in tested for group, held in zip(groups, held_out, strict=True)]
     table = _leave_out(
-        table, pc.invert(pa.array(clash, pa.bool_())), f"their {spec.split.by} is in test_tables, too", bars
+        table, pc.invert(pa.array(clash, pa.bool_())), f"their {spec.split.by} is also in test_tables", bars
     )
     test = Decimal(0) if spec.test_tables else spec.split.test_fraction
     drawn = sides(table["group"].to_pylist(), spec.split.seed, spec.split.validation_fraction, test)

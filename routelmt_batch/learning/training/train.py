@@ -1,6 +1,6 @@
 """Training a router, in order: check, split, tokenize, fit, measure, publish.
 
-It knows tables, the folder and the report; how a model learns is the worker's matter (`trainer`).
+It knows tables, the folder and the report. The workers train the model; see `trainer`.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ from routelmt_batch.store.ledger import lock_job
 
 
 def train(spec: TrainSpec, options: Options, bars: Bars) -> Outcome[TrainReport]:
-    """Train a router from wherever its folder stands to its end. Of the options, `address` and
-    `verbose` are read.
+    """Train a router, from its start or from where an earlier run stopped. It reads only `address` and
+    `verbose` of the options.
 
     Raises:
         UsageError: a table, the base model or the output folder must change first; see errors.
-        EngineError: the training failed; the same command goes on from its last checkpoint.
+        EngineError: the training failed; the same command continues from its last checkpoint.
     """
     folder, bars = TrainingFolder(Path(spec.output.uri)), _Remembering(bars)
     check_output(folder)
@@ -65,16 +65,16 @@ def train(spec: TrainSpec, options: Options, bars: Bars) -> Outcome[TrainReport]
 
 
 class _Remembering(Bars):
-    """Another's bars, whose warnings also stand in the model card."""
+    """The given bars, with a record of their warnings for the model card."""
 
     def __init__(self, bars: Bars) -> None:
         super().__init__(bars.console, bars.quiet)
         self.steps = bars.steps  # type: ignore[method-assign]
-        self.told: list[str] = []
+        self.messages: list[str] = []
         self._pass_on = bars.warn
 
     def warn(self, message: str) -> None:
-        self.told.append(message)
+        self.messages.append(message)
         self._pass_on(message)
 
 
@@ -100,7 +100,7 @@ def _fit(spec: TrainSpec, folder: TrainingFolder, rows: int, options: Options, b
 def _publish(
     spec: TrainSpec, folder: TrainingFolder, made: Signature | None, bars: _Remembering
 ) -> TrainReport:
-    """Measure, draw and tell; the card comes last, so that with it the router folder is whole."""
+    """Measure, draw and report. The card is written last: a router folder with a card is complete."""
     from routelmt_batch.learning.training import figures
 
     prepared, trained = Prepared.read(folder.prepared), Trained.read(folder.trained)
@@ -113,7 +113,7 @@ def _publish(
         bars.warn(f"tested on directions that it did not learn: {', '.join(unseen)}")
     parts = {"overall": held_out.overall, **held_out.directions}
     if few := [f"{name} {part.rows}" for name, part in parts.items() if part.rows < FEW_ROWS]:
-        bars.warn(f"few rows are held out (below {FEW_ROWS}): {', '.join(few)}; their figures are unsure")
+        bars.warn(f"few rows are held out (below {FEW_ROWS}): {', '.join(few)}; their figures are unreliable")
     title = f"{spec.name}: predicted and realised {spec.target}"
     plot, plots = folder.root / model_card.PLOT, folder.root / model_card.PLOT_BY_DIRECTION
     figures.predicted_against_realised(predicted, realised, plot, title, spec.target)
@@ -127,7 +127,7 @@ def _publish(
         left_out_too_long=prepared.left_out_too_long,
         cut_off=prepared.cut_off,
         held_out=held_out,
-        warnings=bars.told,
+        warnings=bars.messages,
     )
     write_text(folder.root / "README.md", model_card.readme(spec, report), "train.readme")
     report.write(folder.report, "train.report")
@@ -141,5 +141,5 @@ def _measure(predicted: Any, realised: Any, directions: list[str]) -> HeldOut:
     rows = {name: of_row == name for name in sorted(set(directions))}
     return HeldOut(
         overall=measure(predicted, realised),
-        directions={name: measure(predicted[of], realised[of]) for name, of in rows.items()},
+        directions={name: measure(predicted[mask], realised[mask]) for name, mask in rows.items()},
     )

@@ -1,7 +1,7 @@
-"""The worker's side of a training: transformers' Trainer in a Ray Train worker, from wherever it stands.
+"""The worker's side of a training: transformers' Trainer in a Ray Train worker, with resume.
 
 It reads token ids and targets from the training folder and knows neither tables nor prompts. Each worker
-runs `train_loop`; the first one writes. Ray Train's own checkpoints and data iterators are not used:
+runs `train_loop`; only the first one writes. Ray Train's own checkpoints and data iterators are not used:
 Trainer's checkpoints hold all that a resume needs, and the rows are tokenized already.
 """
 
@@ -46,7 +46,7 @@ _NAMES = {
 def train_loop(config: Mapping[str, Any]) -> RoutelmtError | None:
     """Train, save and predict. `config` holds `spec` (a dump), `folder` and `threads`.
 
-    A fault that the operator has to mend is returned: what is raised is tried again."""
+    An error that the operator must fix is returned, because Ray Train retries after one that is raised."""
     spec = TrainSpec.model_validate(config["spec"])
     folder = TrainingFolder(Path(config["folder"]))
     torch.set_num_threads(config["threads"])
@@ -83,7 +83,7 @@ def _train(spec: TrainSpec, folder: TrainingFolder) -> None:
     )
     trainer.train(resume_from_checkpoint=str(last) if last else None)
     if _is_first():
-        _tell_trained(trainer, folder)
+        _write_trained(trainer, folder)
 
 
 def _arguments(spec: TrainSpec, folder: TrainingFolder, rows: int) -> TrainingArguments:
@@ -131,10 +131,10 @@ def _callbacks(spec: TrainSpec, folder: TrainingFolder) -> list[TrainerCallback]
 def _squared_error(
     outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Mean over the rows of the whole step, `num_items_in_batch`, of which these are a worker's micro-batch.
+    """Squared errors of a worker's micro-batch, divided by the rows of the whole step (`num_items_in_batch`).
 
-    The models' own loss is the mean of each micro-batch, and Trainer, which gives them the count, takes
-    it for this one: gradients would grow with micro-batches and workers."""
+    The models' own loss divides by the rows of the micro-batch. Trainer expects a division by the rows of
+    the step, so gradients would grow with micro-batches and workers."""
     errors: torch.Tensor = (outputs.logits[:, 0].float() - labels) ** 2
     return errors.sum() / (len(labels) if num_items_in_batch is None else num_items_in_batch)
 
@@ -144,9 +144,9 @@ def _ranking(prediction: Any) -> dict[str, float]:
     return {"spearman": _NO_RANKING if math.isnan(value) else value}
 
 
-def _tell_trained(trainer: Trainer, folder: TrainingFolder) -> None:
+def _write_trained(trainer: Trainer, folder: TrainingFolder) -> None:
     state = trainer.state
-    told = Trained(
+    trained = Trained(
         checkpoint=Path(state.best_model_checkpoint).name,
         validation_spearman=state.best_metric,
         best_step=state.best_global_step,
@@ -156,11 +156,11 @@ def _tell_trained(trainer: Trainer, folder: TrainingFolder) -> None:
         stopped_early=state.global_step < state.max_steps,
         trainable_parameters=sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
     )
-    told.write(folder.trained, "train.trained")
+    trained.write(folder.trained, "train.trained")
 
 
 def _publish(spec: TrainSpec, folder: TrainingFolder) -> None:
-    """Write the router's model, and what that very model, read back, predicts of the test rows in a job."""
+    """Write the router's model, read it back, and write its predictions for the test rows, as in a job."""
     checkpoint = Trained.read(folder.trained).checkpoint
     regressor.save(spec, folder.checkpoints / checkpoint, folder.root)
     test, scale = examples.read(folder, TEST), Prepared.read(folder.prepared).scale
@@ -190,7 +190,7 @@ class _Rows(Dataset[dict[str, Any]]):
         return {"input_ids": self.token_ids[row], "labels": float(self.labels[row])}
 
     def by_length(self) -> _Rows:
-        """The rows with the shortest first: little padding where the order means nothing."""
+        """The rows, shortest first: less padding, if their order has no meaning."""
         order = sorted(range(len(self)), key=lambda row: len(self.token_ids[row]))
         self.token_ids, self.labels = [self.token_ids[row] for row in order], self.labels[order]
         return self
@@ -207,8 +207,8 @@ class _Collator:
 
 
 class _LengthGrouped(Sampler[int]):
-    """Batches of like lengths in an order of its own for each epoch, the same in every worker, after a
-    resume, and however a batch is cut up. (transformers' own sampler draws from the process's generator.)"""
+    """Batches of similar lengths, in a new order for each epoch. The order is the same in every worker, after
+    a resume, and for any micro-batch size. (transformers' own sampler uses the process's generator.)"""
 
     def __init__(self, lengths: Sequence[int], batch_rows: int, seed: int) -> None:
         self.lengths, self.batch_rows, self.seed, self.epoch = list(lengths), batch_rows, seed, 0
@@ -232,21 +232,21 @@ class _Trainer(Trainer):  # type: ignore[misc]
 
 
 class _Diary(TrainerCallback):  # type: ignore[misc]
-    """Writes what happens to `log.jsonl`, which the driver follows."""
+    """Logs progress to `log.jsonl`, which the driver follows."""
 
     def __init__(self, folder: TrainingFolder) -> None:
         self.folder = folder
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **more: Any) -> None:
-        """Say where training begins: lines before this one with later steps are done again."""
+        """Log the step where training begins. Later steps in earlier lines are repeated."""
         if state.is_world_process_zero:
             self.folder.sweep()
             self._write({"step": state.global_step, "of": state.max_steps})
 
     def on_log(self, args: Any, state: Any, control: Any, logs: Mapping[str, Any], **more: Any) -> None:
-        told = {name: logs[key] for key, name in _NAMES.items() if key in logs}
-        if state.is_world_process_zero and told:
-            self._write({"step": state.global_step, "epoch": round(float(state.epoch), 4), **told})
+        values = {name: logs[key] for key, name in _NAMES.items() if key in logs}
+        if state.is_world_process_zero and values:
+            self._write({"step": state.global_step, "epoch": round(float(state.epoch), 4), **values})
 
     def on_step_end(self, args: Any, state: Any, control: Any, **more: Any) -> None:
         reach("train.step")
