@@ -1,1 +1,1 @@
-"""The flow of run and plan, and what is done with a finished job. It knows no command line."""
+"""The flow of `run` and `plan`, and operations on a finished job. It knows no command line."""

@@ -1,8 +1,7 @@
-"""`clean`: the work files of a finished job removed, what audits need kept.
+"""`clean` removes the work files of a finished job, but keeps what audits need.
 
-Manifest, spec, plan, ledger, logs, an audit's sample and all outside of `_job/` stay as they are. Of the
-translations those stay that stand in no output row: the audit page shows both models' texts where there
-are both.
+Manifest, spec, plan, ledger, logs, an audit's sample and everything outside `_job/` stay as they are.
+Translations that no output row contains are also kept, because the audit page shows both models' texts.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ class Removed:
 
 @dataclass(frozen=True)
 class Cleaned:
-    """What was removed, by stage, and the bytes of the translations that were written anew to be kept."""
+    """What was removed, by stage, and the bytes of the kept translations, which were written to new files."""
 
     removed: list[Removed]
     kept_bytes: int = 0
@@ -54,7 +53,7 @@ class Cleaned:
 
 
 def to_remove(folder: Folder) -> Cleaned:
-    """What `clean` would remove of a finished job; what it would keep of that is not known before.
+    """What `clean` would remove of a finished job. How much of it would be kept is not known yet.
 
     Raises:
         OutputError: no job is there, or it is not finished.
@@ -67,12 +66,12 @@ def to_remove(folder: Folder) -> Cleaned:
 def clean(folder: Folder, bars: Bars) -> Cleaned:
     """Remove the work files of a finished job, and return what was removed. A second call removes nothing.
 
-    One line in the ledger releases the files. If the command is killed before it, nothing has happened. If it
-    is killed after it, the job is complete, and the next `clean` or `run` removes the rest.
+    One line in the ledger releases the files. If the command is killed before, nothing has changed. If it is
+    killed afterwards, the job is complete, and the next `clean` or `run` removes the rest.
 
     Raises:
-        OutputError: no job is there, it is not finished, somebody holds it, or an output shard is not
-            what was committed: it could not be made again.
+        OutputError: no job is there, it is not finished, another process holds it, or an output shard
+            changed after it was written.
     """
     _check(folder)
     with lock_job(folder.work):
@@ -104,12 +103,12 @@ def _check(folder: Folder) -> None:
         raise OutputError(f"{folder.root}: no job there (no {folder.manifest.relative_to(folder.root)})")
     if not folder.is_finished():
         raise OutputError(
-            f"{folder.root}: this job is not finished, and needs its work files; `run` it to its end first"
+            f"{folder.root}: this job is not finished and needs its work files; let it finish first"
         )
 
 
 def _verify(folder: Folder, bars: Bars) -> None:
-    """Raises OutputError if an output shard is not what _SUCCESS says."""
+    """Raises OutputError if an output shard does not have the hash in _SUCCESS."""
     outputs = json.loads(folder.success.read_text(encoding="utf8"))["shards"]
 
     def differs(output: dict[str, str], stop: Stop) -> bool:
@@ -122,14 +121,14 @@ def _verify(folder: Folder, bars: Bars) -> None:
         for output, bad in zip(outputs, outcomes, strict=True):
             if bad:
                 raise OutputError(
-                    f"{folder.data(output['shard'])}: changed after it was written, and without the work "
-                    "files it could not be made again. Remove it and `run` the job; nothing was cleaned"
+                    f"{folder.data(output['shard'])}: changed after it was written. Nothing was cleaned, "
+                    "because only the work files can restore it. Remove it, `run` the job and clean again"
                 )
             advance(1)
 
 
 def _keep(folder: Folder, ledger: Ledger, bars: Bars) -> Iterator[PartEntry]:
-    """New parts with the translations that stand in no output row; labels have all in theirs."""
+    """New parts with the translations that no output row contains. Label tables contain all of theirs."""
     manifest = folder.read_manifest()
     if not manifest or manifest["command"] == "label":
         return
@@ -150,7 +149,7 @@ def _keep(folder: Folder, ledger: Ledger, bars: Bars) -> Iterator[PartEntry]:
 
 
 def _unused(job: FinishedJob, ledger: Ledger, shard: str) -> Iterator[pa.Table]:
-    """A shard's committed translations by the model that its output row has not."""
+    """A shard's committed translations by the model that the output row did not use."""
     routes: list[npt.NDArray[np.bool_]] = [np.zeros(0, bool)]
     for _, batch in job.batches(shard, ["route"]):
         routes.append(pc.fill_null(pc.equal(batch["route"], LARGE), False).to_numpy(zero_copy_only=False))

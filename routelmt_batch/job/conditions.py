@@ -1,6 +1,6 @@
-"""`--fail-if`: what a scheduler takes for a failure of a job that is done.
+"""`--fail-if`: conditions under which a scheduler treats a finished job as failed.
 
-A condition is a name, `>` and a number. One that cannot be evaluated holds: it never passes unseen.
+A condition is a name, `>` and a number. One that cannot be evaluated counts as holding, so it is noticed.
 """
 
 from __future__ import annotations
@@ -26,25 +26,25 @@ from routelmt_batch.store.folder import Folder
 
 AnyReport = TypeVar("AnyReport", bound=Report)
 CONDITION_HELD = 4  # the exit code
-# What each name measures, and whether it can be more than 1.
+# What each name measures; a share is never more than 1.
 _SHARES = {
     "failed": "share of the rows that failed or were quarantined",
-    "unused_budget": "share of the large model's places whose row has no text of the large model",
+    "unused_budget": "share of the large model's places without a translation by the large model",
     "ks": "Kolmogorov-Smirnov distance of the scores",
 }
 _KNOWN = _SHARES | {"psi": "population stability index of the scores"}
 _DRIFT = ("psi", "ks")
-_OF_LABELS = "failed"  # the only one that labels have
-Drift: TypeAlias = Mapping[str, float | None]  # by those names
+_OF_LABELS = "failed"  # the only condition for labels
+Drift: TypeAlias = Mapping[str, float | None]  # values by the names in _DRIFT
 
 
 class _Unknown(Exception):
-    """Why a condition's value cannot be known."""
+    """The reason why a condition cannot be evaluated."""
 
 
 @dataclass(frozen=True)
 class Condition:
-    """It holds when the value that `name` stands for is more than `limit`."""
+    """A condition that holds when the value called `name` is more than `limit`."""
 
     name: str
     limit: Decimal
@@ -54,85 +54,86 @@ class Condition:
         """Raises UsageError, with the known names, if the text is not a condition."""
         match = re.fullmatch(r"\s*(\w+)\s*>\s*([\d.]+(?:[eE]-?\d+)?)\s*", text)
         try:
-            found = match and cls(match[1], Decimal(match[2]))
+            condition = match and cls(match[1], Decimal(match[2]))
         except InvalidOperation:
-            found = None
-        if not found:
+            condition = None
+        if not condition:
             raise UsageError(
-                f"--fail-if {text}: give NAME>NUMBER, such as failed>0.01 (in quotes: > is the shell's, too)"
+                f"--fail-if {text}: give NAME>NUMBER in quotes (> is special to shells): 'failed>0.01'"
             )
-        if found.name not in _KNOWN:
-            known = "; ".join(f"{name}: {told}" for name, told in _KNOWN.items())
-            raise UsageError(f"--fail-if {text}: no condition has the name {found.name!r}. There are {known}")
-        if found.name in _SHARES and found.limit >= 1:
-            raise UsageError(f"--fail-if {text}: {found.name} is never more than 1; give a number below 1")
-        return found
+        name = condition.name
+        if name not in _KNOWN:
+            known = "; ".join(f"{key}: {meaning}" for key, meaning in _KNOWN.items())
+            raise UsageError(f"--fail-if {text}: there is no condition {name!r}. Give one of {known}")
+        if name in _SHARES and condition.limit >= 1:
+            raise UsageError(f"--fail-if {text}: {name} is never more than 1; give a number below 1")
+        return condition
 
     def __str__(self) -> str:
         return f"{self.name}>{self.limit}"
 
 
 def parse(texts: Sequence[str], against: object = None, of_labels: bool = False) -> tuple[Condition, ...]:
-    """Parse conditions. With an earlier job to compare with, at least one must be about drift.
+    """Parse conditions. If there is an earlier job to compare with, at least one must be about drift.
 
     Raises:
-        UsageError: a text is not a condition, labels do not have it, or no condition is about drift.
+        UsageError: a text is not a condition, or not one for labels, or no condition is about drift.
     """
-    found = tuple(map(Condition.parse, texts))
-    for condition in found:
+    conditions = tuple(map(Condition.parse, texts))
+    for condition in conditions:
         if of_labels and condition.name != _OF_LABELS:
             lacks = "scores" if condition.name in _DRIFT else "budget"
             raise UsageError(
                 f"--fail-if {condition}: labels have no {lacks}; give {_OF_LABELS}>NUMBER, or leave it out"
             )
-    if against and not any(condition.name in _DRIFT for condition in found):
-        raise UsageError("--against: goes with --fail-if 'psi>...' or 'ks>...'")
-    return found
+    if against and not any(condition.name in _DRIFT for condition in conditions):
+        raise UsageError("--against: needs --fail-if 'psi>...' or 'ks>...'; add one, or leave --against out")
+    return conditions
 
 
 @dataclass(frozen=True)
 class Conditions:
-    """What a job is judged by when it is done; drift is from `against`, or from the router's calibration."""
+    """The conditions for a finished job. Drift is from `against`, else from the router's calibration."""
 
     conditions: tuple[Condition, ...] = ()
     against: FinishedJob | None = None
 
     @classmethod
     def parse(cls, texts: Sequence[str], against: FinishedJob | None) -> Conditions:
-        """Raises UsageError for a text that is not a condition, or that can never be evaluated."""
-        found = cls(parse(texts, against), against)
+        """Raises UsageError for a text that is not a condition, or if `against` has no scores."""
+        conditions = cls(parse(texts, against), against)
         if against and not against.report.budget.rows_with_gain:
-            raise UsageError(f"--against {against.folder.root}: no row of it has a score to drift from")
-        return found
+            raise UsageError(f"--against {against.folder.root}: none of its rows has a score; give another")
+        return conditions
 
     @property
     def of_drift(self) -> list[Condition]:
         return [condition for condition in self.conditions if condition.name in _DRIFT]
 
     def check(self, recipe: JobRecipe, folder: Folder) -> None:
-        """Raises UsageError, before anything is paid for, if a condition could not be evaluated."""
+        """Raises UsageError, before any expensive work, if a condition could not be evaluated."""
         if self.against and self.against.folder.root.resolve() == folder.root.resolve():
-            raise UsageError(f"--against {folder.root}: is this job itself; give an earlier one")
+            raise UsageError(f"--against {folder.root}: is this job's own output; give an earlier job's")
         card = recipe.router.card
         if self.of_drift and not self.against and not (card and card.calibration):
             raise UsageError(
-                f"--fail-if {self.of_drift[0]}: the router has no calibration to drift from. Give an "
-                "earlier job with --against OUTPUT, or `routelmt-batch calibrate` the router"
+                f"--fail-if {self.of_drift[0]}: the router has no calibration to measure drift from. Give "
+                "an earlier job with --against OUTPUT, or run `routelmt-batch calibrate` on the router"
             )
         budget = recipe.budget
         share = budget.fraction if budget.threshold is None else budget.cap
         for condition in self.conditions:
             if condition.name == "unused_budget" and not share:
-                which = "a threshold without --cap" if share is None else "a budget of 0"
+                budget_kind = "a threshold without --cap" if share is None else "a budget of 0"
                 raise UsageError(
-                    f"--fail-if {condition}: {which} has no places that could stay unused; leave it out"
+                    f"--fail-if {condition}: {budget_kind} has no places; leave the condition out"
                 )
 
     def judge(self, folder: Folder, report: AnyReport) -> AnyReport:
-        """A finished job's report with what became of the conditions, which is written with it."""
+        """Add a verdict on each condition to a finished job's report, and write it again."""
         if not self.conditions:
             return report
-        drifted = functools.cache(lambda: self._drift(folder, report))  # it may read both jobs
+        drifted = functools.cache(lambda: self._drift(folder, report))  # once at most: it may read both jobs
         judged = report.model_copy(update={"fail_if": _verdicts(self.conditions, report, drifted)})
         judged.write(folder.job_report, "report")
         return judged
@@ -156,7 +157,7 @@ NO_CONDITIONS = Conditions()
 
 
 def _verdicts(conditions: Iterable[Condition], report: Report, drifted: Callable[[], Drift]) -> list[Verdict]:
-    found = []
+    verdicts = []
     for condition in conditions:
         value, why = None, None
         try:
@@ -165,8 +166,8 @@ def _verdicts(conditions: Iterable[Condition], report: Report, drifted: Callable
             why = str(error)
         holds = value is None or value > Fraction(condition.limit)
         measured = None if value is None else float(value)
-        found.append(Verdict(condition=str(condition), value=measured, holds=holds, why=why))
-    return found
+        verdicts.append(Verdict(condition=str(condition), value=measured, holds=holds, why=why))
+    return verdicts
 
 
 def _value(name: str, report: Report, drifted: Callable[[], Drift]) -> Fraction:
@@ -177,22 +178,22 @@ def _value(name: str, report: Report, drifted: Callable[[], Drift]) -> Fraction:
         return _share(report.all_places - report.budget.used, report.all_places)
     moved = drifted()[name]
     if moved is None or not math.isfinite(moved):
-        raise _Unknown("it is no finite number")
+        raise _Unknown("it is not a finite number")
     return Fraction(moved)
 
 
 def _share(part: int, whole: int) -> Fraction:
     if not whole:
-        raise _Unknown("it is a share of none")
+        raise _Unknown("there is nothing to take a share of")
     return Fraction(part, whole)
 
 
 def triggered(verdicts: Iterable[Verdict]) -> list[str]:
-    """The conditions that hold, in words."""
+    """The conditions that hold, each with its value or why it has none."""
     return [
-        f"{one.condition}: it is {one.value:.4g}"
-        if one.value is not None
-        else f"{one.condition}: cannot be evaluated ({one.why})"
-        for one in verdicts
-        if one.holds
+        f"{verdict.condition}: it is {verdict.value:.4g}"
+        if verdict.value is not None
+        else f"{verdict.condition}: cannot be evaluated ({verdict.why})"
+        for verdict in verdicts
+        if verdict.holds
     ]

@@ -50,7 +50,7 @@ from routelmt_batch.store.workspace import find_input, open_workspace, refuse_cl
 
 @dataclass(frozen=True)
 class Options:
-    """What a run is told beside its spec."""
+    """A run's options that are not in its spec."""
 
     limit: int | None = None
     shards: str | None = None
@@ -65,7 +65,7 @@ Report = TypeVar("Report", covariant=True)
 
 @dataclass(frozen=True)
 class Outcome(Generic[Report]):
-    """A job's report, and whether this run wrote it or found it."""
+    """A job's report, and whether this run wrote it or found it finished."""
 
     report: Report
     new: bool
@@ -76,25 +76,25 @@ OpenEngine = Callable[[Folder], AbstractContextManager[Engine]]
 
 
 def run(spec: JobSpec, options: Options, bars: Bars, open_engine: OpenEngine) -> Outcome[JobReport]:
-    """Run a job from wherever it stands to its end.
+    """Run a job to its end, from the beginning or from its committed work.
 
     Raises:
-        RoutelmtError: see errors; what is committed stays, and the same command goes on.
+        RoutelmtError: see errors. Committed work stays, and the same command continues the job.
     """
     with (
         _open(spec, options, bars) as workspace,
         open_engine(workspace.folder) as engine,
     ):
         done = JobReport.finished(workspace.folder)
-        refuse_cleaned(workspace, done, _asks_more(workspace, done, options))
+        refuse_cleaned(workspace, done, _needs_work_files(workspace, done, options))
         if done:
             plan = allocate(workspace)  # refuses another budget
             retry = options.retry_failed and not workspace.ledger.cleaned
             if not (retry and reopen_failed(workspace, plan)) and not audit_is_due(workspace):
                 if checks_came_late(workspace):
                     bars.warn(
-                        "checks.enabled: this job was finished without checks and stays so; a new one, with "
-                        "another --output, has them"
+                        "checks.enabled: this job was finished without checks, and none are added now; to "
+                        "have them, start a new job with another --output"
                     )
                 return Outcome(options.conditions.judge(workspace.folder, done), new=False)
         if workspace.ledger.rows(SCORES) < workspace.rows:
@@ -116,34 +116,34 @@ def run(spec: JobSpec, options: Options, bars: Bars, open_engine: OpenEngine) ->
         return Outcome(options.conditions.judge(workspace.folder, reported), new=True)
 
 
-def _asks_more(workspace: Job, done: JobReport | None, options: Options) -> str | None:
-    """What this run asks of a finished job that takes its work files."""
+def _needs_work_files(workspace: Job, done: JobReport | None, options: Options) -> str | None:
+    """The option of this run that needs the work files of a finished job."""
     if done and options.retry_failed and done.failed_rows:
         return "--retry-failed"
     return "an audit (audit.fraction)" if done and audit_is_due(workspace) else None
 
 
 def _draw_page(workspace: Job, bars: Bars) -> None:
-    """Write the audit page. The job is done, with it or without."""
+    """Write the audit page. The job is complete without it, so an error is only a warning."""
     try:
         write_page(FinishedJob.read(workspace.folder), workspace.spec.page)
-    except Exception as error:  # whatever it is, and without its words, which may be the corpus's
+    except Exception as error:  # its message is left out, because it may quote the corpus
         bars.warn(
-            f"the audit page was not drawn ({type(error).__name__}); the job is whole without it. "
-            f"`routelmt-batch report {workspace.folder.root} --html` draws it, or says why not"
+            f"the audit page was not written ({type(error).__name__}); the job is complete without it. "
+            f"`routelmt-batch report {workspace.folder.root} --html` writes it, or shows the error"
         )
 
 
 def _alone(recipe: JobRecipe) -> dict[str, Pool]:
-    """Pools that run beside no other, by their key in the spec."""
-    found: dict[str, Pool] = {"router": recipe.router.pool}
+    """Pools that run while no other pool runs, by their key in the spec."""
+    pools: dict[str, Pool] = {"router": recipe.router.pool}
     if recipe.quality_router:
-        found["guard.router"] = recipe.quality_router.pool
+        pools["guard.router"] = recipe.quality_router.pool
     if recipe.metric and recipe.spec.metric:
-        found["metric"] = recipe.spec.metric
+        pools["metric"] = recipe.spec.metric
     if recipe.spec.checks.enabled:
-        found["checks"] = checks_pool(recipe.spec.checks)
-    return found
+        pools["checks"] = checks_pool(recipe.spec.checks)
+    return pools
 
 
 @contextmanager
@@ -157,12 +157,12 @@ def _open(spec: JobSpec, options: Options, bars: Bars) -> Iterator[Job]:
 
 
 def plan(spec: JobSpec, options: Options, bars: Bars, open_engine: OpenEngine) -> list[WhatIf]:
-    """Score, and say what each budget would buy; nothing is frozen but the scores."""
+    """Score the rows, and return what each budget would buy. Only the scores are committed."""
     with _open(spec, options, bars) as workspace:
         if workspace.ledger.cleaned:
             raise OutputError(
-                f"{workspace.folder.root}: its scores were cleaned away. What each budget would have bought "
-                "is on its audit page, and in reports/job.json under `budgets`"
+                f"{workspace.folder.root}: `clean` removed its scores. What each budget would have bought is "
+                "on its audit page, and in reports/job.json under `budgets`"
             )
         if workspace.ledger.rows(SCORES) < workspace.rows:
             with open_engine(workspace.folder) as engine:
@@ -172,7 +172,7 @@ def plan(spec: JobSpec, options: Options, bars: Bars, open_engine: OpenEngine) -
 
 
 def _warn_of_directions(workspace: Job, bars: Bars) -> None:
-    """Before anything is paid for; the report says it again."""
+    """Log the router's warnings before any expensive work; the report repeats them."""
     for warning in workspace.recipe.router.doubts(
         "router", directions(workspace.units, workspace.spec.input)
     ):
@@ -187,7 +187,7 @@ def check(
     conditions: Conditions = NO_CONDITIONS,
     address: str | None = None,
 ) -> dict[str, Any]:
-    """What a run would work on: every check of a run, nothing started and nothing written.
+    """What a run would do, after every check of a run. Nothing is started or written.
 
     Raises:
         UsageError: as a run would.
@@ -219,24 +219,24 @@ def check(
     }
 
 
-def _dtypes(spec: JobSpec, told: Sequence[str]) -> str:
+def _dtypes(spec: JobSpec, messages: Sequence[str]) -> str:
     pools = {"router": spec.router, SMALL: spec.models.small, LARGE: spec.models.large}
     shown = ", ".join(f"{name} {pool.dtype}" for name, pool in pools.items())
     return shown + "".join(
-        f" ({reason})" for reason in dict.fromkeys(one.split(", because ")[1] for one in told)
+        f" ({reason})" for reason in dict.fromkeys(message.split(", because ")[1] for message in messages)
     )
 
 
 def _measured(recipe: JobRecipe) -> dict[str, str]:
-    """Guard, audit and metric, where there are any."""
-    spec, found = recipe.spec, {}
+    """Guard, audit and metric, if the spec has them."""
+    spec, settings = recipe.spec, {}
     if spec.guard != Guard():
-        found["guard"] = guard_words(spec.guard).replace("guard.", "")
+        settings["guard"] = guard_words(spec.guard).replace("guard.", "")
     if spec.audit.fraction:
-        found["audit"] = f"{spec.audit.fraction} of the rows, at least {spec.audit.min_rows:,}"
+        settings["audit"] = f"{spec.audit.fraction} of the rows, at least {spec.audit.min_rows:,}"
     if recipe.metric:
-        found["metric"] = recipe.metric.name
-    return found
+        settings["metric"] = recipe.metric.name
+    return settings
 
 
 def _budget(recipe: JobRecipe, rows: int) -> str:
@@ -252,11 +252,11 @@ def _state(folder: Folder, begun: Begun) -> str:
         return "another run holds it"
     if folder.is_finished():
         return "finished: a run would do nothing"
-    return f"goes on: {begun.ledger.rows(SCORES):,} rows scored" if begun.manifest else "new"
+    return f"continues: {begun.ledger.rows(SCORES):,} rows scored" if begun.manifest else "new"
 
 
 def unfinished(folder: Folder) -> dict[str, Any]:
-    """How far an unfinished job is, and whether a process works on it."""
+    """An unfinished job's progress, and whether a process works on it."""
     return {
         "finished": False,
         "running": is_locked(folder.work),
@@ -266,7 +266,7 @@ def unfinished(folder: Folder) -> dict[str, Any]:
 
 
 def progress(folder: Folder) -> dict[str, list[int]]:
-    """How far a job is, by stage: `[done, of]`, from its ledger."""
+    """A job's progress by stage, `[done, total]`, from its ledger."""
     ledger, (shards, rows) = folder.ledger(), folder.extent()
     stages = {"score": [ledger.rows(SCORES), rows]}
     if folder.plan.exists():

@@ -1,4 +1,4 @@
-"""Hours and cost of a budget, from what one GPU was measured to do. It opens no corpus and no engine."""
+"""Hours and cost of a budget, from the measured speed of one GPU. It opens no corpus and no engine."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from routelmt_batch.stages.job_report import JobReport, LaneReport, PassReport
 ROUTER, METRIC = "router", "metric"
 _HOUR_S = 3600.0
 _HEADER = """\
-# Measured by {name}: what one GPU does of each pool once it runs, and how long the pool takes to start.
-# Set gpus to what a night will have, price_per_gpu_hour to what one costs, and give the file to
-# `routelmt-batch plan SPEC --rates FILE`. Without GPUs an engine counts as one.
+# Measured by {name}: the speed of one GPU of each pool once it runs, and how long the pool takes to start.
+# Set gpus to the number that the job will have and price_per_gpu_hour to the price of one. Then run
+# `routelmt-batch plan SPEC --rates FILE`. Without GPUs, one engine counts as one GPU.
 """
 
 
@@ -31,8 +31,8 @@ class Work(NamedTuple):
 
 
 class Rate(Part):
-    """What one GPU of a pool was measured to do, in rows or in prompt tokens, output included in the
-    time; how many GPUs the pool has, and what one of them costs an hour."""
+    """The measured speed of one GPU of a pool, in rows or in prompt tokens (the time includes the output),
+    the pool's number of GPUs, and the price of one GPU per hour."""
 
     rows_per_second_per_gpu: float | None = Field(None, gt=0, allow_inf_nan=False)
     prompt_tokens_per_second_per_gpu: float | None = Field(None, gt=0, allow_inf_nan=False)
@@ -43,11 +43,11 @@ class Rate(Part):
     @model_validator(mode="after")
     def _one_measure(self) -> Rate:
         if (self.rows_per_second_per_gpu is None) == (self.prompt_tokens_per_second_per_gpu is None):
-            raise ValueError("give rows_per_second_per_gpu or prompt_tokens_per_second_per_gpu, one of them")
+            raise ValueError("give either rows_per_second_per_gpu or prompt_tokens_per_second_per_gpu")
         return self
 
     def hours(self, work: Work) -> float:
-        """From the start of the pool's engines to its last row; none if there is no row."""
+        """From the start of the pool's engines to its last row; 0 without rows."""
         if not work.rows:
             return 0.0
         if self.rows_per_second_per_gpu is not None:
@@ -59,14 +59,14 @@ class Rate(Part):
 
 
 class Rates(SpecFile):
-    """What `plan --rates` reads."""
+    """The file that `plan --rates` reads."""
 
     command: ClassVar[str] = "plan"
 
     router: Rate
     small: Rate
     large: Rate
-    metric: Rate | None = None  # of a guard that measures
+    metric: Rate | None = None  # for a guard that measures
 
     @classmethod
     def starter(cls) -> str:
@@ -75,14 +75,14 @@ class Rates(SpecFile):
     @model_validator(mode="after")
     def _metric_by_rows(self) -> Rates:
         if self.metric and self.metric.rows_per_second_per_gpu is None:
-            raise ValueError("metric: give rows_per_second_per_gpu: it reads no prompt")
+            raise ValueError("metric: give rows_per_second_per_gpu, because a metric reads no prompt")
         return self
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A whole job at one budget. `hours` are from end to end, `cost` is of the hours that each pool's
-    GPUs are held; None without prices."""
+    """Hours and cost of a whole job at one budget. `hours` is its elapsed time. `cost` covers the hours for
+    which each pool holds its GPUs; it is None without prices."""
 
     hours: float
     cost: float | None
@@ -96,14 +96,14 @@ def load(path: str | Path, spec: JobSpec) -> Rates:
     """
     rates = read(Path(path), (), Rates)
     if spec.guard.measures and not rates.metric:
-        raise SpecError(f"{path}: the job's guard measures translations: give metric, too")
+        raise SpecError(f"{path}: the job's guard measures translations; add a rate for metric")
     return rates
 
 
 def estimate(rates: Rates, spec: JobSpec, line: WhatIf) -> Estimate:
     """Hours and cost of a job at a budget, scoring included. The small and the large pool run side by
-    side, each on its own GPUs, unless `run.pools` is sequential. What is left out: assembly, an audit's
-    sample, the prefill of a guard that predicts."""
+    side, each on its own GPUs, unless `run.pools` is sequential. Assembly, an audit's sample and
+    the prefill of a guard that predicts are not counted."""
     work = workload(spec, line)
     pools: dict[str, Rate] = {ROUTER: rates.router, SMALL: rates.small, LARGE: rates.large}
     if rates.metric:
@@ -123,7 +123,7 @@ def estimate(rates: Rates, spec: JobSpec, line: WhatIf) -> Estimate:
 
 
 def workload(spec: JobSpec, line: WhatIf) -> dict[str, Work]:
-    """What each pool has to do at a budget. Of a guard the most that it can take is counted."""
+    """The work of each pool at a budget, with the most rows that a guard can measure."""
     guard, everything = spec.guard, Work(line.all_rows, line.all_prompt_tokens)
     large = Work(line.rows, line.prompt_tokens)
     small = Work(everything.rows - large.rows, everything.prompt_tokens - large.prompt_tokens)
@@ -144,29 +144,29 @@ def workload(spec: JobSpec, line: WhatIf) -> dict[str, Work]:
 
 def measured(report: JobReport) -> str:
     """A rates file from a finished job's report: rows/s of each pool that ran, its start, its GPUs."""
-    found: dict[str, dict[str, Any]] = {}
+    rates: dict[str, dict[str, Any]] = {}
     for pool in (ROUTER, SMALL, LARGE, METRIC):
         lanes = [
-            (one, label, lane)
-            for one in report.passes
-            for label, lane in one.lanes.items()
+            (pass_report, label, lane)
+            for pass_report in report.passes
+            for label, lane in pass_report.lanes.items()
             if _pool(lane) == pool
         ]
-        gpus = [_gpus(one, label) for one, label, _ in lanes]
+        gpus = [_gpus(pass_report, label) for pass_report, label, _ in lanes]
         seconds = sum(lane.seconds * number for (*_, lane), number in zip(lanes, gpus, strict=True))
         if seconds > 0:
-            found[pool] = {
+            rates[pool] = {
                 "rows_per_second_per_gpu": round(sum(lane.rows for *_, lane in lanes) / seconds, 3),
-                "start_seconds": max(one.engine_start_seconds for one, *_ in lanes),
+                "start_seconds": max(pass_report.engine_start_seconds for pass_report, *_ in lanes),
                 "gpus": gpus[-1],
                 "price_per_gpu_hour": None,
             }
-    return _HEADER.format(name=report.name) + dump(found)
+    return _HEADER.format(name=report.name) + dump(rates)
 
 
-def _gpus(one: PassReport, label: str) -> int:
-    """What a lane's engines had in a pass; without GPUs an engine counts as one."""
-    return one.gpus.get(label) or 1
+def _gpus(pass_report: PassReport, label: str) -> int:
+    """The GPUs of a lane's engines in a pass; without GPUs, one engine counts as one."""
+    return pass_report.gpus.get(label) or 1
 
 
 def _pool(lane: LaneReport) -> str | None:

@@ -76,7 +76,7 @@ def test_a_cleaned_job_is_a_finished_job(invoke, make_spec, out, tmp_path):
     refused = invoke("run", spec, *(f"--set={setting}" for setting in settings))
     assert refused.exit_code == 2 and "an audit (audit.fraction) needs them" in refused.stderr
     refused = invoke("plan", spec)
-    assert refused.exit_code == 2 and "its scores were cleaned away" in refused.stderr
+    assert refused.exit_code == 2 and "`clean` removed its scores" in refused.stderr
 
 
 def test_failed_rows_of_a_cleaned_job_cannot_be_tried_again(invoke, make_spec, fake_engine, out):
@@ -87,7 +87,7 @@ def test_failed_rows_of_a_cleaned_job_cannot_be_tried_again(invoke, make_spec, f
     before = files(out)
     answer = invoke("run", spec, "--retry-failed")
     assert answer.exit_code == 2
-    assert "its work files were cleaned away, and --retry-failed needs them" in answer.stderr
+    assert "`clean` removed its work files, and --retry-failed needs them" in answer.stderr
     assert files(out) == before and (out / "_SUCCESS").exists()
     assert invoke("run", spec).exit_code == 3
 
@@ -97,7 +97,7 @@ def test_a_lost_output_of_a_cleaned_job_is_told(invoke, make_spec, out):
     invoke("clean", out)
     (out / "data/a.parquet").unlink()
     answer = invoke("run", make_spec())
-    assert answer.exit_code == 2 and "are missing or changed. Restore them" in answer.stderr
+    assert answer.exit_code == 2 and "are now missing or changed. Restore them" in answer.stderr
     assert "this job is not finished" in str(invoke("clean", out).exception)
 
 
@@ -109,7 +109,7 @@ def test_what_is_no_finished_job_is_refused(invoke, make_spec, out, tmp_path):
     before = files(out)
     for options in ([], ["--dry-run"]):
         answer = invoke("clean", out, *options)
-        assert "this job is not finished, and needs its work files" in str(answer.exception)
+        assert "this job is not finished and needs its work files" in str(answer.exception)
     assert files(out) == before
 
 

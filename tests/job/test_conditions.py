@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import ks_2samp
 
 from routelmt_batch.errors import UsageError
-from routelmt_batch.job.conditions import Condition, Conditions, held
+from routelmt_batch.job.conditions import Condition, Conditions, triggered
 from routelmt_batch.stages.finished import FinishedJob
 from routelmt_batch.store.folder import Folder
 from tests.cli.test_ending import last_line, two_rows_fail
@@ -33,13 +33,13 @@ def test_a_condition_is_a_name_and_a_number(text, name, limit):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("failed", "give NAME>NUMBER, such as failed>0.01"),
+        ("failed", "give NAME>NUMBER in quotes"),
         ("failed>=0.1", "give NAME>NUMBER"),
         ("failed>0.1.2", "give NAME>NUMBER"),
         ("failed>nan", "give NAME>NUMBER"),
         ("failed>-1", "give NAME>NUMBER"),
         ("failed<0.1", "give NAME>NUMBER"),
-        ("fialed>0.1", "no condition has the name 'fialed'. There are failed: .*; unused_budget: .*; psi: "),
+        ("fialed>0.1", "there is no condition 'fialed'. Give one of failed: .*; unused_budget: .*; psi: "),
         ("failed>1", "failed is never more than 1; give a number below 1"),
         ("ks>1.5", "ks is never more than 1"),
     ],
@@ -132,11 +132,11 @@ def test_drift_is_from_the_routers_calibration(invoke, make_spec, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--fail-if", "psi>0.2", "--set", "router={{kind: length}}"], "the router has no calibration to drift from"),
+        (["--fail-if", "psi>0.2", "--set", "router={{kind: length}}"], "the router has no calibration to measure drift from"),
         (["--fail-if", "psi>0.2", "--against", "{nowhere}"], "no finished job there"),
-        (["--fail-if", "failed>0.2", "--against", "{other}"], "goes with --fail-if 'psi>...' or 'ks>...'"),
-        (["--fail-if", "ks>0.2", "--against", "{other}", "--output", "{other}", "--shards", "b*"], "is this job itself"),
-        (["--fail-if", "ks>0.2", "--against", "{empty}"], "no row of it has a score"),
+        (["--fail-if", "failed>0.2", "--against", "{other}"], "needs --fail-if 'psi>...' or 'ks>...'"),
+        (["--fail-if", "ks>0.2", "--against", "{other}", "--output", "{other}", "--shards", "b*"], "is this job's own output"),
+        (["--fail-if", "ks>0.2", "--against", "{empty}"], "none of its rows has a score"),
         (["--fail-if", "unused_budget>0.2", "--budget", "0"], "a budget of 0 has no places"),
         (["--fail-if", "unused_budget>0.2", "--threshold", "1"], "a threshold without --cap has no places"),
         (["--fail-if", "unused_budget>0.2", "--budget", "0", "--dry-run"], "a budget of 0 has no places"),
@@ -163,7 +163,9 @@ def test_what_cannot_be_evaluated_holds(invoke, make_spec, tmp_path):
     shutil.rmtree(other / "data")
     judged = Conditions.parse(["psi>0.2"], earlier).judge(job.folder, job.report)
     assert judged.as_json()["fail_if"][0]["holds"] and judged.fail_if[0].value is None
-    assert f"psi>0.2: cannot be evaluated ({other} cannot be read" in held(judged.fail_if)[0]
+    assert f"psi>0.2: cannot be evaluated ({other} cannot be read" in triggered(judged.fail_if)[0]
     report = job.report.model_copy(update={"rows": 0, "status": {"failed": 0, "quarantined": 0}})
     judged = Conditions.parse(["failed>0.5"], None).judge(job.folder, report)
-    assert held(judged.fail_if) == ["failed>0.5: cannot be evaluated (it is a share of none)"]
+    assert triggered(judged.fail_if) == [
+        "failed>0.5: cannot be evaluated (there is nothing to take a share of)"
+    ]

@@ -100,14 +100,14 @@ def test_a_metric_takes_its_time_after_the_models(make_spec, rates_file):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"large": {"gpus": 1}}, "give rows_per_second_per_gpu or prompt_tokens_per_second_per_gpu"),
+        ({"large": {"gpus": 1}}, "give either rows_per_second_per_gpu or prompt_tokens_per_second_per_gpu"),
         (
             {"small": FILE["small"] | {"prompt_tokens_per_second_per_gpu": 5}},
-            "give rows_per_second_per_gpu or prompt_tokens_per_second_per_gpu",
+            "give either rows_per_second_per_gpu or prompt_tokens_per_second_per_gpu",
         ),
         ({"small": FILE["small"] | {"gpus": 0}}, "small.gpus"),
         ({"small": FILE["small"] | {"price_per_hour": 2}}, "small.price_per_hour: unknown key; did you mean"),
-        ({"metric": {"prompt_tokens_per_second_per_gpu": 5, "gpus": 1}}, "it reads no prompt"),
+        ({"metric": {"prompt_tokens_per_second_per_gpu": 5, "gpus": 1}}, "a metric reads no prompt"),
     ],
 )
 def test_a_wrong_file_is_told(make_spec, rates_file, settings, message):
@@ -117,7 +117,7 @@ def test_a_wrong_file_is_told(make_spec, rates_file, settings, message):
 
 def test_a_guard_that_measures_needs_the_metrics_rate(make_spec, rates_file):
     spec = load(make_spec(guard={"verify": True}, metric="chrf"))
-    with pytest.raises(SpecError, match="give metric, too"):
+    with pytest.raises(SpecError, match="add a rate for metric"):
         rates.load(rates_file(), spec)
 
 
