@@ -1,4 +1,4 @@
-"""The commands of a job on a cluster: submit, status, logs, stop, list. Nothing heavy loads before use."""
+"""The commands for jobs on a cluster: submit, status, logs, stop, list. Heavy libraries load when used."""
 
 from __future__ import annotations
 
@@ -43,29 +43,25 @@ UrlOption = Annotated[
     ),
 ]
 JobArgument = Annotated[
-    str, typer.Argument(metavar="JOB", help="A submission's id, or its output folder: the last one of it.")
+    str, typer.Argument(metavar="JOB", help="A submission's id, or an output folder for its latest one.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print it as JSON.")]
-# Options whose value is a path of the cluster's nodes.
+# Options whose value is a path on the cluster's nodes.
 _PATHS = ("against", "rates_file")
 
 
 @dataclass(frozen=True)
 class HandOverOptions:
-    """How a job is handed over. The command that runs there knows none of them."""
+    """Options of the hand-over alone. The command that runs on the cluster does not have them."""
 
     address: UrlOption = None
-    plan: Annotated[bool, typer.Option("--plan", help="Run `plan` there instead of `run`: score only.")] = (
-        False
-    )
+    plan: Annotated[bool, typer.Option("--plan", help="Run `plan` instead of `run`: score only.")] = False
     python: Annotated[
-        str, typer.Option("--python", metavar="PATH", help="The Python to run with on the cluster's head.")
+        str, typer.Option("--python", metavar="PATH", help="The Python interpreter on the cluster's head.")
     ] = "python"
-    wait: Annotated[bool, typer.Option("--wait", help="Show the job's log, and end with its exit code.")] = (
-        False
-    )
+    wait: Annotated[bool, typer.Option("--wait", help="Show the job's log, then exit with its code.")] = False
     attach: Annotated[
-        bool, typer.Option("--attach", help="If this very job is there already, take it for the new one.")
+        bool, typer.Option("--attach", help="If the same job already waits or runs, use that one.")
     ] = False
 
 
@@ -98,12 +94,12 @@ def submit(
     verbose: VerboseOption = False,
     hand_over: HandOverOptions,
 ) -> None:
-    """Run a spec on a Ray cluster, or go on there with one that was stopped; prints the submission's id.
+    """Run a spec on a Ray cluster, or continue a stopped one there. Prints the submission's id.
 
-    A spec for `label` or `train` is run by that command, and an option that it does not have is refused.
-    Package and spec travel; models, tables, input, output, --against and --rates are paths as the cluster's
-    nodes see them. Relative ones are made absolute here. An output that a submission waits for or works on
-    is refused.
+    A spec for `label` or `train` is run by that command, and options that the command lacks are refused.
+    The package and the spec are uploaded. Models, tables, input, output, --against and --rates are paths on
+    the cluster's nodes; relative ones are made absolute here. An output is refused while another submission
+    waits or runs for it.
     """
     from routelmt_batch.interrupts import seconds
     from routelmt_batch.job.conditions import parse
@@ -117,7 +113,7 @@ def submit(
     submission, new = start(cluster, order, hand_over.attach)
     typer.echo(submission.id)
     console = stderr_console()
-    done = f"attempt {submission.attempt}" if new else "is there already"
+    done = f"attempt {submission.attempt}" if new else "already submitted"
     for line in (
         f"{submission.name}: {order.command}, {done}; {', '.join(order.sources)} -> {submission.output}",
         f"watch: {_command('logs', submission, hand_over.address)} --follow",
@@ -129,11 +125,11 @@ def submit(
 
 
 def _order(context: typer.Context, spec: RunSpecOptions, hand_over: HandOverOptions) -> Order:
-    """What is to run there: the command that the spec is for, and the options given here that it has.
+    """What the cluster is to run: the spec, its command, and the given options of that command.
 
     Raises:
         SpecError: the spec cannot be read, or is not valid.
-        UsageError: an option that the command does not have.
+        UsageError: an option was given that the command does not have.
     """
     from routelmt_batch.learning.training.spec import TrainSpec, load_train_spec
     from routelmt_batch.spec import JobSpec, LabelSpec, SpecFile
@@ -146,7 +142,7 @@ def _order(context: typer.Context, spec: RunSpecOptions, hand_over: HandOverOpti
         TrainSpec: load_train_spec,
     }
     kind = kind_of(Path(spec.path), loads)
-    command, why = kind.command, f"{spec.path} is a spec of `{kind.command}`"
+    command, why = kind.command, f"{spec.path} is a spec for `{kind.command}`"
     if hand_over.plan:
         if kind is not JobSpec:
             raise UsageError(f"--plan: {why}, and only a job can be planned. Leave --plan out")
@@ -156,13 +152,13 @@ def _order(context: typer.Context, spec: RunSpecOptions, hand_over: HandOverOpti
 
 
 def _given(context: typer.Context, command: str, why: str) -> Iterator[str]:
-    """Options that were given to `submit`, as the command's line has them. The keys of the spec among them
-    travel inside it. Raises UsageError for one that the command does not have; `why` it is this command."""
+    """The options given to `submit`, as arguments of the command, without those that set keys of the spec.
+    Raises UsageError, with `why` it is this command, for an option that the command does not have."""
     from routelmt_batch.spec.file import from_here
 
     assert context.parent and isinstance(context.parent.command, TyperGroup)
     known = {parameter.name for parameter in context.parent.command.commands[command].params}
-    own, in_spec = ({one.name for one in fields(group)} for group in (HandOverOptions, RunSpecOptions))
+    own, in_spec = ({option.name for option in fields(group)} for group in (HandOverOptions, RunSpecOptions))
     for parameter in context.command.params:
         name = parameter.name or ""
         source = context.get_parameter_source(name)
@@ -170,9 +166,9 @@ def _given(context: typer.Context, command: str, why: str) -> Iterator[str]:
             continue
         option, value = parameter.opts[0], context.params[name]
         given = []
-        for one in value if isinstance(value, list) else [value]:
-            text = from_here(one) if name in _PATHS else str(one)
-            given += [option] if one is True else [option, text]
+        for item in value if isinstance(value, list) else [value]:
+            text = from_here(item) if name in _PATHS else str(item)
+            given += [option] if item is True else [option, text]
         if name not in known:
             raise UsageError(f"{' '.join(given)}: {why}, which has no such option. Leave it out")
         if name not in in_spec:
@@ -180,17 +176,17 @@ def _given(context: typer.Context, command: str, why: str) -> Iterator[str]:
 
 
 def status(job: JobArgument, address: UrlOption = None, as_json: JsonOption = False) -> None:
-    """Show a submission's state and, where its output can be read from here, how far it is."""
+    """Show a submission's state and, if its output can be read from here, its progress."""
     from routelmt_batch.cli import show
     from routelmt_batch.submission import tables
 
     cluster, submission = _find(job, address)
     stages, why = _stages(submission), _why(cluster, submission)
     if as_json:
-        told = submission.as_json() | {"message": why, "stages": stages}
-        typer.echo(json.dumps(told, ensure_ascii=False, indent=1))
+        state = submission.as_json() | {"message": why, "stages": stages}
+        typer.echo(json.dumps(state, ensure_ascii=False, indent=1))
         return
-    show.console().print(tables.told(submission, why))
+    show.console().print(tables.details(submission, why))
     if stages is not None:
         show.console().print(show.stages(stages))
 
@@ -199,10 +195,10 @@ def logs(
     job: JobArgument,
     address: UrlOption = None,
     follow: Annotated[
-        bool, typer.Option("--follow", "-f", help="Go on until the job ends, then end with its exit code.")
+        bool, typer.Option("--follow", "-f", help="Follow until the job ends, then exit with its code.")
     ] = False,
 ) -> None:
-    """Print what a submitted job printed: its progress, then its report."""
+    """Print a submitted job's log: its progress, then its report."""
     cluster, submission = _find(job, address)
     if follow:
         _follow(cluster, submission, address)
@@ -210,39 +206,39 @@ def logs(
 
 
 def stop(job: JobArgument, address: UrlOption = None) -> None:
-    """Stop a job in order: what is committed stays, and the next `submit` of it goes on from there."""
+    """Stop a job cleanly. Committed work stays, and the next `submit` continues from it."""
     cluster, submission = _find(job, address)
     if not submission.live:
-        typer.echo(f"{submission.id} ended before: {submission.status}")
+        typer.echo(f"{submission.id} had already ended: {submission.status}")
         return
     submission = cluster.stop(submission)
-    typer.echo(f"{submission.id}: {submission.status}; submit it again to go on")
+    typer.echo(f"{submission.id}: {submission.status}; submit it again to continue")
 
 
 def list_submissions(address: UrlOption = None, as_json: JsonOption = False) -> None:
-    """List the submissions of this tool that the cluster knows, newest first."""
+    """List this tool's submissions on the cluster, newest first."""
     from routelmt_batch.cli import show
     from routelmt_batch.submission import tables
 
-    found = _cluster(address).submissions()
+    submissions = _cluster(address).submissions()
     if as_json:
-        typer.echo(json.dumps([one.as_json() for one in found], ensure_ascii=False, indent=1))
-    elif found:
-        show.console().print(tables.listed(found))
+        typer.echo(json.dumps([each.as_json() for each in submissions], ensure_ascii=False, indent=1))
+    elif submissions:
+        show.console().print(tables.listed(submissions))
     else:
-        typer.echo("no submission there")
+        typer.echo("no submissions by routelmt-batch on this cluster")
 
 
 def _cluster(address: str | None) -> Cluster:
     from routelmt_batch.submission.cluster import VARIABLES, Cluster
 
-    found = address or next(filter(None, map(os.environ.get, VARIABLES)), None)
-    if not found:
+    url = address or next(filter(None, map(os.environ.get, VARIABLES)), None)
+    if not url:
         raise UsageError(
             "--address: give the URL of the cluster's dashboard, such as http://HEAD:8265, "
             f"or set {VARIABLES[0]}"
         )
-    return Cluster(found)
+    return Cluster(url)
 
 
 def _find(job: str, address: str | None) -> tuple[Cluster, Submission]:
@@ -253,19 +249,19 @@ def _find(job: str, address: str | None) -> tuple[Cluster, Submission]:
 
 
 def _why(cluster: Cluster, submission: Submission) -> str | None:
-    """The message in the job's last line, if it did not end well."""
+    """The message in the job's last line, if its exit code is not 0."""
     if not submission.exit_code:
         return None
     for line in reversed(cluster.log(submission).splitlines()):
         with contextlib.suppress(ValueError):
-            told = json.loads(line)
-            if isinstance(told, dict) and "exit_code" in told:
-                return told.get("message")
+            last = json.loads(line)
+            if isinstance(last, dict) and "exit_code" in last:
+                return last.get("message")
     return None
 
 
 def _stages(submission: Submission) -> dict[str, Any] | None:
-    """How far the job is; None where its output cannot be read from this machine, and of a training."""
+    """The job's progress by stage; None for a training, or if its output cannot be read from here."""
     from routelmt_batch.job import flow
     from routelmt_batch.learning.labelling import label
     from routelmt_batch.store.folder import Folder
@@ -279,7 +275,7 @@ def _stages(submission: Submission) -> dict[str, Any] | None:
 
 
 def _follow(cluster: Cluster, submission: Submission, address: str | None) -> NoReturn:
-    """Show a job's log to its end, and end with its exit code. Ctrl-C ends the showing alone."""
+    """Show a job's log to its end, then exit with its code. Ctrl-C stops only the display."""
 
     def write(text: str) -> None:
         sys.stdout.write(text)
@@ -288,12 +284,12 @@ def _follow(cluster: Cluster, submission: Submission, address: str | None) -> No
     try:
         submission, whole = cluster.follow(submission, write)
     except KeyboardInterrupt:
-        told = f"the job goes on; {_command('stop', submission, address)} stops it"
-        stderr_console().print(told, style="yellow", soft_wrap=True)
+        message = f"the job is still running; to stop it: {_command('stop', submission, address)}"
+        stderr_console().print(message, style="yellow", soft_wrap=True)
         raise typer.Exit(130) from None
     if not whole:
-        told = f"the end of its log cannot be read; {_command('logs', submission, address)} tries again"
-        stderr_console().print(told, style="yellow", soft_wrap=True)
+        message = f"the end of its log cannot be read; try again: {_command('logs', submission, address)}"
+        stderr_console().print(message, style="yellow", soft_wrap=True)
     stderr_console().print(f"{submission.id}: {submission.status}", soft_wrap=True)
     raise typer.Exit(submission.exit_code or 0)
 

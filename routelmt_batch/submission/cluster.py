@@ -1,4 +1,4 @@
-"""A Ray cluster's job server, over HTTP: what goes wrong there in words. It knows no spec."""
+"""A client of a Ray cluster's job server, over HTTP, with readable errors. It knows no spec."""
 
 from __future__ import annotations
 
@@ -19,29 +19,29 @@ from routelmt_batch.submission.submissions import Submission
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
 
-# Where Ray's own client looks, in its order.
+# The variables that Ray's own client reads, in its order.
 VARIABLES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
 _ANSWER_S = 10.0
-# What the system said, in the long words of requests.
+# The system's error inside a long message of requests.
 _FAULT = re.compile(r"\[Errno -?\d+\] [\w ]+|timed out")
 _POLL_S = 0.5
 _RETRY_S = 5.0
 _LAST_TRIES = 3  # to read the log of a job that has ended
-_PATIENCE_S = 300.0  # a connection that is lost for longer is given up
+_PATIENCE_S = 300.0  # give up a connection that is lost for longer
 
 
 class Cluster:
     """The submissions of this tool on the cluster whose dashboard is at a URL.
 
     Every method raises UsageError if nothing answers there or the token is missing or wrong, and
-    RoutelmtError for whatever else the job server answers.
+    RoutelmtError for any other error of the job server.
     """
 
     def __init__(self, url: str) -> None:
-        """Sets Ray's environment variables, which count from its first import on.
+        """Set Ray's environment variables, which Ray reads when it is first imported.
 
         Raises:
-            UsageError: the text is no URL.
+            UsageError: the text is not a URL.
         """
         self.url = url.rstrip("/")
         if not self.url.startswith(("http://", "https://")):
@@ -49,62 +49,61 @@ class Cluster:
                 f"--address {url}: give the URL of the cluster's dashboard, such as http://HEAD:8265"
             )
         os.environ.update(NO_TELEMETRY)
-        os.environ[VARIABLES[0]] = self.url  # Ray's client takes the environment's before its argument
+        os.environ[VARIABLES[0]] = self.url  # Ray's client prefers this to its argument
         use_token()
 
     def submissions(self) -> list[Submission]:
-        """All of this tool's, newest first."""
-        with self._telling():
-            found = [Submission.read(details) for details in self._client.list_jobs()]
-        return sorted(filter(None, found), key=lambda one: (one.started is None, one.started), reverse=True)
+        """All submissions of this tool, newest first."""
+        with self._readable_errors():
+            ours = [job for job in map(Submission.read, self._client.list_jobs()) if job]
+        return sorted(ours, key=lambda job: (job.started is None, job.started), reverse=True)
 
     def latest(self, output: str) -> Submission | None:
-        """The last attempt at an output."""
+        """The latest attempt at an output."""
         return _last_attempt(self.submissions(), output)
 
     def find(self, name: str, output: str) -> Submission:
-        """A submission by its id `name`, or the last attempt at an output.
+        """A submission by its id `name`, or the latest attempt at an output.
 
         Raises:
-            UsageError: there is none.
+            UsageError: neither exists.
         """
         submissions = self.submissions()
-        named = next((one for one in submissions if one.id == name), None)
+        named = next((job for job in submissions if job.id == name), None)
         found = named or _last_attempt(submissions, output)
         if not found:
             raise UsageError(
-                f"{name}: neither a submission's id nor the output of one ({output}). `list` shows those "
-                "that this cluster knows; a head that ends forgets them"
+                f"{name}: neither a submission's id nor the output of one ({output}). `list` shows the "
+                "submissions on this cluster; they are lost when its head restarts"
             )
         return found
 
     def get(self, submission_id: str) -> Submission:
-        """One of this tool's, as it is now."""
-        with self._telling():
+        """The current state of one of this tool's submissions."""
+        with self._readable_errors():
             found = Submission.read(self._client.get_job_info(submission_id))
         assert found
         return found
 
-    def submit(self, submission_id: str, entrypoint: str, **travels: Any) -> None:
-        """Hand over a job; `travels` are runtime_env and metadata as ray.job_submission has them."""
-        with self._telling():
-            self._client.submit_job(submission_id=submission_id, entrypoint=entrypoint, **travels)
+    def submit(self, submission_id: str, entrypoint: str, **settings: Any) -> None:
+        """Submit a job; `settings` are runtime_env and metadata as in ray.job_submission."""
+        with self._readable_errors():
+            self._client.submit_job(submission_id=submission_id, entrypoint=entrypoint, **settings)
 
     def stop(self, submission: Submission) -> Submission:
         """Stop a job, and wait until it has stopped."""
-        with self._telling():
+        with self._readable_errors():
             self._client.stop_job(submission.id)
         while (submission := self.get(submission.id)).live:
             time.sleep(_POLL_S)
         return submission
 
     def log(self, submission: Submission) -> str:
-        with self._telling():
+        with self._readable_errors():
             return str(self._client.get_job_logs(submission.id))
 
     def follow(self, submission: Submission, write: Callable[[str], None]) -> tuple[Submission, bool]:
-        """Write a job's log, from its beginning, until the job has ended; a lost connection is taken up
-        again.
+        """Write a job's log from its beginning until the job ends. A lost connection is opened again.
 
         Returns:
             The submission as it ended, and whether its log was read to the end.
@@ -115,7 +114,7 @@ class Cluster:
         written = 0
 
         async def tail() -> OSError | None:
-            """The error of `write`, which would be taken for the connection's."""
+            """Return an error of `write`; if raised, it would look like a connection error."""
             nonlocal written
             position = 0
             async for text in self._client.tail_job_logs(submission.id):
@@ -130,12 +129,12 @@ class Cluster:
         tries = _LAST_TRIES
         while True:
             live, whole, fault = submission.live, False, None
-            with contextlib.suppress(RoutelmtError), self._telling():
+            with contextlib.suppress(RoutelmtError), self._readable_errors():
                 fault = asyncio.run(tail())
                 whole = True
             if fault:
                 raise fault
-            if not live:  # and its log is read since it ended
+            if not live:  # so the job had ended before this read of its log
                 tries -= 1
                 if whole or not tries:
                     return submission, whole
@@ -143,7 +142,7 @@ class Cluster:
             submission = self._patiently(submission.id)
 
     def _patiently(self, submission_id: str) -> Submission:
-        """As get; asks again for some minutes. Raises RoutelmtError after them."""
+        """Like get, but retries for some minutes before it raises RoutelmtError."""
         deadline = time.monotonic() + _PATIENCE_S
         while True:
             try:
@@ -151,7 +150,7 @@ class Cluster:
             except RoutelmtError as error:
                 if time.monotonic() > deadline:
                     raise RoutelmtError(
-                        f"{error}. The job may go on; `status {submission_id}` tells"
+                        f"{error}. The job may still be running; check with `status {submission_id}`"
                     ) from None
                 time.sleep(_RETRY_S)
 
@@ -169,8 +168,8 @@ class Cluster:
             raise self._no_dashboard(last_line(str(error))) from None
 
     @contextlib.contextmanager
-    def _telling(self) -> Iterator[None]:
-        """Turn what Ray's client raises into what an operator can read."""
+    def _readable_errors(self) -> Iterator[None]:
+        """Turn errors of Ray's client into messages that an operator can act on."""
         import aiohttp
         from ray.exceptions import AuthenticationError
 
@@ -187,18 +186,18 @@ class Cluster:
     def _no_dashboard(self, why: str) -> UsageError:
         return UsageError(
             f"--address {self.url}: no Ray dashboard answers there ({why}). Its port is 8265 unless `ray "
-            "start --dashboard-port` set another; the head needs ray[default]; forward a pod's port"
+            "start --dashboard-port` set another. The head needs ray[default]. Forward the port of a pod"
         )
 
 
 def _last_attempt(submissions: Iterable[Submission], output: str) -> Submission | None:
-    attempts = (one for one in submissions if one.output == output)
-    return max(attempts, key=lambda one: one.attempt, default=None)
+    attempts = (job for job in submissions if job.output == output)
+    return max(attempts, key=lambda job: job.attempt, default=None)
 
 
 def _token_words(error: str) -> str:
     sources = "RAY_AUTH_TOKEN, the file that RAY_AUTH_TOKEN_PATH names, or ~/.ray/auth_token"
-    wrong = "the cluster asks for a token, and there is none here"
+    fault = "the cluster requires a token, and none is set here"
     if error.startswith("Authentication failed"):
-        wrong = "the token here is not the cluster's"
-    return f"{wrong}. Put the head's (`ray get-auth-token` there) into {sources}"
+        fault = "the cluster rejected the token that is set here"
+    return f"{fault}. Run `ray get-auth-token` on the head and put its token into {sources}"

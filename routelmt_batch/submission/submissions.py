@@ -1,4 +1,4 @@
-"""One submission of a job to a cluster, as Ray keeps it. It knows no connection."""
+"""One submission of a job to a cluster, as Ray keeps it. It opens no connection."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ VERSION, COMMAND, NAME, OUTPUT, ATTEMPT, ORDER, BY, NONCE = (
     "submitted_by",
     "nonce",
 )
-SUBMITTED = "ROUTELMT_SUBMITTED"  # the variable that a submitted job has in its environment: its id
-_STOPPED = 143  # as a command ends by SIGTERM; Ray keeps no exit code of a job that it stopped
+SUBMITTED = "ROUTELMT_SUBMITTED"  # the environment variable with a submitted job's id
+_STOPPED = 143  # the exit code after SIGTERM; Ray records none for a job that it stopped
 _DIGEST_LETTERS = 8
 
 
 @dataclass(frozen=True)
 class Submission:
-    """`status` is Ray's: PENDING, RUNNING, STOPPED, SUCCEEDED or FAILED. `order` is a digest of what was
-    submitted: command, spec and options. `nonce` is of one hand-over alone. Times are in UTC."""
+    """`status` is Ray's: PENDING, RUNNING, STOPPED, SUCCEEDED or FAILED. `order` is a digest of the
+    submitted command, spec and options. `nonce` is unique to one hand-over. Times are in UTC."""
 
     id: str
     command: str
@@ -49,19 +49,19 @@ class Submission:
 
     @classmethod
     def read(cls, details: JobDetails) -> Submission | None:
-        """A submission as Ray tells of it; None if another tool's, or a driver of its own."""
-        told = details.metadata or {}
-        if VERSION not in told or not details.submission_id:
+        """A submission from Ray's record; None if it is another tool's, or an unsubmitted driver."""
+        metadata = details.metadata or {}
+        if VERSION not in metadata or not details.submission_id:
             return None
         return cls(
             id=details.submission_id,
-            command=told[COMMAND],
-            name=told[NAME],
-            output=told[OUTPUT],
-            attempt=int(told[ATTEMPT]),
-            order=told[ORDER],
-            submitted_by=told[BY],
-            nonce=told[NONCE],
+            command=metadata[COMMAND],
+            name=metadata[NAME],
+            output=metadata[OUTPUT],
+            attempt=int(metadata[ATTEMPT]),
+            order=metadata[ORDER],
+            submitted_by=metadata[BY],
+            nonce=metadata[NONCE],
             status=str(details.status.value),
             driver_exit_code=details.driver_exit_code,
             message=details.message or "",
@@ -75,7 +75,7 @@ class Submission:
 
     @property
     def exit_code(self) -> int | None:
-        """As its command here would have ended: 128 + N of one that signal N killed; None while live."""
+        """The exit code of its command: 128 + N if signal N killed it; None while live."""
         if self.live:
             return None
         if self.driver_exit_code is None:
@@ -103,7 +103,7 @@ class Submission:
 
 
 def submission_id(output: str, attempt: int) -> str:
-    """The id of an output's nth submission: of two at one time Ray takes one, for an id is used once."""
+    """The id of an output's nth submission. Ray accepts each id once, so one of two rivals is refused."""
     slug = re.sub(r"[^a-z0-9]+", "-", Path(output).name.lower()).strip("-")
     return "-".join(filter(None, ("routelmt", slug, digest(output), str(attempt))))
 

@@ -1,4 +1,4 @@
-"""A job handed to a cluster: what travels with it, under which id, and that no output is worked on twice."""
+"""Submits jobs to a cluster: what is uploaded, under which id, and only one live job for each output."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ from routelmt_batch.submission.submissions import (
 )
 
 SPEC_FILE = "spec.yaml"
-# Ray kills a job this long after it asked it to stop; its own 3 s are less than closing the engines takes.
+# Ray kills a job this long after asking it to stop. Its default of 3 s is too short to close the engines.
 _STOP_S = 60
 
 
 @dataclass(frozen=True)
 class Order:
-    """What a submission asks for. The spec's paths are absolute, as the cluster sees them; `options` are
-    those of the command that are no key of the spec; `python` is the interpreter on the cluster's head. With
-    `plan` a job is only planned."""
+    """What a submission runs. The spec's paths are absolute, on the cluster. `options` are the command's
+    arguments that set no key of the spec. `python` is the interpreter on the cluster's head. With `plan` the
+    job is only planned."""
 
     spec: JobSpec | LabelSpec | TrainSpec
     options: tuple[str, ...] = ()
@@ -58,7 +58,7 @@ class Order:
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """What it reads."""
+        """Its input URIs, or a training's tables."""
         return tuple(self.spec.tables) if isinstance(self.spec, TrainSpec) else self.spec.input.uris
 
     @property
@@ -67,15 +67,15 @@ class Order:
 
     @property
     def entrypoint(self) -> str:
-        """`exec`: Ray's signal and exit code are the job's own, not a shell's."""
+        """With `exec`, Ray signals the job, not a shell, and gets the job's own exit code."""
         command = [self.python, "-m", "routelmt_batch", self.command, SPEC_FILE, "--address", "auto"]
         return f"exec {shlex.join([*command, *self.options])}"
 
 
 def submit(cluster: Cluster, order: Order, attach: bool = False) -> tuple[Submission, bool]:
-    """Hand a job over, or with `attach` find it running there; give the submission, and whether it is new.
+    """Submit a job, or with `attach` find it on the cluster. Returns the submission and whether it is new.
 
-    An output that an earlier submission left unfinished is gone on with.
+    If an earlier submission left the output unfinished, the new one continues it.
 
     Raises:
         OutputError: a submission of this output waits or runs.
@@ -92,27 +92,27 @@ def submit(cluster: Cluster, order: Order, attach: bool = False) -> tuple[Submis
         now = cluster.latest(order.output)
         if not now or now.id != new:
             raise
-        if now.nonce != nonce:  # somebody else's, of a moment ago
+        if now.nonce != nonce:  # another user submitted it a moment ago
             return _attached(now, order, attach) if now.live else _beaten(now), False
-        return now, True  # the answer alone was lost
+        return now, True  # Ray took the job, but its answer was lost
     return cluster.get(new), True
 
 
 def _attached(running: Submission, order: Order, attach: bool) -> Submission:
-    who = f"{order.output}: {running.id} works on it ({running.status}, by {running.submitted_by})"
+    state = f"{order.output}: {running.id} uses this output ({running.status}, by {running.submitted_by})"
     if not attach:
-        raise OutputError(f"{who}. `logs {running.id} --follow` shows it, --attach takes it, `stop` ends it")
+        raise OutputError(f"{state}. Use it with --attach, or end it with `stop {running.id}`")
     if running.order != order.digest:
         raise OutputError(
-            f"{who}, with another command, spec or options. `stop {running.id}`, then submit again"
+            f"{state}, with another command, spec or options. Run `stop {running.id}`, then submit again"
         )
     return running
 
 
 def _beaten(ended: Submission) -> NoReturn:
     raise OutputError(
-        f"{ended.output}: {ended.id}, by {ended.submitted_by}, came a moment before and is {ended.status}. "
-        f"`logs {ended.id}` shows it; submit again to go on"
+        f"{ended.output}: {ended.id}, by {ended.submitted_by}, was submitted a moment before and is "
+        f"{ended.status}. See `logs {ended.id}`; submit again to continue"
     )
 
 

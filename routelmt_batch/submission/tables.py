@@ -1,4 +1,4 @@
-"""Submissions as tables on a terminal. It formats; it asks nothing."""
+"""Submissions as tables on a terminal. It formats; it makes no requests."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ def listed(submissions: Iterable[Submission]) -> Table:
     for name in ("command", "status", "started"):
         table.add_column(name, no_wrap=True)
     table.add_column("output", overflow="fold")
-    for one in submissions:
-        code = f" {one.exit_code}" if one.exit_code else ""
-        table.add_row(one.id, one.command, one.status + code, _started(one), one.output)
+    for submission in submissions:
+        code = f" {submission.exit_code}" if submission.exit_code else ""
+        status = submission.status + code
+        table.add_row(submission.id, submission.command, status, _started(submission), submission.output)
     return table
 
 
-def told(submission: Submission, why: str | None = None) -> Table:
-    """One submission, and in its job's own words `why` it ended as it did."""
+def details(submission: Submission, why: str | None = None) -> Table:
+    """One submission, and `why` it ended: the message of its job."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column(submission.id)
     table.add_column("", overflow="fold")
@@ -38,9 +39,9 @@ def told(submission: Submission, why: str | None = None) -> Table:
     if submission.exit_code is not None:
         table.add_row("exit code", str(submission.exit_code))
     if why:
-        table.add_row("it says", why)
+        table.add_row("message", why)
     if submission.status in ("PENDING", "FAILED") and submission.driver_exit_code is None:
-        table.add_row("Ray says", submission.message)
+        table.add_row("Ray's message", submission.message)
     return table
 
 

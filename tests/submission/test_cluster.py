@@ -53,7 +53,7 @@ def test_a_job_is_submitted_stopped_submitted_again_and_resumed(head, spec, corp
     first = answers[0][1].strip()
     assert first.startswith("routelmt-out-") and first.endswith("-1")
     assert f"routelmt-batch logs {first} --follow" in answers[0][2]
-    assert f"{first} works on it" in answers[1][2]
+    assert f"{first} uses this output" in answers[1][2]
 
     # A later one: refused, attached, refused for its other budget.
     code, told, errors = head.do("submit", spec)
@@ -68,7 +68,7 @@ def test_a_job_is_submitted_stopped_submitted_again_and_resumed(head, spec, corp
     assert (running["id"], running["status"], running["exit_code"]) == (first, "RUNNING", None)
     assert running["stages"]["score"] == [71, 71]
     code, told, errors = head.do("stop", output)
-    assert (code, told) == (0, f"{first}: STOPPED; submit it again to go on\n"), errors
+    assert (code, told) == (0, f"{first}: STOPPED; submit it again to continue\n"), errors
     assert "stopped by SIGTERM" in head.do("logs", first)[1]
     committed = oracle.digests(output)
     assert not (output / "_SUCCESS").exists()
@@ -95,7 +95,7 @@ def test_a_plan_is_submitted_and_says_how_to_go_on(head, spec, tmp_path):
     output = tmp_path / "planned"
     code, told, errors = head.do("submit", spec, "--plan", "--output", output, "--wait", "--limit", "30")
     assert code == 0, told + errors
-    assert "Go on: submit it again, with --budget P instead of --plan" in told
+    assert "Next: submit it again, with --budget P instead of --plan" in told
     [last] = [json.loads(line) for line in told.splitlines() if line.startswith('{"job"')]
     assert (last["command"], len(last["budgets"])) == ("plan", 20)
     found = standing(head, output)
@@ -111,22 +111,22 @@ def test_waiting_ends_as_the_job_does(head, make_spec, tmp_path):
     assert "FAILED" in errors
     told = head.do("status", tmp_path / "wrong")[1]
     assert re.search(r"status +FAILED", told) and re.search(r"exit code +2", told)
-    assert re.search(r"it says +models.small.source /nowhere/small: no such folder", told)
+    assert re.search(r"message +models.small.source /nowhere/small: no such folder", told)
     assert re.search(r"routelmt-wrong-\w+-1 +run +FAILED 2", head.do("list")[1])
 
 
 @pytest.mark.parametrize(
     ("environment", "message"),
     [
-        ({"RAY_AUTH_TOKEN_PATH": ""}, "the cluster asks for a token, and there is none here"),
-        ({"RAY_AUTH_TOKEN": "not the head's"}, "the token here is not the cluster's"),
+        ({"RAY_AUTH_TOKEN_PATH": ""}, "the cluster requires a token, and none is set here"),
+        ({"RAY_AUTH_TOKEN": "not the head's"}, "the cluster rejected the token that is set here"),
     ],
 )
 def test_without_the_token_nothing_is_submitted_and_what_to_do_is_told(head, spec, environment, message):
     code, told, errors = head.do("submit", spec, **environment)
     assert (code, told) == (2, "")
     assert message in errors
-    assert "Put the head's (`ray get-auth-token` there) into RAY_AUTH_TOKEN, the file" in errors
+    assert "Run `ray get-auth-token` on the head and put its token into RAY_AUTH_TOKEN, the file" in errors
 
 
 def test_an_unknown_job_is_told(head):

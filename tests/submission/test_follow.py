@@ -90,6 +90,8 @@ def test_a_head_that_is_gone_is_given_up_in_the_end(connected, monkeypatch):
             raise ConnectionRefusedError(111, "Connection refused")
 
     monkeypatch.setattr(module, "_PATIENCE_S", 0.2)
-    with pytest.raises(RoutelmtError, match="The job may go on; `status routelmt-1` tells") as caught:
+    with pytest.raises(
+        RoutelmtError, match="The job may still be running; check with `status routelmt-1`"
+    ) as caught:
         connected(Gone()).follow(Submission.read(details("RUNNING")), lambda text: None)
     assert caught.value.exit_code == 1

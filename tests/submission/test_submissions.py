@@ -197,16 +197,16 @@ def test_submit_has_every_option_of_what_it_runs(command):
 @pytest.mark.parametrize(
     ("spec", "given", "message"),
     [
-        ("job.yaml", ("--fail-if", "faled>0.1"), "no condition has the name 'faled'"),
-        ("job.yaml", ("--against", "night"), "goes with --fail-if 'psi>...'"),
+        ("job.yaml", ("--fail-if", "faled>0.1"), "there is no condition 'faled'"),
+        ("job.yaml", ("--against", "night"), "needs --fail-if 'psi>...'"),
         ("job.yaml", ("--time-limit", "90"), "give hours, minutes or seconds"),
         ("label.yaml", ("--fail-if", "psi>0.2"), "--fail-if psi>0.2: labels have no scores; give failed>NUMBER"),
-        ("label.yaml", ("--plan",), "label.yaml is a spec of `label`, and only a job can be planned. Leave --plan out"),
-        ("label.yaml", ("--budget", "0.3"), "--budget 0.3: {folder}/label.yaml is a spec of `label`, which has no such"),
-        ("label.yaml", ("--retry-failed",), "--retry-failed: {folder}/label.yaml is a spec of `label`, which has no"),
-        ("train.yaml", ("--limit", "7"), "train.yaml is a spec of `train`, which has no such option. Leave it out"),
-        ("train.yaml", ("--fail-if", "failed>0.1"), "--fail-if failed>0.1: {folder}/train.yaml is a spec of `train`"),
-        ("job.yaml", ("--rates", "x"), "is a spec of `run`, which has no such option"),
+        ("label.yaml", ("--plan",), "label.yaml is a spec for `label`, and only a job can be planned. Leave --plan out"),
+        ("label.yaml", ("--budget", "0.3"), "--budget 0.3: {folder}/label.yaml is a spec for `label`, which has no such"),
+        ("label.yaml", ("--retry-failed",), "--retry-failed: {folder}/label.yaml is a spec for `label`, which has no"),
+        ("train.yaml", ("--limit", "7"), "train.yaml is a spec for `train`, which has no such option. Leave it out"),
+        ("train.yaml", ("--fail-if", "failed>0.1"), "--fail-if failed>0.1: {folder}/train.yaml is a spec for `train`"),
+        ("job.yaml", ("--rates", "x"), "is a spec for `run`, which has no such option"),
         ("job.yaml", ("--plan", "--cap", "1"), "--cap 1: --plan hands over `plan`, which has no such option"),
     ],
 )  # fmt: skip
@@ -252,10 +252,10 @@ def test_a_submission_whose_answer_is_lost_is_ones_own(tmp_path):
 
 def test_somebody_elses_of_a_moment_ago_is_refused_as_it_is(tmp_path):
     order = Order(load(DEMO / "job.yaml", output_uri=str(tmp_path)))
-    with pytest.raises(OutputError, match=r"works on it \(RUNNING, by ada@host\)"):
+    with pytest.raises(OutputError, match=r"uses this output \(RUNNING, by ada@host\)"):
         submit_module.submit(Beaten(), order)
     assert submit_module.submit(Beaten(), order, attach=True)[1] is False
-    with pytest.raises(OutputError, match="by ada@host, came a moment before and is FAILED"):
+    with pytest.raises(OutputError, match="by ada@host, was submitted a moment before and is FAILED"):
         submit_module.submit(Beaten(status="FAILED"), order)
 
 
