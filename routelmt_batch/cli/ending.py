@@ -1,6 +1,6 @@
-"""A command as schedulers see it: its logs, metrics and time limit, and one last line that says how it ended.
+"""What a command offers to a scheduler: logs, metrics, a time limit, and a last line about how it ended.
 
-Nothing heavy loads before it is used.
+Heavy libraries load only when they are used.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _STATUS = {0: "done", 3: "done_with_failures", 4: "failed_if"}
 
 
 class Ending:
-    """How a command ends: its exit code, and what the last line says of its job."""
+    """The end of a command: its exit code and its last line, a JSON object about its job."""
 
     def __init__(self, command: str, bars: Bars) -> None:
         self.bars = bars
@@ -50,18 +50,18 @@ class Ending:
         }
 
     def begin(self, name: str, output: str) -> None:
-        """Say which job it is, now that its spec is read."""
+        """Record the job's name and output, which are known once its spec is read."""
         self.line |= {"job": name, "output": output}
         if self.collector:
             self.collector.begin(name, output)
 
-    def show(self, *what: RenderableType) -> None:
-        """Print for people; with JSON logs the last line is all of standard output."""
+    def show(self, *parts: RenderableType) -> None:
+        """Print for people. With JSON logs it prints nothing: standard output gets only the last line."""
         from routelmt_batch.cli import show
 
         if not self.bars.as_json:
-            for one in what:
-                show.console().print(one, soft_wrap=isinstance(one, str))
+            for part in parts:
+                show.console().print(part, soft_wrap=isinstance(part, str))
 
     def end(self, exit_code: int = 0, **figures: Any) -> None:
         self.line |= {"status": _STATUS[exit_code], "exit_code": exit_code, **figures}
@@ -71,11 +71,11 @@ class Ending:
         kind, status = type(error).__name__, "stopped" if level == "warning" else "failed"
         self.bars.say(message, level, error=kind)
         if message.startswith(_TRACEBACK):
-            message = "a defect: please report it, with what stands before this line"
+            message = "a bug in routelmt-batch: please report it with the traceback on standard error"
         self.line |= {"status": status, "exit_code": exit_code, "error": kind, "message": message}
 
     def print_line(self) -> None:
-        """Where a program reads it: standard output is no terminal, or logs are JSON."""
+        """Print the last line if a program reads it: logs are JSON, or standard output is not a terminal."""
         from routelmt_batch.atomic import plain
 
         if self.bars.as_json or not sys.stdout.isatty():
@@ -84,7 +84,7 @@ class Ending:
 
 @contextlib.contextmanager
 def scheduled(command: str, options: ScheduleOptions) -> Iterator[Ending]:
-    """Run what is inside as a scheduler expects: whatever ends it is told, and then the last line.
+    """Run the body as a scheduler expects: log the error that ends it, then print the last line.
 
     Raises:
         typer.Exit: always, with the exit code.
@@ -92,13 +92,13 @@ def scheduled(command: str, options: ScheduleOptions) -> Iterator[Ending]:
     ending = Ending(command, Bars(stderr_console(), as_json=options.log_format == "json"))
     interrupts.stop_on_signals()
     try:
-        with contextlib.ExitStack() as open_until_then:
-            open_until_then.enter_context(interrupts.time_limit(options.time_limit))
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(interrupts.time_limit(options.time_limit))
             if options.metrics_port is not None:
                 from routelmt_batch.cli.exposition import JobCollector, serve
 
                 ending.collector = JobCollector(command, ending.bars)
-                open_until_then.enter_context(serve(options.metrics_port, ending.collector))
+                stack.enter_context(serve(options.metrics_port, ending.collector))
             yield ending
     except BaseException as error:
         if isinstance(error, typer.Exit) or is_exit(error):
@@ -109,14 +109,14 @@ def scheduled(command: str, options: ScheduleOptions) -> Iterator[Ending]:
 
 
 def is_exit(error: BaseException) -> bool:
-    """Whether somebody has ended the process already, and told why."""
-    # Ray's own SIGTERM handler, in the moments when it is set, exits with the signal's number.
+    """Whether the error is an exit whose reason was already reported."""
+    # Ray's SIGTERM handler, while it is installed, exits with the signal's number and reports nothing.
     return isinstance(error, SystemExit) and error.code != signal.SIGTERM
 
 
 def in_words(error: BaseException) -> tuple[int, Level, str]:
-    """The exit code that an error ends a command with, and how to tell of it. A stop is a warning."""
-    again = "Run the same command again to go on."
+    """The exit code, level and message for an error that ended a command. A stop is a warning."""
+    again = "Run the same command again to continue."
     if isinstance(error, Interrupted):
         return error.exit_code, "warning", f"{error}. {again}"
     if isinstance(error, KeyboardInterrupt):
@@ -125,9 +125,9 @@ def in_words(error: BaseException) -> tuple[int, Level, str]:
         return 128 + signal.SIGTERM, "warning", f"stopped by SIGTERM. {again}"
     if isinstance(error, RoutelmtError):
         return error.exit_code, "error", str(error)
-    if isinstance(error, OSError):  # a folder without permission, a disk that is gone, ...
+    if isinstance(error, OSError):  # no permission for a folder, a lost disk, ...
         return 1, "error", str(error)
-    return 1, "error", "".join(traceback.format_exception(error)).rstrip()  # a defect of ours
+    return 1, "error", "".join(traceback.format_exception(error)).rstrip()  # a bug of ours
 
 
 def carry_out(
@@ -138,10 +138,10 @@ def carry_out(
     table: Callable[[AnyReport], RenderableType],
     what: str = "this job is",
 ) -> None:
-    """Run a job to its end and show its report as a table; `what` it is stands before "finished".
+    """Run a job to its end and show its report as a table. `what` begins the message on a finished job.
 
     Raises:
-        RoutelmtError: see `run`, which is called as flow.run is.
+        RoutelmtError: see `run`, which takes the arguments of flow.run.
     """
     from routelmt_batch.job import conditions, flow
     from routelmt_batch.store.folder import Folder
@@ -155,25 +155,25 @@ def carry_out(
     ending.show(table(report), f"{spec.output.uri}/data")
     if folder.page.exists():
         ending.show(str(folder.page))
-    for told in _left(report):
-        ending.bars.warn(told)
+    for warning in _left(report):
+        ending.bars.warn(warning)
     ending.end(report.exit_code, report=str(folder.job_report), **report.figures)
     if options.conditions.conditions:
         triggered = conditions.triggered(report.fail_if or ())
-        for told in triggered:
-            ending.bars.say(f"--fail-if {told}", "error")
+        for condition in triggered:
+            ending.bars.say(f"--fail-if {condition}", "error")
         ending.end(conditions.CONDITION_HELD if triggered else report.exit_code, failed_if=triggered)
 
 
 def _left(report: Report) -> Iterator[str]:
-    """What a done job or labels left undone, and how it is made up for."""
+    """A warning for each kind of rows that a finished job left out, with the remedy."""
     from routelmt_batch.corpus.shards import alone
     from routelmt_batch.stages.job_report import JobReport
 
     if report.unreadable:
         yield (
-            f"{counted(len(report.unreadable), 'shard')} could not be read: mended, each is a job of its "
-            f"own, with {alone(next(iter(report.unreadable)))} and another --output"
+            f"{counted(len(report.unreadable), 'shard')} could not be read: repair each and run it as a "
+            f"separate job, with {alone(next(iter(report.unreadable)))} and another --output"
         )
     if isinstance(report, JobReport) and report.failed_rows:
         yield f"{counted(report.failed_rows, 'row')} without a translation: --retry-failed tries them again"

@@ -1,6 +1,6 @@
-"""Prometheus metrics of a running job, over HTTP, from what it tells and what its ledger holds.
+"""Prometheus metrics of a running job, over HTTP, from its progress and its ledger.
 
-The ledger is read at each scrape, from where the last one ended: the job itself does nothing for it.
+Each scrape reads only the ledger lines that are new since the last one. The job itself does no extra work.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from routelmt_batch.store.ledger import Ledger
 
 
 class JobCollector(Collector):
-    """A running job's metrics. `begin` says which job, once that is known."""
+    """A running job's metrics. `begin` sets the job, which is known once its spec is read."""
 
     def __init__(self, command: str, bars: Bars) -> None:
         self.command = command
@@ -33,21 +33,21 @@ class JobCollector(Collector):
         self.name = ""
         self.folder: Folder | None = None
         self._ledger: Ledger | None = None
-        self._one_scrape = threading.Lock()  # the server answers each in a thread of its own
+        self._scraping = threading.Lock()  # the server answers each scrape in its own thread
 
     def begin(self, name: str, output: str) -> None:
         self.name, self.folder = name, Folder(Path(output))
 
     def collect(self) -> Iterator[Metric]:
-        with self._one_scrape:
+        with self._scraping:
             output = str(self.folder.root) if self.folder else ""
             yield InfoMetricFamily(
                 "routelmt_job", "The job.", {"job": self.name, "command": self.command, "output": output}
             )
             yield GaugeMetricFamily(
-                "routelmt_start_time_seconds", "When this process began, since 1970.", self.started
+                "routelmt_start_time_seconds", "When this process began, in seconds since 1970.", self.started
             )
-            yield CounterMetricFamily("routelmt_warnings", "Warnings told.", self.bars.warnings)
+            yield CounterMetricFamily("routelmt_warnings", "Warnings logged.", self.bars.warnings)
             yield from self._passes()
             if self.folder and self.folder.manifest.exists():
                 self._ledger = self._ledger or self.folder.ledger()
@@ -56,7 +56,7 @@ class JobCollector(Collector):
                 yield from _budget(self.folder, self._ledger)
 
     def _passes(self) -> Iterator[Metric]:
-        """Rows, input shards and training steps: done, those of earlier runs included, and to do in all."""
+        """Rows, input shards and training steps of each stage: done, in earlier runs too, and in total."""
         passes = dict(self.bars.passes)
         running = GaugeMetricFamily(
             "routelmt_stage_running", "1 while the stage is in progress.", labels=["stage"]
@@ -68,26 +68,26 @@ class JobCollector(Collector):
             done = CounterMetricFamily(
                 f"routelmt_{unit}_done", f"{unit.capitalize()} that a stage has done.", labels=["stage"]
             )
-            whole = GaugeMetricFamily(
-                f"routelmt_{unit}", f"{unit.capitalize()} that a stage has in all.", labels=["stage"]
+            total = GaugeMetricFamily(
+                f"routelmt_{unit}", f"{unit.capitalize()} of a stage in total.", labels=["stage"]
             )
             for stage, state in passes.items():
                 if state.unit == unit:
                     done.add_metric([stage], state.done)
-                    whole.add_metric([stage], state.total)
+                    total.add_metric([stage], state.total)
             yield done
-            yield whole
+            yield total
 
 
 def _rows_and_tokens(ledger: Ledger) -> Iterator[Metric]:
-    """By model, what is committed; of translations those of an audit, too."""
-    rows = CounterMetricFamily("routelmt_model_rows", "Rows that a model was asked for.", labels=["model"])
+    """Committed rows and tokens by model, with an audit's translations."""
+    rows = CounterMetricFamily("routelmt_model_rows", "Rows that a model was given.", labels=["model"])
     failed = CounterMetricFamily(
-        "routelmt_rows_failed", "Rows that a model has no answer to.", labels=["model", "reason"]
+        "routelmt_rows_failed", "Rows without an answer from a model.", labels=["model", "reason"]
     )
     tokens = {
-        name: CounterMetricFamily(f"routelmt_{name}", told, labels=["model"])
-        for name, told in (
+        name: CounterMetricFamily(f"routelmt_{name}", description, labels=["model"])
+        for name, description in (
             ("prompt_tokens", "Tokens that a model read."),
             ("output_tokens", "Tokens that a model generated."),
         )
@@ -98,33 +98,33 @@ def _rows_and_tokens(ledger: Ledger) -> Iterator[Metric]:
         failed.add_metric(["router", NO_GAIN], scored.failed)
         tokens["prompt_tokens"].add_metric(["router"], scored.sums["prompt_tokens"])
     for model in (SMALL, LARGE):
-        found = ledger.totals(TRANSLATIONS, model)
-        found.add(ledger.totals(AUDIT_TRANSLATIONS, model))
-        rows.add_metric([model], found.rows)
+        totals = ledger.totals(TRANSLATIONS, model)
+        totals.add(ledger.totals(AUDIT_TRANSLATIONS, model))
+        rows.add_metric([model], totals.rows)
         for name, family in tokens.items():
-            family.add_metric([model], found.sums[name])
-        for reason, count in sorted(found.unanswered.items()):
+            family.add_metric([model], totals.sums[name])
+        for reason, count in sorted(totals.unanswered.items()):
             failed.add_metric([model, reason], count)
     yield from (rows, failed, *tokens.values())
 
 
 def _budget(folder: Folder, ledger: Ledger) -> Iterator[Metric]:
-    """Places for the large model, once there is a plan."""
+    """The budget's places for the large model, once there is a plan."""
     if not folder.plan.exists():
         return
     plan = json.loads(folder.plan.read_text(encoding="utf8"))
     used = ledger.totals(TRANSLATIONS, LARGE).answered
-    for name, told, count in (
-        ("places", "Rows that the budget lets the large model have.", plan["places"] + plan["held_back"]),
-        ("places_planned", "Of those, planned for it.", plan["large"]),
-        ("places_used", "Rows that it translated.", used),
+    for name, description, count in (
+        ("places", "Rows that the budget allows the large model.", plan["places"] + plan["held_back"]),
+        ("places_planned", "Rows planned for the large model.", plan["large"]),
+        ("places_used", "Rows that the large model translated.", used),
     ):
-        yield GaugeMetricFamily(f"routelmt_budget_{name}", told, count)
+        yield GaugeMetricFamily(f"routelmt_budget_{name}", description, count)
 
 
 @contextlib.contextmanager
 def serve(port: int, collector: JobCollector) -> Iterator[None]:
-    """Serve the metrics on all interfaces, as exporters do, as long as this lasts; port 0 is a free one.
+    """Serve the metrics on all interfaces, as exporters do, while the body runs. Port 0: any free port.
 
     Raises:
         UsageError: the port is taken, or may not be opened.
@@ -135,7 +135,7 @@ def serve(port: int, collector: JobCollector) -> Iterator[None]:
         server, thread = start_http_server(port, registry=registry)
     except (OSError, OverflowError) as error:
         raise UsageError(
-            f"--metrics-port {port}: cannot be listened on ({error}); give another, or 0 for a free one"
+            f"--metrics-port {port}: cannot listen there ({error}); give another port, or 0 for any free one"
         ) from None
     collector.bars.say(
         f"metrics: http://localhost:{server.server_port}/metrics", metrics_port=server.server_port

@@ -1,4 +1,4 @@
-"""The learning commands: label, train, evaluate, calibrate. Nothing heavy loads before it is used."""
+"""The learning commands: label, train, evaluate, calibrate. Heavy libraries load only when used."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ DtypeOption = Annotated[
     Literal["bfloat16", "float16", "float32", "auto"],
     typer.Option(
         "--dtype",
-        help="Of routers and models. In bfloat16 the demo's entropies are 0.02 nats off on average.",
+        help="Data type of routers and models. bfloat16 shifts the demo's entropies by 0.02 nats on average.",
     ),
 ]
 _BY_KIND = ", ".join(
@@ -39,7 +39,7 @@ _BY_KIND = ", ".join(
 
 @dataclass(frozen=True)
 class EvaluationOptions:
-    """What is compared, at which budget: the fields of evaluate.Settings that are no guard's."""
+    """The fields of evaluate.Settings, except those for guards."""
 
     budget: Annotated[
         str, typer.Option("--budget", metavar="P", help="Fraction of rows for the large model.")
@@ -49,20 +49,23 @@ class EvaluationOptions:
         typer.Option(
             "--router",
             metavar="NAME=PATH",
-            help=f"A router folder under a name of yours, or KIND=PATH: {_BY_KIND}. May be given again.",
+            help=f"A router folder with a name that you choose, or KIND=PATH: {_BY_KIND}. Can be repeated.",
         ),
     ] = field(default_factory=list)
     score_columns: Annotated[
         list[str],
-        typer.Option("--scores", metavar="COLUMN", help="A column of scores, higher for the large model."),
+        typer.Option(
+            "--scores", metavar="COLUMN", help="A column of scores; high ones go to the large model."
+        ),
     ] = field(default_factory=list)
     severe: Annotated[
-        float, typer.Option("--severe", metavar="GAIN", help="A routed row with this gain or less is a loss.")
+        float,
+        typer.Option("--severe", metavar="GAIN", help="Gain up to which a routed row is a severe loss."),
     ] = SEVERE_LOSS_GAIN
     resamples: Annotated[
-        int | None, typer.Option("--resamples", min=10, help="Of the bootstrap; default by rows.")
+        int | None, typer.Option("--resamples", min=10, help="Bootstrap samples; default: by row count.")
     ] = None
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the bootstrap and of random routing.")] = 0
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of bootstrap and random routing.")] = 0
     dtype: DtypeOption = "auto"
 
 
@@ -75,8 +78,8 @@ class GuardOptions:
         typer.Option(
             "--guard",
             metavar="NAME=ROUTER+QUALITY",
-            help="ROUTER, but of its candidates those of lowest QUALITY of the small translation: a router "
-            "of target quality, a metric's NAME_small, or a column. May be given again.",
+            help="Route the candidates of ROUTER whose small translation has the lowest QUALITY: a router "
+            "with target quality, a metric's NAME_small, or a column. Can be repeated.",
         ),
     ] = field(default_factory=list)
     verified: Annotated[
@@ -84,8 +87,8 @@ class GuardOptions:
         typer.Option(
             "--verify",
             metavar="NAME=ROUTER+SMALL+LARGE",
-            help="ROUTER (or a guard), but the small translation stands where LARGE is below SMALL, both "
-            "qualities as of --guard. May be given again.",
+            help="ROUTER (or a guard), but keep the small translation where LARGE is below SMALL, both "
+            "qualities as in --guard. Can be repeated.",
         ),
     ] = field(default_factory=list)
     metrics: Annotated[
@@ -93,22 +96,22 @@ class GuardOptions:
         typer.Option(
             "--metric",
             metavar="NAME=METRIC",
-            help="chrf or comet:MODEL, over the tables' translations: the qualities NAME_small, NAME_large.",
+            help="Measure the tables' translations with chrf or comet:MODEL, as NAME_small and NAME_large.",
         ),
     ] = field(default_factory=list)
     candidates: Annotated[
-        float, typer.Option("--candidates", metavar="F", help="Rows that a guard looks at, for each place.")
+        float, typer.Option("--candidates", metavar="F", help="Candidates of a guard for each place.")
     ] = 2.0
     keep_small_above: Annotated[
         float | None,
         typer.Option(
             "--keep-small-above",
             metavar="Q",
-            help="As in a job: candidates of higher quality stay small, the next by ROUTER get their places.",
+            help="As in a job: candidates above this quality stay small; the next rows get their places.",
         ),
     ] = None
     margin: Annotated[
-        float, typer.Option("--margin", metavar="M", help="How far below SMALL LARGE must be.")
+        float, typer.Option("--margin", metavar="M", help="How far LARGE must be below SMALL.")
     ] = 0.0
 
 
@@ -135,9 +138,9 @@ def label(
     schedule: ScheduleOptions,
     ray: RayOptions,
 ) -> None:
-    """Translate a parallel corpus with both models and measure both: a label table with gains.
+    """Translate a parallel corpus with both models, measure both, and write a label table with gains.
 
-    Stopped or killed, the same command goes on where it stood.
+    If it is stopped or killed, run the same command again to continue.
     """
     with scheduled("label", schedule) as ending:
         from routelmt_batch.cli import show
@@ -147,16 +150,16 @@ def label(
 
         label_spec = spec.read(load_label)
         ending.begin(label_spec.name, label_spec.output.uri)
-        judged = conditions.Conditions(conditions.parse(fail.fail_if, of_labels=True))
-        options = flow.Options(**vars(scope), **vars(ray), conditions=judged)
+        fail_if = conditions.Conditions(conditions.parse(fail.fail_if, of_labels=True))
+        options = flow.Options(**vars(scope), **vars(ray), conditions=fail_if)
         carry_out(ending, run_label, label_spec, options, show.labels, what="these labels are")
 
 
 @grouped
 def train(*, spec: SpecOptions, schedule: ScheduleOptions, ray: RayOptions) -> None:
-    """Train a router on label tables: LoRA and a linear head, or the ablations; writes a router folder.
+    """Train a router on label tables (LoRA and a linear head, or an ablation) and write its folder.
 
-    Stopped or killed, the same command goes on from the last checkpoint.
+    If it is stopped or killed, run the same command again to continue from the last checkpoint.
     """
     with scheduled("train", schedule) as ending:
         from routelmt_batch.cli import show
@@ -169,7 +172,7 @@ def train(*, spec: SpecOptions, schedule: ScheduleOptions, ray: RayOptions) -> N
         ending.bars.say(f"{train_spec.name}: {train_spec.output.uri}")
         outcome = run_train(train_spec, flow.Options(**vars(ray)), ending.bars)
         if not outcome.new:
-            ending.bars.say("this router is trained; nothing to do. Its held-out figures:")
+            ending.bars.say("this router is already trained; nothing to do. Its held-out figures:")
         ending.show(show.training(outcome.report), train_spec.output.uri)
         ending.end(**outcome.report.figures)
 
@@ -178,15 +181,15 @@ def train(*, spec: SpecOptions, schedule: ScheduleOptions, ray: RayOptions) -> N
 def evaluate(
     *,
     tables: Tables,
-    out: Annotated[str, typer.Option("--out", metavar="DIR", help="Where the evaluation is written.")],
+    out: Annotated[str, typer.Option("--out", metavar="DIR", help="Folder for the evaluation.")],
     evaluation: EvaluationOptions,
     guard: GuardOptions,
     schedule: ScheduleOptions,
     ray: RayOptions,
 ) -> None:
-    """Compare routers on rows whose gain is known: quality_small and quality_large.
+    """Compare routers on rows with a known gain, from columns quality_small and quality_large.
 
-    Both oracles and random routing are always in the table. Writes evaluation.json, .md, .png and .svg.
+    The table always includes both oracles and random routing. Writes evaluation.json, .md, .png and .svg.
     """
     with scheduled("evaluate", schedule) as ending:
         from routelmt_batch.job import flow
@@ -199,9 +202,9 @@ def evaluate(
         budget, guards = fraction(evaluation.budget, "--budget"), GuardSettings(**vars(guard))
         settings = Settings(**vars(evaluation) | {"budget": budget, "guards": guards})
         open_engine = partial(flow.ray_engine, options=flow.Options(**vars(ray)))
-        found = run_evaluate(tables, settings, Path(out), ending.bars, open_engine)
-        ending.show(table(found), f"{out}/evaluation.json, .md, .png, .svg")
-        ending.end(report=f"{out}/evaluation.json", **found.figures)
+        result = run_evaluate(tables, settings, Path(out), ending.bars, open_engine)
+        ending.show(table(result), f"{out}/evaluation.json, .md, .png, .svg")
+        ending.end(report=f"{out}/evaluation.json", **result.figures)
 
 
 @grouped
@@ -211,19 +214,19 @@ def calibrate(
     tables: Tables,
     fractions: Annotated[
         list[str] | None,
-        typer.Option("--fraction", metavar="P", help="A wanted fraction; may be given again."),
+        typer.Option("--fraction", metavar="P", help="A fraction to calibrate for; can be repeated."),
     ] = None,
     traffic_rows: Annotated[
-        int, typer.Option("--traffic-rows", metavar="N", min=1, help="Rows of a job, for the interval.")
+        int, typer.Option("--traffic-rows", metavar="N", min=1, help="Rows of a later job, for the interval.")
     ] = 1_000_000,
     dtype: DtypeOption = "auto",
     schedule: ScheduleOptions,
     ray: RayOptions,
 ) -> None:
-    """Store the scores from which on wanted fractions of held-out rows go to the large model.
+    """Store score thresholds that send given fractions of held-out rows to the large model.
 
-    `run --threshold calibrated` then routes each row by its own score. Stopped or killed, the same
-    command goes on where it stood.
+    `run --threshold calibrated` then routes each row by its own score. If `calibrate` is stopped or killed,
+    run the same command again to continue.
     """
     with scheduled("calibrate", schedule) as ending:
         from routelmt_batch.cli import show
@@ -234,17 +237,17 @@ def calibrate(
         wanted = [fraction(text, "--fraction") for text in fractions or ("0.1", "0.2", "0.3", "0.4", "0.5")]
         if not all(wanted):
             raise UsageError(
-                "--fraction 0: no row goes to the large model, so there is no threshold; give more"
+                "--fraction 0: no row goes to the large model, so there is no threshold; give a larger one"
             )
         open_engine = partial(flow.ray_engine, options=flow.Options(**vars(ray)))
-        found = run_calibrate(router, tables, wanted, traffic_rows, ending.bars, open_engine, dtype)
-        ending.show(show.calibration(found))
-        thresholds = {name: threshold.value for name, threshold in found.thresholds.items()}
-        ending.end(rows=found.rows, thresholds=thresholds)
+        result = run_calibrate(router, tables, wanted, traffic_rows, ending.bars, open_engine, dtype)
+        ending.show(show.calibration(result))
+        thresholds = {name: threshold.value for name, threshold in result.thresholds.items()}
+        ending.end(rows=result.rows, thresholds=thresholds)
 
 
 def fraction(text: str, option: str) -> Decimal:
-    """Raises UsageError if the text is no fraction."""
+    """Parse an option's fraction. Raises UsageError if it is not a number from 0 to 1."""
     try:
         value = Decimal(text)
     except InvalidOperation:

@@ -1,4 +1,4 @@
-"""The commands. Errors become messages and exit codes here; nothing heavy loads before it is used."""
+"""The commands. Errors become messages and exit codes here. Heavy libraries load only when used."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ app = typer.Typer(
 
 
 def main() -> None:
-    """Run a command; exit with 0, or as the design has it: 1, 2, 3, 4, 124, 130, 143."""
+    """Run a command and exit with its code: 0, 1, 2, 3, 4, 124, 130 or 143."""
     try:
         app(standalone_mode=True)
     except BaseException as error:
@@ -88,9 +88,9 @@ def run(
     schedule: ScheduleOptions,
     ray: RayOptions,
 ) -> None:
-    """Run a job, or go on with it: score, allocate, translate, assemble, report.
+    """Run or continue a job: score, allocate, translate, assemble, report.
 
-    Stopped or killed, the same command goes on where it stood. On a finished job it does nothing.
+    If it is stopped or killed, run the same command again to continue. On a finished job it does nothing.
     """
     with scheduled("run", schedule) as ending:
         from routelmt_batch.cli import show
@@ -121,7 +121,7 @@ def plan(
     schedule: ScheduleOptions,
     ray: RayOptions,
 ) -> None:
-    """Score only, and show what each budget would buy. `run` goes on from there at any budget."""
+    """Score the rows and show what each budget would buy. `run` then continues with any budget."""
     with scheduled("plan", schedule) as ending:
         from routelmt_batch.cli import show
         from routelmt_batch.job import flow, rates
@@ -135,22 +135,24 @@ def plan(
         options = flow.Options(**vars(scope), **vars(ray))
         lines = flow.plan(job_spec, options, ending.bars, partial(flow.ray_engine, options=options))
         estimates = [rates.estimate(measured, job_spec, line) for line in lines] if measured else []
-        folder, hint = Folder(Path(job_spec.output.uri)), _to_go_on()
+        folder, hint = Folder(Path(job_spec.output.uri)), _next_step()
         if is_begun(folder, folder.ledger()):
-            hint = "Its budget is frozen: rows were translated under it. Another one needs another --output"
+            hint = (
+                "Its budget is frozen: rows were translated under it. Another budget needs another --output"
+            )
         ending.show(show.what_if(lines, estimates), hint)
         budgets = [vars(line) | {"fraction": str(line.fraction)} for line in lines]
-        for told, estimate in zip(budgets, estimates, strict=bool(estimates)):
-            told |= vars(estimate)
+        for budget, estimate in zip(budgets, estimates, strict=bool(estimates)):
+            budget |= vars(estimate)
         ending.end(budgets=budgets)
 
 
-def _to_go_on() -> str:
-    """What to do after a plan."""
+def _next_step() -> str:
+    """The next step after a plan."""
     if os.environ.get(SUBMITTED):
-        return "Go on: submit it again, with --budget P instead of --plan"
-    again = shlex.join(["routelmt-batch", "run", *_without("--rates", sys.argv[2:])])
-    return f"Go on with: {again} --budget P"
+        return "Next: submit it again, with --budget P instead of --plan"
+    run_command = shlex.join(["routelmt-batch", "run", *_without("--rates", sys.argv[2:])])
+    return f"Next: {run_command} --budget P"
 
 
 def _without(option: str, arguments: Sequence[str]) -> Iterator[str]:
@@ -168,21 +170,21 @@ def report(
     output: Annotated[str, typer.Argument(metavar="OUTPUT", help="A job's output folder.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
     as_rates: Annotated[
-        bool, typer.Option("--rates", help="Print what its pools did as a rates file for `plan --rates`.")
+        bool, typer.Option("--rates", help="Print its pools' measured rates as a file for `plan --rates`.")
     ] = False,
     against: Annotated[
         str | None, typer.Option("--against", metavar="OTHER", help="Compare with another finished job.")
     ] = None,
     html: Annotated[
-        bool, typer.Option("--html", help="Write the audit page, reports/index.html, and print nothing else.")
+        bool, typer.Option("--html", help="Write the audit page, reports/index.html, and print its path.")
     ] = False,
     rows: Annotated[
         int | None,
         typer.Option("--rows", metavar="N", min=0, help="Rows of each kind on the page; page.rows."),
     ] = None,
 ) -> None:
-    """Show the report of a job or of labels; of one that runs or was stopped, how far it is. Or compare
-    two jobs."""
+    """Show the report of a finished job or of labels, or the progress of an unfinished one. Or compare two
+    jobs."""
     from routelmt_batch.cli import show
     from routelmt_batch.job import flow, rates
     from routelmt_batch.learning.labelling import label
@@ -191,7 +193,7 @@ def report(
     from routelmt_batch.store.folder import Folder
 
     if rows is not None and not html:
-        raise UsageError("--rows: goes with --html")
+        raise UsageError("--rows: needs --html; add --html or leave --rows out")
     if html or against:
         _audit(output, against, html, rows, as_json)
         return
@@ -201,23 +203,23 @@ def report(
         raise OutputError(f"{output}: no job there (no {folder.manifest.relative_to(folder.root)})")
     labels = manifest["command"] == "label"
     kind: type[LabelReport | JobReport] = LabelReport if labels else JobReport
-    found = kind.finished(folder)
+    finished = kind.finished(folder)
     if as_rates:
-        if not isinstance(found, JobReport):
-            raise OutputError(f"{output}: rates are of a finished job that translated")
-        typer.echo(rates.measured(found), nl=False)
+        if not isinstance(finished, JobReport):
+            raise OutputError(f"{output}: has no rates; give the output of a finished job, not of labels")
+        typer.echo(rates.measured(finished), nl=False)
         return
-    state = found.as_json() if found else (label if labels else flow).unfinished(folder)
+    state = finished.as_json() if finished else (label if labels else flow).unfinished(folder)
     if as_json:
         typer.echo(json.dumps(state, ensure_ascii=False, indent=1))
-    elif isinstance(found, JobReport):
-        show.console().print(show.job(found))
+    elif isinstance(finished, JobReport):
+        show.console().print(show.job(finished))
     else:
-        show.console().print(show.labels(found) if found else show.unfinished(state))
+        show.console().print(show.labels(finished) if finished else show.unfinished(state))
 
 
 def _audit(output: str, against: str | None, html: bool, rows: int | None, as_json: bool) -> None:
-    """Write the audit page, or print a comparison, which then has no corpus text.
+    """Write the audit page, or print a comparison, which contains no corpus text.
 
     Raises:
         OutputError: a folder holds no finished job.
@@ -251,10 +253,10 @@ def _finished(output: str, option: str = "") -> FinishedJob:
 @app.command(epilog="Example: routelmt-batch clean runs/demo --dry-run")
 def clean(
     output: Annotated[str, typer.Argument(metavar="OUTPUT", help="A finished job's output folder.")],
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would go; remove nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be removed.")] = False,
 ) -> None:
-    """Remove the work files of a finished job or of labels (`_job/`). Reports, audit page, comparisons
-    and data stay; failed rows cannot be tried again after it."""
+    """Remove the work files (in `_job/`) of a finished job or of labels. Data, reports, audit page and
+    comparisons stay, but failed rows can no longer be retried."""
     from routelmt_batch import interrupts
     from routelmt_batch.cli import show
     from routelmt_batch.job import clean as cleaning
@@ -262,13 +264,13 @@ def clean(
 
     interrupts.stop_on_signals()
     folder = Folder(Path(output))
-    found = cleaning.to_remove(folder) if dry_run else cleaning.clean(folder, Bars(stderr_console()))
-    show.console().print(show.cleaned(found, dry_run))
+    cleaned = cleaning.to_remove(folder) if dry_run else cleaning.clean(folder, Bars(stderr_console()))
+    show.console().print(show.cleaned(cleaned, dry_run))
 
 
 @app.command(epilog="Example: routelmt-batch doctor")
 def doctor() -> None:
-    """Check this machine: Python, Ray, vLLM, GPU or CPU, memory, disk; each with its next move."""
+    """Check this machine: Python, Ray, vLLM, GPU or CPU, memory, disk. Each fault comes with a fix."""
     from routelmt_batch.cli import doctor as checks
     from routelmt_batch.cli import show
 
@@ -289,11 +291,11 @@ def init(
         Literal["run", "label", "train"], typer.Option("--kind", help="The command that the spec is for.")
     ] = "run",
 ) -> None:
-    """Write a commented spec to start from: of a job, of labels, or of a router's training."""
+    """Write a commented spec to start from, for a job, for labels or for training a router."""
     path = path or ("job.yaml" if kind == "run" else f"{kind}.yaml")
     target = Path(path)
     if target.exists():
-        raise UsageError(f"{path}: exists already; give another name")
+        raise UsageError(f"{path}: already exists; give another name")
     starter = Path(__file__).parent / "starters" / f"{kind}.yaml"
     target.write_text(starter.read_text(encoding="utf8"), encoding="utf8")
     check = " --dry-run" if kind == "run" else ""

@@ -1,7 +1,7 @@
-"""Options that commands share, each declared once: in groups that a command takes whole, or alone.
+"""Options that commands share, each declared once: alone, or in a group that a command takes as a whole.
 
-A group is a dataclass. `grouped` spreads its fields over a command's options and builds it again when the
-command is called.
+A group is a dataclass. `grouped` turns its fields into options and builds the group when the command is
+called.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ Spec = TypeVar("Spec")
 
 @dataclass(frozen=True)
 class SpecOptions:
-    """A spec, and what a command line changes in it: a field is a key of the spec, but for `path` and
-    `settings`."""
+    """A spec file and the command line's changes to it. Each field but `path` and `settings` is a key of the
+    spec."""
 
     path: Annotated[str, typer.Argument(metavar="SPEC", help="Spec, a YAML file.")]
     output_uri: Annotated[
@@ -27,11 +27,11 @@ class SpecOptions:
     ] = None
     settings: Annotated[
         list[str],
-        typer.Option("--set", metavar="KEY=VALUE", help="Set a key of the spec; may be given again."),
+        typer.Option("--set", metavar="KEY=VALUE", help="Set a key of the spec; can be repeated."),
     ] = field(default_factory=list)
 
     def read(self, load: Callable[..., Spec]) -> Spec:
-        """The spec, by the function that loads its kind.
+        """Load the spec with the function for its kind.
 
         Raises:
             SpecError: see spec.file.read.
@@ -43,7 +43,7 @@ class SpecOptions:
 
 @dataclass(frozen=True)
 class PlanSpecOptions(SpecOptions):
-    """A job's spec, where its budget is only looked at."""
+    """A job's spec for `plan`, which looks at a budget without spending it."""
 
     budget_fraction: Annotated[
         str | None,
@@ -53,15 +53,15 @@ class PlanSpecOptions(SpecOptions):
 
 @dataclass(frozen=True)
 class RunSpecOptions(PlanSpecOptions):
-    """A job's spec."""
+    """A job's spec for `run`."""
 
     budget_threshold: Annotated[
         str | None,
         typer.Option(
             "--threshold",
             metavar="SCORE",
-            help="Send rows that score at least this, or `calibrated`, to the large model, however many: a "
-            "row's route depends on its own score alone.",
+            help="Send every row that scores at least this to the large model; `calibrated`: the router's "
+            "threshold. A row's route depends on its own score alone.",
         ),
     ] = None
     budget_cap: Annotated[
@@ -71,7 +71,7 @@ class RunSpecOptions(PlanSpecOptions):
 
 @dataclass(frozen=True)
 class ScopeOptions:
-    """How much of the input is worked on."""
+    """The part of the input to process."""
 
     limit: Annotated[
         int | None, typer.Option("--limit", metavar="N", min=1, help="Only the first N rows of the input.")
@@ -83,22 +83,22 @@ class ScopeOptions:
 
 @dataclass(frozen=True)
 class FailIfOptions:
-    """What a scheduler takes for a failure of a job that is done."""
+    """Conditions under which a scheduler treats a finished job as failed."""
 
     fail_if: Annotated[
         list[str],
         typer.Option(
             "--fail-if",
             metavar="CONDITION",
-            help="End with 4 when the job is done and this holds: 'failed>0.01'; for `run` also "
-            "'unused_budget>0.05', 'psi>0.25', 'ks>0.2'. May be given again.",
+            help="Exit with 4 if this holds when the job is finished: 'failed>0.01'; for `run` also "
+            "'unused_budget>0.05', 'psi>0.25', 'ks>0.2'. Can be repeated.",
         ),
     ] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class DriftOptions(FailIfOptions):
-    """The same of a job with scores, which may drift."""
+    """Failure conditions of a job with scores, which can drift."""
 
     against: Annotated[
         str | None,
@@ -112,14 +112,14 @@ class DriftOptions(FailIfOptions):
 
 @dataclass(frozen=True)
 class ScheduleOptions:
-    """What a scheduler wants of every command that takes long."""
+    """Options for schedulers, on every long-running command."""
 
     time_limit: Annotated[
         str | None,
         typer.Option(
             "--time-limit",
             metavar="DURATION",
-            help="Stop after 6h, 90m, 1h30m or 45s, with 124; the same command goes on.",
+            help="Stop after 6h, 90m, 1h30m or 45s with exit code 124; the same command continues.",
         ),
     ] = None
     metrics_port: Annotated[
@@ -135,27 +135,25 @@ class ScheduleOptions:
     log_format: Annotated[
         Literal["text", "json"],
         typer.Option(
-            "--log-format", help="json: every line told is an object, and stdout has the last one alone."
+            "--log-format", help="json: each log line is an object, and stdout has only the last line."
         ),
     ] = "text"
 
 
 VerboseOption = Annotated[
-    bool, typer.Option("--verbose", help="Show what Ray and vLLM print, instead of logging it.")
+    bool, typer.Option("--verbose", help="Show the output of Ray and vLLM instead of logging it.")
 ]
-RetryFailedOption = Annotated[
-    bool, typer.Option("--retry-failed", help="Try failed and quarantined rows again, no others.")
-]
+RetryFailedOption = Annotated[bool, typer.Option("--retry-failed", help="Retry failed and quarantined rows.")]
 
 RatesOption = Annotated[
     str | None,
-    typer.Option("--rates", metavar="FILE", help="Show hours and cost, too, from measured rates."),
+    typer.Option("--rates", metavar="FILE", help="Also show hours and cost, from measured rates."),
 ]
 
 
 @dataclass(frozen=True)
 class RayOptions:
-    """Where the engines run, and what is shown of them."""
+    """Where the engines run, and whether their output is shown."""
 
     address: Annotated[
         str | None,
@@ -165,7 +163,7 @@ class RayOptions:
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:
-    """A command that takes groups of options, as typer reads one: each field of a group is an option."""
+    """Make a command with groups of options readable by typer: each field of a group becomes an option."""
     hints = get_type_hints(command, include_extras=True)
     groups: dict[str, Any] = {}
     flat: list[inspect.Parameter] = []
@@ -178,7 +176,7 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
 
     def call(**given: Any) -> None:
         built = {
-            name: group(**{one.name: given.pop(one.name) for one in fields(group)})
+            name: group(**{option.name: given.pop(option.name) for option in fields(group)})
             for name, group in groups.items()
         }
         command(**given, **built)
@@ -190,13 +188,13 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
 
 def _parameters(group: Any) -> Iterator[inspect.Parameter]:
     hints = get_type_hints(group, include_extras=True)
-    for one in fields(group):
-        yield inspect.Parameter(
-            one.name, inspect.Parameter.KEYWORD_ONLY, default=_default(one), annotation=hints[one.name]
-        )
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    for option in fields(group):
+        name = option.name
+        yield inspect.Parameter(name, keyword, default=_default(option), annotation=hints[name])
 
 
-def _default(one: Field[Any]) -> Any:
-    if one.default_factory is not MISSING:
-        return one.default_factory()
-    return inspect.Parameter.empty if one.default is MISSING else one.default
+def _default(option: Field[Any]) -> Any:
+    if option.default_factory is not MISSING:
+        return option.default_factory()
+    return inspect.Parameter.empty if option.default is MISSING else option.default

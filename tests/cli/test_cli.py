@@ -99,7 +99,7 @@ def test_init_writes_a_spec_once(routelmt, tmp_path):
     assert routelmt("init", "my.yaml", cwd=tmp_path).returncode == 0
     assert (tmp_path / "my.yaml").read_text().startswith("# A job for routelmt-batch")
     again = routelmt("init", "my.yaml", cwd=tmp_path)
-    assert again.returncode == 2 and "exists already" in again.stderr
+    assert again.returncode == 2 and "already exists" in again.stderr
 
 
 @pytest.mark.parametrize(("kind", "read"), [("run", load), ("label", load_label), ("train", load_train_spec)])
@@ -235,7 +235,7 @@ def test_report_tells_of_labels_stopped_and_finished(invoke, tmp_path, monkeypat
     lines = [line.split() for line in answer.stdout.splitlines()]
     for line in (["small", "12", "12"], ["large", "12", "12"], ["metric", "0", "22"], ["assemble", "0", "1"]):
         assert line in lines, answer.output
-    assert "the same `label` command goes on" in answer.stdout
+    assert "run the same `label` command again to continue" in answer.stdout
     assert invoke("label", spec).exit_code == 0
     answer = invoke("report", tmp_path / "labels")
     assert answer.exit_code == 0 and "12 in 1 shard, 11 labelled" in answer.stdout
@@ -269,7 +269,7 @@ def test_labels_have_no_other_condition(invoke, tmp_path, condition, lacks):
 
 def test_rows_are_of_the_page_alone(invoke):
     answer = invoke("report", "out", "--rows", "3")
-    assert isinstance(answer.exception, UsageError) and "goes with --html" in str(answer.exception)
+    assert isinstance(answer.exception, UsageError) and "needs --html" in str(answer.exception)
 
 
 @pytest.mark.slow
@@ -297,7 +297,7 @@ def test_report_writes_the_page_and_compares(routelmt, tmp_path, make_spec):
     answer = routelmt("report", str(out), "--against", str(other))
     unwrapped = "".join(answer.stdout.split())
     assert f"thisjob{out}" in unwrapped and f"theother{other}" in unwrapped
-    assert "routed differently   13 of 71 rows of both: 13 small to large" in answer.stdout
+    assert "routed differently   13 of 71 rows in both: 13 small to large" in answer.stdout
     compared = json.loads(routelmt("report", str(out), "--against", str(other), "--json").stdout)
     assert compared["settings"]["budget.fraction"] == ["0.5", "0.3"] and compared["routed"]["different"] == 13
     assert "I saw a" not in json.dumps(compared)

@@ -62,14 +62,14 @@ def test_failed_rows_end_with_three(invoke, make_spec, fake_engine):
             Interrupted("stopped by SIGTERM", 143),
             143,
             "stopped",
-            "stopped by SIGTERM. Run the same command again to go on.",
+            "stopped by SIGTERM. Run the same command again to continue.",
         ),
-        (KeyboardInterrupt(), 130, "stopped", "stopped. Run the same command again to go on."),
+        (KeyboardInterrupt(), 130, "stopped", "stopped. Run the same command again to continue."),
         (
             SystemExit(15),
             143,
             "stopped",
-            "stopped by SIGTERM. Run the same command again to go on.",
+            "stopped by SIGTERM. Run the same command again to continue.",
         ),
     ],
 )
@@ -96,7 +96,7 @@ def test_a_defect_has_its_traceback_before_the_line_and_no_words_in_it(invoke, m
 def test_a_plan_says_how_to_go_on_or_that_its_budget_is_frozen(invoke, make_spec):
     spec = make_spec()
     told = " ".join(invoke("plan", spec).stdout.split())
-    assert "Go on with: routelmt-batch run" in told and "--budget P" in told
+    assert "Next: routelmt-batch run" in told and "--budget P" in told
     invoke("run", spec)
     told = " ".join(invoke("plan", spec).stdout.split())
     assert "Its budget is frozen" in told and "--budget P" not in told
@@ -168,7 +168,7 @@ def test_what_they_refuse_is_in_the_line(invoke, arguments, message):
 def test_a_submitted_plan_does_not_say_how_to_go_on_here(invoke, make_spec, monkeypatch):
     monkeypatch.setenv("ROUTELMT_SUBMITTED", "routelmt-out-1")
     told = " ".join(invoke("plan", make_spec()).stdout.split())
-    assert "Go on: submit it again, with --budget P instead of --plan" in told
+    assert "Next: submit it again, with --budget P instead of --plan" in told
 
 
 def test_people_at_a_terminal_are_spared_it(monkeypatch, capsys):
@@ -205,7 +205,7 @@ def test_json_logs_are_an_object_a_line(invoke, make_spec, corpus, tmp_path):
     )
     assert untrained == "router: not trained on en-fr; its scores there are a guess"
     assert left == (
-        "1 shard could not be read: mended, each is a job of its own, with --shards broken.parquet and another --output"
+        "1 shard could not be read: repair each and run it as a separate job, with --shards broken.parquet and another --output"
     )
     score = [line for line in lines if line.get("stage") == "score"]
     assert [(line["rows_done"], line["rows"]) for line in score] == [(0, 72), (72, 72)]

@@ -133,12 +133,12 @@ def test_a_port_that_is_taken_is_told_before_anything_starts(invoke, make_spec, 
         port = taken.getsockname()[1]
         answer = invoke("run", make_spec(), "--metrics-port", port)
         with (
-            pytest.raises(UsageError, match="or 0 for a free one"),
+            pytest.raises(UsageError, match="or 0 for any free one"),
             serve(port, JobCollector("", Bars.none())),
         ):
             pass
     assert answer.exit_code == 2
-    assert f"--metrics-port {port}: cannot be listened on" in last_line(answer)["message"]
+    assert f"--metrics-port {port}: cannot listen there" in last_line(answer)["message"]
     assert not (tmp_path / "sent.log").exists()
 
 

@@ -51,7 +51,7 @@ def test_a_guarded_and_audited_job_says_what_it_saved_and_cost(printed):
         f"{guard['freed_places_taken']} freed places taken, {guard['unfilled']} unfilled"
     )
     assert lines["escalated"] == f"{guard['escalated']} of 6 places held back"
-    assert lines["verified"] == f"{guard['verified_small']} rows, the small model's text stands"
+    assert lines["verified"] == f"{guard['verified_small']} rows keep the small model's text"
     measured = guard["measured"]
     assert lines["guard's cost"] == (
         f"{guard['extra_small_translations']} extra small translations; "
@@ -59,7 +59,7 @@ def test_a_guarded_and_audited_job_says_what_it_saved_and_cost(printed):
     )
     calls, spearman = audit["calls"], audit["spearman"]
     assert lines["audit"] == (
-        f"30 rows, 30 measured; {calls['large']} large and {calls['small']} small calls beside the budget"
+        f"30 rows, 30 measured; {calls['large']} large and {calls['small']} small calls outside the budget"
     )
     assert lines["audited gain"].endswith(
         f"Spearman {spearman['value']:.2f} ({spearman['low']:.2f} to {spearman['high']:.2f})"

@@ -110,6 +110,6 @@ def test_a_signal_stops_cleanly_and_says_how_to_go_on(make_spec, number, code):
     command.process.send_signal(number)
     returned, errors = command.finish()
     assert returned == code, errors
-    assert "Run the same command again to go on" in errors
+    assert "Run the same command again to continue" in errors
     assert "Traceback" not in errors
     assert command.survivors(within_s=5) == []

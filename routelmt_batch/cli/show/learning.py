@@ -13,16 +13,16 @@ from routelmt_batch.routers.card import Calibration
 
 
 def labels(report: LabelReport) -> Group:
-    """A label job: how many rows have a gain, why others have none, means by direction."""
+    """Labels: how many rows have a gain, why the others do not, and means by direction."""
     rows = new_table(report.name, "")
     rows.add_row("rows", f"{extent(report.rows, report.shards)}, {report.labelled:,} labelled")
     rows.add_row("unlabelled", counts(report.unlabelled) or "none")
     rows.add_row("metric", report.signature.metric.signature)
     if any(report.cut.values()):
-        told = "; ".join(f"{count:,} of {name}" for name, count in report.cut.items())
-        rows.add_row("cut", f"longer than the metric reads, measured by their beginning: {told}")
-    for told in triggered(report.fail_if or ()):
-        rows.add_row("fail if", told)
+        cut = "; ".join(f"{count:,} of {name}" for name, count in report.cut.items())
+        rows.add_row("cut", f"longer than the metric reads, so only their beginning was measured: {cut}")
+    for condition in triggered(report.fail_if or ()):
+        rows.add_row("fail if", condition)
     for name, reason in report.unreadable.items():
         rows.add_row("unreadable", f"{name}: {reason}")
     means = new_table("direction", "labelled", "small", "large", "gain", "st. dev.")
@@ -48,9 +48,9 @@ def training(report: TrainReport) -> Table:
     return table
 
 
-def calibration(found: Calibration) -> Table:
-    """Thresholds, and what share of a job's rows will reach them."""
-    table = new_table("fraction", "threshold", f"realised in {found.traffic_rows:,} rows (95%)")
-    for fraction, threshold in found.thresholds.items():
+def calibration(result: Calibration) -> Table:
+    """Thresholds, and the share of a later job's rows that will reach them."""
+    table = new_table("fraction", "threshold", f"realised in {result.traffic_rows:,} rows (95%)")
+    for fraction, threshold in result.thresholds.items():
         table.add_row(fraction, f"{threshold.value:.3f}", f"{threshold.low:.4f} to {threshold.high:.4f}")
     return table

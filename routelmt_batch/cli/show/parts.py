@@ -1,4 +1,4 @@
-"""What tables on a terminal are made of."""
+"""The parts of tables on a terminal."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ _NO_TERMINAL = 1000  # columns
 
 
 def console() -> Console:
-    """Standard output. Where it is no terminal nothing is cut or wrapped, unless COLUMNS says so: it is
-    searched by line."""
+    """Standard output. Unless it is a terminal or COLUMNS is set, lines are not cut or wrapped, so that they
+    can be searched."""
     wide = not sys.stdout.isatty() and "COLUMNS" not in os.environ
     return Console(highlight=False, markup=False, width=_NO_TERMINAL if wide else None)
 

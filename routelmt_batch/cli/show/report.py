@@ -24,19 +24,19 @@ def _summary(report: JobReport) -> Table:
     rows.add_row("status", counts(report.status))
     rows.add_row("reasons", counts(report.reason) or "none")
     rows.add_row("doubtful", counts(report.checks) or "none")
-    for name, told in _budget(report).items():
-        rows.add_row(name, told)
+    for name, text in _budget(report).items():
+        rows.add_row(name, text)
     rows.add_row(
         "predicted gain",
         f"{report.predicted_gain_bought:,.1f} bought; mean {number(gain.all.mean)} of all, "
         f"{number(gain.routed.mean)} of routed rows",
     )
-    for name, told in (_guard(report.guard) | _audit(report.audit) | _drift(report.drift)).items():
-        rows.add_row(name, told)
+    for name, text in (_guard(report.guard) | _audit(report.audit) | _drift(report.drift)).items():
+        rows.add_row(name, text)
     for advice in report.advice:
         rows.add_row("advice", advice)
-    for told in triggered(report.fail_if or ()):
-        rows.add_row("fail if", told)
+    for condition in triggered(report.fail_if or ()):
+        rows.add_row("fail if", condition)
     for name, reason in report.unreadable.items():
         rows.add_row("unreadable", f"{name}: {reason}")
     for warning in report.warnings:
@@ -60,9 +60,9 @@ def _routes(report: JobReport) -> Table:
 
 def _directions(report: JobReport) -> Table:
     directions = new_table("direction", "rows", "to large", "ok", "not ok")
-    for name, of in report.direction.items():
-        ok = of.get("ok", 0)
-        directions.add_row(name, f"{of['rows']:,}", f"{of['large']:,}", f"{ok:,}", f"{of['rows'] - ok:,}")
+    for name, part in report.direction.items():
+        rows, ok = part["rows"], part.get("ok", 0)
+        directions.add_row(name, f"{rows:,}", f"{part['large']:,}", f"{ok:,}", f"{rows - ok:,}")
     return directions
 
 
@@ -81,7 +81,7 @@ def _passes(report: JobReport) -> Table:
 
 
 def _guard(guard: GuardReport | None) -> dict[str, str]:
-    """What the guard did with calls to the large model, and what that cost."""
+    """What the guard changed about calls to the large model, and what that cost."""
     if guard is None:
         return {}
     found = {}
@@ -93,7 +93,7 @@ def _guard(guard: GuardReport | None) -> dict[str, str]:
     if guard.held_back:
         found["escalated"] = f"{guard.escalated:,} of {guard.held_back:,} places held back"
     if guard.verify:
-        found["verified"] = f"{guard.verified_small:,} rows, the small model's text stands"
+        found["verified"] = f"{guard.verified_small:,} rows keep the small model's text"
     measured = counts({f"of {name}": count for name, count in guard.measured.items()})
     unknown = sum(guard.unknown.values())
     found["guard's cost"] = (
@@ -104,13 +104,13 @@ def _guard(guard: GuardReport | None) -> dict[str, str]:
 
 
 def _audit(audit: AuditReport | None) -> dict[str, str]:
-    """Predicted against realised gain on the sample; without enough rows of it, only its size."""
+    """Predicted and realised gain on the sample; only its size if it has too few rows."""
     if audit is None:
         return {}
     calls = audit.calls
     found = {
         "audit": f"{counted(audit.sampled, 'row')}, {audit.rows:,} measured; {calls[LARGE]:,} large "
-        f"and {calls[SMALL]:,} small calls beside the budget"
+        f"and {calls[SMALL]:,} small calls outside the budget"
     }
     if audit.spearman and audit.mean_delta and audit.severe_loss_rate:
         found["audited gain"] = (
@@ -131,24 +131,24 @@ def _drift(drift: DriftReport | None) -> dict[str, str]:
 
 
 def _budget(report: JobReport) -> dict[str, str]:
-    """The budget's rule and what came of it: a fraction's places, or what reached a threshold."""
+    """The budget's rule and its result: a fraction's places, or the rows that reach a threshold."""
     budget = report.budget
-    with_gain, went = f"{budget.rows_with_gain:,} rows with a gain", f"{budget.planned:,} planned, "
-    went += f"{budget.used:,} used"
-    # Places that are held back for escalation are of the budget, and not of the plan.
+    with_gain = f"{budget.rows_with_gain:,} rows with a gain"
+    usage = f"{budget.planned:,} planned, {budget.used:,} used"
+    # Places held back for escalation belong to the budget but not to the plan.
     held_back = report.guard.held_back if report.guard else 0
     places = f"{budget.places + held_back:,} places"
     if held_back:
         places += f" ({held_back:,} for escalation)"
     if budget.threshold is None:
         return {
-            "budget": f"{budget.fraction} of {with_gain}: {places}, {went}",
+            "budget": f"{budget.fraction} of {with_gain}: {places}, {usage}",
             "threshold": f"{number(report.threshold)} predicted gain",
         }
     found = {"threshold": f"{budget.threshold:g}: {budget.reached:,} of {with_gain} reach it"}
     if budget.realised is not None:
         found["threshold"] += f", {budget.reached_fraction:.4f}"
-        went += f"; {budget.realised:.4f} of rows with a gain"
+        usage += f"; {budget.realised:.4f} of rows with a gain"
     if expected := budget.calibrated:
         found["calibrated"] = (
             f"for {budget.fraction} on {expected.rows:,} held-out rows: {expected.low:.4f} to "
@@ -156,4 +156,4 @@ def _budget(report: JobReport) -> dict[str, str]:
         )
     if budget.cap is not None:
         found["cap"] = f"{budget.cap}: {places}"
-    return found | {"to large": went}
+    return found | {"to large": usage}

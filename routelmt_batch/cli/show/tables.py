@@ -1,4 +1,4 @@
-"""What else of a job is shown: budgets, a comparison, how far it is, what would be done or was cleaned."""
+"""Other tables: budgets, a comparison, progress, a dry run, cleaned files, a machine's health."""
 
 from __future__ import annotations
 
@@ -46,34 +46,35 @@ def comparison(compared: Mapping[str, Any]) -> Group:
             figures.add_row(f"{group} {name}", *(f"{count:,}" for count in pair))
     for name, pair in compared["direction"].items():
         figures.add_row(f"{name} to large", *("-" if share is None else f"{share:.4f}" for share in pair))
-    told = new_table("compared", "")
+    summary = new_table("compared", "")
     for side, folder in zip(("this job", "the other"), compared["folders"], strict=True):
-        told.add_row(side, folder)
+        summary.add_row(side, folder)
     if drift := compared["drift"]:
-        told.add_row(
+        summary.add_row(
             "score drift",
             f"population stability index {drift['psi']:.3f}, Kolmogorov-Smirnov distance {drift['ks']:.3f}",
         )
     routed = compared["routed"]
     ways = f": {counts(routed['ways'])}" if routed["ways"] else ""
-    told.add_row("routed differently", f"{routed['different']:,} of {routed['common']:,} rows of both{ways}")
+    shared = f"{routed['common']:,} rows in both"
+    summary.add_row("routed differently", f"{routed['different']:,} of {shared}{ways}")
     for name, (ours, theirs) in compared["settings"].items():
-        told.add_row("differs", f"{name}: {ours}, was {theirs}")
-    return Group(told, figures)
+        summary.add_row("differs", f"{name}: {ours}, was {theirs}")
+    return Group(summary, figures)
 
 
 def unfinished(state: Mapping[str, Any]) -> Group:
-    """How far an unfinished job is."""
+    """The progress of an unfinished job."""
     return Group(
         stages(state["stages"]),
         "running"
         if state["running"]
-        else f"not running; the same `{state['command']}` command goes on from here",
+        else f"not running; run the same `{state['command']}` command again to continue",
     )
 
 
 def stages(progress: Mapping[str, Sequence[int]]) -> Table:
-    """How far a job is."""
+    """A job's progress by stage."""
     table = new_table("stage", "done", "of")
     for name, (done, total) in progress.items():
         table.add_row(name, f"{done:,}", f"{total:,}")
@@ -88,17 +89,17 @@ def checked(check: Mapping[str, Any]) -> Table:
     return table
 
 
-def cleaned(found: Cleaned, would: bool) -> RenderableType:
-    """What was cleaned away, or would be."""
-    if not found.removed:
+def cleaned(files: Cleaned, would: bool) -> RenderableType:
+    """What was removed, or would be."""
+    if not files.removed:
         return "nothing to clean"
     table = new_table("work files of", "files", "size")
-    for stage in found.removed:
+    for stage in files.removed:
         table.add_row(stage.stage, f"{stage.files:,}", decimal(stage.bytes))
-    freed = decimal(found.freed_bytes)
+    freed = decimal(files.freed_bytes)
     if would:
         return Group(table, f"at most {freed} would be freed")
-    kept = f", kept {decimal(found.kept_bytes)} of translations" if found.kept_bytes else ""
+    kept = f", kept {decimal(files.kept_bytes)} of translations" if files.kept_bytes else ""
     return Group(table, f"freed {freed}{kept}")
 
 
