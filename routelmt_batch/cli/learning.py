@@ -59,7 +59,8 @@ class EvaluationOptions:
         ),
     ] = field(default_factory=list)
     severe: Annotated[
-        float, typer.Option("--severe", metavar="GAIN", help="Gain at or below which a row is a severe loss.")
+        float,
+        typer.Option("--severe", metavar="GAIN", help="Gain up to which a routed row is a severe loss."),
     ] = SEVERE_LOSS_GAIN
     resamples: Annotated[
         int | None, typer.Option("--resamples", min=10, help="Bootstrap samples; default: by row count.")
@@ -224,8 +225,8 @@ def calibrate(
 ) -> None:
     """Store score thresholds that send given fractions of held-out rows to the large model.
 
-    `run --threshold calibrated` then routes each row by its own score. If it is stopped or killed, run the
-    same command again to continue.
+    `run --threshold calibrated` then routes each row by its own score. If `calibrate` is stopped or killed,
+    run the same command again to continue.
     """
     with scheduled("calibrate", schedule) as ending:
         from routelmt_batch.cli import show

@@ -99,7 +99,7 @@ def test_init_writes_a_spec_once(routelmt, tmp_path):
     assert routelmt("init", "my.yaml", cwd=tmp_path).returncode == 0
     assert (tmp_path / "my.yaml").read_text().startswith("# A job for routelmt-batch")
     again = routelmt("init", "my.yaml", cwd=tmp_path)
-    assert again.returncode == 2 and "exists already" in again.stderr
+    assert again.returncode == 2 and "already exists" in again.stderr
 
 
 @pytest.mark.parametrize(("kind", "read"), [("run", load), ("label", load_label), ("train", load_train_spec)])
@@ -301,7 +301,7 @@ def test_report_writes_the_page_and_compares(routelmt, tmp_path, make_spec):
     answer = routelmt("report", str(out), "--against", str(other))
     unwrapped = "".join(answer.stdout.split())
     assert f"thisjob{out}" in unwrapped and f"theother{other}" in unwrapped
-    assert "routed differently   13 of 71 rows of both: 13 small to large" in answer.stdout
+    assert "routed differently   13 of 71 rows in both: 13 small to large" in answer.stdout
     compared = json.loads(routelmt("report", str(out), "--against", str(other), "--json").stdout)
     assert compared["settings"]["budget.fraction"] == ["0.5", "0.3"] and compared["routed"]["different"] == 13
     assert "I saw a" not in json.dumps(compared)

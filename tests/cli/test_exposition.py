@@ -133,7 +133,7 @@ def test_a_port_that_is_taken_is_told_before_anything_starts(invoke, make_spec, 
         port = taken.getsockname()[1]
         answer = invoke("run", make_spec(), "--metrics-port", port)
         with (
-            pytest.raises(UsageError, match="or 0 for a free one"),
+            pytest.raises(UsageError, match="or 0 for any free one"),
             serve(port, JobCollector("", Bars.none())),
         ):
             pass

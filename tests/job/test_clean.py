@@ -97,7 +97,7 @@ def test_a_lost_output_of_a_cleaned_job_is_told(invoke, make_spec, out):
     invoke("clean", out)
     (out / "data/a.parquet").unlink()
     answer = invoke("run", make_spec())
-    assert answer.exit_code == 2 and "are missing or changed. Restore them" in answer.stderr
+    assert answer.exit_code == 2 and "are now missing or changed. Restore them" in answer.stderr
     assert "this job is not finished" in str(invoke("clean", out).exception)
 
 
