@@ -83,11 +83,10 @@ test-quick: setup
 bench: setup
 	$(BIN)/python tests/benchmarks/engines.py
 
-# Tests with engines one after the other: each engine takes all cores. The others share the cores to the
-# end: worksteal moves tests of a long file to a core that has none left.
+# Each of pytest-xdist's processes has a core of its own: see tests/conftest.py.
 test: setup setup-quality
 	$(BIN)/python -m pytest -n logical --dist worksteal -m "not engine"
-	$(BIN)/python -m pytest -m engine
+	$(BIN)/python -m pytest -n logical --dist worksteal -m engine
 
 # The site, runs/site, and the pages that are written from the code.
 docs: setup
