@@ -198,10 +198,7 @@ def report(
         _audit(output, against, html, rows, as_json)
         return
     folder = Folder(Path(output))
-    manifest = folder.read_manifest()
-    if manifest is None:
-        raise OutputError(f"{output}: no job there (no {folder.manifest.relative_to(folder.root)})")
-    labels = manifest["command"] == "label"
+    labels = folder.manifest_of_job()["command"] == "label"
     kind: type[LabelReport | JobReport] = LabelReport if labels else JobReport
     finished = kind.finished(folder)
     if as_rates:

@@ -99,8 +99,7 @@ def _sizes(files: dict[str, list[Path]]) -> list[Removed]:
 
 
 def _check(folder: Folder) -> None:
-    if folder.read_manifest() is None:
-        raise OutputError(f"{folder.root}: no job there (no {folder.manifest.relative_to(folder.root)})")
+    folder.manifest_of_job()
     if not folder.is_finished():
         raise OutputError(
             f"{folder.root}: this job is not finished and needs its work files; let it finish first"
@@ -129,8 +128,7 @@ def _verify(folder: Folder, bars: Bars) -> None:
 
 def _keep(folder: Folder, ledger: Ledger, bars: Bars) -> Iterator[PartEntry]:
     """New parts with the translations that no output row contains. Label tables contain all of theirs."""
-    manifest = folder.read_manifest()
-    if not manifest or manifest["command"] == "label":
+    if folder.manifest_of_job()["command"] == "label":
         return
     job = FinishedJob.read(folder)
     if ledger.totals(TRANSLATIONS).answered == sum(job.report.route.values()):

@@ -19,7 +19,7 @@ from routelmt_batch.page.page import write_page
 from routelmt_batch.progress import Bars, counted
 from routelmt_batch.rows import LARGE, SCORES, SMALL, TRANSLATIONS
 from routelmt_batch.spec import Guard, JobSpec, Pool
-from routelmt_batch.spec.dtypes import settle
+from routelmt_batch.spec.dtypes import Choice, settle
 from routelmt_batch.stages.allocate import (
     WhatIf,
     allocate,
@@ -195,7 +195,7 @@ def check(
     folder = Folder(Path(spec.output.uri))
     check_output(folder, spec)
     begun = Begun.read(folder)
-    spec, _, dtypes = settle(spec, begun.dtypes(), partial(processors, address))
+    spec, _, choices = settle(spec, begun.dtypes(), partial(processors, address))
     recipe = check_models(spec, bars)
     conditions.check(recipe, folder)
     shards, unreadable = find_input(spec, only, limit, begun.known_shards(), bars)
@@ -211,7 +211,7 @@ def check(
         "small": spec.models.small.source,
         "large": spec.models.large.source,
         "router": recipe.router.describe(),
-        "dtype": _dtypes(spec, dtypes),
+        "dtype": _dtypes(spec, choices),
         "budget": _budget(recipe, rows),
         **_measured(recipe),
         "longest prompt": f"{recipe.prompt_limit_tokens} tokens",
@@ -219,12 +219,10 @@ def check(
     }
 
 
-def _dtypes(spec: JobSpec, messages: Sequence[str]) -> str:
+def _dtypes(spec: JobSpec, choices: Sequence[Choice]) -> str:
     pools = {"router": spec.router, SMALL: spec.models.small, LARGE: spec.models.large}
     shown = ", ".join(f"{name} {pool.dtype}" for name, pool in pools.items())
-    return shown + "".join(
-        f" ({reason})" for reason in dict.fromkeys(message.split(", because ")[1] for message in messages)
-    )
+    return shown + "".join(f" ({reason})" for reason in dict.fromkeys(choice.reason for choice in choices))
 
 
 def _measured(recipe: JobRecipe) -> dict[str, str]:

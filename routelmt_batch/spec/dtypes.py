@@ -11,7 +11,7 @@ import subprocess
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 from pydantic import BaseModel
 
@@ -81,9 +81,20 @@ def choose(pool: Pool, machines: Sequence[Processors]) -> tuple[Literal["bfloat1
     return BFLOAT16, "GPUs compute in it" if on_gpu else "the CPU has instructions for it"
 
 
+class Choice(NamedTuple):
+    """The dtype that a pool's `auto` became."""
+
+    pool: str
+    dtype: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.pool}.dtype auto: {self.dtype}, because {self.reason}"
+
+
 def settle(
     spec: Spec, known: Mapping[str, str], look: Callable[[], Sequence[Processors]] = here
-) -> tuple[Spec, dict[str, str], list[str]]:
+) -> tuple[Spec, dict[str, str], list[Choice]]:
     """Replace `dtype: auto` in every pool of a spec.
 
     Args:
@@ -91,11 +102,11 @@ def settle(
         look: finds the machines that the job may run on. It is called only if a pool needs it.
 
     Returns:
-        The spec; the dtypes that replaced `auto`, by pool (`models.small`); the reasons for those chosen now.
+        The spec; the dtypes that replaced `auto`, by pool (`models.small`); the choices made now.
     """
     machines: list[Processors] = []
     chosen: dict[str, str] = {}
-    reasons: list[str] = []
+    choices: list[Choice] = []
 
     def settled(key: str, model: Model) -> Model:
         changes: dict[str, object] = {}
@@ -107,9 +118,8 @@ def settle(
             if key not in known:
                 if not machines:
                     machines.extend(look())
-                dtype, why = choose(model, machines)
-                reasons.append(f"{key}.dtype auto: {dtype}, because {why}")
-            chosen[key] = changes["dtype"] = known.get(key) or dtype
+                choices.append(Choice(key, *choose(model, machines)))
+            chosen[key] = changes["dtype"] = known.get(key) or choices[-1].dtype
         return model.model_copy(update=changes)
 
-    return settled("", spec), chosen, reasons
+    return settled("", spec), chosen, choices

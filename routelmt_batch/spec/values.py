@@ -9,16 +9,6 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BeforeValidator, Field
 
 
-def _off_is_a_word(value: object) -> object:
-    """YAML 1.1 reads a bare `off` as False."""
-    return "off" if value is False else value
-
-
-def _no_is_a_word(value: object) -> object:
-    """YAML 1.1 reads a bare `no`, Norwegian, as False."""
-    return "no" if value is False else value
-
-
 def _is_a_path(uri: str) -> str:
     if "://" in uri:
         raise ValueError("object stores are not read or written yet: give a path, such as a mount")
@@ -51,11 +41,11 @@ def _calibrated_or_finite(value: object) -> object:
 
 # The title describes the type in docs/pages/spec-reference.md.
 Uri = Annotated[str, AfterValidator(_is_a_path), Field(title="path")]
-Language = Annotated[str, BeforeValidator(_no_is_a_word), Field(title="language code")]
+Language = Annotated[str, Field(title="language code")]
 Fraction = Annotated[
     Decimal, BeforeValidator(_exact), Field(title="fraction, 0 to 1", ge=0, le=1, allow_inf_nan=False)
 ]
-GuardMode = Annotated[Literal["off", "predicted", "hypothesis"], BeforeValidator(_off_is_a_word)]
+GuardMode = Literal["off", "predicted", "hypothesis"]
 Threshold = Annotated[
     float | Literal["calibrated"] | None,
     BeforeValidator(_calibrated_or_finite),

@@ -34,9 +34,8 @@ class FinishedJob:
 
     @classmethod
     def read(cls, folder: Folder) -> FinishedJob:
-        """Raises OutputError if the folder holds labels."""
-        manifest = folder.read_manifest()
-        assert manifest
+        """Raises OutputError if the folder holds no job, or labels."""
+        manifest = folder.manifest_of_job()
         if manifest["command"] == "label":
             raise OutputError(
                 f"{folder.root}: this folder holds labels, and only a job has an audit page: "

@@ -105,7 +105,7 @@ def settled(
 ) -> tuple[Spec, dict[str, str]]:
     """Replace `dtype: auto` in a spec, and return what it became, by pool; see dtypes.settle. A continued job
     keeps the types that it began with."""
-    spec, dtypes, messages = settle(spec, begun.dtypes(), look)
-    for message in messages:
-        bars.say(message, "info")
+    spec, dtypes, choices = settle(spec, begun.dtypes(), look)
+    for choice in choices:
+        bars.say(str(choice), "info")
     return spec, dtypes

@@ -46,6 +46,14 @@ class OutputFolder:
         value: dict[str, Any] = json.loads(self.manifest.read_text(encoding="utf8"))
         return value
 
+    def manifest_of_job(self) -> dict[str, Any]:
+        """Raises OutputError if no job is there."""
+        found = self.read_manifest()
+        if found is None:
+            lacking = self.manifest.relative_to(self.root)
+            raise OutputError(f"{self.root}: no job there (no {lacking}). Give a job's output folder")
+        return found
+
 
 class Folder(OutputFolder):
     """The paths of a job's output."""

@@ -144,7 +144,8 @@ def find_input(
     if not shards:
         shown = "\n".join(f"  {name}: {reason}" for name, reason in list(unreadable.items())[:_MOST_SHOWN])
         raise InputError(
-            f"input.uri {', '.join(spec.input.uris)}: none of {len(unreadable)} shards can be read:\n{shown}"
+            f"input.uri {', '.join(spec.input.uris)}: none of {len(unreadable)} shards can be read:\n"
+            f"{shown}\nRepair or replace them, or give another input.uri"
         )
     for name, reason in list(unreadable.items())[:_MOST_SHOWN]:
         bars.warn(f"{name} cannot be read and is left out: {reason}")
