@@ -103,7 +103,7 @@ def run(
         against = _finished(fail.against, "--against ") if fail.against else None
         conditions = Conditions.parse(fail.fail_if, against)
         if dry_run:
-            checked = flow.check(job_spec, scope.shards, scope.limit, ending.bars, conditions, ray.address)
+            checked = flow.dry_run(job_spec, scope.shards, scope.limit, ending.bars, conditions, ray.address)
             ending.show(show.checked(checked))
             ending.end(status="checked", checked=checked)
             return

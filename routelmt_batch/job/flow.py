@@ -179,7 +179,7 @@ def _warn_of_directions(workspace: Job, bars: Bars) -> None:
         bars.warn(warning)
 
 
-def check(
+def dry_run(
     spec: JobSpec,
     only: str | None,
     limit: int | None,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from routelmt_batch import __version__
 from routelmt_batch.atomic import plain, write_text
-from routelmt_batch.page import charts, shard_table, words
+from routelmt_batch.page import charts, reasons, shard_table
 from routelmt_batch.page.excerpts import choose_shards, excerpt
 from routelmt_batch.page.shard_table import by_reason, lines
 from routelmt_batch.spec import Page
@@ -60,7 +60,7 @@ def render(job: FinishedJob, settings: Page, comparison: dict[str, Any] | None =
                 "excerpts": {name: excerpt(job, ledger, name, settings.rows) for name in shown},
             }
         ),
-        words=words.REASONS,
+        words=reasons.REASONS,
         style=Markup((files(__package__) / "page.css").read_text(encoding="utf8")),
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
@@ -86,10 +86,10 @@ def _template() -> Template:
 def _reasons(report: JobReport, most: dict[str, tuple[str, int]]) -> list[dict[str, Any]]:
     """Rows by reason, failures first."""
     rows_by_reason = [
-        {"reason": reason, "kind": words.kind(reason), "rows": rows, "most": most.get(reason)}
+        {"reason": reason, "kind": reasons.kind(reason), "rows": rows, "most": most.get(reason)}
         for reason, rows in report.reason.items()
     ]
-    return sorted(rows_by_reason, key=lambda line: (words.KINDS.index(line["kind"]), -line["rows"]))
+    return sorted(rows_by_reason, key=lambda line: (reasons.KINDS.index(line["kind"]), -line["rows"]))
 
 
 def _number(value: float | None, digits: int = 0) -> str:

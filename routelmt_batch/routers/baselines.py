@@ -18,7 +18,7 @@ from routelmt_batch.metrics.metric import open_checkpoint
 from routelmt_batch.routers.router import Router, Wanted
 from routelmt_batch.routers.scorers import Entropy, Length, Random, Rarity
 from routelmt_batch.routers.sentinel import Sentinel
-from routelmt_batch.routers.words import corpus_files
+from routelmt_batch.routers.word_counts import corpus_files
 from routelmt_batch.store import checkpoints
 
 

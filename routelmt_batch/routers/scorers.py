@@ -20,7 +20,7 @@ import pyarrow as pa
 from routelmt_batch.engines.lanes import Scores
 from routelmt_batch.prompts import Prompter, cut_off, load_tokenizer
 from routelmt_batch.routers.forward import batches, last_token_scores, pooled_scores
-from routelmt_batch.routers.words import count_words, words
+from routelmt_batch.routers.word_counts import count_words, words
 
 
 @dataclass(frozen=True)

@@ -1,2 +1,2 @@
-"""The stages of a job, in order: score, allocate, translate, guard, assemble, audit, report. They exchange
+"""The stages of a job: score, allocate, guard, translate, check, assemble, audit, report. They exchange
 data only through committed files, and know nothing of the command line."""

@@ -89,7 +89,7 @@ def test_an_output_that_cannot_be_written_is_told_before_anything_starts(make_sp
     spec = load(make_spec(), output_uri="/proc/self/out")
     for begin in (
         lambda: flow.run(spec, flow.Options(), BARS, engine.opened),
-        lambda: flow.check(spec, None, None, BARS),
+        lambda: flow.dry_run(spec, None, None, BARS),
     ):
         with pytest.raises(OutputError, match=r"output.uri /proc/self/out: cannot write to /proc/\d+"):
             begin()

@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from routelmt_batch.errors import InputError
-from routelmt_batch.routers.words import corpus_files, count_words, words
+from routelmt_batch.routers.word_counts import corpus_files, count_words, words
 from routelmt_batch.spec.file import load
 from routelmt_batch.stages.recipe import check_models
 
