@@ -57,7 +57,7 @@ class Unmeasured:
 
 
 @dataclass(frozen=True)
-class Reader:
+class TableReader:
     """Reads one model's translations from a table. A row without a translation, or without a reference that
     the metric needs, is skipped."""
 
@@ -137,7 +137,7 @@ def _measure(workspace: Measuring, route: Route, engine: Engine, bars: Bars) -> 
     spec, metric = workspace.spec, workspace.recipe.metric
     columns = spec.input.columns
     work = [work_on(workspace, unit, [QUALITY]) for unit in workspace.units]
-    pending = Pending(Unmeasured(route), Reader(route, columns.source, columns.reference))
+    pending = Pending(Unmeasured(route), TableReader(route, columns.source, columns.reference))
     measuring = replace(lane(workspace, route, spec.metric, metric, work), pending=pending)
     run_pass(workspace, engine, bars, [measuring], f"{spec.name} of {route}")
 

@@ -48,8 +48,8 @@ def _lane(workspace: Job, route: Route) -> Lane:
         scorer=TextChecks(spec.checks),
         fills="reasons",
         units=[work_on(workspace, unit, [TRANSLATIONS, CHECKS]) for unit in workspace.units],
-        pending=Pending(Unchecked(route), Reader(spec.input, route)),
-        write=Writer(PartWriter(workspace.folder.work, CHECKS, route), route),
+        pending=Pending(Unchecked(route), CheckReader(spec.input, route)),
+        write=CheckWriter(PartWriter(workspace.folder.work, CHECKS, route), route),
         part_rows=spec.run.part_rows,
         stage=CHECKS,
         model=route,
@@ -74,7 +74,7 @@ class Unchecked:
 
 
 @dataclass(frozen=True)
-class Reader:
+class CheckReader:
     """Reads one model's translations beside their sources."""
 
     input: Input
@@ -113,7 +113,7 @@ class TextChecks:
 
 
 @dataclass(frozen=True)
-class Writer:
+class CheckWriter:
     """Commits the reasons of each row; most have none. A row that the checks failed on is doubtful, too."""
 
     part: PartWriter

@@ -65,7 +65,7 @@ class Measurable:
 
 
 @dataclass(frozen=True)
-class Reader:
+class QualityReader:
     """Reads one model's translations with their sources and, if the metric needs them, references."""
 
     input: Input
@@ -94,7 +94,7 @@ class Reader:
 
 
 @dataclass(frozen=True)
-class Writer:
+class QualityWriter:
     """Commits results as qualities on the scale: mean + std x the metric's or router's output."""
 
     part: PartWriter
@@ -142,8 +142,8 @@ def lane(
         cuts=metric.cuts,
         python=metric.python,
         units=work,
-        pending=Pending(Measurable(route, wanted), Reader(spec.input, route, metric.needs_reference)),
-        write=Writer(PartWriter(workspace.folder.work, stage, route), route),
+        pending=Pending(Measurable(route, wanted), QualityReader(spec.input, route, metric.needs_reference)),
+        write=QualityWriter(PartWriter(workspace.folder.work, stage, route), route),
         part_rows=spec.run.part_rows,
         stage=stage,
         model=route,

@@ -27,7 +27,7 @@ def unscored(work: UnitWork) -> Mask:
 
 
 @dataclass(frozen=True)
-class Writer:
+class ScoreWriter:
     """Commits results as scores on the router's scale: mean + std x the model's output."""
 
     part: PartWriter
@@ -102,7 +102,7 @@ def _lane(workspace: AnyWorkspace) -> Lane:
         pool=router.pool,
         units=[work_on(workspace, unit, [SCORES]) for unit in workspace.units],
         pending=Pending(unscored, PromptReader(spec.input)),
-        write=Writer(PartWriter(workspace.folder.work, SCORES), router.scale),
+        write=ScoreWriter(PartWriter(workspace.folder.work, SCORES), router.scale),
         part_rows=spec.run.part_rows,
         stage=SCORES,
         prompter=router.prompter,

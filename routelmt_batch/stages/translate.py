@@ -61,7 +61,7 @@ class ToSend:
 
 
 @dataclass(frozen=True)
-class Writer:
+class TranslationWriter:
     """Commits results as translations of one model."""
 
     part: PartWriter
@@ -198,7 +198,7 @@ def lane(
         pool=pool,
         units=work,
         pending=pending,
-        write=Writer(part, route),
+        write=TranslationWriter(part, route),
         part_rows=spec.run.part_rows,
         stage=stage,
         model=route,
