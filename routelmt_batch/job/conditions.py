@@ -120,11 +120,10 @@ class Conditions:
                 f"--fail-if {self.of_drift[0]}: the router has no calibration to measure drift from. Give "
                 "an earlier job with --against OUTPUT, or run `routelmt-batch calibrate` on the router"
             )
-        budget = recipe.budget
-        share = budget.fraction if budget.threshold is None else budget.cap
+        most = recipe.budget.most
         for condition in self.conditions:
-            if condition.name == "unused_budget" and not share:
-                budget_kind = "a threshold without --cap" if share is None else "a budget of 0"
+            if condition.name == "unused_budget" and not most:
+                budget_kind = "a threshold without --cap" if most is None else "a budget of 0"
                 raise UsageError(
                     f"--fail-if {condition}: {budget_kind} has no places; leave the condition out"
                 )

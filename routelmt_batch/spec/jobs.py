@@ -79,13 +79,12 @@ class JobSpec(PassSpec):
 
     @model_validator(mode="after")
     def _escalation_fits_the_budget(self) -> JobSpec:
-        reserved, budget = self.guard.escalate_fraction, self.budget
-        if reserved and budget.threshold is not None and budget.cap is None:
+        reserved, most = self.guard.escalate_fraction, self.budget.most
+        if reserved and most is None:
             raise ValueError(
                 "guard.escalate_fraction reserves part of the budget: give budget.cap with budget.threshold"
             )
-        most = budget.fraction if budget.cap is None else budget.cap
-        if reserved > most:
+        if most is not None and reserved > most:
             raise ValueError(
                 f"guard.escalate_fraction {reserved} is more than the budget {most}: lower it, or raise "
                 "the budget"

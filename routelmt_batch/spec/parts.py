@@ -297,6 +297,11 @@ class Budget(Part):
             raise ValueError("min_gain and threshold are both a lowest score: give only one")
         return self
 
+    @property
+    def most(self) -> Decimal | None:
+        """Largest share of the rows that goes to the large model; None: a threshold without a cap."""
+        return self.fraction if self.threshold is None else self.cap
+
 
 class Page(Part):
     """How much corpus text the audit page shows."""

@@ -191,14 +191,14 @@ def make_plan(workspace: Job) -> Plan:
     budget, at_least = workspace.spec.budget, workspace.recipe.at_least
     cut: Cut | None
     held_back = 0
-    if at_least is not None and budget.cap is None:
+    if budget.most is None:
+        assert at_least is not None, "a threshold without a cap"
         cut, wanted, reached = Cut.at_least(at_least), None, None
     else:
         lowest = budget.min_gain if at_least is None else float(np.float32(at_least))
         rows_with_gain = count(gains(workspace))
         held_back = places(workspace.spec.guard.escalate_fraction, rows_with_gain)
-        most = places(budget.fraction if budget.cap is None else budget.cap, rows_with_gain)
-        wanted = most - held_back
+        wanted = places(budget.most, rows_with_gain) - held_back
         reached = rows_with_gain if lowest is None else count(gains(workspace), lowest)
         (cut,) = cuts(lambda: gains(workspace), [min(wanted, reached)], len(workspace.shards))
     shards, rows_with_gain, bought = _counted(workspace, cut)
