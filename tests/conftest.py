@@ -19,6 +19,7 @@ REPOSITORY = Path(__file__).parent.parent
 DEMO = REPOSITORY / "jobs" / "demo"
 MODELS = DEMO / "models"
 
+CORES = sorted(os.sched_getaffinity(0))
 COLUMNS = {"source": "text", "source_lang": "from", "target_lang": "to"}
 
 
@@ -26,8 +27,21 @@ def pytest_configure(config: pytest.Config) -> None:
     """One core for each of pytest-xdist's processes: engines side by side on all cores slow each other."""
     worker = os.environ.get("PYTEST_XDIST_WORKER", "")
     if worker:
-        cores = sorted(os.sched_getaffinity(0))
-        os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
+        os.sched_setaffinity(0, {CORES[int(worker.removeprefix("gw")) % len(CORES)]})
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest test first: at the end it would leave the other cores idle."""
+    items.sort(key=lambda item: item.path.name != "test_nodes.py")
+
+
+@pytest.fixture
+def all_cores() -> Iterator[None]:
+    """For processes of one test that would crowd on the core of pytest's own process."""
+    own = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, CORES)
+    yield
+    os.sched_setaffinity(0, own)
 
 
 def write_shard(path: Path, texts: list[str | None], row_group_size: int = 1000, **columns: Any) -> Path:

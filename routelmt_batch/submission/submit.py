@@ -101,7 +101,10 @@ def submit(cluster: Cluster, order: Order, attach: bool = False) -> tuple[Submis
 def _attached(running: Submission, order: Order, attach: bool) -> Submission:
     state = f"{order.output}: {running.id} uses this output ({running.status}, by {running.submitted_by})"
     if not attach:
-        raise OutputError(f"{state}. Use it with --attach, or end it with `stop {running.id}`")
+        raise OutputError(
+            f"{state}. `logs {running.id} --follow` shows its log, --attach uses it for this command, and "
+            f"`stop {running.id}` ends it"
+        )
     if running.order != order.digest:
         raise OutputError(
             f"{state}, with another command, spec or options. Run `stop {running.id}`, then submit again"

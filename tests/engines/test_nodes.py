@@ -102,7 +102,7 @@ class Cluster:
 
 
 @pytest.fixture
-def cluster(tmp_path) -> Iterator[Cluster]:
+def cluster(tmp_path, all_cores) -> Iterator[Cluster]:
     # Not in tmp_path: a socket's path has 107 characters at most.
     with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as temporary:
         started = Cluster(tmp_path, temporary)
