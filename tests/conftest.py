@@ -37,7 +37,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture
 def all_cores() -> Iterator[None]:
-    """For processes of one test that would crowd on the core of pytest's own process."""
+    """Lets one test's processes run on all cores, not only on the core of pytest's own process."""
     own = os.sched_getaffinity(0)
     os.sched_setaffinity(0, CORES)
     yield

@@ -293,7 +293,7 @@ def test_a_label_folder_is_not_gone_on_with_after_a_change(spec, engine):
 
 
 def test_a_folder_of_labels_is_no_folder_of_a_job(spec, engine, tmp_path):
-    """Both commit to a stage `translations`, of other rows and for other ends."""
+    """Both commands commit to the stage `translations`, but different rows."""
     labels = run(spec, engine, "run.part_rows=4").report
     value = yaml.safe_load(spec.read_text())
     job = value | {"budget": {"fraction": 0.3}, "router": {"kind": "random"}}
