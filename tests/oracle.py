@@ -31,20 +31,28 @@ SCHEMAS = Path(__file__).parent.parent / "docs/pages"
 STATUSES = {"ok", "fallback", "failed", "quarantined", "skipped"}
 
 
+def log(output: Path) -> list[dict]:
+    """The records of a job's log, in order; fails if a segment is damaged or does not follow from the others."""
+    records, previous, epoch = [], "", 0
+    for number, path in enumerate(sorted((output / "_job/log").glob("[0-9]" * 10 + ".jsonl"))):
+        *lines, last = path.read_text().splitlines(keepends=True)
+        digest = hashlib.sha256("".join(lines).encode()).hexdigest()
+        header = json.loads(lines[0])
+        assert json.loads(last) == {"sha256": digest}, f"{path} is not what was written"
+        assert path.name == f"{number:010d}.jsonl" and header["previous"] == previous, path
+        assert header["epoch"] >= epoch, f"{path}: of a writer that was replaced"
+        previous, epoch = digest, header["epoch"]
+        records += map(json.loads, lines[1:])
+    return records
+
+
 def committed(output: Path, stage: str) -> list[Path]:
-    lines = (output / "_job" / "ledger.jsonl").read_text().splitlines()
-    entries = [json.loads(line) for line in lines]
-    return [output / "_job" / stage / entry["part"] for entry in entries if entry.get("stage") == stage]
+    return [output / "_job" / stage / entry["part"] for entry in log(output) if entry.get("stage") == stage]
 
 
 def digests(output: Path) -> dict[str, str]:
     """Every committed part's hash."""
-    ledger = output / "_job/ledger.jsonl"
-    if not ledger.exists():
-        return {}
-    whole = [line for line in ledger.read_text().splitlines(keepends=True) if line.endswith("\n")]
-    parts = [json.loads(line) for line in whole]
-    paths = [output / "_job" / part["stage"] / part["part"] for part in parts if "part" in part]
+    paths = [output / "_job" / part["stage"] / part["part"] for part in log(output) if "part" in part]
     return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
 
 

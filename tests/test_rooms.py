@@ -24,6 +24,7 @@ ROOMS = (
     "store",
     "corpus",
     "spec",
+    "files",
     "stats",
 )
 FILES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))

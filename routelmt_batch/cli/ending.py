@@ -12,7 +12,6 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
@@ -76,7 +75,7 @@ class Ending:
 
     def print_line(self) -> None:
         """Print the last line if a program reads it: logs are JSON, or standard output is not a terminal."""
-        from routelmt_batch.atomic import plain
+        from routelmt_batch.files.write import plain
 
         if self.bars.as_json or not sys.stdout.isatty():
             print(json.dumps(plain(self.line), ensure_ascii=False), flush=True)
@@ -146,7 +145,7 @@ def carry_out(
     from routelmt_batch.job import conditions, flow
     from routelmt_batch.store.folder import Folder
 
-    folder = Folder(Path(spec.output.uri))
+    folder = Folder.at(spec.output.uri)
     ending.bars.say(f"{spec.name}: {folder.root} (logs: {folder.logs})")
     outcome = run(spec, options, ending.bars, partial(flow.ray_engine, options=options))
     if not outcome.new:

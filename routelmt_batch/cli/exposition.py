@@ -6,11 +6,9 @@ Each scrape reads only the ledger lines that are new since the last one. The job
 from __future__ import annotations
 
 import contextlib
-import json
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
@@ -19,7 +17,7 @@ from prometheus_client.registry import Collector
 from routelmt_batch.errors import UsageError
 from routelmt_batch.progress import Bars
 from routelmt_batch.rows import AUDIT_TRANSLATIONS, LARGE, NO_GAIN, SCORES, SMALL, TRANSLATIONS
-from routelmt_batch.store.folder import Folder
+from routelmt_batch.store.folder import Folder, read_json
 from routelmt_batch.store.ledger import Ledger
 
 
@@ -36,7 +34,7 @@ class JobCollector(Collector):
         self._scraping = threading.Lock()  # the server answers each scrape in its own thread
 
     def begin(self, name: str, output: str) -> None:
-        self.name, self.folder = name, Folder(Path(output))
+        self.name, self.folder = name, Folder.at(output)
 
     def collect(self) -> Iterator[Metric]:
         with self._scraping:
@@ -112,7 +110,7 @@ def _budget(folder: Folder, ledger: Ledger) -> Iterator[Metric]:
     """The budget's places for the large model, once there is a plan."""
     if not folder.plan.exists():
         return
-    plan = json.loads(folder.plan.read_text(encoding="utf8"))
+    plan = read_json(folder.plan)
     used = ledger.totals(TRANSLATIONS, LARGE).answered
     for name, description, count in (
         ("places", "Rows that the budget allows the large model.", plan["places"] + plan["held_back"]),

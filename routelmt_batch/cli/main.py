@@ -135,7 +135,7 @@ def plan(
         options = flow.Options(**vars(scope), **vars(ray))
         lines = flow.plan(job_spec, options, ending.bars, partial(flow.ray_engine, options=options))
         estimates = [rates.estimate(measured, job_spec, line) for line in lines] if measured else []
-        folder, hint = Folder(Path(job_spec.output.uri)), _next_step()
+        folder, hint = Folder.at(job_spec.output.uri), _next_step()
         if is_begun(folder, folder.ledger()):
             hint = (
                 "Its budget is frozen: rows were translated under it. Another budget needs another --output"
@@ -197,7 +197,7 @@ def report(
     if html or against:
         _audit(output, against, html, rows, as_json)
         return
-    folder = Folder(Path(output))
+    folder = Folder.at(output)
     labels = folder.manifest_of_job()["command"] == "label"
     kind: type[LabelReport | JobReport] = LabelReport if labels else JobReport
     finished = kind.finished(folder)
@@ -241,7 +241,7 @@ def _finished(output: str, option: str = "") -> FinishedJob:
     from routelmt_batch.stages.finished import FinishedJob
     from routelmt_batch.store.folder import Folder
 
-    folder = Folder(Path(output))
+    folder = Folder.at(output)
     if not folder.is_finished():
         raise OutputError(f"{option}{output}: no finished job there; give the output of one")
     return FinishedJob.read(folder)
@@ -260,7 +260,7 @@ def clean(
     from routelmt_batch.store.folder import Folder
 
     interrupts.stop_on_signals()
-    folder = Folder(Path(output))
+    folder = Folder.at(output)
     cleaned = cleaning.to_remove(folder) if dry_run else cleaning.clean(folder, Bars(stderr_console()))
     show.console().print(show.cleaned(cleaned, dry_run))
 

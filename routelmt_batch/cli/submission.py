@@ -266,7 +266,7 @@ def _stages(submission: Submission) -> dict[str, Any] | None:
     from routelmt_batch.learning.labelling import label
     from routelmt_batch.store.folder import Folder
 
-    folder, work = Folder(Path(submission.output)), label if submission.command == "label" else flow
+    folder, work = Folder.at(submission.output), label if submission.command == "label" else flow
     try:
         stages: dict[str, Any] | None = work.unfinished(folder)["stages"] if folder.read_manifest() else None
     except OSError:

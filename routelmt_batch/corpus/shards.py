@@ -8,16 +8,20 @@ from __future__ import annotations
 import contextlib
 import fnmatch
 import glob
+import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import PurePath, PurePosixPath
 
 import pyarrow as pa
-import pyarrow.parquet as pq
+from fsspec.utils import glob_translate
 
-from routelmt_batch.atomic import sha256
 from routelmt_batch.errors import InputError
+from routelmt_batch.files.location import Location, Replaced
+from routelmt_batch.files.parquet import parquet_file
+from routelmt_batch.files.uris import locate
+from routelmt_batch.files.write import sha256
 from routelmt_batch.rows import OUTPUT_NAMES
 from routelmt_batch.spec import Input, Texts, near
 from routelmt_batch.threads import Stop, each
@@ -30,19 +34,23 @@ class Shard:
     """One readable input shard. `name` is its path below the input root, with forward slashes."""
 
     name: str
-    path: str
+    uri: str
     rows: int
     size_bytes: int
     sha256: str
     row_groups: tuple[int, ...]  # rows of each
-    mtime_ns: int = 0
+    version: str = ""  # see files.location.Stat
+
+    @property
+    def location(self) -> Location:
+        return locate(self.uri)
 
     def key(self) -> bytes:
         """Shards order by their name's UTF-8 bytes."""
         return self.name.encode()
 
 
-def discover_all(uris: Sequence[str], only: str | None = None) -> list[tuple[str, Path]]:
+def discover_all(uris: Sequence[str], only: str | None = None) -> list[tuple[str, Location]]:
     """Shards of one or several inputs. With several, names begin with the input's position: `0/`, `1/`.
 
     Raises:
@@ -52,48 +60,64 @@ def discover_all(uris: Sequence[str], only: str | None = None) -> list[tuple[str
         return discover(uris[0], only)
     width = len(str(len(uris) - 1))
     found = [
-        (f"{place:0{width}}/{name}", path) for place, uri in enumerate(uris) for name, path in discover(uri)
+        (f"{place:0{width}}/{name}", file) for place, uri in enumerate(uris) for name, file in discover(uri)
     ]
     return _only(found, only)
 
 
-def discover(uri: str, only: str | None = None, key: str = "input.uri") -> list[tuple[str, Path]]:
-    """(name, path) of every Parquet file of a folder, a glob or a single file, in name order.
+def discover(uri: str, only: str | None = None, key: str = "input.uri") -> list[tuple[str, Location]]:
+    """(name, location) of every Parquet file of a folder, a glob or a single file, in name order.
 
     Names that begin with `.` or `_`, at any depth, are ignored, as in Spark and Ray Data.
 
     Raises:
         InputError: there are no shards, or `only` (a glob over names) matches none.
     """
-    path = Path(uri)
-    if path.is_dir():
-        root, found = path, list(path.rglob("*.parquet"))
-    elif path.is_file():
-        root, found = path.parent, [path]
-    elif any(mark in uri for mark in "*?["):
-        root = Path(*_until_glob(path))
-        found = list(root.glob(str(path.relative_to(root))))
-    else:
-        beside = [file.name for file in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise InputError(f"{key} {uri}: no such folder or file{near(path.name, beside)}")
-    shards = []
-    for file in found:
-        name = file.relative_to(root)
-        if not _is_utf8(str(name)):
-            raise InputError(f"{str(name)!a}: the file's name is not UTF-8: rename it")
-        if file.is_file() and not is_passed_over(name):
-            shards.append((name.as_posix(), file))
+    location = locate(uri)
+    shards = [
+        (str(name), file)
+        for name, file in _files(location, uri, key)
+        if not is_passed_over(name) and _is_utf8(name)
+    ]
     if not shards:
         raise InputError(f"{key} {uri}: no Parquet shards there (*.parquet, subfolders included)")
     return sorted(_only(shards, only), key=lambda shard: shard[0].encode())
 
 
-def is_passed_over(name: Path) -> bool:
+def _files(location: Location, uri: str, key: str) -> Iterator[tuple[PurePosixPath, Location]]:
+    """Every Parquet file of a folder, of a glob or the one file, each with its path below the input root."""
+    if location.exists():
+        yield PurePosixPath(location.name), location
+        return
+    glob_of = location.relative_to(root := _until_glob(location))
+    if glob_of.parts:
+        pattern = glob_translate(str(glob_of))
+    elif location.is_folder():
+        pattern = r"(?s:.*\.parquet)\Z"
+    else:
+        raise InputError(f"{key} {uri}: no such folder or file{near(location.name, location.parent.names())}")
+    for file in root.below():
+        name = file.relative_to(root)
+        if re.match(pattern, str(name)):
+            yield name, file
+
+
+def _until_glob(location: Location) -> Location:
+    """The folder above a location's first name with a wildcard; the location itself if it has none."""
+    root = location
+    while location.name:
+        if any(mark in location.name for mark in "*?["):
+            root = location.parent
+        location = location.parent
+    return root
+
+
+def is_passed_over(name: PurePath) -> bool:
     """Whether a path below an input folder is not part of the input."""
     return any(part.startswith((".", "_")) for part in name.parts)
 
 
-def _only(shards: list[tuple[str, Path]], only: str | None) -> list[tuple[str, Path]]:
+def _only(shards: list[tuple[str, Location]], only: str | None) -> list[tuple[str, Location]]:
     if only is None:
         return shards
     wanted = [(name, file) for name, file in shards if fnmatch.fnmatchcase(name, only)]
@@ -103,11 +127,12 @@ def _only(shards: list[tuple[str, Path]], only: str | None) -> list[tuple[str, P
     return wanted
 
 
-def _is_utf8(name: str) -> bool:
+def _is_utf8(name: PurePath) -> bool:
+    """Raises InputError if a name is not UTF-8."""
     try:
-        name.encode()
+        str(name).encode()
     except UnicodeEncodeError:
-        return False
+        raise InputError(f"{str(name)!a}: the file's name is not UTF-8: rename it") from None
     return True
 
 
@@ -116,25 +141,19 @@ def alone(name: str) -> str:
     return f"--shards {shlex.quote(glob.escape(name))}"
 
 
-def _until_glob(path: Path) -> Iterator[str]:
-    for part in path.parts:
-        if any(mark in part for mark in "*?["):
-            return
-        yield part
-
-
-def first_shards(found: list[tuple[str, Path]], limit: int) -> list[tuple[str, Path]]:
+def first_shards(found: list[tuple[str, Location]], limit: int) -> list[tuple[str, Location]]:
     """As many of the first shards as hold `limit` rows together, by their footers."""
-    for count, (_, path) in enumerate(found, 1):
-        with contextlib.suppress(pa.ArrowException, OSError):  # inspect reports unreadable files
-            limit -= pq.read_metadata(path).num_rows
+    for count, (_, location) in enumerate(found, 1):
+        # inspect reports unreadable files
+        with contextlib.suppress(pa.ArrowException, OSError), parquet_file(location) as file:
+            limit -= file.metadata.num_rows
         if limit <= 0:
             return found[:count]
     return found
 
 
 def inspect(
-    found: list[tuple[str, Path]],
+    found: list[tuple[str, Location]],
     spec: Input,
     known: Mapping[str, Shard] | None = None,
     advance: Callable[[int], None] = lambda shards: None,
@@ -144,7 +163,7 @@ def inspect(
     """Read every shard completely: hash it, check its columns, and check that all its text decodes.
 
     So broken files are known before any model starts. A shard in `known` (by name) with the same size
-    and modification time is not read again. `also` names spec keys of further text columns
+    and version is not read again. `also` names spec keys of further text columns
     (`reference`), `added` the columns that the job adds and a shard must not have.
 
     Returns:
@@ -171,13 +190,20 @@ def inspect(
 
 
 def _inspect(
-    name: str, path: Path, texts: Mapping[str, str], added: Sequence[str], known: Shard | None, stop: Stop
+    name: str,
+    location: Location,
+    texts: Mapping[str, str],
+    added: Sequence[str],
+    known: Shard | None,
+    stop: Stop,
 ) -> Shard | str:
     try:
-        stat = path.stat()
-        if known and (known.size_bytes, known.mtime_ns) == (stat.st_size, stat.st_mtime_ns):
-            return replace(known, path=str(path))
-        with pq.ParquetFile(path) as file:
+        stat = location.stat()
+        if stat is None:
+            return "is gone since it was listed"
+        if known and (known.size_bytes, known.version) == stat[:2]:
+            return replace(known, uri=str(location))
+        with parquet_file(location, stat.version) as file:
             check_columns(name, file.schema_arrow, texts, added)
             rows = tuple(file.metadata.row_group(group).num_rows for group in range(file.num_row_groups))
             for group in range(file.num_row_groups):
@@ -185,8 +211,10 @@ def _inspect(
                     stop()
                     for column in texts.values():
                         batch.column(column).validate(full=True)  # UTF-8, too
-        digest = sha256(path, stop)
-        return Shard(name, str(path), sum(rows), stat.st_size, digest, rows, stat.st_mtime_ns)
+        digest = sha256(location, stop)
+        return Shard(name, str(location), sum(rows), stat.bytes, digest, rows, stat.version)
+    except Replaced as error:
+        return str(error)
     except (pa.ArrowException, OSError) as error:
         return " ".join(str(error).split())[:300]
 

@@ -9,14 +9,15 @@ import contextlib
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from routelmt_batch.atomic import sha256
 from routelmt_batch.corpus.shards import READ_ROWS, Shard, text_columns
 from routelmt_batch.errors import InputChanged, RoutelmtError
+from routelmt_batch.files.location import Replaced
+from routelmt_batch.files.parquet import parquet_file
+from routelmt_batch.files.write import sha256
 from routelmt_batch.spec import Input, Texts
 from routelmt_batch.threads import Stop
 
@@ -126,11 +127,13 @@ def read_unit(
 @contextlib.contextmanager
 def _unchanged(shard: Shard) -> Iterator[pq.ParquetFile]:
     try:
-        stat = Path(shard.path).stat()
-        if (stat.st_size, stat.st_mtime_ns) != (shard.size_bytes, shard.mtime_ns):
+        stat = shard.location.stat()
+        if stat is None or stat[:2] != (shard.size_bytes, shard.version):
             check_unchanged(shard)
-        with pq.ParquetFile(shard.path) as file:
+        with parquet_file(shard.location, stat and stat.version) as file:
             yield file
+    except Replaced:
+        raise changed(shard) from None
     except (pa.ArrowException, OSError) as error:
         check_unchanged(shard)
         raise RoutelmtError(
@@ -141,8 +144,8 @@ def _unchanged(shard: Shard) -> Iterator[pq.ParquetFile]:
 
 def check_unchanged(shard: Shard, stop: Stop = lambda: None) -> None:
     """Raises InputChanged if a shard's content is not what was inspected."""
-    path = Path(shard.path)
-    if not path.exists() or path.stat().st_size != shard.size_bytes or sha256(path, stop) != shard.sha256:
+    stat = shard.location.stat()
+    if stat is None or stat.bytes != shard.size_bytes or sha256(shard.location, stop) != shard.sha256:
         raise changed(shard)
 
 

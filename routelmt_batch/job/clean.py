@@ -6,25 +6,24 @@ Translations that no output row contains are also kept, because the audit page s
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from routelmt_batch.atomic import remove_temporary, sha256
 from routelmt_batch.errors import OutputError
+from routelmt_batch.files.location import Location
+from routelmt_batch.files.parquet import read_parquet
+from routelmt_batch.files.write import sha256
 from routelmt_batch.progress import Bars
 from routelmt_batch.rows import CHECKS, DECISIONS, LARGE, OK, QUALITY, SCORES, TRANSLATIONS
 from routelmt_batch.stages.finished import FinishedJob
-from routelmt_batch.stages.passes import PartWriter
+from routelmt_batch.stages.passes import part_writer
 from routelmt_batch.store.folder import Folder
-from routelmt_batch.store.ledger import Ledger, PartEntry, lock_job
+from routelmt_batch.store.ledger import Ledger, PartEntry
 from routelmt_batch.threads import Stop, each
 
 CLEARED = (SCORES, TRANSLATIONS, CHECKS, QUALITY, DECISIONS)
@@ -74,11 +73,9 @@ def clean(folder: Folder, bars: Bars) -> Cleaned:
             changed after it was written.
     """
     _check(folder)
-    with lock_job(folder.work):
+    ledger = folder.ledger()
+    with ledger.writing(bars.warn):
         _check(folder)
-        ledger = folder.ledger()
-        ledger.drop_torn_line()
-        remove_temporary(folder.root)
         cleaned = Cleaned(_sizes(ledger.unnamed()))
         if not ledger.cleaned:
             _verify(folder, bars)
@@ -90,9 +87,9 @@ def clean(folder: Folder, bars: Bars) -> Cleaned:
         return cleaned
 
 
-def _sizes(files: dict[str, list[Path]]) -> list[Removed]:
+def _sizes(files: dict[str, list[Location]]) -> list[Removed]:
     return [
-        Removed(stage, len(paths), sum(path.stat().st_size for path in paths))
+        Removed(stage, len(paths), sum(stat.bytes for path in paths if (stat := path.stat())))
         for stage, paths in files.items()
         if paths
     ]
@@ -108,7 +105,7 @@ def _check(folder: Folder) -> None:
 
 def _verify(folder: Folder, bars: Bars) -> None:
     """Raises OutputError if an output shard does not have the hash in _SUCCESS."""
-    outputs = json.loads(folder.success.read_text(encoding="utf8"))["shards"]
+    outputs = folder.outputs()
 
     def differs(output: dict[str, str], stop: Stop) -> bool:
         return sha256(folder.data(output["shard"]), stop) != output["sha256"]
@@ -133,7 +130,7 @@ def _keep(folder: Folder, ledger: Ledger, bars: Bars) -> Iterator[PartEntry]:
     job = FinishedJob.read(folder)
     if ledger.totals(TRANSLATIONS).answered == sum(job.report.route.values()):
         return
-    write = PartWriter(folder.work, TRANSLATIONS, generation=ledger.generation)
+    write = part_writer(ledger, TRANSLATIONS, generation=ledger.generation)
     waiting = TRANSLATIONS.schema.empty_table()
     with bars.rows("keep", len(job.shards), unit="shards") as advance:
         for shard in job.shards:
@@ -153,8 +150,7 @@ def _unused(job: FinishedJob, ledger: Ledger, shard: str) -> Iterator[pa.Table]:
         routes.append(pc.fill_null(pc.equal(batch["route"], LARGE), False).to_numpy(zero_copy_only=False))
     by_large = np.concatenate(routes)
     for entry in ledger.overlapping(TRANSLATIONS, shard, 0, len(by_large)):
-        table = pq.read_table(
-            ledger.part_path(entry), filters=[("shard", "=", shard), ("status", "=", OK)]
-        ).cast(TRANSLATIONS.schema)
+        wanted = (pc.field("shard") == shard) & (pc.field("status") == OK)
+        table = read_parquet(ledger.part_path(entry)).cast(TRANSLATIONS.schema).filter(wanted)
         here = pa.array(by_large[table["row"].to_numpy()])
         yield table.filter(pc.not_equal(pc.equal(table["route"], LARGE), here))

@@ -112,7 +112,7 @@ class Conditions:
 
     def check(self, recipe: JobRecipe, folder: Folder) -> None:
         """Raises UsageError, before any expensive work, if a condition could not be evaluated."""
-        if self.against and self.against.folder.root.resolve() == folder.root.resolve():
+        if self.against and str(self.against.folder.root) == str(folder.root):
             raise UsageError(f"--against {folder.root}: is this job's own output; give an earlier job's")
         card = recipe.router.card
         if self.of_drift and not self.against and not (card and card.calibration):

@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from routelmt_batch.corpus.units import units
 from routelmt_batch.engines.lanes import Engine
 from routelmt_batch.engines.nodes import processors
 from routelmt_batch.errors import OutputError
+from routelmt_batch.files.write import kept_folder
 from routelmt_batch.interrupts import stop_on_signals
 from routelmt_batch.job.conditions import NO_CONDITIONS, Conditions
 from routelmt_batch.page.page import write_page
@@ -44,7 +44,6 @@ from routelmt_batch.stages.translate import check_fit, expected, reopen_failed, 
 from routelmt_batch.stats.selection import places
 from routelmt_batch.store.begun import Begun, settled, take
 from routelmt_batch.store.folder import Folder, check_output
-from routelmt_batch.store.ledger import is_locked
 from routelmt_batch.store.workspace import find_input, open_workspace, refuse_cleaned
 
 
@@ -148,12 +147,11 @@ def _alone(recipe: JobRecipe) -> dict[str, Pool]:
 
 @contextmanager
 def _open(spec: JobSpec, options: Options, bars: Bars) -> Iterator[Job]:
-    with take(spec) as begun:
+    with take(spec, bars) as begun:
         spec, dtypes = settled(spec, begun, bars, partial(processors, options.address))
         recipe = check_models(spec, bars)
         options.conditions.check(recipe, begun.folder)
-        with open_workspace(begun, recipe, bars, options.shards, options.limit, dtypes) as workspace:
-            yield workspace
+        yield open_workspace(begun, recipe, bars, options.shards, options.limit, dtypes)
 
 
 def plan(spec: JobSpec, options: Options, bars: Bars, open_engine: OpenEngine) -> list[WhatIf]:
@@ -192,7 +190,7 @@ def dry_run(
     Raises:
         UsageError: as a run would.
     """
-    folder = Folder(Path(spec.output.uri))
+    folder = Folder.at(spec.output.uri)
     check_output(folder, spec)
     begun = Begun.read(folder)
     spec, _, choices = settle(spec, begun.dtypes(), partial(processors, address))
@@ -246,7 +244,7 @@ def _budget(recipe: JobRecipe, rows: int) -> str:
 
 
 def _state(folder: Folder, begun: Begun) -> str:
-    if is_locked(folder.work):
+    if begun.ledger.log.holder():
         return "another run holds it"
     if folder.is_finished():
         return "finished: a run would do nothing"
@@ -257,7 +255,7 @@ def unfinished(folder: Folder) -> dict[str, Any]:
     """An unfinished job's progress, and whether a process works on it."""
     return {
         "finished": False,
-        "running": is_locked(folder.work),
+        "running": folder.ledger().log.holder() is not None,
         "command": "run",
         "stages": progress(folder),
     }
@@ -281,7 +279,10 @@ def ray_engine(folder: Folder, options: Options) -> Iterator[Engine]:
     from routelmt_batch.engines.pools import Pools
     from routelmt_batch.engines.session import Session
 
-    with Session(folder.logs, options.address, options.verbose, stop_on_signals) as session:
+    with (
+        kept_folder(folder.logs) as logs,
+        Session(logs, options.address, options.verbose, stop_on_signals) as session,
+    ):
         pools = Pools(session)
         try:
             yield pools

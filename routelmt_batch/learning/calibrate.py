@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from routelmt_batch.atomic import write_json
 from routelmt_batch.errors import InputError, UsageError
+from routelmt_batch.files.disk import DiskLocation
+from routelmt_batch.files.write import write_json
 from routelmt_batch.job.flow import OpenEngine
 from routelmt_batch.learning.labels import find
 from routelmt_batch.learning.scoring import router_spec, score_tables
@@ -23,8 +24,7 @@ from routelmt_batch.progress import Bars
 from routelmt_batch.routers.calibration import HeldOut
 from routelmt_batch.routers.card import CARD, Calibration, Threshold, raw_card, read_card
 from routelmt_batch.stats.selection import places
-from routelmt_batch.store.folder import Folder
-from routelmt_batch.store.ledger import is_locked
+from routelmt_batch.store.folder import WORK, Folder
 
 QUANTILES = np.linspace(0, 1, 101)
 _FEWEST_ROWS = 20
@@ -55,24 +55,23 @@ def calibrate(
         raise UsageError(f"{router}: not a folder; give a router folder, where thresholds are stored")
     pool = router_spec(read_card(router).kind, router, dtype=dtype)
     _check_rows(sum(table.rows() for table in find(tables)), fractions)
-    work = Folder(folder / "_calibrate")
-    scores = work.work / "scores"
-    work.logs.mkdir(parents=True, exist_ok=True)
+    work = Folder(DiskLocation(folder / "_calibrate"))
+    scores = folder / "_calibrate" / WORK / "scores"
     try:
         with open_engine(work) as engine:
             scored = score_tables(tables, pool, scores, None, engine, bars, "held out")
         unscored = np.isnan(scored.scores)
         calibration = thresholds(scored.scores[~unscored], fractions, traffic_rows)
     except UsageError:
-        if not is_locked(Folder(scores).work):  # locked: another calibration uses them
-            shutil.rmtree(work.root)
+        if not Folder(DiskLocation(scores)).ledger().log.holder():  # else another calibration uses them
+            shutil.rmtree(folder / "_calibrate", ignore_errors=True)
         raise
     for warning in scored.router.doubts(router, scored.directions):
         bars.warn(warning)
     if missing := int(unscored.sum()):
         bars.warn(f"{missing:,} of {len(unscored):,} rows have no score; thresholds come from the others")
     write_json(folder / CARD, raw_card(router) | {"calibration": calibration.model_dump()}, "card")
-    shutil.rmtree(work.root)
+    shutil.rmtree(folder / "_calibrate")
     return calibration
 
 

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from routelmt_batch.corpus.shards import discover, is_text, text_columns
 from routelmt_batch.errors import InputError
+from routelmt_batch.files.location import Location
+from routelmt_batch.files.parquet import parquet_file
 from routelmt_batch.rows import LABEL_METADATA
 from routelmt_batch.spec import Texts, near
 
@@ -70,13 +70,14 @@ def read_signature(schema: pa.Schema) -> Signature | None:
 class LabelTable:
     """One Parquet file of labels."""
 
-    path: Path
+    path: Location
     schema: pa.Schema
     signature: Signature | None
 
     def rows(self) -> int:
         """Number of rows, from the footer."""
-        return int(pq.read_metadata(self.path).num_rows)
+        with parquet_file(self.path) as file:
+            return int(file.metadata.num_rows)
 
     @property
     def texts(self) -> Texts:
@@ -97,14 +98,15 @@ def find(uris: Sequence[str], key: str = "table") -> list[LabelTable]:
     return found
 
 
-def _schema(path: Path) -> pa.Schema:
+def _schema(path: Location) -> pa.Schema:
     try:
-        return pq.read_schema(path)
+        with parquet_file(path) as file:
+            return file.schema_arrow
     except (pa.ArrowException, OSError) as error:
         raise unreadable(path, error) from error
 
 
-def unreadable(path: Path, error: Exception) -> InputError:
+def unreadable(path: Location, error: Exception) -> InputError:
     reason = " ".join(str(error).split())[:300]
     return InputError(f"{path}: not readable as Parquet ({reason}); write it again")
 

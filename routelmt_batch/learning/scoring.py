@@ -15,6 +15,7 @@ import numpy.typing as npt
 from routelmt_batch.corpus.shards import Shard, text_columns
 from routelmt_batch.engines.lanes import Engine
 from routelmt_batch.errors import InputChanged, InputError, WorkChanged
+from routelmt_batch.files.disk import DiskLocation
 from routelmt_batch.kinds import KINDS, ROUTER_FOLDER, SMALL_MODEL
 from routelmt_batch.learning.labels import check_texts, find, texts_of
 from routelmt_batch.progress import Bars
@@ -104,7 +105,7 @@ def score_tables(
         router=router,
     )
 
-    spec, dtypes = settled(spec, Begun.read(Folder(folder)), bars)
+    spec, dtypes = settled(spec, Begun.read(Folder(DiskLocation(folder))), bars)
     recipe = ScoreRecipe(spec, open_router(spec, spec.router, None, small_weights))
     with open_tables(recipe, bars, dtypes=dtypes) as workspace:
         score(workspace, engine, bars, f"score {name}")
@@ -129,8 +130,8 @@ def open_tables(
     folder = recipe.spec.output.uri
 
     def opened() -> Workspace[Any, R]:
-        begun = stack.enter_context(take(recipe.spec))
-        return stack.enter_context(open_workspace(begun, recipe, bars, dtypes=dtypes))
+        begun = stack.enter_context(take(recipe.spec, bars))
+        return open_workspace(begun, recipe, bars, dtypes=dtypes)
 
     with contextlib.ExitStack() as stack:
         try:

@@ -17,8 +17,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from routelmt_batch.atomic import plain
 from routelmt_batch.corpus.units import languages
+from routelmt_batch.files.write import plain
 from routelmt_batch.page.excerpts import clip
 from routelmt_batch.page.shard_table import FAILURES
 from routelmt_batch.rows import LARGE, SMALL

@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
+from routelmt_batch.files.parquet import read_parquet
 from routelmt_batch.page.shard_table import FAILURES
 from routelmt_batch.rows import AUDIT_TRANSLATIONS, LARGE, OK, OUTPUT_NAMES, SMALL, TRANSLATIONS
 from routelmt_batch.stages.allocate import gain_of
@@ -99,11 +99,12 @@ def _translations(ledger: Ledger, shard: str, wanted: npt.NDArray[np.int64]) -> 
     }
     texts: dict[int, dict[str, str]] = {}
     for path in paths:
-        if not path.exists():  # `clean` may have removed the work files of a finished job
+        wanted = (pc.field("shard") == shard) & pc.field("row").isin(numbers) & (pc.field("status") == OK)
+        try:
+            table = read_parquet(path).filter(wanted)
+        except FileNotFoundError:  # `clean` may have removed the work files of a finished job
             continue
-        filters = [("shard", "=", shard), ("row", "in", numbers), ("status", "=", OK)]
-        table = pq.read_table(path, columns=["row", "route", "translation"], filters=filters)
-        for line in table.to_pylist():
+        for line in table.select(["row", "route", "translation"]).to_pylist():
             texts.setdefault(line["row"], {})[line["route"]] = line["translation"]
     return texts
 

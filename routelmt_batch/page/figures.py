@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from routelmt_batch.atomic import write_atomically
+from routelmt_batch.files.write import write_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -41,7 +41,7 @@ def drawing(stem: Path, width: float, height: float) -> Iterator[Figure]:
             def write(file: Path, kind: str = kind) -> None:
                 _save(figure, file, kind)
 
-            write_atomically(stem.with_name(f"{stem.name}.{kind}"), write, lambda file: None, "figure")
+            write_file(stem.with_name(f"{stem.name}.{kind}"), write, lambda file: None, "figure")
 
 
 def inline_svg(

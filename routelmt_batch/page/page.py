@@ -14,7 +14,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from routelmt_batch import __version__
-from routelmt_batch.atomic import plain, write_text
+from routelmt_batch.files.write import plain, write_text
 from routelmt_batch.page import charts, reasons, shard_table
 from routelmt_batch.page.excerpts import choose_shards, excerpt
 from routelmt_batch.page.shard_table import by_reason, lines

@@ -8,11 +8,11 @@ from typing import Any, ClassVar, Self
 
 import pyarrow as pa
 
-from routelmt_batch.atomic import sha256
 from routelmt_batch.corpus.shards import discover
 from routelmt_batch.engines import quality
 from routelmt_batch.engines.lanes import Mask
 from routelmt_batch.errors import ModelError, UsageError
+from routelmt_batch.files.write import sha256
 from routelmt_batch.metrics.comet import SENTINEL
 from routelmt_batch.metrics.metric import open_checkpoint
 from routelmt_batch.routers.router import Router, Wanted

@@ -7,10 +7,11 @@ import re
 from collections import Counter
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from routelmt_batch.corpus.shards import READ_ROWS, discover, is_text
 from routelmt_batch.errors import InputError
+from routelmt_batch.files.parquet import parquet_file
+from routelmt_batch.files.uris import locate
 
 # A word of letters, or one Han character: Chinese is written without spaces.
 _HAN = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
@@ -30,9 +31,11 @@ def corpus_files(uri: str, column: str, key: str = "router.source") -> tuple[str
         InputError: there are no files, or a file is unreadable or has no such column of text.
     """
     files = []
-    for _, path in discover(uri, key=key):
+    for _, location in discover(uri, key=key):
+        path = location.canonical()
         try:
-            schema = pq.read_schema(path)
+            with parquet_file(path) as file:
+                schema = file.schema_arrow
         except (OSError, pa.ArrowException) as error:
             raise InputError(f"{key} {path}: not readable as Parquet: {error}") from None
         if column not in schema.names:
@@ -42,7 +45,7 @@ def corpus_files(uri: str, column: str, key: str = "router.source") -> tuple[str
             )
         if not is_text(schema.field(column).type):
             raise InputError(f"{key} {path}: column {column!r} is {schema.field(column).type}, not string")
-        files.append(str(path.resolve()))
+        files.append(str(path))
     return tuple(files)
 
 
@@ -59,7 +62,7 @@ def count_words(
     counts: Counter[str] = Counter()
     total = rare = 0
     for path in files:
-        with pq.ParquetFile(path) as file:
+        with parquet_file(locate(path)) as file:
             for batch in file.iter_batches(READ_ROWS, columns=[column]):
                 batch_words = [word for text in batch.column(0).to_pylist() if text for word in words(text)]
                 total += len(batch_words)

@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from routelmt_batch.errors import SpecError
+from routelmt_batch.files.disk import DiskLocation
+from routelmt_batch.files.uris import is_remote, locate
 from routelmt_batch.kinds import KINDS, SMALL_MODEL
 from routelmt_batch.spec import COMET, Input, JobSpec, LabelSpec, Models, Pool, SpecFile, near
 from routelmt_batch.spec.text import Document, NotYaml, parse
@@ -39,6 +41,11 @@ def load(path: str | Path, settings: Iterable[str] = (), **overrides: str | None
         router = spec.router.model_copy(update={"source": spec.models.small.source})
         spec = spec.model_copy(update={"router": router})
     return spec
+
+
+def read_written(text: str) -> JobSpec:
+    """The spec that a job wrote into its output: its paths are resolved."""
+    return JobSpec.model_validate(parse(text).value)
 
 
 def load_label(path: str | Path, settings: Iterable[str] = (), output_uri: str | None = None) -> LabelSpec:
@@ -194,15 +201,27 @@ def resolve(spec: PassSpecs, path: Path) -> PassSpecs:
 
 
 def _inputs(given: Input, folder: Path) -> str | tuple[str, ...]:
-    uris = tuple(str(folder / Path(uri).expanduser()) for uri in given.uris)
+    uris = tuple(_at(uri, folder) for uri in given.uris)
     return uris[0] if isinstance(given.uri, str) else uris
+
+
+def _at(uri: str, folder: Path) -> str:
+    """A URI, or the absolute path of a path."""
+    if is_remote(uri):
+        return uri
+    location = locate(uri)
+    path = location.path if isinstance(location, DiskLocation) else Path(uri)
+    return str(folder / path.expanduser())
 
 
 _Pool = TypeVar("_Pool", bound=Pool)
 
 
 def beside(source: str, folder: Path) -> str:
-    """The path of a model's folder next to the spec if there is one; else `source` unchanged (a hub name)."""
+    """The path of a model's folder next to the spec if there is one; else `source` unchanged: a hub name or
+    a URI."""
+    if is_remote(source):
+        return source
     given = Path(source).expanduser()
     if given.is_absolute():  # links are kept: they may lead elsewhere on a cluster's nodes
         return str(given)
@@ -215,5 +234,5 @@ def beside(source: str, folder: Path) -> str:
 
 
 def from_here(uri: str) -> str:
-    """The absolute path of an output, resolved against the working folder; links are kept."""
-    return os.path.abspath(Path(uri).expanduser())  # noqa: PTH100
+    """A URI, or the absolute path of an output, resolved against the working folder; links are kept."""
+    return uri if is_remote(uri) else os.path.abspath(_at(uri, Path.cwd()))  # noqa: PTH100

@@ -39,7 +39,7 @@ from routelmt_batch.stages import measure
 from routelmt_batch.stages.allocate import Plan
 from routelmt_batch.stages.attempts import attempts, translated
 from routelmt_batch.stages.measure import verified_small
-from routelmt_batch.stages.passes import PartWriter, record_time, run_pass
+from routelmt_batch.stages.passes import part_writer, record_time, run_pass
 from routelmt_batch.stages.planned import planned_rows
 from routelmt_batch.stages.recipe import Job
 from routelmt_batch.stages.requests import PromptReader
@@ -163,7 +163,7 @@ def _draw_sample(workspace: Job, plan: Plan) -> None:
             keys = ((draw(spec.seed, name, row), name, row, gain) for row, gain in _pairs(rows))
             drawn[stratum] = heapq.nsmallest(quota[stratum], itertools.chain(drawn[stratum], keys))
     table = _sample_table(workspace, drawn)
-    part = PartWriter(workspace.folder.work, SAMPLE)
+    part = part_writer(workspace.ledger, SAMPLE)
     parts = [part(table)] if table.num_rows else []
     strata = {" ".join(stratum): size for stratum, size in sorted(sizes.items())}
     workspace.ledger.record("audit", parts=parts, rows=table.num_rows, strata=strata)

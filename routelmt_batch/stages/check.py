@@ -17,7 +17,7 @@ from routelmt_batch.progress import Bars
 from routelmt_batch.rows import CHECKS, TRANSLATIONS, TRUNCATED, Route
 from routelmt_batch.spec import Checks, Input, Pool
 from routelmt_batch.stages.attempts import translated
-from routelmt_batch.stages.passes import PartWriter, run_pass
+from routelmt_batch.stages.passes import PartWriter, part_writer, run_pass
 from routelmt_batch.stages.recipe import Job
 from routelmt_batch.stages.requests import column_requests
 from routelmt_batch.stages.work import UnitWork, work_on
@@ -49,7 +49,7 @@ def _lane(workspace: Job, route: Route) -> Lane:
         fills="reasons",
         units=[work_on(workspace, unit, [TRANSLATIONS, CHECKS]) for unit in workspace.units],
         pending=Pending(Unchecked(route), CheckReader(spec.input, route)),
-        write=CheckWriter(PartWriter(workspace.folder.work, CHECKS, route), route),
+        write=CheckWriter(part_writer(workspace.ledger, CHECKS, route), route),
         part_rows=spec.run.part_rows,
         stage=CHECKS,
         model=route,

@@ -9,7 +9,6 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +18,7 @@ import pyarrow.compute as pc
 
 from routelmt_batch.checks.rules import CHECK_REASONS
 from routelmt_batch.engines.lanes import Mask
+from routelmt_batch.files.location import Location
 from routelmt_batch.rows import (
     DECISIONS,
     ESCALATE,
@@ -35,7 +35,7 @@ from routelmt_batch.stages.allocate import Plan, admitted
 from routelmt_batch.stages.attempts import attempts
 from routelmt_batch.stages.check import reasons
 from routelmt_batch.stages.measure import quality_by_row
-from routelmt_batch.stages.passes import PartWriter, record_time
+from routelmt_batch.stages.passes import part_writer, record_time
 from routelmt_batch.stages.planned import planned_rows
 from routelmt_batch.stages.recipe import Job
 from routelmt_batch.stages.work import UnitWork, work_on
@@ -107,7 +107,7 @@ def _decide(workspace: Job, step: str, places: int, contest: Contest) -> None:
             values = contest.contenders(unit)
             yield contest.decisions(unit, values, admitted(cut, _gains(unit, values)))
 
-    part = PartWriter(workspace.folder.work, DECISIONS)
+    part = part_writer(workspace.ledger, DECISIONS)
     parts: list[PartEntry] = []
     to_large = to_small = 0
     for table in _batches(changes()):
@@ -129,28 +129,25 @@ def _decide(workspace: Job, step: str, places: int, contest: Contest) -> None:
 
 @contextlib.contextmanager
 def _spilled(
-    folder: Path, work: Sequence[UnitWork], values: Callable[[UnitWork], npt.NDArray[np.float32]]
+    near: Location, work: Sequence[UnitWork], values: Callable[[UnitWork], npt.NDArray[np.float32]]
 ) -> Iterator[Callable[[], Iterator[Gains]]]:
     """Keep the contenders on disk during the selection, which reads them six times."""
     schema = pa.schema([("gain", pa.float32()), ("rank", pa.int64()), ("row", pa.int64())])
-    path = folder / "contenders.arrow"
-    with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, schema) as writer:
-        for unit in work:
-            gains = _gains(unit, values(unit))
-            inside = ~np.isnan(gains.gain)
-            columns = [gains.gain[inside], gains.rank[inside], gains.row[inside]]
-            writer.write_table(pa.table(columns, schema=schema))
+    with (near / "contenders.arrow").draft() as path:
+        with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, schema) as writer:
+            for unit in work:
+                gains = _gains(unit, values(unit))
+                inside = ~np.isnan(gains.gain)
+                columns = [gains.gain[inside], gains.rank[inside], gains.row[inside]]
+                writer.write_table(pa.table(columns, schema=schema))
 
-    def again() -> Iterator[Gains]:
-        with pa.memory_map(str(path)) as file:
-            reader = pa.ipc.open_file(file)
-            for index in range(reader.num_record_batches):
-                yield Gains(*(column.to_numpy() for column in reader.get_batch(index).columns))
+        def again() -> Iterator[Gains]:
+            with pa.memory_map(str(path)) as file:
+                reader = pa.ipc.open_file(file)
+                for index in range(reader.num_record_batches):
+                    yield Gains(*(column.to_numpy() for column in reader.get_batch(index).columns))
 
-    try:
         yield again
-    finally:
-        path.unlink()
 
 
 def _gains(work: UnitWork, values: npt.NDArray[np.float32]) -> Gains:

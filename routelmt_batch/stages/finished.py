@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -10,15 +9,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from routelmt_batch.errors import OutputError
+from routelmt_batch.files.parquet import parquet_file
 from routelmt_batch.spec import JobSpec
-from routelmt_batch.spec.text import parse
+from routelmt_batch.spec.file import read_written
 from routelmt_batch.stages.allocate import gain_of
 from routelmt_batch.stages.job_report import JobReport
 from routelmt_batch.stats.selection import Gains
-from routelmt_batch.store.folder import Folder
+from routelmt_batch.store.folder import Folder, read_json
 
 _BATCH_ROWS = 16_384
 
@@ -42,12 +41,11 @@ class FinishedJob:
                 "give a job's output folder"
             )
         report = JobReport.read(folder.job_report)
-        spec = JobSpec.model_validate(parse(folder.spec.read_text(encoding="utf8")).value)
+        spec = read_written(folder.spec.read_text())
         return cls(folder, report, spec, tuple(shard["name"] for shard in manifest["shards"]))
 
     def shard_report(self, name: str) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(self.folder.report(name).read_text(encoding="utf8"))
-        return found
+        return read_json(self.folder.report(name))
 
     def languages(self) -> dict[str, str]:
         """The language columns by spec key; a language that is a constant has none."""
@@ -64,7 +62,7 @@ class FinishedJob:
 
         Row groups without any of the `wanted` rows are not read.
         """
-        with pq.ParquetFile(self.folder.data(shard)) as file:
+        with parquet_file(self.folder.data(shard)) as file:
             end = 0
             for group in range(file.num_row_groups):
                 first, end = end, end + file.metadata.row_group(group).num_rows

@@ -20,7 +20,7 @@ from routelmt_batch.stages.allocate import Plan, admitted, gains
 from routelmt_batch.stages.check import check
 from routelmt_batch.stages.decisions import decide_escalations, decide_routes, decided
 from routelmt_batch.stages.measure import unmeasured
-from routelmt_batch.stages.passes import PartWriter, run_pass
+from routelmt_batch.stages.passes import part_writer, run_pass
 from routelmt_batch.stages.planned import planned_rows
 from routelmt_batch.stages.recipe import Job
 from routelmt_batch.stages.requests import PromptReader
@@ -116,7 +116,7 @@ def _predict(workspace: Job, plan: Plan, candidates: Cut | None, engine: Engine,
         pool=router.pool,
         units=[work_on(workspace, unit) for unit in workspace.units],
         pending=Pending(Unpredicted(Candidates(candidates)), PromptReader(spec.input)),
-        write=measure.QualityWriter(PartWriter(workspace.folder.work, QUALITY, PREDICTED), PREDICTED, scale),
+        write=measure.QualityWriter(part_writer(workspace.ledger, QUALITY, PREDICTED), PREDICTED, scale),
         part_rows=spec.run.part_rows,
         stage=QUALITY,
         prompter=router.prompter,

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import Field
 
-from routelmt_batch.records import Record
+from routelmt_batch.files.record import Record
 from routelmt_batch.rows import FAILED, LARGE, QUARANTINED, Route
 from routelmt_batch.stages.outputs import Report
 

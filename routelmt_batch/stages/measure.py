@@ -25,7 +25,7 @@ from routelmt_batch.rows import (
 )
 from routelmt_batch.spec import Input, Pool
 from routelmt_batch.stages.attempts import Attempts, translated
-from routelmt_batch.stages.passes import PartWriter
+from routelmt_batch.stages.passes import PartWriter, part_writer
 from routelmt_batch.stages.requests import column_requests
 from routelmt_batch.stages.work import UnitWork
 from routelmt_batch.store.ledger import PartEntry
@@ -143,7 +143,7 @@ def lane(
         python=metric.python,
         units=work,
         pending=Pending(Measurable(route, wanted), QualityReader(spec.input, route, metric.needs_reference)),
-        write=QualityWriter(PartWriter(workspace.folder.work, stage, route), route),
+        write=QualityWriter(part_writer(workspace.ledger, stage, route), route),
         part_rows=spec.run.part_rows,
         stage=stage,
         model=route,

@@ -17,12 +17,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import Field
 
-from routelmt_batch.atomic import sha256, write_atomically, write_json
 from routelmt_batch.corpus.shards import Shard
 from routelmt_batch.corpus.units import UNIT_ROWS, Unit, check_unchanged, read_unit, units
 from routelmt_batch.errors import InputChanged, RoutelmtError
+from routelmt_batch.files.parquet import parquet_file
+from routelmt_batch.files.record import Record
+from routelmt_batch.files.write import sha256, sha256_of, write_file, write_json
 from routelmt_batch.progress import Bars
-from routelmt_batch.records import Record
 from routelmt_batch.stages.passes import record_time
 from routelmt_batch.store.folder import Folder, is_whole
 from routelmt_batch.store.ledger import Ledger
@@ -81,7 +82,7 @@ def write_shards(workspace: AnyWorkspace, addition: Addition, bars: Bars) -> Non
             if isinstance(outcome, InputChanged):
                 lost.append(outcome)
                 continue
-            ledger.record("output", **vars(outcome))
+            ledger.record("output", now=False, **vars(outcome))
             advance(rows[shard.name])
     if todo:
         record_time(ledger, "assemble", sum(rows[shard.name] for shard in todo), started)
@@ -154,12 +155,12 @@ def write_report(workspace: AnyWorkspace, report: Report) -> None:
     """
     for output in committed_outputs(workspace):
         path = workspace.folder.data(output["shard"])
-        if not path.exists() or sha256(path) != output["sha256"]:
+        if sha256(path) != output["sha256"]:
             raise RoutelmtError(
                 f"{path}: changed after it was written. Remove the file and run the same command again: it "
                 "is written again from the committed translations"
             )
-    report.write(workspace.folder.job_report, "report")
+    report.write(workspace.folder.job_report, "report", workspace.ledger.check)
 
 
 def succeed(workspace: AnyWorkspace) -> None:
@@ -170,7 +171,7 @@ def succeed(workspace: AnyWorkspace) -> None:
         "rows": workspace.rows,
         "unreadable": workspace.unreadable,
     }
-    write_json(workspace.folder.success, success, "success")
+    write_json(workspace.folder.success, success, "success", workspace.ledger.check)
 
 
 def _attempt(
@@ -187,13 +188,16 @@ def _write_shard(workspace: AnyWorkspace, addition: Addition, shard: Shard, stop
     path, rows = workspace.folder.data(shard.name), workspace.shard_rows[shard.name]
     counted: Counted = addition.counter()
 
-    def write(temporary: Path) -> None:
-        schema = pq.read_schema(shard.path)
+    done: list[ShardOutput] = []
+
+    def write(draft: Path) -> None:
+        with parquet_file(shard.location) as source:
+            schema = source.schema_arrow
         for added in addition.fields:
             schema = schema.append(added)
         if addition.metadata:
             schema = schema.with_metadata({**(schema.metadata or {}), **addition.metadata})
-        with pq.ParquetWriter(temporary, schema, compression=workspace.spec.output.compression) as writer:
+        with pq.ParquetWriter(draft, schema, compression=workspace.spec.output.compression) as writer:
             for group in units([shard], rows, most_rows=max(shard.row_groups, default=0) or 1):
                 waiting: list[pa.RecordBatch] = []
                 for first, batch in read_unit(group):
@@ -209,19 +213,21 @@ def _write_shard(workspace: AnyWorkspace, addition: Addition, shard: Shard, stop
                 if waiting:
                     writer.write_table(pa.Table.from_batches(waiting))
 
-    def verify(temporary: Path) -> None:
-        written = pq.read_metadata(temporary).num_rows
+    def verify(draft: Path) -> None:
+        written = pq.read_metadata(draft).num_rows
         if written != rows or written != counted.rows:
             raise RoutelmtError(
                 f"{shard.name}: {written} rows written and {counted.rows} counted, but the shard has {rows}: "
                 "please report it"
             )
+        done.append(ShardOutput(shard.name, rows, draft.stat().st_size, sha256_of(draft)))
 
-    write_atomically(path, write, verify, "output")
-    written = ShardOutput(shard.name, rows, path.stat().st_size, sha256(path))
+    write_file(path, write, verify, "output", check=workspace.ledger.check)
+    written = done[0]
     write_json(
         workspace.folder.report(shard.name),
         {"shard": shard.name, **counted.report(), "bytes": written.bytes, "sha256": written.sha256},
         "report",
+        workspace.ledger.check,
     )
     return written

@@ -7,15 +7,15 @@ import uuid
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from routelmt_batch.atomic import sha256, write_parquet
 from routelmt_batch.engines.lanes import Engine, Lane, Receipt
 from routelmt_batch.errors import RoutelmtError
+from routelmt_batch.files.location import Location
+from routelmt_batch.files.write import write_parquet
 from routelmt_batch.progress import Bars, counted
 from routelmt_batch.rows import ENGINE_KILLED, Route, Stage
 from routelmt_batch.store.ledger import Ledger, PartEntry, Span
@@ -31,30 +31,36 @@ _ALWAYS_ALLOWED = 10  # rows that kill an engine
 @dataclass(frozen=True)
 class PartWriter:
     """Writes one part of a stage below `folder` and returns its entry for the ledger. `model` is given if all
-    rows are one model's."""
+    rows are one model's. Each attempt has a name of its own; the epoch in it says which run wrote it."""
 
-    folder: Path
+    folder: Location
     stage: Stage
+    epoch: int
     model: str | None = None
     generation: int = 0
 
     def __call__(self, table: pa.Table, results: pa.Table | None = None) -> PartEntry:
         """Args: results: the RESULTS that the table was made from, if any; the stage's sums need them."""
-        name = f"{self.model or 'part'}-{uuid.uuid4().hex}.parquet"
+        name = f"{self.model or 'part'}-{self.epoch:06d}-{uuid.uuid4().hex}.parquet"
         path = self.folder / self.stage.name / name
         table = table.sort_by([("shard", "ascending"), ("row", "ascending")])
-        write_parquet(path, table, self.stage.name)
+        written = write_parquet(path, table, self.stage.name, new=True)
         return PartEntry(
             self.stage,
             self.model,
             name,
-            path.stat().st_size,
-            sha256(path),
+            *written,
             spans(table),
             unanswered(table, self.stage),
             {} if results is None else sums(results, self.stage),
             self.generation,
         )
+
+
+def part_writer(ledger: Ledger, stage: Stage, model: str | None = None, generation: int = 0) -> PartWriter:
+    """The writer of a stage's parts, for the run that writes this ledger."""
+    ledger.take()
+    return PartWriter(ledger.folder, stage, ledger.epoch, model, generation)
 
 
 def unanswered(table: pa.Table, stage: Stage) -> dict[str, int]:

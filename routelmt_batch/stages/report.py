@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
@@ -20,6 +19,7 @@ from routelmt_batch.stages.recipe import Job
 from routelmt_batch.stages.tally import DECILES, EDGES, fractions, merge
 from routelmt_batch.stats.selection import cuts
 from routelmt_batch.store import checkpoints
+from routelmt_batch.store.folder import read_json
 from routelmt_batch.store.manifest import versions
 
 
@@ -134,9 +134,7 @@ def _budget(plan: Plan, used: int) -> dict[str, Any]:
 
 def _shard_reports(workspace: Job) -> Iterator[dict[str, Any]]:
     for shard in workspace.shards:
-        text = workspace.folder.report(shard.name).read_text(encoding="utf8")
-        value: dict[str, Any] = json.loads(text)
-        yield value
+        yield read_json(workspace.folder.report(shard.name))
 
 
 def _passes(workspace: Job) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ from routelmt_batch.progress import Bars
 from routelmt_batch.routers.card import Scale
 from routelmt_batch.routers.router import Router
 from routelmt_batch.rows import NOT_A_NUMBER, SCORES
-from routelmt_batch.stages.passes import PartWriter, refuse_failures, run_pass
+from routelmt_batch.stages.passes import PartWriter, part_writer, refuse_failures, run_pass
 from routelmt_batch.stages.requests import PromptReader
 from routelmt_batch.stages.work import UnitWork, work_on
 from routelmt_batch.store.ledger import PartEntry
@@ -102,7 +102,7 @@ def _lane(workspace: AnyWorkspace) -> Lane:
         pool=router.pool,
         units=[work_on(workspace, unit, [SCORES]) for unit in workspace.units],
         pending=Pending(unscored, PromptReader(spec.input)),
-        write=ScoreWriter(PartWriter(workspace.folder.work, SCORES), router.scale),
+        write=ScoreWriter(part_writer(workspace.ledger, SCORES), router.scale),
         part_rows=spec.run.part_rows,
         stage=SCORES,
         prompter=router.prompter,

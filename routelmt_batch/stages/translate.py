@@ -32,7 +32,7 @@ from routelmt_batch.rows import (
 from routelmt_batch.spec import JobSpec, LabelSpec, Pool, Translator
 from routelmt_batch.stages.allocate import Plan
 from routelmt_batch.stages.attempts import attempts
-from routelmt_batch.stages.passes import PartWriter, run_pass
+from routelmt_batch.stages.passes import PartWriter, part_writer, run_pass
 from routelmt_batch.stages.planned import planned_rows
 from routelmt_batch.stages.recipe import Job
 from routelmt_batch.stages.requests import PromptReader
@@ -192,7 +192,7 @@ def lane(
     spec: JobSpec | LabelSpec = workspace.spec
     generation = workspace.ledger.generation
     pool = pool_of(spec, route)
-    part = PartWriter(workspace.folder.work, stage, route, generation)
+    part = part_writer(workspace.ledger, stage, route, generation)
     return Lane(
         label=route,
         pool=pool,
@@ -262,7 +262,10 @@ def reopen_failed(workspace: Job, plan: Plan) -> int:
         if dead.any():
             shards.add(unit.shard.name)
     if shards:
-        workspace.folder.success.unlink(missing_ok=True)
+        before = workspace.folder.success.stat()
+        workspace.ledger.check()
+        if before:
+            workspace.folder.success.remove(only=before)
         workspace.ledger.record(
             "retry_failed", large=large, small=small, dead=large + small, shards=sorted(shards)
         )

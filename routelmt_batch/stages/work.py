@@ -10,10 +10,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 
 from routelmt_batch.corpus.units import Unit
 from routelmt_batch.engines.lanes import Mask
+from routelmt_batch.files.location import Location
+from routelmt_batch.files.parquet import read_parquet
 from routelmt_batch.rows import CHECKS, DECISIONS, QUALITY, SCORES, TRANSLATIONS, Stage
 from routelmt_batch.store.workspace import AnyWorkspace
 
@@ -21,7 +22,7 @@ OF_JOB = (SCORES, DECISIONS, TRANSLATIONS, QUALITY, CHECKS)
 
 
 class Part(NamedTuple):
-    path: str
+    location: Location
     generation: int  # number of `--retry-failed` runs before it
 
 
@@ -42,7 +43,7 @@ class UnitWork:
         `generation` these are all models' and all runs' rows."""
         unit, schema = self.unit, stages[0].schema
         files = [
-            part.path
+            part.location
             for stage in stages
             for part in self.parts.get(stage.name, ())
             if generation in (None, part.generation)
@@ -53,7 +54,9 @@ class UnitWork:
         wanted = (pc.field("shard") == unit.shard.name) & (row >= unit.first_row) & (row < unit.end_row)
         if model is not None:
             wanted &= pc.field("route") == model
-        return ds.dataset(files, schema=schema).to_table(filter=wanted).sort_by("row")
+        return pa.concat_tables([read_parquet(file).cast(schema).filter(wanted) for file in files]).sort_by(
+            "row"
+        )
 
     def offsets(self, rows: pa.Table) -> npt.NDArray[np.int64]:
         """Positions within the unit of some of its rows."""
@@ -77,7 +80,7 @@ def work_on(
     ledger = workspace.ledger
     parts = {
         stage.name: [
-            Part(str(ledger.part_path(entry)), entry.generation)
+            Part(ledger.part_path(entry), entry.generation)
             for entry in ledger.overlapping(stage, unit.shard.name, unit.first_row, unit.end_row)
             if model in (None, entry.model)
         ]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
 from routelmt_batch.corpus.shards import Shard
@@ -14,10 +13,11 @@ from routelmt_batch.rows import STAGES
 from routelmt_batch.spec import PassSpec
 from routelmt_batch.spec.dtypes import Processors, here, settle
 from routelmt_batch.store.folder import Folder, check_output
-from routelmt_batch.store.ledger import Ledger, lock_job
+from routelmt_batch.store.ledger import Ledger
 from routelmt_batch.store.manifest import (
     changed_versions,
     check_command,
+    check_manifest,
     check_shards,
     check_stage,
     known_shards,
@@ -34,11 +34,17 @@ class Begun:
     folder: Folder
     ledger: Ledger
     manifest: dict[str, Any]
-    locked: bool  # by this process
 
     @classmethod
-    def read(cls, folder: Folder, locked: bool = False) -> Begun:
-        return cls(folder, folder.ledger(), folder.read_manifest() or {}, locked)
+    def read(cls, folder: Folder) -> Begun:
+        """Raises WorkChanged if the manifest is not the one that the ledger names."""
+        return cls.of(folder, folder.ledger())
+
+    @classmethod
+    def of(cls, folder: Folder, ledger: Ledger) -> Begun:
+        manifest = folder.read_manifest()
+        check_manifest(folder.manifest, ledger, manifest)
+        return cls(folder, ledger, manifest or {})
 
     @property
     def stages(self) -> list[str]:
@@ -85,19 +91,18 @@ class Begun:
 
 
 @contextlib.contextmanager
-def take(spec: PassSpec) -> Iterator[Begun]:
-    """Lock a job's output folder, if it exists, and read its earlier work. Nothing is written yet.
+def take(spec: PassSpec, bars: Bars) -> Iterator[Begun]:
+    """Read a job's earlier work, and commit to it inside. Nothing is written before the first commit.
 
     Raises:
-        OutputError: see check_output and lock_job.
+        OutputError: see check_output and Ledger.writing.
+        WorkChanged: see Begun.read.
     """
-    folder = Folder(Path(spec.output.uri))
+    folder = Folder.at(spec.output.uri)
     check_output(folder, spec)
-    with contextlib.ExitStack() as stack:
-        locked = folder.work.is_dir()
-        if locked:
-            stack.enter_context(lock_job(folder.work))
-        yield Begun.read(folder, locked)
+    ledger = folder.ledger()
+    with ledger.writing(bars.warn):
+        yield Begun.of(folder, ledger)
 
 
 def settled(

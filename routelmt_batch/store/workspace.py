@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
-from routelmt_batch.atomic import remove_temporary, write_json, write_text
 from routelmt_batch.corpus.shards import Shard, discover_all, first_shards, inspect
 from routelmt_batch.corpus.units import Unit, units
 from routelmt_batch.errors import InputError, OutputError
+from routelmt_batch.files.disk import DiskLocation, drafts
+from routelmt_batch.files.write import write_json, write_text
 from routelmt_batch.progress import Bars
-from routelmt_batch.rows import STAGES
 from routelmt_batch.spec import PassSpec
 from routelmt_batch.store.begun import Begun, Spec
 from routelmt_batch.store.folder import Folder
-from routelmt_batch.store.ledger import Ledger, lock_job
-from routelmt_batch.store.manifest import manifest
+from routelmt_batch.store.ledger import Ledger
+from routelmt_batch.store.manifest import digest, manifest
 
 _MOST_SHOWN = 10
 
@@ -72,7 +71,6 @@ class Recipe(Protocol):
         ...
 
 
-@contextlib.contextmanager
 def open_workspace(
     begun: Begun,
     recipe: R,
@@ -80,7 +78,7 @@ def open_workspace(
     only: str | None = None,
     limit: int | None = None,
     dtypes: Mapping[str, str] | None = None,
-) -> Iterator[Workspace[Any, R]]:
+) -> Workspace[Any, R]:
     """Read the input and open the job that the checked `recipe` describes.
 
     Args:
@@ -90,29 +88,26 @@ def open_workspace(
         UsageError: see the checks. Nothing is written for a new job until all of them pass.
         InputChanged: a shard changed since an earlier run of this job read it.
     """
-    folder, spec = begun.folder, recipe.spec
-    with contextlib.ExitStack() as stack:
-        shards, unreadable = find_input(spec, only, limit, begun.known_shards(), bars)
-        fingerprints = recipe.fingerprints(shards, limit)
-        if not begun.locked:
-            stack.enter_context(lock_job(folder.work))
-            if folder.manifest.exists():
-                raise OutputError(
-                    f"{folder.root}: another run began this job a moment ago. Run the same command again "
-                    "to continue it"
-                )
-        begun.check(spec.command, shards, unreadable, fingerprints, bars)
-        unreadable = begun.unreadable() | unreadable
-        _prepare(folder, begun.ledger)
-        if not folder.spec.exists():
-            write_text(folder.spec, spec.dump(), "spec")
-        record = begun.keep(
-            manifest(spec.command, shards, unreadable, fingerprints, limit, dict(dtypes or {}))
-        )
-        if record != begun.manifest:
-            write_json(folder.manifest, record, "manifest")
-        rows = tuple(units(shards, limit))
-        yield Workspace(spec, folder, tuple(shards), unreadable, rows, recipe, begun.ledger, fingerprints)
+    folder, ledger, spec = begun.folder, begun.ledger, recipe.spec
+    shards, unreadable = find_input(spec, only, limit, begun.known_shards(), bars)
+    fingerprints = recipe.fingerprints(shards, limit)
+    begun.check(spec.command, shards, unreadable, fingerprints, bars)
+    unreadable = begun.unreadable() | unreadable
+    record = begun.keep(manifest(spec.command, shards, unreadable, fingerprints, limit, dict(dtypes or {})))
+    left = list(drafts(folder.root.path)) if isinstance(folder.root, DiskLocation) else []
+    if left or not folder.is_finished():
+        ledger.take()
+        ledger.check_parts()
+        for draft in left:
+            draft.unlink(missing_ok=True)
+    ledger.sweep()
+    if not folder.spec.exists():
+        write_text(folder.spec, spec.dump(), "spec", ledger.check)
+    if record != begun.manifest:
+        ledger.record("manifest", sha256=digest(record))
+        write_json(folder.manifest, record, "manifest", ledger.check)
+    rows = tuple(units(shards, limit))
+    return Workspace(spec, folder, tuple(shards), unreadable, rows, recipe, ledger, fingerprints)
 
 
 def find_input(
@@ -150,15 +145,6 @@ def find_input(
     for name, reason in list(unreadable.items())[:_MOST_SHOWN]:
         bars.warn(f"{name} cannot be read and is left out: {reason}")
     return shards, unreadable
-
-
-def _prepare(folder: Folder, ledger: Ledger) -> None:
-    """Make the job's folders and remove what a crash left."""
-    for path in (folder.logs, *(folder.work / stage for stage in STAGES)):
-        path.mkdir(parents=True, exist_ok=True)
-    ledger.open_for_writing()
-    ledger.sweep()
-    remove_temporary(folder.root)
 
 
 def refuse_cleaned(workspace: AnyWorkspace, done: object | None, option: str | None = None) -> None:

@@ -7,10 +7,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from routelmt_batch.atomic import write_atomically, write_json
 from routelmt_batch.corpus.shards import alone, discover, inspect
 from routelmt_batch.corpus.units import read_lines, units
 from routelmt_batch.errors import InputError
+from routelmt_batch.files.write import write_file, write_json
 from routelmt_batch.spec import Columns, Input
 from tests.conftest import COLUMNS, write_shard
 
@@ -135,7 +135,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
         raise OSError("torn")
 
     with pytest.raises(OSError, match="torn"):
-        write_atomically(path, fail, lambda file: None, "report")
+        write_file(path, fail, lambda file: None, "report")
     assert path.read_text() == before
     assert list(tmp_path.iterdir()) == [path]
 

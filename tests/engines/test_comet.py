@@ -75,7 +75,7 @@ def test_scores_and_cut_rows_are_unbabel_comets_own(comet_models, tmp_path, open
                 python=metric.python,
             )
         )
-    with open_engine(Folder(tmp_path)) as engine:
+    with open_engine(Folder.at(str(tmp_path))) as engine:
         assert sum(receipt.part for receipt in engine.run(lanes)) == 60 * len(METRICS)
     samples = {}
     for model, *_ in METRICS.values():
@@ -100,7 +100,7 @@ def test_scores_and_cut_rows_are_unbabel_comets_own(comet_models, tmp_path, open
 
 
 def test_a_node_without_the_environment_is_told(tmp_path, open_engine):
-    with open_engine(Folder(tmp_path)) as engine:
+    with open_engine(Folder.at(str(tmp_path))) as engine:
         engine.check_nodes(str(quality.python()))
         with pytest.raises(UsageError, match=f"quality environment {tmp_path}/none: does not exist"):
             engine.check_nodes(str(tmp_path / "none"))
@@ -173,8 +173,8 @@ def test_a_sentinel_routes_by_a_checkpoint_that_reads_sources(
     settings = Settings(Decimal("0.3"), (f"sentinel={sentinel}",), resamples=50, dtype="float32")
     found = evaluate([str(output / "data")], settings, tmp_path / "evaluation", BARS, open_engine)
     expected = comets(sentinel, [{"src": row["source"], "mt": row["source"]} for row in rows])
-    work = Folder(tmp_path / "evaluation").work / "sentinel"
-    assert Folder(work).ledger().totals(SCORES).sums["cut"] == sum(expected["cut"]) > 0
+    work = tmp_path / "evaluation/_job/sentinel"
+    assert Folder.at(str(work)).ledger().totals(SCORES).sums["cut"] == sum(expected["cut"]) > 0
     scored = [
         (score, row["gain"])
         for score, row in zip(expected["scores"], rows, strict=True)

@@ -89,7 +89,7 @@ def test_kill_9_while_scoring_and_while_translating(make_spec, corpus, tmp_path)
     assert {json.loads(line)["level"] for line in errors.splitlines()} == {"info"}
     assert {part: oracle.digests(output)[part] for part in standing} == standing
     rows = oracle.check(output, corpus, "1")
-    lines = [json.loads(line) for line in (output / "_job/ledger.jsonl").read_text().splitlines()]
+    lines = oracle.log(output)
     translated = sum(
         span[0] for line in lines if line.get("stage") == "translations" for span in line["spans"].values()
     )

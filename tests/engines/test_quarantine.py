@@ -1,7 +1,6 @@
 """Rows that really kill their engine: its process dies by SIGKILL whenever such a row reaches it."""
 
 import contextlib
-import json
 
 import psutil
 import pytest
@@ -58,7 +57,7 @@ def test_rows_that_kill_their_engine_are_found_though_the_actor_that_looks_for_t
     assert told[5] == ("ok", "no_gain"), "without a gain it is the small model's"
     assert {told[row][0] for row in (0, 1, 2, 3)} == {"ok"}
     assert oracle.scores(tmp_path / "out")["a.parquet", 5]["reason"] == "engine_killed"
-    lines = [json.loads(line) for line in (tmp_path / "out/_job/ledger.jsonl").read_text().splitlines()]
+    lines = oracle.log(tmp_path / "out")
     for stage in ("scores", "translations"):
         spans = [span for line in lines if line.get("stage") == stage for span in line["spans"].values()]
         assert sum(rows for rows, *_ in spans) == 6, "every row once"

@@ -151,7 +151,7 @@ def test_a_row_that_the_engine_refuses_fails_alone(tmp_path, open_engine):
     # Longer than the model reads, and the lane lets it through.
     texts = ["I like tea.", "far too long " * 100, "", "I like tea.", None]
     rows = requests({2: "empty", 4: "null"}, source=texts)
-    with open_engine(Folder(tmp_path)) as engine:
+    with open_engine(Folder.at(str(tmp_path))) as engine:
         receipts = list(engine.run([lane(tmp_path, rows, limit_tokens=10_000)]))
     assert sorted(receipt.part for receipt in receipts) == [1, 4]
     assert {receipt.lane for receipt in receipts} == {"small"}
@@ -175,7 +175,7 @@ def test_a_row_that_the_engine_refuses_fails_alone(tmp_path, open_engine):
 def test_an_empty_output_is_an_error_after_its_retries(tmp_path, open_engine):
     everything_ends = tuple(range(2, 8192))
     rows = requests(source=["Hello"])
-    with open_engine(Folder(tmp_path)) as engine:
+    with open_engine(Folder.at(str(tmp_path))) as engine:
         list(engine.run([lane(tmp_path, rows, end_tokens=everything_ends)]))
     (result,) = pq.read_table(tmp_path / "0.parquet").to_pylist()
     assert (result["error"], result["text"]) == ("empty_output", None)

@@ -12,7 +12,6 @@ from routelmt_batch import failpoints
 from routelmt_batch.job.clean import CLEARED, clean
 from routelmt_batch.progress import Bars
 from routelmt_batch.store.folder import Folder
-from routelmt_batch.store.ledger import lock_job
 from tests.cli.test_ending import last_line, two_rows_fail
 
 pytestmark = pytest.mark.usefixtures("no_page")
@@ -28,7 +27,7 @@ def files(folder) -> dict:
 
 
 def work_files(out) -> list:
-    return [path for stage in CLEARED for path in (out / "_job" / stage.name).iterdir()]
+    return [path for stage in CLEARED for path in (out / "_job" / stage.name).glob("*")]
 
 
 def test_work_files_go_and_nothing_else(invoke, make_spec, out):
@@ -40,11 +39,10 @@ def test_work_files_go_and_nothing_else(invoke, make_spec, out):
     assert files(out) == before, "a dry run removes nothing"
     answer = invoke("clean", out)
     assert answer.exit_code == 0 and f"freed {size / 1000:.1f} kB" in answer.stdout
-    after, ledger = files(out), out.joinpath("_job/ledger.jsonl").relative_to(out)
+    after = files(out)
     assert before.keys() - after.keys() == {path.relative_to(out) for path in work}
-    for path in after.keys() - {ledger}:
-        assert path.name == "lock" or after[path] == before[path]
-    assert after[ledger].startswith(before[ledger])
+    assert {path.parent.name for path in after.keys() - before.keys()} == {"log"}
+    assert all(after[path] == before[path] for path in after.keys() & before.keys())
     again = invoke("clean", out)
     assert again.exit_code == 0 and "nothing to clean" in again.stdout and files(out) == after
 
@@ -115,7 +113,9 @@ def test_what_is_no_finished_job_is_refused(invoke, make_spec, out, tmp_path):
 
 def test_a_held_job_is_refused(invoke, make_spec, out):
     invoke("run", make_spec())
-    with lock_job(out / "_job"):
+    ledger = Folder.at(str(out)).ledger()
+    with ledger.writing():
+        ledger.take()
         assert "another run holds this job" in str(invoke("clean", out).exception)
     assert work_files(out)
 
@@ -144,7 +144,7 @@ def test_killed_in_the_midst_it_is_finished_by_the_next(invoke, make_spec, out, 
 
     def child():
         os.environ[failpoints.VARIABLE] = failpoint
-        clean(Folder(out), Bars.none())
+        clean(Folder.at(str(out)), Bars.none())
         os._exit(0)
 
     process = multiprocessing.get_context("fork").Process(target=child)

@@ -159,7 +159,7 @@ def test_what_cannot_be_evaluated_holds(invoke, make_spec, tmp_path):
     other = tmp_path / "other"
     for output in (tmp_path / "out", other):
         assert invoke("run", make_spec(), "--output", output).exit_code == 0
-    job, earlier = (FinishedJob.read(Folder(folder)) for folder in (tmp_path / "out", other))
+    job, earlier = (FinishedJob.read(Folder.at(str(folder))) for folder in (tmp_path / "out", other))
     shutil.rmtree(other / "data")
     judged = Conditions.parse(["psi>0.2"], earlier).judge(job.folder, job.report)
     assert judged.as_json()["fail_if"][0]["holds"] and judged.fail_if[0].value is None

@@ -10,7 +10,6 @@ from decimal import Decimal
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -34,6 +33,7 @@ from routelmt_batch.learning.labelling.label import label
 from routelmt_batch.learning.training.tables import find_tables, read_rows
 from routelmt_batch.progress import Bars
 from routelmt_batch.spec.file import load, load_label
+from routelmt_batch.stages import work
 from routelmt_batch.store import checkpoints
 from tests.conftest import COLUMNS, MODELS, write_shard
 from tests.fake_engine import FakeEngine
@@ -236,12 +236,12 @@ def test_a_part_is_opened_for_its_own_model_alone(spec, engine, tmp_path, monkey
     write_shard(tmp_path / "one" / "a.parquet", ["One.", "Two."], reference=pa.array(["One.", "Two."]))
     opened: Counter[str] = Counter()
 
-    def counting(paths, **arguments):
-        opened.update((Path(path).parent.name, Path(path).name) for path in paths)
-        return dataset(paths, **arguments)
+    def counting(location):
+        opened[location.parent.name, location.name] += 1
+        return usual(location)
 
-    dataset = ds.dataset
-    monkeypatch.setattr("routelmt_batch.stages.work.ds.dataset", counting)
+    usual = work.read_parquet
+    monkeypatch.setattr("routelmt_batch.stages.work.read_parquet", counting)
     run(spec, engine, f"input.uri={tmp_path / 'one'}")
     counts = {stage: [n for (of, _), n in opened.items() if of == stage] for stage, _ in opened}
     assert counts == {"translations": [4, 4], "quality": [1, 1]}

@@ -26,7 +26,7 @@ def run(spec: Path, engine: FakeEngine, **options) -> FinishedJob:
     """A job by the made-up engine, to its end."""
     loaded = load(spec)
     flow.run(loaded, flow.Options(**options), BARS, engine.opened)
-    return FinishedJob.read(Folder(Path(loaded.output.uri)))
+    return FinishedJob.read(Folder.at(loaded.output.uri))
 
 
 @pytest.fixture
@@ -88,7 +88,7 @@ def finished(kept, audited, engine, tmp_path) -> FinishedJob:
     """A finished job; run once, copied for each test."""
     if not kept.exists():
         shutil.copytree(run(audited(), engine).folder.root, kept)
-    return FinishedJob.read(Folder(shutil.copytree(kept, tmp_path / "finished")))
+    return FinishedJob.read(Folder.at(str(shutil.copytree(kept, tmp_path / "finished"))))
 
 
 @pytest.fixture
@@ -102,8 +102,8 @@ def ten_thousand(finished) -> FinishedJob:
         large = place % 7
         counts = {"large": large, "small": report["rows_with_gain"] - large}
         copy = {**report, "shard": name, "route": counts, "rows": report["rows"] + place}
-        folder.report(name).write_text(json.dumps(copy))
+        folder.report(name).path.write_text(json.dumps(copy))
         if place < finished.spec.page.shards:
             shutil.copy(folder.data("a.parquet"), folder.data(name))
-    folder.manifest.write_text(json.dumps(manifest | {"shards": [{**line, "name": name} for name in names]}))
+    folder.manifest.path.write_text(json.dumps(manifest | {"shards": [{**line, "name": name} for name in names]}))
     return FinishedJob.read(folder)

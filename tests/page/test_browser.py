@@ -61,7 +61,7 @@ def column(tab: Tab, name: str) -> list[str]:
 
 def test_an_auditor_clicks_through(finished, tab):
     write_page(finished, Page(rows=5))
-    tab.goto(finished.folder.page.as_uri())
+    tab.goto(finished.folder.page.path.as_uri())
     expect(tab.get_by_role("heading", name="test", exact=True)).to_be_visible()
     assert tab.locator("#glance .figure").count() == 10
     assert tab.locator("svg").count() == 2
@@ -90,7 +90,7 @@ def test_an_auditor_clicks_through(finished, tab):
 
 def test_a_shards_view_shows_its_rows_as_they_are(finished, tab):
     write_page(finished, Page(rows=1000))
-    tab.goto(finished.folder.page.as_uri())
+    tab.goto(finished.folder.page.path.as_uri())
     tab.locator("#shard-table").get_by_role("link", name="sub/c.parquet").click()
     expect(tab.locator("#shard .mark")).to_have_text("failures")
     expect(tab.locator("#shard .rows")).to_have_count(3)
@@ -106,7 +106,7 @@ def test_a_shards_view_shows_its_rows_as_they_are(finished, tab):
 
 
 def test_all_of_it_works_by_keyboard(finished, tab):
-    tab.goto(finished.folder.page.as_uri())
+    tab.goto(finished.folder.page.path.as_uri())
     tab.keyboard.press("Tab")
     expect(tab.get_by_role("link", name="Skip to the report")).to_be_focused()
     tab.get_by_label("Name contains").focus()
@@ -126,7 +126,7 @@ def test_all_of_it_works_by_keyboard(finished, tab):
 
 
 def test_it_prints_dark_on_light_with_the_numbers_open(finished, tab):
-    tab.goto(finished.folder.page.as_uri())
+    tab.goto(finished.folder.page.path.as_uri())
     tab.emulate_media(media="print")
     assert tab.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     assert tab.evaluate("getComputedStyle(document.body).color") == "rgb(0, 0, 0)"
@@ -166,7 +166,7 @@ CONTRASTS = """
 def test_every_text_can_be_read_in_light_and_in_dark(finished, tab):
     """4.5 to 1: WCAG's success criterion 1.4.3, level AA."""
     write_page(finished, Page(rows=5))
-    tab.goto(f"{finished.folder.page.as_uri()}#shard=sub/c.parquet")
+    tab.goto(f"{finished.folder.page.path.as_uri()}#shard=sub/c.parquet")
     found = tab.evaluate(CONTRASTS)
     assert len(found) > 100
     assert [one for one in found if one["contrast"] < 4.5] == []
@@ -180,7 +180,7 @@ def test_a_comparison_is_on_the_page(finished, audited, engine, tmp_path, tab):
     other = run(audited(**settings), engine)
     compared = compare(finished, other, 5)
     write_page(finished, finished.spec.page, compared)
-    tab.goto(finished.folder.page.as_uri())
+    tab.goto(finished.folder.page.path.as_uri())
     against = tab.locator("#against")
     expect(against).to_contain_text("Against other night")
     expect(against).to_contain_text(f"{compared['routed']['different']} were routed differently")

@@ -60,7 +60,7 @@ def test_rows_say_what_the_output_says_and_both_models_texts(finished):
 
 
 def test_what_a_clean_up_took_is_left_out(finished):
-    for part in (finished.folder.work / "translations").iterdir():
+    for part in (finished.folder.work / "translations").path.iterdir():
         part.unlink()
     row = next(iter(shown(finished, "a.parquet", 1)["rows"].values()))
     assert row[row["route"]]

@@ -145,7 +145,7 @@ def test_a_page_that_cannot_be_drawn_does_not_fail_the_job(audited, engine, monk
     monkeypatch.setattr(page_module.charts, "budget_curve", broken)
     spec = load(audited())
     outcome = flow.run(spec, flow.Options(), Bars(Console(width=500)), engine.opened)
-    assert outcome.new and flow.Folder(flow.Path(spec.output.uri)).is_finished()
+    assert outcome.new and flow.Folder.at(spec.output.uri).is_finished()
     told = capsys.readouterr().out
     assert "the audit page was not written (RuntimeError)" in told and "secret" not in told
 

@@ -242,12 +242,13 @@ def test_gains_that_are_no_ordinary_numbers(make_spec, corpus, tmp_path, engine,
 
 def test_a_refused_budget_leaves_the_record_as_it_is(make_spec, tmp_path, engine):
     run(make_spec(), engine)
-    names = ("spec.yaml", "manifest.json", "ledger.jsonl", "plan/plan.json")
-    before = {name: (tmp_path / "out/_job" / name).read_bytes() for name in names}
+    work = tmp_path / "out/_job"
+    names = ("spec.yaml", "manifest.json", "plan/plan.json", *map(str, (work / "log").iterdir()))
+    before = {name: (work / name).read_bytes() for name in names}
     with pytest.raises(OutputError):
         run(make_spec(budget__fraction=0.4), engine)
     run(make_spec(), engine)
-    assert {name: (tmp_path / "out/_job" / name).read_bytes() for name in names} == before
+    assert {name: (work / name).read_bytes() for name in names} == before
 
 
 def test_the_settings_that_a_job_goes_on_with_are_on_record(make_spec, tmp_path, engine):

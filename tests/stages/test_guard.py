@@ -211,7 +211,7 @@ def test_a_metric_with_references_needs_their_column(make_spec, engine):
 
 def test_the_guards_record_is_whole_or_not_there(guarded, tmp_path, engine):
     run(guarded(mode="hypothesis", keep_small_above=60), engine)
-    lines = [json.loads(line) for line in (tmp_path / "out/_job/ledger.jsonl").read_text().splitlines()]
+    lines = oracle.log(tmp_path / "out")
     (event,) = [line for line in lines if line.get("event") == "guard"]
     assert event["step"] == "route" and event["parts"]
     decisions = pa.concat_tables(
@@ -221,7 +221,7 @@ def test_the_guards_record_is_whole_or_not_there(guarded, tmp_path, engine):
 
 
 STAGES = ("checks", "quality", "guard", "audit", "audit_translations", "audit_quality")
-KILLS = [f"{stage}.{step}" for stage in STAGES for step in ("write", "rename.after")] + [
+KILLS = [f"{stage}.{step}" for stage in STAGES for step in ("write", "publish.after")] + [
     f"{place}.ledger.{side}" for place in STAGES for side in ("before", "after")
 ]
 EVERYTHING = {
@@ -265,7 +265,7 @@ def test_killed_at_a_guards_commit_it_goes_on(guarded, tmp_path, engine, undistu
 
 def together(folder: Path, stage: str) -> set[str]:
     """Names of parts that an event committed."""
-    lines = [json.loads(line) for line in (folder / "_job/ledger.jsonl").read_text().splitlines()]
+    lines = oracle.log(folder)
     return {part["part"] for line in lines for part in line.get("parts", ()) if part["stage"] == stage}
 
 

@@ -32,9 +32,7 @@ def spec(make_spec) -> Path:
 
 
 def ledger(output: Path, stage: str) -> list[dict]:
-    path = output / "_job/ledger.jsonl"
-    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    return [line for line in lines if line.get("stage") == stage]
+    return [line for line in oracle.log(output) if line.get("stage") == stage]
 
 
 def standing(head: Head, job: object) -> dict:

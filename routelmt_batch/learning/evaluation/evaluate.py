@@ -16,6 +16,7 @@ import numpy as np
 
 from routelmt_batch.engines.lanes import Engine
 from routelmt_batch.errors import OutputError, UsageError
+from routelmt_batch.files.disk import DiskLocation
 from routelmt_batch.job.flow import OpenEngine
 from routelmt_batch.kinds import KINDS, ORACLES, SEVERE_LOSS_GAIN, SMALL_MODEL
 from routelmt_batch.learning.evaluation import guards
@@ -41,7 +42,7 @@ from routelmt_batch.spec import Router as RouterSpec
 from routelmt_batch.stats.measures import Floats
 from routelmt_batch.stats.resampling import default_resamples
 from routelmt_batch.store import checkpoints
-from routelmt_batch.store.folder import Folder
+from routelmt_batch.store.folder import WORK, Folder
 
 
 @dataclass(frozen=True)
@@ -73,10 +74,9 @@ def evaluate(
     made = signatures(found)
     run = Run({}, {})
     if selected.routers or selected.metrics:
-        folder = Folder(out)
-        folder.logs.mkdir(parents=True, exist_ok=True)
+        folder = Folder(DiskLocation(out))
         with open_engine(folder) as engine:
-            run = _run(tables, selected, folder, made, engine, bars)
+            run = _run(tables, selected, out, made, engine, bars)
     qualities = run.qualities(labels, selected.qualities)
     labels.warnings.extend([*_warnings(labels, run, made), *guards.doubts(selected.guarded, qualities)])
     scores = {name: labels.scores[name] for name in settings.score_columns} | run.scores(labels)
@@ -177,20 +177,20 @@ class Run:
 def _run(
     tables: Sequence[str],
     selected: Selected,
-    folder: Folder,
+    out: Path,
     made: Sequence[Signature],
     engine: Engine,
     bars: Bars,
 ) -> Run:
     # Metrics first: they find out whether the quality environment works before a router's model starts.
     measured = {
-        name: measure_tables(tables, selected.metrics[name], routes, folder.work / name, engine, bars, name)
+        name: measure_tables(tables, selected.metrics[name], routes, out / WORK / name, engine, bars, name)
         for name, routes in selected.qualities.measured.items()
     }
     small = {one.models.small.weights for one in made}
     weights = small.pop() if len(small) == 1 else None
     scored = {
-        name: score_tables(tables, router, folder.work / name, weights, engine, bars, name)
+        name: score_tables(tables, router, out / WORK / name, weights, engine, bars, name)
         for name, router in selected.routers.items()
     }
     return Run(scored, measured)

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from routelmt_batch import __version__
-from routelmt_batch.atomic import write_text
 from routelmt_batch.errors import UsageError
+from routelmt_batch.files.write import write_text
 from routelmt_batch.kinds import ORACLES, SEVERE_LOSS_GAIN
 from routelmt_batch.learning.evaluation.contest import MACRO, OVERALL, Contest, Routing, contest, doubts
 from routelmt_batch.learning.evaluation.curves import area, budget_curve, by_percent

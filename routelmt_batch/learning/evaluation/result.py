@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from routelmt_batch.records import Record
+from routelmt_batch.files.record import Record
 from routelmt_batch.stages.job_report import Interval
 
 Metrics = dict[str, Interval]  # by the names of measures.METRICS

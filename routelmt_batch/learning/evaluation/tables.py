@@ -13,11 +13,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from routelmt_batch.corpus.shards import is_text, text_columns
 from routelmt_batch.corpus.units import languages
 from routelmt_batch.errors import InputError, UsageError
+from routelmt_batch.files.location import Location
+from routelmt_batch.files.parquet import parquet_file
 from routelmt_batch.learning.gains import GAIN, OtherGains, gain_of, given_gain, is_number
 from routelmt_batch.learning.gains import QUALITY_LARGE as LARGE
 from routelmt_batch.learning.gains import QUALITY_SMALL as SMALL
@@ -71,20 +72,20 @@ def read_tables(paths: Sequence[Path | str], score_columns: Sequence[str] = ()) 
     return gathered.labels()
 
 
-def _batches(path: Path, columns: list[str]) -> Iterator[pa.RecordBatch]:
+def _batches(path: Location, columns: list[str]) -> Iterator[pa.RecordBatch]:
     try:
-        with pq.ParquetFile(path) as file:
+        with parquet_file(path) as file:
             yield from file.iter_batches(_BATCH_ROWS, columns=columns, use_threads=False)
     except (pa.ArrowException, OSError) as error:
         raise unreadable(path, error) from error
 
 
 def _refuse_twice(tables: Sequence[LabelTable]) -> None:
-    seen: set[Path] = set()
+    seen: set[Location] = set()
     for table in tables:
-        if table.path.resolve() in seen:
+        if table.path.canonical() in seen:
             raise InputError(f"{table.path}: given twice, so its rows would count twice; give it once")
-        seen.add(table.path.resolve())
+        seen.add(table.path.canonical())
 
 
 def _language_columns(texts: Texts) -> list[str]:

@@ -34,7 +34,6 @@ from routelmt_batch.stages.translate import check_fit
 from routelmt_batch.stages.work import UnitWork, work_on
 from routelmt_batch.store.begun import settled, take
 from routelmt_batch.store.folder import Folder
-from routelmt_batch.store.ledger import is_locked
 from routelmt_batch.store.workspace import open_workspace, refuse_cleaned
 
 
@@ -62,11 +61,10 @@ def label(spec: LabelSpec, options: Options, bars: Bars, open_engine: OpenEngine
 
 @contextmanager
 def _open(spec: LabelSpec, options: Options, bars: Bars) -> Iterator[Labelling]:
-    with take(spec) as begun:
+    with take(spec, bars) as begun:
         spec, dtypes = settled(spec, begun, bars, partial(processors, options.address))
         recipe = check_label_models(spec)
-        with open_workspace(begun, recipe, bars, options.shards, options.limit, dtypes) as workspace:
-            yield workspace
+        yield open_workspace(begun, recipe, bars, options.shards, options.limit, dtypes)
 
 
 def unfinished(folder: Folder) -> dict[str, Any]:
@@ -76,7 +74,8 @@ def unfinished(folder: Folder) -> dict[str, Any]:
     unanswered = ledger.totals(TRANSLATIONS).unanswered.total()
     stages["metric"] = [ledger.rows(QUALITY), len(ROUTES) * rows - unanswered]
     stages["assemble"] = [len(current_outputs(ledger)), shards]
-    return {"finished": False, "running": is_locked(folder.work), "command": "label", "stages": stages}
+    running = ledger.log.holder() is not None
+    return {"finished": False, "running": running, "command": "label", "stages": stages}
 
 
 def assemble(workspace: Labelling, bars: Bars) -> None:

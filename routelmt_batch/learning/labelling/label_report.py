@@ -6,8 +6,8 @@ from typing import Any
 
 from pydantic import Field
 
+from routelmt_batch.files.record import Record
 from routelmt_batch.learning.labels import Signature
-from routelmt_batch.records import Record
 from routelmt_batch.rows import UNTRANSLATABLE
 from routelmt_batch.stages.outputs import Report
 

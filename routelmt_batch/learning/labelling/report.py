@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -15,6 +14,7 @@ from routelmt_batch.learning.labelling.label_report import LabelReport
 from routelmt_batch.learning.labelling.recipe import Labelling
 from routelmt_batch.rows import LARGE, QUALITY, SMALL, UNTRANSLATABLE
 from routelmt_batch.stages.tally import direction
+from routelmt_batch.store.folder import read_json
 from routelmt_batch.store.manifest import versions
 
 _SUMS = ("small", "large", "gain", "gain_squared")
@@ -69,7 +69,7 @@ def report(workspace: Labelling) -> LabelReport:
     directions: dict[str, Counter[str]] = {}
     rows = 0
     for shard in workspace.shards:
-        shard_report = json.loads(workspace.folder.report(shard.name).read_text(encoding="utf8"))
+        shard_report = read_json(workspace.folder.report(shard.name))
         rows += shard_report["rows"]
         unlabelled.update(shard_report["unlabelled"])
         for name, counts in shard_report["direction"].items():

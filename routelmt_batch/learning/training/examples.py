@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from routelmt_batch.atomic import write_parquet
 from routelmt_batch.errors import InputError
+from routelmt_batch.files.write import write_parquet
 from routelmt_batch.learning.training.folder import TrainingFolder
 from routelmt_batch.learning.training.report import Prepared
 from routelmt_batch.learning.training.spec import TrainSpec

@@ -8,27 +8,49 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from routelmt_batch.atomic import write_json, write_text
 from routelmt_batch.errors import OutputError
+from routelmt_batch.files.disk import DiskLocation
+from routelmt_batch.files.write import write_json, write_text
 from routelmt_batch.learning.training.spec import TrainSpec
 from routelmt_batch.learning.training.tables import TableFile
 from routelmt_batch.progress import Bars
 from routelmt_batch.routers.card import CARD
 from routelmt_batch.store import checkpoints
-from routelmt_batch.store.folder import OutputFolder
+from routelmt_batch.store.folder import read_json
 from routelmt_batch.store.manifest import changed, changed_versions, versions
 
 # Keys that change the router. The others only change where and how fast it is trained.
 _MEANING = {"target", "method", "lora", "split", "training", "prompt"}
 
 
-class TrainingFolder(OutputFolder):
-    """The paths of a training's output. A JSON file is written when what it describes is complete."""
+@dataclass(frozen=True)
+class TrainingFolder:
+    """The paths of a training's output, on a disk. A JSON file is written when what it describes is done."""
 
-    work_name = "_train"
+    root: Path
+
+    @property
+    def work(self) -> Path:
+        return self.root / "_train"
+
+    @property
+    def logs(self) -> Path:
+        return self.work / "logs"
+
+    @property
+    def manifest(self) -> Path:
+        return self.work / "manifest.json"
+
+    @property
+    def spec(self) -> Path:
+        return self.work / "spec.yaml"
+
+    def read_manifest(self) -> dict[str, Any] | None:
+        return read_json(DiskLocation(self.manifest)) if self.manifest.exists() else None
 
     @property
     def prepared(self) -> Path:

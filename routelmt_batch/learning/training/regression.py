@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from routelmt_batch.records import Record
+from routelmt_batch.files.record import Record
 
 Floats = npt.NDArray[np.floating[Any]]
 BINS = 10

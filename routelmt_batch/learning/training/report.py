@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from routelmt_batch.files.record import Record
 from routelmt_batch.learning.training.folder import TrainingFolder
 from routelmt_batch.learning.training.regression import Measures
-from routelmt_batch.records import Record
 from routelmt_batch.routers.card import Scale
 
 

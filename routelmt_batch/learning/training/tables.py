@@ -14,12 +14,12 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from routelmt_batch.atomic import sha256
 from routelmt_batch.corpus.shards import is_text, text_columns
 from routelmt_batch.corpus.units import languages
 from routelmt_batch.errors import InputError, ModelError
+from routelmt_batch.files.parquet import parquet_file
+from routelmt_batch.files.write import sha256
 from routelmt_batch.learning.gains import (
     QUALITY_SMALL,
     OtherGains,
@@ -174,7 +174,8 @@ def _read(spec: TrainSpec, texts: Texts, file: TableFile, other_gains: OtherGain
     targets, by = _target_columns(file.schema, spec), _split_column(texts, spec)
     given = given_gain(file.schema) if spec.target == "gain" else ()
     columns = dict.fromkeys((*text_columns(texts).values(), *targets, *given, by))
-    table = pq.read_table(file.path, columns=list(columns), partitioning=None)
+    with parquet_file(file.path) as source:
+        table = source.read(list(columns))
     first, *second = (table[name].cast(pa.float64()) for name in targets)
     target = gain_of(first.to_numpy(), second[0].to_numpy()) if second else first.to_numpy()
     for name in given:

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from routelmt_batch.atomic import write_json, write_text
 from routelmt_batch.errors import ModelError
+from routelmt_batch.files.write import write_json, write_text
 from routelmt_batch.interrupts import stop_on_signals
 from routelmt_batch.job.flow import Options, Outcome
 from routelmt_batch.learning.labels import Signature
@@ -25,6 +25,7 @@ from routelmt_batch.learning.training.folder import (
     check_same,
     fingerprint,
 )
+from routelmt_batch.learning.training.lock import lock
 from routelmt_batch.learning.training.regression import measure
 from routelmt_batch.learning.training.report import HeldOut, Prepared, Trained, TrainReport
 from routelmt_batch.learning.training.spec import TrainSpec
@@ -33,7 +34,6 @@ from routelmt_batch.learning.training.tables import check_makers, find_tables, r
 from routelmt_batch.progress import Bars
 from routelmt_batch.stats.measures import FEW_ROWS
 from routelmt_batch.store import checkpoints
-from routelmt_batch.store.ledger import lock_job
 
 
 def train(spec: TrainSpec, options: Options, bars: Bars) -> Outcome[TrainReport]:
@@ -55,7 +55,7 @@ def train(spec: TrainSpec, options: Options, bars: Bars) -> Outcome[TrainReport]
         return Outcome(done, new=False)
     rows = read_rows(spec, files, bars)
     examples.check_sides(rows, spec)
-    with lock_job(folder.work):
+    with lock(folder.work):
         check_same(folder, now, bars)
         prepared = examples.prepare(spec, rows, folder, bars)
         begin(folder, spec, now)

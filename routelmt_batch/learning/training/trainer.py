@@ -21,9 +21,9 @@ from torch.utils.data import Dataset, Sampler
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_pt_utils import get_length_grouped_indices
 
-from routelmt_batch.atomic import write_parquet
 from routelmt_batch.errors import RoutelmtError
 from routelmt_batch.failpoints import reach
+from routelmt_batch.files.write import write_parquet
 from routelmt_batch.learning.training import examples, regressor
 from routelmt_batch.learning.training.folder import TrainingFolder
 from routelmt_batch.learning.training.regression import spearman

@@ -9,7 +9,8 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict
 
-from routelmt_batch.atomic import plain, write_json
+from routelmt_batch.files.location import Location
+from routelmt_batch.files.write import Check, plain, write_json
 
 
 class Record(BaseModel):
@@ -23,14 +24,14 @@ class Record(BaseModel):
         return cls.model_validate(plain(dict(value)))
 
     @classmethod
-    def read(cls, path: Path) -> Self:
+    def read(cls, path: Location | Path) -> Self:
         """The record in a file. Raises ValueError if the file contains something else."""
-        return cls.model_validate(json.loads(path.read_text(encoding="utf8")))
+        return cls.model_validate(json.loads(path.read_bytes()))
 
     def as_json(self) -> dict[str, Any]:
         """The record's JSON value, as `write` writes it."""
         return self.model_dump(mode="json", exclude_unset=True)
 
-    def write(self, path: Path, failpoint: str) -> None:
-        """Write it atomically: see atomic.write_json."""
-        write_json(path, self.as_json(), failpoint)
+    def write(self, path: Location | Path, failpoint: str, check: Check = lambda: None) -> None:
+        """Write it atomically: see files.write.write_json."""
+        write_json(path, self.as_json(), failpoint, check)

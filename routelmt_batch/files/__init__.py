@@ -1,0 +1,1 @@
+"""Files on disks and objects in stores, by path or URI: read, created, and replaced safely."""

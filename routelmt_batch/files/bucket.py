@@ -1,0 +1,273 @@
+"""Objects in stores, by obstore. Each object is written with one conditional request."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import io
+import mmap
+import os
+import re
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO
+
+from routelmt_batch.errors import StoreError
+from routelmt_batch.files.location import Location, Replaced, Stat
+
+SCHEMES = ("s3", "gs", "az")
+# What one request may write: https://docs.aws.amazon.com/AmazonS3/latest/userguide/upload-objects.html
+MOST_BYTES = 5 * 10**9
+_NO_BUCKET = ("NoSuchBucket", "ContainerNotFound")
+_CODE = re.compile(r"<Code>([^<]*)</Code>(?:.*?<Message>([^<]*)</Message>)?", re.DOTALL)
+_MOST_CHARS = 300
+
+
+@dataclass(frozen=True)
+class ObjectLocation(Location):
+    """An object's URI: `root` is scheme and bucket, such as s3://corpus, and `key` the rest."""
+
+    root: str
+    key: str
+
+    def __str__(self) -> str:
+        return f"{self.root}/{self.key}"
+
+    def __truediv__(self, name: str) -> ObjectLocation:
+        return ObjectLocation(self.root, f"{self.key}/{name}".lstrip("/"))
+
+    @property
+    def parent(self) -> ObjectLocation:
+        return ObjectLocation(self.root, self.key.rpartition("/")[0])
+
+    @property
+    def name(self) -> str:
+        return self.key.rpartition("/")[2]
+
+    def relative_to(self, folder: Location) -> PurePosixPath:
+        if not isinstance(folder, ObjectLocation) or folder.root != self.root:
+            raise ValueError(f"{self}: not below {folder}")
+        return PurePosixPath(self.key).relative_to(folder.key)
+
+    def canonical(self) -> ObjectLocation:
+        return self
+
+    @property
+    def _store(self) -> Any:
+        return _store(self.root)
+
+    def stat(self) -> Stat | None:
+        import obstore
+
+        with contextlib.suppress(FileNotFoundError), self._explained():
+            return _stat(obstore.head(self._store, self.key))
+        return None
+
+    def is_folder(self) -> bool:
+        return next(self._listed(), None) is not None
+
+    def nearest(self) -> ObjectLocation:
+        return self
+
+    def below(self) -> Iterator[ObjectLocation]:
+        return (ObjectLocation(self.root, meta["path"]) for meta in self._listed())
+
+    def _listed(self) -> Iterator[Any]:
+        import obstore
+
+        with self._explained():
+            for page in obstore.list(self._store, prefix=self.key or None):
+                yield from page
+
+    def names(self) -> list[str]:
+        import obstore
+
+        with self._explained():
+            found = obstore.list_with_delimiter(self._store, prefix=self.key or None)
+        paths = [*found["common_prefixes"], *(meta["path"] for meta in found["objects"])]
+        return sorted(path.rpartition("/")[2] for path in paths)
+
+    def read_bytes(self) -> bytes:
+        import obstore
+
+        with self._explained():
+            return bytes(obstore.get(self._store, self.key).bytes())
+
+    def open(self, version: str | None = None) -> BinaryIO:
+        now = self.stat()
+        if now is None:
+            raise FileNotFoundError(str(self))
+        if version is not None and now.version != version:
+            raise Replaced(f"{self}: changed since it was read")
+        return io.BufferedReader(_Ranges(self, now))
+
+    def create(self, data: bytes) -> None:
+        self._put(data, None)
+
+    @contextmanager
+    def draft(self) -> Iterator[Path]:
+        with tempfile.TemporaryDirectory(prefix="routelmt-") as folder:
+            yield Path(folder, "draft")
+
+    def publish(self, draft: Path, over: Stat | None) -> None:
+        size = draft.stat().st_size
+        if size > MOST_BYTES:
+            raise StoreError(
+                f"{self}: {size:,} bytes, and one request writes {MOST_BYTES:,} at most. Split the "
+                "input into smaller shards, and start a new job"
+            )
+        with open(draft, "rb") as file:
+            # Mapped, not read: the file's pages need no memory that the system could not take back.
+            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b""
+            self._put(data, over)
+
+    def _put(self, data: bytes | mmap.mmap, over: Stat | None) -> None:
+        import obstore
+        from obstore.exceptions import AlreadyExistsError, PreconditionError
+
+        mode: Any = "create" if over is None else {"e_tag": over.version, "version": over.id or None}
+        try:
+            with self._explained():
+                obstore.put(self._store, self.key, data, mode=mode)
+        except (AlreadyExistsError, PreconditionError):
+            # A request that was carried out but not answered is sent again, and then meets its own object.
+            if not self._holds(data):
+                raise Replaced(
+                    f"{self}: {'exists already' if over is None else 'changed since it was read'}"
+                ) from None
+
+    def _holds(self, data: bytes | mmap.mmap) -> bool:
+        now = self.stat()
+        if now is None or now.bytes != len(data):
+            return False
+        with self.open(now.version) as file:
+            position = 0
+            while block := file.read(1 << 20):
+                if data[position : position + len(block)] != block:
+                    return False
+                position += len(block)
+        return True
+
+    def remove(self, only: Stat | None = None) -> None:
+        import obstore
+
+        # Stores cannot remove on a condition: see "What a store must do" in the guide.
+        if only is not None and self.stat() != only:
+            raise Replaced(f"{self}: changed since it was read")
+        with contextlib.suppress(FileNotFoundError), self._explained():
+            obstore.delete(self._store, self.key)
+
+    def range(self, version: str, start: int, end: int) -> bytes:
+        """Bytes [start, end) of the object. Raises Replaced if it is no longer this version."""
+        import obstore
+        from obstore.exceptions import PreconditionError
+
+        try:
+            with self._explained():
+                answer = obstore.get(
+                    self._store, self.key, options={"if_match": version, "range": (start, end)}
+                )
+                return bytes(answer.bytes())
+        except PreconditionError:
+            raise Replaced(f"{self}: changed since it was read") from None
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Raises StoreError for what a store refuses; missing and changed objects are the caller's."""
+        from obstore.exceptions import (
+            AlreadyExistsError,
+            BaseError,
+            PermissionDeniedError,
+            PreconditionError,
+            UnauthenticatedError,
+        )
+
+        try:
+            yield
+        except (AlreadyExistsError, PreconditionError):
+            raise
+        except FileNotFoundError as error:
+            if not any(code in str(error) for code in _NO_BUCKET):
+                raise FileNotFoundError(str(self)) from None
+            raise StoreError(f"{self}: no such bucket ({_reason(error)}). Check its name") from None
+        except (PermissionDeniedError, UnauthenticatedError) as error:
+            raise StoreError(
+                f"{self}: the store denies access ({_reason(error)}). Check the credentials, and that their "
+                "role may read and write below this prefix"
+            ) from None
+        except BaseError as error:
+            raise StoreError(
+                f"{self}: the store did not do it ({_reason(error)}). Nothing committed is lost: check the "
+                "store and its settings, and run the same command again"
+            ) from None
+
+
+class _Ranges(io.RawIOBase):
+    """An object as a file; every read is a request for this version."""
+
+    def __init__(self, location: ObjectLocation, stat: Stat) -> None:
+        self._location, self._stat, self._position = location, stat, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._stat.bytes}[whence]
+        self._position = start + offset
+        return self._position
+
+    def tell(self) -> int:
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        end = min(self._position + len(buffer), self._stat.bytes)
+        if end <= self._position:
+            return 0
+        data = self._location.range(self._stat.version, self._position, end)
+        buffer[: len(data)] = data
+        self._position += len(data)
+        return len(data)
+
+
+def _stat(meta: Any) -> Stat:
+    return Stat(meta["size"], meta["e_tag"] or "", meta["version"] or "")
+
+
+def _reason(error: Exception) -> str:
+    """What a store answered: its code and message, without the request, which may name credentials."""
+    text = str(error)
+    if found := _CODE.search(text):
+        return ": ".join(part for part in found.groups() if part)[:_MOST_CHARS]
+    return " ".join(text.split("\n\n")[0].split())[:_MOST_CHARS]
+
+
+@functools.cache
+def _store(root: str) -> Any:
+    """The client of a bucket. Endpoint, region and credentials are the environment's."""
+    import obstore.store
+
+    return obstore.store.from_url(
+        root,
+        client_options={
+            "timeout": timedelta(minutes=30),  # a large shard on a slow line
+            "read_timeout": timedelta(seconds=60),
+            "allow_http": _is_plain(os.environ),
+        },
+        retry_config={"retry_timeout": timedelta(minutes=3)},
+    )
+
+
+def _is_plain(environ: Mapping[str, str]) -> bool:
+    """Whether the environment asks for HTTP without TLS, as for a store on this machine."""
+    endpoints = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT", "AZURE_STORAGE_ENDPOINT")
+    allowed = ("AWS_ALLOW_HTTP", "AZURE_ALLOW_HTTP", "GOOGLE_ALLOW_HTTP")
+    return any(environ.get(name, "").startswith("http://") for name in endpoints) or any(
+        environ.get(name, "").lower() in ("1", "true") for name in allowed
+    )

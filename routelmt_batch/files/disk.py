@@ -1,0 +1,202 @@
+"""Files on disks, written so that they survive a power cut and so that no late writer overwrites them."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
+
+from routelmt_batch.errors import DiskFull, OutputError, RoutelmtError
+from routelmt_batch.failpoints import reach
+from routelmt_batch.files.location import Location, Replaced, Stat
+
+DRAFT = ".routelmt-tmp"
+_PATIENCE_S = 30.0
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+
+
+@dataclass(frozen=True)
+class DiskLocation(Location):
+    """A path on a disk. Files are created with link(2), which fails if the name is taken."""
+
+    path: Path
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+    def __truediv__(self, name: str) -> DiskLocation:
+        return DiskLocation(self.path / name)
+
+    @property
+    def parent(self) -> DiskLocation:
+        return DiskLocation(self.path.parent)
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    def relative_to(self, folder: Location) -> PurePosixPath:
+        if not isinstance(folder, DiskLocation):
+            raise ValueError(f"{self}: not below {folder}")
+        return PurePosixPath(self.path.relative_to(folder.path))
+
+    def canonical(self) -> DiskLocation:
+        return DiskLocation(self.path.resolve())
+
+    def stat(self) -> Stat | None:
+        try:
+            return _stat(self.path.stat()) if self.path.is_file() else None
+        except FileNotFoundError:
+            return None
+
+    def is_folder(self) -> bool:
+        return self.path.is_dir()
+
+    def nearest(self) -> DiskLocation:
+        above = (self.path, *self.path.resolve().parents)
+        return DiskLocation(next(path for path in above if path.is_dir()))
+
+    def below(self) -> Iterator[DiskLocation]:
+        return (DiskLocation(path) for path in self.path.rglob("*") if path.is_file())
+
+    def names(self) -> list[str]:
+        return sorted(path.name for path in self.path.iterdir()) if self.path.is_dir() else []
+
+    def read_bytes(self) -> bytes:
+        return self.path.read_bytes()
+
+    def open(self, version: str | None = None) -> BinaryIO:
+        file = open(self.path, "rb")  # noqa: SIM115 - the caller closes it
+        if version is not None and _stat(os.fstat(file.fileno())).version != version:
+            file.close()
+            raise Replaced(f"{self}: changed since it was read")
+        return file
+
+    def create(self, data: bytes) -> None:
+        with self.draft() as draft:
+            draft.write_bytes(data)
+            self.publish(draft, None)
+
+    @contextmanager
+    def draft(self) -> Iterator[Path]:
+        _make_folder(self.path.parent)
+        draft = self.path.with_name(f".{self.path.name}.{uuid.uuid4().hex}{DRAFT}")
+        try:
+            yield draft
+        except OSError as error:
+            if error.errno in _FULL:
+                raise _disk_full(self.path) from error
+            raise
+        finally:
+            draft.unlink(missing_ok=True)
+
+    def publish(self, draft: Path, over: Stat | None) -> None:
+        sync(draft)
+        reach("disk.synced")
+        if over is None:
+            try:
+                os.link(draft, self.path)
+            except FileExistsError:
+                raise Replaced(f"{self}: exists already") from None
+            except OSError as error:
+                if error.errno not in _NO_LINKS:
+                    raise
+                raise OutputError(
+                    f"{self.path.parent}: this file system has no hard links ({error.strerror}), and without "
+                    "them two runs could overwrite each other's files. Give an output on another disk or in "
+                    "an object store"
+                ) from None
+        else:
+            with self._unchanged(over):
+                draft.replace(self.path)
+        reach("disk.named")
+        sync(self.path.parent)
+
+    def remove(self, only: Stat | None = None) -> None:
+        if only is None:
+            self.path.unlink(missing_ok=True)
+            return
+        with self._unchanged(only):
+            self.path.unlink()
+        sync(self.path.parent)
+
+    @contextmanager
+    def _unchanged(self, before: Stat) -> Iterator[None]:
+        """Hold the file itself while it is compared and replaced, because a disk cannot do both at once.
+
+        A process that is stopped in between keeps the others waiting, and overwrites nothing.
+        """
+        try:
+            file = open(self.path, "r+b")  # noqa: SIM115
+        except FileNotFoundError:
+            raise Replaced(f"{self}: was removed since it was read") from None
+        with file:
+            _lock(file, self.path)
+            now = self.stat()
+            if now != before or now != _stat(os.fstat(file.fileno())):
+                raise Replaced(f"{self}: changed since it was read")
+            yield
+
+
+def _stat(found: os.stat_result) -> Stat:
+    return Stat(found.st_size, f"{found.st_mtime_ns:x}", f"{found.st_ino:x}")
+
+
+def _lock(file: BinaryIO, path: Path) -> None:
+    until = time.monotonic() + _PATIENCE_S
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > until:
+                raise RoutelmtError(
+                    f"{path}: another process has been replacing it for {_PATIENCE_S:.0f} seconds and seems "
+                    "to be stopped. End that process, then run the same command again"
+                ) from None
+            time.sleep(0.05)
+        except OSError:  # a file system without locks; what is left is the comparison
+            return
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a folder and those above it, durably."""
+    missing = [folder, *folder.parents]
+    missing = missing[: next((i for i, path in enumerate(missing) if path.is_dir()), len(missing))]
+    for path in reversed(missing):
+        with contextlib.suppress(FileExistsError):
+            path.mkdir()
+        sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """fsync a file or a folder."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def drafts(folder: Path) -> Iterator[Path]:
+    """The drafts that killed processes left below a folder."""
+    return folder.rglob(f".*.{'[0-9a-f]' * 32}{DRAFT}")
+
+
+def _disk_full(path: Path) -> DiskFull:
+    return DiskFull(
+        f"no space left on the disk of {path.parent}; nothing committed is lost. "
+        "Free space and run the same command again"
+    )

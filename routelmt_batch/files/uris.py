@@ -1,0 +1,41 @@
+"""Paths and URIs as an operator writes them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+from routelmt_batch.errors import UsageError
+from routelmt_batch.files.bucket import SCHEMES, ObjectLocation
+from routelmt_batch.files.disk import DiskLocation
+from routelmt_batch.files.location import Location
+
+_URI = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/]*)/*(.*)", re.DOTALL)
+
+
+def locate(uri: str) -> Location:
+    """The location of a path, or of a file://, s3://, gs:// or az:// URI (az://CONTAINER/KEY).
+
+    Raises:
+        UsageError: another scheme, or a URI without a bucket.
+    """
+    if not (match := _URI.fullmatch(uri)):
+        return DiskLocation(Path(uri))
+    scheme, bucket, key = match[1].lower(), match[2], match[3].rstrip("/")
+    if scheme == "file" and bucket in ("", "localhost"):
+        return DiskLocation(Path(url2pathname(urlsplit(uri).path)))
+    if scheme not in SCHEMES:
+        raise UsageError(
+            f"{uri}: give a path, or a URI that begins with file:// or {'://, '.join(SCHEMES)}://"
+        )
+    if not bucket or "@" in bucket:
+        raise UsageError(f"{uri}: give {scheme}://BUCKET/KEY; credentials are taken from the environment")
+    return ObjectLocation(f"{scheme}://{bucket}", key)
+
+
+def is_remote(uri: str) -> bool:
+    """Whether this is the URI of an object store or a hub, which no working folder changes."""
+    match = _URI.fullmatch(uri)
+    return match is not None and match[1].lower() != "file"

@@ -1,0 +1,314 @@
+"""A job's commit log: numbered segments that are created once and never changed, on a disk or in a store.
+
+One process writes. It takes the log by creating the next segment under a new epoch; whoever had it before
+cannot create that number any more, and stops. A segment is JSON lines: a header with its number, its epoch,
+its writer and the SHA-256 of the segment before; records; and the SHA-256 of its own lines. Each 64 segments
+are also written as one, and 64 of these again, so that a long log opens quickly.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import psutil
+
+from routelmt_batch.errors import OutputError, RoutelmtError, WorkChanged
+from routelmt_batch.files.location import Location, Replaced
+
+Record = dict[str, Any]
+
+# An idle writer adds a sign of life this often; without one for so long, another may take the log.
+SIGN_OF_LIFE_S = 10.0
+LEASE_S = 30.0
+_TOGETHER = 64  # segments in a compacted one
+_LEVELS = 3
+_FORMAT = 1
+_writing: set[str] = set()  # logs that this process writes
+
+
+class TakenOver(RoutelmtError):
+    """Another process has taken the job; what this one does from now on does not count."""
+
+
+@dataclass(frozen=True)
+class Writer:
+    """A process that writes a log. `since` is when it began, in seconds since 1970."""
+
+    host: str
+    pid: int
+    since: float
+
+    @classmethod
+    def this(cls) -> Writer:
+        return cls(socket.gethostname(), os.getpid(), round(psutil.Process().create_time(), 2))
+
+    def __str__(self) -> str:
+        began = datetime.fromtimestamp(self.since, UTC).isoformat(timespec="seconds")
+        return f"process {self.pid} on {self.host}, begun {began}"
+
+    def is_dead(self) -> bool:
+        """Whether it ran on this host and has ended. Of other hosts this is not known."""
+        if self.host != socket.gethostname():
+            return False
+        try:
+            return bool(abs(psutil.Process(self.pid).create_time() - self.since) > 1)
+        except psutil.NoSuchProcess:
+            return True
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One or, compacted, several segments: their records, and the last one's header."""
+
+    first: int
+    last: int
+    epoch: int
+    writer: Writer
+    at: str
+    previous: str  # SHA-256 of the segment before `first`; empty for the first of all
+    records: tuple[Record, ...]
+    sha256: str  # of the last segment
+
+    @property
+    def released(self) -> bool:
+        """Whether its writer has ended its work."""
+        return bool(self.records) and self.records[-1].get("event") == "released"
+
+
+class Log:
+    """The log in a folder. Reading needs no lock: segments never change.
+
+    Not thread-safe.
+    """
+
+    def __init__(self, folder: Location) -> None:
+        self.folder = folder
+        self.last: Segment | None = None
+        self.epoch = 0  # this process's own; 0 while it only reads
+        self._recent: list[Segment] = []
+
+    @property
+    def next(self) -> int:
+        return self.last.last + 1 if self.last else 0
+
+    def read(self) -> Iterator[Record]:
+        """The records that were added since the last call.
+
+        Raises:
+            WorkChanged: a segment is damaged or missing.
+        """
+        while segment := self._read_next():
+            yield from self._accept(segment)
+
+    def _accept(self, segment: Segment) -> tuple[Record, ...]:
+        before = self.last
+        if before and (segment.previous != before.sha256 or segment.epoch < before.epoch):
+            raise self._damaged(
+                self._path(segment.first, 0),
+                "does not follow from the one before: one of them was replaced",
+            )
+        self.last = segment
+        return segment.records
+
+    def _read_next(self) -> Segment | None:
+        for level in reversed(range(_LEVELS)):
+            if self.next % _TOGETHER**level == 0:
+                path = self._path(self.next, level)
+                try:
+                    data = path.read_bytes()
+                except FileNotFoundError:
+                    continue
+                return self._decode(path, data)
+        return None
+
+    def check_complete(self) -> None:
+        """Raises WorkChanged if there are segments after the last one read, so that one is missing."""
+        numbers = [int(name[:10]) for name in self.folder.names() if name[:10].isdigit()]
+        if any(number > self.next for number in numbers) and not self._path(self.next, 0).exists():
+            raise self._damaged(self._path(self.next, 0), "is missing, although later ones exist")
+
+    def take(self) -> None:
+        """Make this process the writer, under the next epoch.
+
+        Raises:
+            OutputError: another process took the log since it was read.
+        """
+        before = self.last.epoch if self.last else 0
+        self.epoch = before + 1
+        try:
+            self.add([{"event": "epoch", "epoch": self.epoch, "after": self.next - 1}])
+        except TakenOver:
+            self.epoch = 0
+            raise OutputError(
+                f"{self.folder.parent.parent}: another run began this job a moment ago "
+                f"({self.last and self.last.writer}). When it has ended, the same command continues the job"
+            ) from None
+        _writing.add(str(self.folder))
+
+    def add(self, records: Sequence[Record]) -> None:
+        """Add records durably, all or none, as one segment.
+
+        Raises:
+            TakenOver: another process created this segment first.
+        """
+        number = self.next
+        header = {
+            "format": _FORMAT,
+            "first": number,
+            "last": number,
+            "epoch": self.epoch,
+            "writer": asdict(Writer.this()),
+            "at": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            "previous": self.last.sha256 if self.last else "",
+        }
+        path, data = self._path(number, 0), _encode(header, records)
+        try:
+            path.create(data)
+        except Replaced:
+            raise self._taken_over() from None
+        self.last = self._decode(path, data)
+        self._compact(self.last)
+
+    def check(self) -> None:
+        """Raises TakenOver if another process has taken the log."""
+        if self._path(self.next, 0).exists():
+            raise self._taken_over()
+
+    def _taken_over(self) -> TakenOver:
+        for _ in self.read():
+            pass
+        return TakenOver(
+            f"{self.folder.parent.parent}: this job was taken over by {self.last and self.last.writer}. "
+            "This run stops; what it committed before counts, and nothing after it"
+        )
+
+    def release(self) -> None:
+        """End this process's work, so that the next one need not wait for it."""
+        self.add([{"event": "released"}])
+        self.close()
+
+    def close(self) -> None:
+        """End this process's work without a record of it."""
+        self.epoch = 0
+        _writing.discard(str(self.folder))
+
+    def _compact(self, segment: Segment) -> None:
+        """Write the last 64 segments as one where 64 are complete; it replaces no reading of the others."""
+        self._recent.append(segment)
+        self._recent = self._recent[-_TOGETHER:]
+        if segment.last % _TOGETHER != _TOGETHER - 1:
+            return
+        for level in range(1, _LEVELS):
+            first = segment.last + 1 - _TOGETHER**level
+            if (segment.last + 1) % _TOGETHER**level:
+                return
+            parts = self._parts(first, level)
+            if parts is None:
+                return
+            header = {
+                "format": _FORMAT,
+                "first": first,
+                "last": segment.last,
+                "epoch": segment.epoch,
+                "writer": asdict(segment.writer),
+                "at": segment.at,
+                "previous": parts[0].previous,
+                "sha256": segment.sha256,
+            }
+            kept = [record for part in parts for record in part.records if record.get("event") != "alive"]
+            try:
+                self._path(first, level).create(_encode(header, kept))
+            except Replaced:
+                return
+
+    def _parts(self, first: int, level: int) -> list[Segment] | None:
+        """The segments of the level below that a compacted one contains."""
+        step = _TOGETHER ** (level - 1)
+        recent = {segment.first: segment for segment in self._recent} if level == 1 else {}
+        parts = []
+        for number in range(first, first + _TOGETHER**level, step):
+            path = self._path(number, level - 1)
+            try:
+                parts.append(recent.get(number) or self._decode(path, path.read_bytes()))
+            except FileNotFoundError:  # its writer was killed before it was compacted
+                return None
+        return parts
+
+    def holder(
+        self, patience_s: float = 0.0, tell: Callable[[Writer], None] = lambda writer: None
+    ) -> Writer | None:
+        """Who writes the log now; None if nobody does.
+
+        A writer of this host whose process has ended holds nothing. Of another, a sign of life is awaited:
+        clocks of two hosts are not compared.
+
+        Args:
+            patience_s: how long to wait for it. With 0 a sign of the last minute counts, by the clocks.
+        """
+        if not self.last or self._is_free(self.last):
+            return None
+        writer, seen = self.last.writer, self.last.last
+        if not patience_s:
+            age = datetime.now(UTC) - datetime.fromisoformat(self.last.at)
+            return writer if age.total_seconds() < 2 * LEASE_S else None
+        tell(writer)
+        until = time.monotonic() + patience_s
+        while time.monotonic() < until:
+            time.sleep(min(0.5, patience_s))
+            for _ in self.read():
+                pass
+            if self._is_free(self.last):
+                return None
+            if self.last.last > seen:
+                return self.last.writer
+        return None
+
+    def _is_free(self, last: Segment) -> bool:
+        ours = last.writer == Writer.this() and str(self.folder) not in _writing
+        return last.released or ours or last.writer.is_dead()
+
+    def _path(self, number: int, level: int) -> Location:
+        name = f"{number:010d}" if not level else f"{number:010d}-{number + _TOGETHER**level - 1:010d}"
+        return self.folder / f"{name}.jsonl"
+
+    def _decode(self, path: Location, data: bytes) -> Segment:
+        body, _, last = data.rstrip(b"\n").rpartition(b"\n")
+        body += b"\n"
+        digest = hashlib.sha256(body).hexdigest()
+        try:
+            whole = json.loads(last)["sha256"] == digest
+            header, *records = map(json.loads, body.splitlines())
+        except (ValueError, KeyError, TypeError):
+            whole = False
+        if not whole:
+            raise self._damaged(path, "is damaged: its checksum does not match")
+        return Segment(
+            header["first"],
+            header["last"],
+            header["epoch"],
+            Writer(**header["writer"]),
+            header["at"],
+            header["previous"],
+            tuple(records),
+            header.get("sha256") or digest,
+        )
+
+    def _damaged(self, path: Location, what: str) -> WorkChanged:
+        return WorkChanged(
+            f"{path}: this segment of the job's log {what}. What was committed in it and after it is not "
+            "known. Restore the file, or start a new job with another --output"
+        )
+
+
+def _encode(header: Mapping[str, Any], records: Sequence[Record]) -> bytes:
+    lines = [json.dumps(line, ensure_ascii=False) for line in (header, *records)]
+    body = "".join(f"{line}\n" for line in lines).encode()
+    return body + f'{{"sha256": "{hashlib.sha256(body).hexdigest()}"}}\n'.encode()
