@@ -8,10 +8,15 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
+from routelmt_batch.errors import UsageError
+from routelmt_batch.files.uris import locate
 
-def _is_a_path(uri: str) -> str:
-    if "://" in uri:
-        raise ValueError("object stores are not read or written yet: give a path, such as a mount")
+
+def _is_located(uri: str) -> str:
+    try:
+        locate(uri)
+    except UsageError as error:
+        raise ValueError(str(error).removeprefix(f"{uri}: ")) from None
     return uri
 
 
@@ -40,7 +45,7 @@ def _calibrated_or_finite(value: object) -> object:
 
 
 # The title describes the type in docs/pages/spec-reference.md.
-Uri = Annotated[str, AfterValidator(_is_a_path), Field(title="path")]
+Uri = Annotated[str, AfterValidator(_is_located), Field(title="path or URI")]
 Language = Annotated[str, Field(title="language code")]
 Fraction = Annotated[
     Decimal, BeforeValidator(_exact), Field(title="fraction, 0 to 1", ge=0, le=1, allow_inf_nan=False)
