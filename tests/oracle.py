@@ -35,8 +35,8 @@ def log(output: Path) -> list[dict]:
     """The records of a job's log, in order; fails if a segment is damaged or does not follow from the others."""
     records, previous, epoch = [], "", 0
     for number, path in enumerate(sorted((output / "_job/log").glob("[0-9]" * 10 + ".jsonl"))):
-        *lines, last = path.read_text().splitlines(keepends=True)
-        digest = hashlib.sha256("".join(lines).encode()).hexdigest()
+        *lines, last = path.read_bytes().splitlines(keepends=True)
+        digest = hashlib.sha256(b"".join(lines)).hexdigest()
         header = json.loads(lines[0])
         assert json.loads(last) == {"sha256": digest}, f"{path} is not what was written"
         assert path.name == f"{number:010d}.jsonl" and header["previous"] == previous, path

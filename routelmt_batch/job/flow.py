@@ -244,7 +244,7 @@ def _budget(recipe: JobRecipe, rows: int) -> str:
 
 
 def _state(folder: Folder, begun: Begun) -> str:
-    if begun.ledger.log.holder():
+    if begun.ledger.log.holder:
         return "another run holds it"
     if folder.is_finished():
         return "finished: a run would do nothing"
@@ -255,7 +255,7 @@ def unfinished(folder: Folder) -> dict[str, Any]:
     """An unfinished job's progress, and whether a process works on it."""
     return {
         "finished": False,
-        "running": folder.ledger().log.holder() is not None,
+        "running": folder.ledger().log.holder is not None,
         "command": "run",
         "stages": progress(folder),
     }

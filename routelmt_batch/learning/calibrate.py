@@ -63,7 +63,7 @@ def calibrate(
         unscored = np.isnan(scored.scores)
         calibration = thresholds(scored.scores[~unscored], fractions, traffic_rows)
     except UsageError:
-        if not Folder(DiskLocation(scores)).ledger().log.holder():  # else another calibration uses them
+        if not Folder(DiskLocation(scores)).ledger().log.holder:  # else another calibration uses them
             shutil.rmtree(folder / "_calibrate", ignore_errors=True)
         raise
     for warning in scored.router.doubts(router, scored.directions):

@@ -6,9 +6,10 @@ It holds names, row ranges and counts, but no row's contents.
 
 from __future__ import annotations
 
-import _thread
 import contextlib
 import json
+import math
+import signal
 import threading
 import time
 from collections import Counter, defaultdict
@@ -22,12 +23,13 @@ from routelmt_batch.failpoints import reach
 from routelmt_batch.files.location import Location
 from routelmt_batch.files.write import sha256
 from routelmt_batch.rows import STAGES, UNTRANSLATABLE, Stage
-from routelmt_batch.store.log import LEASE_S, SIGN_OF_LIFE_S, Log, Writer
+from routelmt_batch.store.log import LEASE_S, SIGN_OF_LIFE_S, Log, TakenOver
 from routelmt_batch.threads import Stop, each
 
 # Commits of a moment travel together: after this many seconds, or so many of them.
 _GROUP_S = 1.0
 _GROUP = 256
+_LOOK_S = 0.5
 _OF_LOG = ("epoch", "alive", "released")
 
 
@@ -159,18 +161,26 @@ class Ledger:
             self.log.close()
 
     def _refuse_if_held(self, tell: Callable[[str], None]) -> None:
-        def waiting(writer: Writer) -> None:
-            tell(
-                f"waiting up to {LEASE_S:.0f} s for a sign of life of {writer}, which began to write this job"
-            )
-
-        if holder := self.log.holder(LEASE_S, waiting):
-            raise OutputError(f"{self.folder.parent}: another run holds this job ({holder})")
-        self.catch_up()
+        """Await a sign of life of the job's last writer: the clocks of two hosts are not compared."""
+        if not self.log.writer:
+            return
+        tell(f"waiting up to {LEASE_S:.0f} s for a sign of life of {self.log.writer}, which holds this job")
+        seen, until = self.log.next, time.monotonic() + LEASE_S
+        while (writer := self.log.writer) and time.monotonic() < until:
+            if self.log.next > seen:
+                raise OutputError(f"{self.folder.parent}: another run holds this job ({writer})")
+            time.sleep(_LOOK_S)
+            self.catch_up()
 
     def take(self) -> None:
-        """Make this process the job's writer, if it is not yet."""
+        """Make this process the job's writer, if it is not yet.
+
+        Raises:
+            TakenOver: it was, and another process has taken the job since.
+        """
         with self._lock:
+            if self._failure:
+                raise self._failure
             if not self.epoch:
                 self.log.check_complete()
                 self.log.take()
@@ -188,7 +198,7 @@ class Ledger:
                         self._add([{"event": "alive"}])
             except Exception as error:
                 self._failure = error
-                _thread.interrupt_main()
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
                 return
 
     def check_parts(self) -> None:
@@ -212,14 +222,17 @@ class Ledger:
 
     def sweep(self) -> None:
         """Remove what a crash left: parts of earlier runs that were written and never committed."""
+        if not any(self.unnamed().values()):
+            return
+        self.take()
         for path in (path for paths in self.unnamed().values() for path in paths):
-            self.take()
             reach("sweep")
             path.remove()
 
     def unnamed(self, leaving_out: Collection[Stage] = ()) -> dict[str, list[Location]]:
         """Parts of earlier runs that the ledger does not name, by stage; every part of the stages in
-        `leaving_out`."""
+        `leaving_out`. Parts of a later run are never among them: this process may have been replaced."""
+        epoch = self.epoch or math.inf
         names = {
             name: {entry.part for entry in self._parts[name] if stage not in leaving_out}
             for name, stage in STAGES.items()
@@ -229,7 +242,7 @@ class Ledger:
                 (
                     path
                     for path in (self.folder / stage).below()
-                    if path.name not in names[stage] and _epoch_of(path.name) != self.epoch
+                    if path.name not in names[stage] and _epoch_of(path.name) < epoch
                 ),
                 key=str,
             )
@@ -286,8 +299,6 @@ class Ledger:
         reach(f"{failpoint}.ledger.before")
         line = json.loads(json.dumps(line))
         with self._lock:
-            if self._failure:
-                raise self._failure
             self.take()
             self._waiting.append((failpoint, line))
             self._take(line)
@@ -307,7 +318,11 @@ class Ledger:
                 reach(f"{failpoint}.ledger.after")
 
     def _add(self, lines: Sequence[dict[str, Any]]) -> None:
-        self.log.add(lines)
+        try:
+            self.log.add(lines)
+        except Exception as error:
+            self._failure = error  # no later commit may succeed after one that did not
+            raise
         self._written_at = time.monotonic()
 
     def check(self) -> None:
@@ -319,7 +334,11 @@ class Ledger:
         with self._lock:
             self.take()
             self.flush()
-            self.log.check()
+            try:
+                self.log.check()
+            except TakenOver as error:
+                self._failure = error
+                raise
 
     @property
     def has_parts(self) -> bool:

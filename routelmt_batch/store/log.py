@@ -8,12 +8,12 @@ are also written as one, and 64 of these again, so that a long log opens quickly
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
 import socket
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -48,7 +48,7 @@ class Writer:
 
     @classmethod
     def this(cls) -> Writer:
-        return cls(socket.gethostname(), os.getpid(), round(psutil.Process().create_time(), 2))
+        return _writer(os.getpid())
 
     def __str__(self) -> str:
         began = datetime.fromtimestamp(self.since, UTC).isoformat(timespec="seconds")
@@ -59,7 +59,9 @@ class Writer:
         if self.host != socket.gethostname():
             return False
         try:
-            return bool(abs(psutil.Process(self.pid).create_time() - self.since) > 1)
+            process = psutil.Process(self.pid)
+            ended = process.status() == psutil.STATUS_ZOMBIE
+            return ended or bool(abs(process.create_time() - self.since) > 1)
         except psutil.NoSuchProcess:
             return True
 
@@ -146,7 +148,6 @@ class Log:
         try:
             self.add([{"event": "epoch", "epoch": self.epoch, "after": self.next - 1}])
         except TakenOver:
-            self.epoch = 0
             raise OutputError(
                 f"{self.folder.parent.parent}: another run began this job a moment ago "
                 f"({self.last and self.last.writer}). When it has ended, the same command continues the job"
@@ -159,6 +160,7 @@ class Log:
         Raises:
             TakenOver: another process created this segment first.
         """
+        assert self.epoch, "taken before"
         number = self.next
         header = {
             "format": _FORMAT,
@@ -183,7 +185,8 @@ class Log:
             raise self._taken_over()
 
     def _taken_over(self) -> TakenOver:
-        for _ in self.read():
+        self.close()
+        for _ in self.read():  # to name the other
             pass
         return TakenOver(
             f"{self.folder.parent.parent}: this job was taken over by {self.last and self.last.writer}. "
@@ -211,8 +214,6 @@ class Log:
             if (segment.last + 1) % _TOGETHER**level:
                 return
             parts = self._parts(first, level)
-            if parts is None:
-                return
             header = {
                 "format": _FORMAT,
                 "first": first,
@@ -229,51 +230,38 @@ class Log:
             except Replaced:
                 return
 
-    def _parts(self, first: int, level: int) -> list[Segment] | None:
+    def _parts(self, first: int, level: int) -> list[Segment]:
         """The segments of the level below that a compacted one contains."""
         step = _TOGETHER ** (level - 1)
         recent = {segment.first: segment for segment in self._recent} if level == 1 else {}
-        parts = []
+        parts: list[Segment] = []
         for number in range(first, first + _TOGETHER**level, step):
             path = self._path(number, level - 1)
             try:
                 parts.append(recent.get(number) or self._decode(path, path.read_bytes()))
             except FileNotFoundError:  # its writer was killed before it was compacted
-                return None
+                parts += self._parts(number, level - 1)
         return parts
 
-    def holder(
-        self, patience_s: float = 0.0, tell: Callable[[Writer], None] = lambda writer: None
-    ) -> Writer | None:
-        """Who writes the log now; None if nobody does.
+    @property
+    def writer(self) -> Writer | None:
+        """Who may be writing the log; None if its last writer has ended.
 
-        A writer of this host whose process has ended holds nothing. Of another, a sign of life is awaited:
-        clocks of two hosts are not compared.
-
-        Args:
-            patience_s: how long to wait for it. With 0 a sign of the last minute counts, by the clocks.
+        Of a writer on another host, or one that is stopped, only signs of life tell more.
         """
-        if not self.last or self._is_free(self.last):
+        last = self.last
+        if last is None or last.released or last.writer.is_dead():
             return None
-        writer, seen = self.last.writer, self.last.last
-        if not patience_s:
-            age = datetime.now(UTC) - datetime.fromisoformat(self.last.at)
-            return writer if age.total_seconds() < 2 * LEASE_S else None
-        tell(writer)
-        until = time.monotonic() + patience_s
-        while time.monotonic() < until:
-            time.sleep(min(0.5, patience_s))
-            for _ in self.read():
-                pass
-            if self._is_free(self.last):
-                return None
-            if self.last.last > seen:
-                return self.last.writer
-        return None
-
-    def _is_free(self, last: Segment) -> bool:
         ours = last.writer == Writer.this() and str(self.folder) not in _writing
-        return last.released or ours or last.writer.is_dead()
+        return None if ours else last.writer
+
+    @property
+    def holder(self) -> Writer | None:
+        """Who writes the log now, by the last sign of life and this host's clock; None if nobody does."""
+        if self.last is None or self.writer is None:
+            return None
+        age = datetime.now(UTC) - datetime.fromisoformat(self.last.at)
+        return self.writer if age.total_seconds() < 2 * LEASE_S else None
 
     def _path(self, number: int, level: int) -> Location:
         name = f"{number:010d}" if not level else f"{number:010d}-{number + _TOGETHER**level - 1:010d}"
@@ -306,6 +294,11 @@ class Log:
             f"{path}: this segment of the job's log {what}. What was committed in it and after it is not "
             "known. Restore the file, or start a new job with another --output"
         )
+
+
+@functools.cache
+def _writer(pid: int) -> Writer:
+    return Writer(socket.gethostname(), pid, round(psutil.Process(pid).create_time(), 2))
 
 
 def _encode(header: Mapping[str, Any], records: Sequence[Record]) -> bytes:

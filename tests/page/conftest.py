@@ -105,5 +105,7 @@ def ten_thousand(finished) -> FinishedJob:
         folder.report(name).path.write_text(json.dumps(copy))
         if place < finished.spec.page.shards:
             shutil.copy(folder.data("a.parquet"), folder.data(name))
-    folder.manifest.path.write_text(json.dumps(manifest | {"shards": [{**line, "name": name} for name in names]}))
+    folder.manifest.path.write_text(
+        json.dumps(manifest | {"shards": [{**line, "name": name} for name in names]})
+    )
     return FinishedJob.read(folder)

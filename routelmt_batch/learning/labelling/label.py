@@ -74,7 +74,7 @@ def unfinished(folder: Folder) -> dict[str, Any]:
     unanswered = ledger.totals(TRANSLATIONS).unanswered.total()
     stages["metric"] = [ledger.rows(QUALITY), len(ROUTES) * rows - unanswered]
     stages["assemble"] = [len(current_outputs(ledger)), shards]
-    running = ledger.log.holder() is not None
+    running = ledger.log.holder is not None
     return {"finished": False, "running": running, "command": "label", "stages": stages}
 
 
