@@ -1,7 +1,8 @@
 """Named places where a test can stop the process, as a crash or a full disk would.
 
 `ROUTELMT_FAILPOINT=scores.ledger.before:2` kills the process with SIGKILL the second time it
-passes there; `...:1:enospc` raises "no space left on device" instead. Unset, `reach` does nothing.
+passes there; `...:1:enospc` raises "no space left on device" instead, and `...:1:stop` stops the process
+with SIGSTOP. Unset, `reach` does nothing.
 """
 
 import errno
@@ -26,4 +27,4 @@ def reach(name: str) -> None:
         return
     if effect == "enospc":
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    os.kill(os.getpid(), signal.SIGKILL)
+    os.kill(os.getpid(), signal.SIGSTOP if effect == "stop" else signal.SIGKILL)

@@ -21,7 +21,7 @@ class Disk:
         self.on_sync = lambda: None
 
     def fsync(self, descriptor: int) -> None:
-        path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
         if not path.is_relative_to(self.root) or self.ignored(path):
             return
         if path.is_dir():
