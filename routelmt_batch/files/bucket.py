@@ -9,12 +9,13 @@ import mmap
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 from routelmt_batch.errors import StoreError
 from routelmt_batch.files.location import Location, Replaced, Stat
@@ -22,9 +23,16 @@ from routelmt_batch.files.location import Location, Replaced, Stat
 SCHEMES = ("s3", "gs", "az")
 # What one request may write: https://docs.aws.amazon.com/AmazonS3/latest/userguide/upload-objects.html
 MOST_BYTES = 5 * 10**9
+T = TypeVar("T")
 _NO_BUCKET = ("NoSuchBucket", "ContainerNotFound")
 _CODE = re.compile(r"<Code>([^<]*)</Code>(?:.*?<Message>([^<]*)</Message>)?", re.DOTALL)
 _MOST_CHARS = 300
+_RETRY_S = 180.0
+_TRIES = 4  # of what obstore does not try again itself
+
+
+class _Broken(StoreError):
+    """A request that failed on the way or in the store."""
 
 
 @dataclass(frozen=True)
@@ -63,9 +71,10 @@ class ObjectLocation(Location):
     def stat(self) -> Stat | None:
         import obstore
 
-        with contextlib.suppress(FileNotFoundError), self._explained():
-            return _stat(obstore.head(self._store, self.key))
-        return None
+        try:
+            return _stat(self._tried(lambda: obstore.head(self._store, self.key)))
+        except FileNotFoundError:
+            return None
 
     def is_folder(self) -> bool:
         return next(self._listed(), None) is not None
@@ -77,25 +86,35 @@ class ObjectLocation(Location):
         return (ObjectLocation(self.root, meta["path"]) for meta in self._listed())
 
     def _listed(self) -> Iterator[Any]:
+        """Objects below this prefix. A list that breaks off is continued after its last name."""
         import obstore
 
-        with self._explained():
-            for page in obstore.list(self._store, prefix=self.key or None):
-                yield from page
+        last: str | None = None
+        until, tries = time.monotonic() + _RETRY_S, _TRIES
+        while True:
+            try:
+                with self._explained():
+                    for page in obstore.list(self._store, prefix=self.key or None, offset=last):
+                        for meta in page:
+                            yield meta
+                            last = meta["path"]
+                return
+            except _Broken:
+                tries -= 1
+                if not tries or time.monotonic() > until:
+                    raise
 
     def names(self) -> list[str]:
         import obstore
 
-        with self._explained():
-            found = obstore.list_with_delimiter(self._store, prefix=self.key or None)
+        found = self._tried(lambda: obstore.list_with_delimiter(self._store, prefix=self.key or None))
         paths = [*found["common_prefixes"], *(meta["path"] for meta in found["objects"])]
         return sorted(path.rpartition("/")[2] for path in paths)
 
     def read_bytes(self) -> bytes:
         import obstore
 
-        with self._explained():
-            return bytes(obstore.get(self._store, self.key).bytes())
+        return self._tried(lambda: bytes(obstore.get(self._store, self.key).bytes()))
 
     def open(self, version: str | None = None) -> BinaryIO:
         now = self.stat()
@@ -126,19 +145,27 @@ class ObjectLocation(Location):
             self._put(data, over)
 
     def _put(self, data: bytes | mmap.mmap, over: Stat | None) -> None:
+        """One conditional request. Whether a broken one was carried out is found by reading the object."""
         import obstore
         from obstore.exceptions import AlreadyExistsError, PreconditionError
 
-        mode: Any = "create" if over is None else {"e_tag": over.version, "version": over.id or None}
+        mode: Any = "create"
+        if over is not None:
+            mode = {"e_tag": over.version, **({"version": over.id} if over.id else {})}
+
+        def put() -> None:
+            try:
+                obstore.put(_store(self.root, reads=False), self.key, data, mode=mode)
+            except (AlreadyExistsError, PreconditionError):
+                if not self._holds(data):
+                    raise
+
         try:
-            with self._explained():
-                obstore.put(self._store, self.key, data, mode=mode)
+            self._tried(put)
         except (AlreadyExistsError, PreconditionError):
-            # A request that was carried out but not answered is sent again, and then meets its own object.
-            if not self._holds(data):
-                raise Replaced(
-                    f"{self}: {'exists already' if over is None else 'changed since it was read'}"
-                ) from None
+            raise Replaced(
+                f"{self}: {'exists already' if over is None else 'changed since it was read'}"
+            ) from None
 
     def _holds(self, data: bytes | mmap.mmap) -> bool:
         now = self.stat()
@@ -158,22 +185,40 @@ class ObjectLocation(Location):
         # Stores cannot remove on a condition: see "What a store must do" in the guide.
         if only is not None and self.stat() != only:
             raise Replaced(f"{self}: changed since it was read")
-        with contextlib.suppress(FileNotFoundError), self._explained():
-            obstore.delete(self._store, self.key)
+        with contextlib.suppress(FileNotFoundError):
+            self._tried(lambda: obstore.delete(self._store, self.key))
 
     def range(self, version: str, start: int, end: int) -> bytes:
         """Bytes [start, end) of the object. Raises Replaced if it is no longer this version."""
         import obstore
         from obstore.exceptions import PreconditionError
 
+        def get() -> bytes:
+            answer = obstore.get(self._store, self.key, options={"if_match": version, "range": (start, end)})
+            return bytes(answer.bytes())
+
         try:
-            with self._explained():
-                answer = obstore.get(
-                    self._store, self.key, options={"if_match": version, "range": (start, end)}
-                )
-                return bytes(answer.bytes())
+            return self._tried(get)
         except PreconditionError:
             raise Replaced(f"{self}: changed since it was read") from None
+        except _Broken:  # an answer that breaks off is continued, unless the object was replaced
+            now = self.stat()
+            if now is None or now.version != version:
+                raise Replaced(f"{self}: changed since it was read") from None
+            raise
+
+    def _tried(self, request: Callable[[], T]) -> T:
+        """A request that may be repeated, in the cases in which obstore does not repeat it: a connection that
+        was reset, an answer that was cut."""
+        until = time.monotonic() + _RETRY_S
+        for left in reversed(range(_TRIES)):
+            try:
+                with self._explained():
+                    return request()
+            except _Broken:
+                if not left or time.monotonic() > until:
+                    raise
+        raise AssertionError("unreachable")
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -181,6 +226,7 @@ class ObjectLocation(Location):
         from obstore.exceptions import (
             AlreadyExistsError,
             BaseError,
+            InvalidPathError,
             PermissionDeniedError,
             PreconditionError,
             UnauthenticatedError,
@@ -199,8 +245,13 @@ class ObjectLocation(Location):
                 f"{self}: the store denies access ({_reason(error)}). Check the credentials, and that their "
                 "role may read and write below this prefix"
             ) from None
-        except BaseError as error:
+        except InvalidPathError as error:
             raise StoreError(
+                f"{self}: a name there cannot be used ({_reason(error)}). Rename that object, or give "
+                "another prefix"
+            ) from None
+        except BaseError as error:
+            raise _Broken(
                 f"{self}: the store did not do it ({_reason(error)}). Nothing committed is lost: check the "
                 "store and its settings, and run the same command again"
             ) from None
@@ -249,18 +300,23 @@ def _reason(error: Exception) -> str:
 
 
 @functools.cache
-def _store(root: str) -> Any:
-    """The client of a bucket. Endpoint, region and credentials are the environment's."""
+def _store(root: str, reads: bool = True) -> Any:
+    """The client of a bucket. Endpoint, region and credentials are the environment's.
+
+    Args:
+        reads: give up a request whose answer does not begin within a minute. It may not be used to write,
+            because the minute would begin with the upload.
+    """
     import obstore.store
 
     return obstore.store.from_url(
         root,
         client_options={
-            "timeout": timedelta(minutes=30),  # a large shard on a slow line
-            "read_timeout": timedelta(seconds=60),
+            "timeout": timedelta(minutes=30),  # of the whole request: a large shard on a slow line
+            **({"read_timeout": timedelta(seconds=60)} if reads else {}),
             "allow_http": _is_plain(os.environ),
         },
-        retry_config={"retry_timeout": timedelta(minutes=3)},
+        retry_config={"retry_timeout": timedelta(seconds=_RETRY_S)},
     )
 
 

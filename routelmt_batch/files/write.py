@@ -54,17 +54,17 @@ def write_file(
     location = where if isinstance(where, Location) else DiskLocation(where)
     over: Stat | None = None if new else location.stat()
     check()
-    with location.draft() as draft:
-        reach(f"{failpoint}.write")
-        write(draft)
-        verify(draft)
-        reach(f"{failpoint}.publish.before")
-        try:
+    try:
+        with location.draft() as draft:
+            reach(f"{failpoint}.write")
+            write(draft)
+            verify(draft)
+            reach(f"{failpoint}.publish.before")
             location.publish(draft, over)
-        except (Replaced, FileNotFoundError):  # a run that took over removes the drafts of the one before
-            check()
-            raise
-        reach(f"{failpoint}.publish.after")
+            reach(f"{failpoint}.publish.after")
+    except (Replaced, FileNotFoundError):
+        check()  # a run that took the job over removes the drafts of the one before, and replaces its files
+        raise
 
 
 @contextmanager

@@ -85,6 +85,7 @@ def run(spec: JobSpec, options: Options, bars: Bars, open_engine: OpenEngine) ->
         open_engine(workspace.folder) as engine,
     ):
         done = JobReport.finished(workspace.folder)
+        workspace.ledger.refresh()
         refuse_cleaned(workspace, done, _needs_work_files(workspace, done, options))
         if done:
             plan = allocate(workspace)  # refuses another budget

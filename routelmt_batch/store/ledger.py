@@ -128,6 +128,14 @@ class Ledger:
         for line in self.log.read():
             self._take(line)
 
+    def refresh(self) -> None:
+        """Know what the folder shows: read what others committed. Raises TakenOver if this run was replaced."""
+        with self._lock:
+            if self.epoch:
+                self.check()
+            else:
+                self.catch_up()
+
     @contextlib.contextmanager
     def writing(self, tell: Callable[[str], None] = lambda text: None) -> Iterator[None]:
         """Commit inside; the first commit takes the job, and the end gives it back.
@@ -142,7 +150,7 @@ class Ledger:
         keeper.start()
         try:
             yield
-            self.flush()
+            self.refresh()
         except (Interrupted, KeyboardInterrupt):
             if self._failure:  # see _keep
                 raise self._failure from None

@@ -45,6 +45,7 @@ def label(spec: LabelSpec, options: Options, bars: Bars, open_engine: OpenEngine
     """
     with _open(spec, options, bars) as workspace, open_engine(workspace.folder) as engine:
         done = LabelReport.finished(workspace.folder)
+        workspace.ledger.refresh()
         refuse_cleaned(workspace, done)
         if done:
             return Outcome(options.conditions.judge(workspace.folder, done), new=False)

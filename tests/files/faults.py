@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
-from tests.storage.messages import Method
+from tests.files.messages import Method
 
 Kind = Literal[
     "slow_down",  # 503 SlowDown; the request does not reach the server

@@ -21,9 +21,9 @@ import pytest
 from obstore.exceptions import AlreadyExistsError, GenericError, PreconditionError
 
 from tests.conftest import REPOSITORY
-from tests.storage.faults import Fault
-from tests.storage.proxy import Proxy, faulty
-from tests.storage.s3 import S3Server, s3_server
+from tests.files.faults import Fault
+from tests.files.proxy import Proxy, faulty
+from tests.files.s3 import S3Server, s3_server
 
 ONCE: Any = {"retry_config": {"max_retries": 0}}
 SIGNED = {
@@ -152,7 +152,7 @@ def test_an_upload_that_breaks_off_leaves_nothing(
 
 def test_the_server_ends_with_a_killed_process(tmp_path: Path) -> None:
     script = (
-        "import pathlib, time; from tests.storage.s3 import s3_server\n"
+        "import pathlib, time; from tests.files.s3 import s3_server\n"
         f"with s3_server(pathlib.Path({str(tmp_path)!r})) as server: print(server.endpoint, flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", script], cwd=REPOSITORY, stdout=subprocess.PIPE) as owner:

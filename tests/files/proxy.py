@@ -20,10 +20,10 @@ from urllib.parse import urlsplit
 
 from obstore.store import S3Store
 
-from tests.storage import messages
-from tests.storage.faults import ENDINGS, Fault, Kind
-from tests.storage.messages import Method
-from tests.storage.s3 import S3Server
+from tests.files import messages
+from tests.files.faults import ENDINGS, Fault, Kind
+from tests.files.messages import Method
+from tests.files.s3 import S3Server
 
 _ERRORS: dict[Kind, tuple[int, bytes]] = {
     "slow_down": (503, messages.error("SlowDown", "Please reduce your request rate.")),

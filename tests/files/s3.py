@@ -21,7 +21,7 @@ import obstore
 from obstore.store import S3Store
 
 from tests.conftest import REPOSITORY
-from tests.storage import messages
+from tests.files import messages
 
 BUCKET = "corpus"
 _LOG = "s3-server.log"
