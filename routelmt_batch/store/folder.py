@@ -16,6 +16,7 @@ from routelmt_batch.spec import PassSpec
 from routelmt_batch.store.ledger import Ledger
 
 WORK = "_job"
+_PROBE = ".routelmt-probe-"  # see _check_writes
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,8 @@ def check_output(folder: Folder, spec: PassSpec) -> None:
             )
     if root.exists():
         raise OutputError(f"output.uri {root}: is a file; give a folder")
-    if root.names() and not folder.work.is_folder():
+    found = [name for name in root.names() if not name.startswith(_PROBE)]
+    if found and not folder.work.is_folder():
         raise OutputError(
             f"output.uri {root}: not empty, and not a job's folder (no {WORK}/). "
             "Give an empty or new folder; nothing was touched"
@@ -146,7 +148,7 @@ def check_output(folder: Folder, spec: PassSpec) -> None:
 def _check_writes(root: Location) -> None:
     """Raises OutputError if files cannot be written there, or two writers could overwrite each other's."""
     nearest = root.nearest()
-    probe = nearest / f".routelmt-probe-{uuid.uuid4().hex}"
+    probe = nearest / f"{_PROBE}{uuid.uuid4().hex}"
     try:
         probe.create(b"one")
         for attempt in (_create_again, _replace_another):
