@@ -79,9 +79,10 @@ demo-models: setup setup-quality
 test-quick: setup
 	$(BIN)/python -m pytest -n logical --dist worksteal -m "not engine and not slow"
 
-# The passes beside bare vLLM: tests/benchmarks/engines.py.
+# The passes beside bare vLLM, and a job on a store beside one on a disk.
 bench: setup
 	$(BIN)/python tests/benchmarks/engines.py
+	$(BIN)/python -m tests.benchmarks.store
 
 # Each of pytest-xdist's processes has a core of its own: see tests/conftest.py.
 test: setup setup-quality

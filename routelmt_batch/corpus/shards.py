@@ -19,9 +19,9 @@ from fsspec.utils import glob_translate
 
 from routelmt_batch.errors import InputError
 from routelmt_batch.files.location import Location, Replaced
-from routelmt_batch.files.parquet import parquet_file
+from routelmt_batch.files.parquet import parquet_file, read_ahead
 from routelmt_batch.files.uris import locate
-from routelmt_batch.files.write import sha256
+from routelmt_batch.files.write import sha256_of
 from routelmt_batch.rows import OUTPUT_NAMES
 from routelmt_batch.spec import Input, Texts, near
 from routelmt_batch.threads import Stop, each
@@ -198,12 +198,12 @@ def _inspect(
     stop: Stop,
 ) -> Shard | str:
     try:
-        stat = location.stat()
-        if stat is None:
-            return "is gone since it was listed"
-        if known and (known.size_bytes, known.version) == stat[:2]:
+        if known and (stat := location.stat()) and (known.size_bytes, known.version) == stat[:2]:
             return replace(known, uri=str(location))
-        with parquet_file(location, stat.version) as file:
+        with location.open() as source:
+            digest = sha256_of(source, stop)
+            source.seek(0)
+            file = read_ahead(source)
             check_columns(name, file.schema_arrow, texts, added)
             rows = tuple(file.metadata.row_group(group).num_rows for group in range(file.num_row_groups))
             for group in range(file.num_row_groups):
@@ -211,8 +211,8 @@ def _inspect(
                     stop()
                     for column in texts.values():
                         batch.column(column).validate(full=True)  # UTF-8, too
-        digest = sha256(location, stop)
-        return Shard(name, str(location), sum(rows), stat.bytes, digest, rows, stat.version)
+            size, version, _ = source.stat
+        return Shard(name, str(location), sum(rows), size, digest, rows, version)
     except Replaced as error:
         return str(error)
     except (pa.ArrowException, OSError) as error:

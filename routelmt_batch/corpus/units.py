@@ -126,26 +126,32 @@ def read_unit(
 
 @contextlib.contextmanager
 def _unchanged(shard: Shard) -> Iterator[pq.ParquetFile]:
-    try:
-        stat = shard.location.stat()
-        if stat is None or stat[:2] != (shard.size_bytes, shard.version):
-            check_unchanged(shard)
-        with parquet_file(shard.location, stat and stat.version) as file:
+    with contextlib.ExitStack() as stack:
+        try:
+            try:
+                file = stack.enter_context(parquet_file(shard.location, shard.version))
+            except (Replaced, FileNotFoundError):
+                check_unchanged(shard)  # its contents may be the same
+                file = stack.enter_context(parquet_file(shard.location))
             yield file
-    except Replaced:
-        raise changed(shard) from None
-    except (pa.ArrowException, OSError) as error:
-        check_unchanged(shard)
-        raise RoutelmtError(
-            f"{shard.name}: cannot be read at the moment: {error}. Nothing is lost: check the file system "
-            "and run the same command again"
-        ) from error
+        except Replaced:
+            raise changed(shard) from None
+        except (pa.ArrowException, OSError) as error:
+            check_unchanged(shard)
+            raise RoutelmtError(
+                f"{shard.name}: cannot be read at the moment: {error}. Nothing is lost: check the file "
+                "system and run the same command again"
+            ) from error
 
 
 def check_unchanged(shard: Shard, stop: Stop = lambda: None) -> None:
     """Raises InputChanged if a shard's content is not what was inspected."""
     stat = shard.location.stat()
-    if stat is None or stat.bytes != shard.size_bytes or sha256(shard.location, stop) != shard.sha256:
+    if stat is None or stat.bytes != shard.size_bytes:
+        raise changed(shard)
+    if shard.location.has_versions and stat.version == shard.version:
+        return
+    if sha256(shard.location, stop) != shard.sha256:
         raise changed(shard)
 
 

@@ -9,16 +9,19 @@ import mmap
 import os
 import re
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, ClassVar, NamedTuple, TypeVar
+
+from cachetools import LRUCache
 
 from routelmt_batch.errors import StoreError
-from routelmt_batch.files.location import Location, Replaced, Stat
+from routelmt_batch.files.location import File, Location, Replaced, Stat
 
 SCHEMES = ("s3", "gs", "az")
 # What one request may write: https://docs.aws.amazon.com/AmazonS3/latest/userguide/upload-objects.html
@@ -27,6 +30,7 @@ T = TypeVar("T")
 _NO_BUCKET = ("NoSuchBucket", "ContainerNotFound")
 _CODE = re.compile(r"<Code>([^<]*)</Code>(?:.*?<Message>([^<]*)</Message>)?", re.DOTALL)
 _MOST_CHARS = 300
+_BLOCK_BYTES = 8 << 20
 _RETRY_S = 180.0
 _TRIES = 4  # of what obstore does not try again itself
 
@@ -41,6 +45,7 @@ class ObjectLocation(Location):
 
     root: str
     key: str
+    has_versions: ClassVar[bool] = True
 
     def __str__(self) -> str:
         return f"{self.root}/{self.key}"
@@ -116,13 +121,34 @@ class ObjectLocation(Location):
 
         return self._tried(lambda: bytes(obstore.get(self._store, self.key).bytes()))
 
-    def open(self, version: str | None = None) -> BinaryIO:
-        now = self.stat()
-        if now is None:
-            raise FileNotFoundError(str(self))
-        if version is not None and now.version != version:
+    def read_fixed(self) -> bytes:
+        return self._first("").data
+
+    def open(self, version: str | None = None) -> File:
+        first = self._first(version)
+        if version is not None and first.stat.version != version:
             raise Replaced(f"{self}: changed since it was read")
-        return io.BufferedReader(_Ranges(self, now))
+        return File(_Ranges(self, first), first.stat, _BLOCK_BYTES)
+
+    def _first(self, version: str | None) -> _First:
+        """The first block of the object, with one request. A small object is whole in it, and stays in memory
+        for the next one who wants this version; what never changes has the version "".
+
+        Raises:
+            FileNotFoundError: there is no object.
+        """
+        with _lock:
+            kept = _small.get((self, version))
+        if kept is not None:
+            return kept
+        first = self._tried(lambda: _read_first(self._store, self.key))
+        if first.stat.bytes <= len(first.data):
+            with _lock:
+                for key in {version, first.stat.version} - {None}:
+                    _small[self, key] = first
+        elif version == "":
+            return _First(self.read_bytes(), first.stat)
+        return first
 
     def create(self, data: bytes) -> None:
         self._put(data, None)
@@ -132,7 +158,7 @@ class ObjectLocation(Location):
         with tempfile.TemporaryDirectory(prefix="routelmt-") as folder:
             yield Path(folder, "draft")
 
-    def publish(self, draft: Path, over: Stat | None) -> None:
+    def publish(self, draft: Path, over: Stat | None) -> Stat:
         size = draft.stat().st_size
         if size > MOST_BYTES:
             raise StoreError(
@@ -142,9 +168,9 @@ class ObjectLocation(Location):
         with open(draft, "rb") as file:
             # Mapped, not read: the file's pages need no memory that the system could not take back.
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if size else b""
-            self._put(data, over)
+            return self._put(data, over)
 
-    def _put(self, data: bytes | mmap.mmap, over: Stat | None) -> None:
+    def _put(self, data: bytes | mmap.mmap, over: Stat | None) -> Stat:
         """One conditional request. Whether a broken one was carried out is found by reading the object."""
         import obstore
         from obstore.exceptions import AlreadyExistsError, PreconditionError
@@ -153,27 +179,30 @@ class ObjectLocation(Location):
         if over is not None:
             mode = {"e_tag": over.version, **({"version": over.id} if over.id else {})}
 
-        def put() -> None:
+        def put() -> Stat:
             try:
-                obstore.put(_store(self.root, reads=False), self.key, data, mode=mode)
+                result = obstore.put(_store(self.root, reads=False), self.key, data, mode=mode)
+                return Stat(len(data), result["e_tag"] or "", result["version"] or "")
             except (AlreadyExistsError, PreconditionError):
-                if not self._holds(data):
+                now = self.stat()
+                if now is None or not self._holds(data, now):
                     raise
+                return now
 
         try:
-            self._tried(put)
+            return self._tried(put)
         except (AlreadyExistsError, PreconditionError):
             raise Replaced(
                 f"{self}: {'exists already' if over is None else 'changed since it was read'}"
             ) from None
 
-    def _holds(self, data: bytes | mmap.mmap) -> bool:
-        now = self.stat()
-        if now is None or now.bytes != len(data):
+    def _holds(self, data: bytes | mmap.mmap, now: Stat) -> bool:
+        """Whether the object, as it is now, has these contents."""
+        if now.bytes != len(data):
             return False
         with self.open(now.version) as file:
             position = 0
-            while block := file.read(1 << 20):
+            while block := file.read(_BLOCK_BYTES):
                 if data[position : position + len(block)] != block:
                     return False
                 position += len(block)
@@ -257,11 +286,25 @@ class ObjectLocation(Location):
             ) from None
 
 
-class _Ranges(io.RawIOBase):
-    """An object as a file; every read is a request for this version."""
+class _First(NamedTuple):
+    """The first block of an object."""
 
-    def __init__(self, location: ObjectLocation, stat: Stat) -> None:
-        self._location, self._stat, self._position = location, stat, 0
+    data: bytes
+    stat: Stat
+
+
+# Small objects, each by its location and version: a shard is read by several stages, a part for many units.
+_small: LRUCache[tuple[ObjectLocation, str | None], _First] = LRUCache(
+    64 << 20, getsizeof=lambda first: len(first.data) + 500
+)
+_lock = threading.Lock()
+
+
+class _Ranges(io.RawIOBase):
+    """An object as a file; every read behind its first block is a request for this version."""
+
+    def __init__(self, location: ObjectLocation, first: _First) -> None:
+        self._location, self._first, self._stat, self._position = location, first.data, first.stat, 0
 
     def readable(self) -> bool:
         return True
@@ -281,10 +324,27 @@ class _Ranges(io.RawIOBase):
         end = min(self._position + len(buffer), self._stat.bytes)
         if end <= self._position:
             return 0
-        data = self._location.range(self._stat.version, self._position, end)
+        if end <= len(self._first):
+            data = self._first[self._position : end]
+        else:
+            data = self._location.range(self._stat.version, self._position, end)
         buffer[: len(data)] = data
         self._position += len(data)
         return len(data)
+
+
+def _read_first(store: Any, key: str) -> _First:
+    import obstore
+
+    try:
+        answer = obstore.get(store, key, options={"range": (0, _BLOCK_BYTES)})
+        return _First(bytes(answer.bytes()), _stat(answer.meta))
+    except FileNotFoundError:
+        raise
+    except obstore.exceptions.BaseError:
+        if (meta := obstore.head(store, key))["size"]:
+            raise
+        return _First(b"", _stat(meta))  # an empty object has no first byte
 
 
 def _stat(meta: Any) -> Stat:

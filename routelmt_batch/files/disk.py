@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import io
 import os
 import time
 import uuid
@@ -16,7 +17,7 @@ from typing import BinaryIO
 
 from routelmt_batch.errors import DiskFull, OutputError, RoutelmtError
 from routelmt_batch.failpoints import reach
-from routelmt_batch.files.location import Location, Replaced, Stat
+from routelmt_batch.files.location import File, Location, Replaced, Stat
 
 DRAFT = ".routelmt-tmp"
 _PATIENCE_S = 30.0
@@ -77,9 +78,10 @@ class DiskLocation(Location):
     def read_bytes(self) -> bytes:
         return self.path.read_bytes()
 
-    def open(self, version: str | None = None) -> BinaryIO:
-        file = open(self.path, "rb")  # noqa: SIM115 - the caller closes it
-        if version is not None and _stat(os.fstat(file.fileno())).version != version:
+    def open(self, version: str | None = None) -> File:
+        raw = io.FileIO(self.path)
+        file = File(raw, _stat(os.fstat(raw.fileno())))
+        if version is not None and file.stat.version != version:
             file.close()
             raise Replaced(f"{self}: changed since it was read")
         return file
@@ -102,8 +104,9 @@ class DiskLocation(Location):
         finally:
             draft.unlink(missing_ok=True)
 
-    def publish(self, draft: Path, over: Stat | None) -> None:
+    def publish(self, draft: Path, over: Stat | None) -> Stat:
         sync(draft)
+        written = _stat(draft.stat())
         reach("disk.synced")
         if over is None:
             try:
@@ -123,6 +126,7 @@ class DiskLocation(Location):
                 draft.replace(self.path)
         reach("disk.named")
         sync(self.path.parent)
+        return written
 
     def remove(self, only: Stat | None = None) -> None:
         if only is None:

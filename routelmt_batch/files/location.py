@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 from routelmt_batch.errors import RoutelmtError
 
@@ -24,6 +25,14 @@ class Stat(NamedTuple):
     id: str = ""
 
 
+class File(io.BufferedReader):
+    """An open file, and what it was when it was opened."""
+
+    def __init__(self, raw: io.RawIOBase, stat: Stat, block_bytes: int = io.DEFAULT_BUFFER_SIZE) -> None:
+        super().__init__(raw, block_bytes)
+        self.stat = stat
+
+
 class Replaced(RoutelmtError):
     """A file is not what it was when it was read, or exists although it was to be created."""
 
@@ -34,6 +43,9 @@ class Location(ABC):
     Folders need not be made, and exist if there is a file below them. All methods raise StoreError if a store
     does not answer or denies access.
     """
+
+    # Whether contents of the same version are the same for certain: then nothing need be read to know it.
+    has_versions: ClassVar[bool] = False
 
     @abstractmethod
     def __str__(self) -> str: ...
@@ -91,6 +103,10 @@ class Location(ABC):
     def read_bytes(self) -> bytes:
         """Raises FileNotFoundError if there is no file."""
 
+    def read_fixed(self) -> bytes:
+        """The contents of a file that is never changed once it is written. They may come from a cache."""
+        return self.read_bytes()
+
     def read_text(self) -> str:
         return self.read_bytes().decode("utf8")
 
@@ -98,7 +114,7 @@ class Location(ABC):
         return json.loads(self.read_bytes())
 
     @abstractmethod
-    def open(self, version: str | None = None) -> BinaryIO:
+    def open(self, version: str | None = None) -> File:
         """The file for reading at any position.
 
         Args:
@@ -117,11 +133,14 @@ class Location(ABC):
         """The path of a new local file for what will be published here; it is removed afterwards."""
 
     @abstractmethod
-    def publish(self, draft: Path, over: Stat | None) -> None:
+    def publish(self, draft: Path, over: Stat | None) -> Stat:
         """Give a draft its name, durably: at every moment the name has the old contents or the new, whole.
 
         Args:
             over: the file that it replaces, as it was read; None if there was none.
+
+        Returns:
+            The file as it is now.
 
         Raises:
             Replaced: the file is not what it was when it was read.

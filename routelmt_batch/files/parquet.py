@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from routelmt_batch.files.disk import DiskLocation
-from routelmt_batch.files.location import Location
+from routelmt_batch.files.location import File, Location
 
 
 @contextmanager
@@ -17,22 +17,29 @@ def parquet_file(location: Location, version: str | None = None) -> Iterator[pq.
     """A Parquet file to read in parts. From a store its column chunks are read ahead, in large ranges.
 
     Args:
-        version: raise Replaced if an object is not, or no longer, this version.
+        version: raise Replaced if the file is not this version, or if an object no longer is.
 
     Raises:
         pa.ArrowException or OSError: it cannot be read.
     """
     if isinstance(location, DiskLocation):
+        if version is not None:
+            location.open(version).close()
         with pq.ParquetFile(location.path) as file:
             yield file
         return
-    with location.open(version) as source, pq.ParquetFile(source, pre_buffer=True) as file:
+    with location.open(version) as source, read_ahead(source) as file:
         yield file
 
 
+def read_ahead(source: File) -> pq.ParquetFile:
+    """A Parquet file in an open file, whose column chunks are read ahead, in large ranges."""
+    return pq.ParquetFile(source, pre_buffer=True)
+
+
 def read_parquet(location: Location, columns: list[str] | None = None) -> pa.Table:
-    """A whole small Parquet file. It is read with one request and without threads: four times as fast as a
-    dataset."""
-    source = location.path if isinstance(location, DiskLocation) else pa.BufferReader(location.read_bytes())
+    """A whole small Parquet file that is never changed. It is read with one request and without threads: four
+    times as fast as a dataset."""
+    source = location.path if isinstance(location, DiskLocation) else pa.BufferReader(location.read_fixed())
     with pq.ParquetFile(source) as file:
         return file.read(columns, use_threads=False)

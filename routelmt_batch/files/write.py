@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -34,37 +34,46 @@ def write_file(
     write: Callable[[Path], object],
     verify: Callable[[Path], None],
     failpoint: str,
-    new: bool = False,
     check: Check = _may,
-) -> None:
+) -> Stat:
     """Write a file whole: draft it on a disk, verify the draft, and give it its name.
 
-    The file that is there now is replaced, if it is still the same then. `failpoint` is the prefix of the
+    A file that is there now is replaced, if it is still the same then. `failpoint` is the prefix of the
     failpoints' names.
 
     Args:
-        new: the name is this attempt's alone, so there is nothing to replace.
         check: raises if this process may not write (any more). It is called after what is there was read, so
             that nothing that another process writes from then on is replaced.
+
+    Returns:
+        The written file.
 
     Raises:
         Replaced: another process wrote it meanwhile.
         DiskFull: no space was left; the draft is removed.
     """
     location = where if isinstance(where, Location) else DiskLocation(where)
-    over: Stat | None = None if new else location.stat()
-    check()
     try:
         with location.draft() as draft:
             reach(f"{failpoint}.write")
             write(draft)
             verify(draft)
             reach(f"{failpoint}.publish.before")
-            location.publish(draft, over)
+            written = _publish(location, draft, check)
             reach(f"{failpoint}.publish.after")
+            return written
     except (Replaced, FileNotFoundError):
         check()  # a run that took the job over removes the drafts of the one before, and replaces its files
         raise
+
+
+def _publish(location: Location, draft: Path, check: Check) -> Stat:
+    try:
+        return location.publish(draft, None)  # most files are new
+    except Replaced:
+        over = location.stat()
+        check()
+        return location.publish(draft, over)
 
 
 @contextmanager
@@ -85,9 +94,7 @@ def kept_folder(where: Location) -> Iterator[Path]:
                     write_file(copy, partial(shutil.copyfile, path), lambda draft: None, "log")
 
 
-def write_parquet(
-    where: Location | Path, table: pa.Table, failpoint: str, new: bool = False
-) -> tuple[int, str]:
+def write_parquet(where: Location | Path, table: pa.Table, failpoint: str) -> tuple[int, str]:
     """Write a whole table, read its row count back, and return the file's bytes and SHA-256."""
     written = []
 
@@ -95,9 +102,9 @@ def write_parquet(
         rows = pq.read_metadata(draft).num_rows
         if rows != table.num_rows:
             raise OSError(errno.EIO, f"{where}: only {rows} of {table.num_rows} rows could be read back")
-        written.append((draft.stat().st_size, sha256_of(draft)))
+        written.append((draft.stat().st_size, sha256_at(draft)))
 
-    write_file(where, lambda draft: pq.write_table(table, draft, compression="zstd"), verify, failpoint, new)
+    write_file(where, lambda draft: pq.write_table(table, draft, compression="zstd"), verify, failpoint)
     return written[0]
 
 
@@ -128,15 +135,19 @@ def write_text(where: Location | Path, text: str, failpoint: str, check: Check =
 
 def sha256(location: Location, stop: Callable[[], None] = lambda: None) -> str:
     """SHA-256 of a file's contents; `stop` is called before each block and may raise."""
-    digest = hashlib.sha256()
     with location.open() as file:
-        while chunk := file.read(_HASH_BYTES):
-            stop()
-            digest.update(chunk)
+        return sha256_of(file, stop)
+
+
+def sha256_of(file: IO[bytes], stop: Callable[[], None] = lambda: None) -> str:
+    """SHA-256 of what is left of an open file."""
+    digest = hashlib.sha256()
+    while chunk := file.read(_HASH_BYTES):
+        stop()
+        digest.update(chunk)
     return digest.hexdigest()
 
 
-def sha256_of(path: Path) -> str:
+def sha256_at(path: Path) -> str:
     """SHA-256 of a file on a disk."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return sha256(DiskLocation(path))

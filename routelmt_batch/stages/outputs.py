@@ -20,9 +20,10 @@ from pydantic import Field
 from routelmt_batch.corpus.shards import Shard
 from routelmt_batch.corpus.units import UNIT_ROWS, Unit, check_unchanged, read_unit, units
 from routelmt_batch.errors import InputChanged, RoutelmtError
+from routelmt_batch.files.location import Location
 from routelmt_batch.files.parquet import parquet_file
 from routelmt_batch.files.record import Record
-from routelmt_batch.files.write import sha256, sha256_of, write_file, write_json
+from routelmt_batch.files.write import sha256, sha256_at, write_file, write_json
 from routelmt_batch.progress import Bars
 from routelmt_batch.stages.passes import record_time
 from routelmt_batch.store.folder import Folder, is_whole
@@ -59,6 +60,7 @@ class ShardOutput:
     rows: int
     bytes: int
     sha256: str
+    version: str  # see files.location.Stat
 
 
 def write_shards(workspace: AnyWorkspace, addition: Addition, bars: Bars) -> None:
@@ -153,9 +155,9 @@ def write_report(workspace: AnyWorkspace, report: Report) -> None:
     Raises:
         RoutelmtError: an output shard changed after it was committed; it is named.
     """
-    for output in committed_outputs(workspace):
+    for output in current_outputs(workspace.ledger):
         path = workspace.folder.data(output["shard"])
-        if sha256(path) != output["sha256"]:
+        if not _is_as_written(path, output):
             raise RoutelmtError(
                 f"{path}: changed after it was written. Remove the file and run the same command again: it "
                 "is written again from the committed translations"
@@ -163,9 +165,17 @@ def write_report(workspace: AnyWorkspace, report: Report) -> None:
     report.write(workspace.folder.job_report, "report", workspace.ledger.check)
 
 
+def _is_as_written(path: Location, output: Mapping[str, Any]) -> bool:
+    stat = path.stat()
+    if path.has_versions and stat and stat.version == output["version"]:
+        return True
+    return stat is not None and sha256(path) == output["sha256"]
+
+
 def succeed(workspace: AnyWorkspace) -> None:
     """Write `_SUCCESS`, the last file: it lists every output shard with its rows, bytes and sha256."""
-    outputs = sorted(committed_outputs(workspace), key=lambda event: event["shard"].encode())
+    workspace.ledger.check()
+    outputs = sorted(current_outputs(workspace.ledger), key=lambda event: event["shard"].encode())
     success = {
         "shards": [{key: output[key] for key in ("shard", "rows", "bytes", "sha256")} for output in outputs],
         "rows": workspace.rows,
@@ -188,7 +198,7 @@ def _write_shard(workspace: AnyWorkspace, addition: Addition, shard: Shard, stop
     path, rows = workspace.folder.data(shard.name), workspace.shard_rows[shard.name]
     counted: Counted = addition.counter()
 
-    done: list[ShardOutput] = []
+    digests: list[str] = []
 
     def write(draft: Path) -> None:
         with parquet_file(shard.location) as source:
@@ -220,10 +230,10 @@ def _write_shard(workspace: AnyWorkspace, addition: Addition, shard: Shard, stop
                 f"{shard.name}: {written} rows written and {counted.rows} counted, but the shard has {rows}: "
                 "please report it"
             )
-        done.append(ShardOutput(shard.name, rows, draft.stat().st_size, sha256_of(draft)))
+        digests.append(sha256_at(draft))
 
-    write_file(path, write, verify, "output", check=workspace.ledger.check)
-    written = done[0]
+    stat = write_file(path, write, verify, "output", workspace.ledger.check)
+    written = ShardOutput(shard.name, rows, stat.bytes, digests[0], stat.version)
     write_json(
         workspace.folder.report(shard.name),
         {"shard": shard.name, **counted.report(), "bytes": written.bytes, "sha256": written.sha256},

@@ -44,7 +44,7 @@ class PartWriter:
         name = f"{self.model or 'part'}-{self.epoch:06d}-{uuid.uuid4().hex}.parquet"
         path = self.folder / self.stage.name / name
         table = table.sort_by([("shard", "ascending"), ("row", "ascending")])
-        written = write_parquet(path, table, self.stage.name, new=True)
+        written = write_parquet(path, table, self.stage.name)
         return PartEntry(
             self.stage,
             self.model,

@@ -21,6 +21,7 @@ from routelmt_batch.stats.selection import cuts
 from routelmt_batch.store import checkpoints
 from routelmt_batch.store.folder import read_json
 from routelmt_batch.store.manifest import versions
+from routelmt_batch.threads import each
 
 
 def report(workspace: Job, plan: Plan) -> JobReport:
@@ -133,8 +134,9 @@ def _budget(plan: Plan, used: int) -> dict[str, Any]:
 
 
 def _shard_reports(workspace: Job) -> Iterator[dict[str, Any]]:
-    for shard in workspace.shards:
-        yield read_json(workspace.folder.report(shard.name))
+    paths = [workspace.folder.report(shard.name) for shard in workspace.shards]
+    with each(lambda path, stop: read_json(path), paths) as reports:
+        yield from reports
 
 
 def _passes(workspace: Job) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from routelmt_batch.errors import ModelError
-from routelmt_batch.files.write import sha256_of
+from routelmt_batch.files.write import sha256_at
 from routelmt_batch.spec import Pool, near
 from routelmt_batch.spec.text import parse
 
@@ -162,7 +162,7 @@ def text_hash(source: str) -> str:
     digest = hashlib.sha256()
     for name in _TEXTS:
         if (path := _file(source, name)) is not None:
-            digest.update(f"{name} {sha256_of(path)}\n".encode())
+            digest.update(f"{name} {sha256_at(path)}\n".encode())
     return digest.hexdigest()
 
 
@@ -188,7 +188,7 @@ def _digest(file: Path) -> str:
     blob = file.resolve()
     if blob.parent.name == "blobs" and _BLOB.fullmatch(blob.name):
         return blob.name
-    return sha256_of(blob)
+    return sha256_at(blob)
 
 
 def _hub_digests(source: str) -> dict[str, str]:
