@@ -129,7 +129,7 @@ class Ledger:
             self._take(line)
 
     def refresh(self) -> None:
-        """Read what others committed, up to what the folder shows. Raises TakenOver if this run was replaced."""
+        """Read what others committed. Raises TakenOver if this run was replaced."""
         with self._lock:
             if self.epoch:
                 self.check()
