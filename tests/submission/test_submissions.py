@@ -262,7 +262,7 @@ def test_somebody_elses_of_a_moment_ago_is_refused_as_it_is(tmp_path):
 
 
 def test_a_spec_that_travelled_is_the_one_that_was_submitted(tmp_path):
-    # From another folder, as on the cluster: paths are absolute already, hub names stay hub names.
+    # From another folder, as on the cluster: paths are absolute already, hub names and URIs stay as they are.
     specs = [(DEMO / name, load) for name in ("job.yaml", "guarded.yaml", "../nightly.yaml")]
     specs += [(DEMO / "label.yaml", load_label), (DEMO / "train.yaml", load_train_spec)]
     for spec, read in specs:
@@ -270,7 +270,7 @@ def test_a_spec_that_travelled_is_the_one_that_was_submitted(tmp_path):
         (tmp_path / "travelled").mkdir(exist_ok=True)
         (tmp_path / "travelled/spec.yaml").write_text(submitted.dump(), encoding="utf8")
         assert read(tmp_path / "travelled/spec.yaml") == submitted
-        assert all(source.startswith("/") for source in Order(submitted).sources)
+        assert all(source.startswith(("/", "s3://")) for source in Order(submitted).sources)
 
 
 def test_a_link_in_an_absolute_path_travels_as_it_is(tmp_path):
