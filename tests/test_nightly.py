@@ -9,14 +9,14 @@ NIGHTLY = REPOSITORY / "jobs" / "nightly.yaml"
 LINES = NIGHTLY.read_text(encoding="utf8").splitlines()
 
 
-def test_it_is_a_job_of_hub_models():
+def test_it_is_a_job_from_bucket_to_bucket():
     spec = load(NIGHTLY)
     assert (spec.models.small.source, spec.models.large.source) == (
-        "NiuTrans/LMT-60-0.6B",
-        "NiuTrans/LMT-60-8B",
+        "s3://corpora/models/LMT-60-0.6B",
+        "s3://corpora/models/LMT-60-8B",
     )
-    assert spec.router.source == "/corpora/routers/lmt-60"
-    assert spec.input.uri == "/corpora/in"
+    assert spec.router.source == "s3://corpora/routers/lmt-60"
+    assert (spec.input.uri, spec.output.uri) == ("s3://corpora/in", "s3://corpora/out/by-hand")
     assert spec.metric and spec.metric.checkpoint == "Unbabel/wmt22-cometkiwi-da"
     assert spec.models.prompt_limit_tokens == 1536, "as its comment says"
 
@@ -28,5 +28,5 @@ def test_every_line_says_what_it_is(line):
 
 
 def test_a_night_sets_budget_and_output():
-    spec = load(NIGHTLY, budget_fraction="0.2", output_uri="/corpora/out/2026-11-22")
-    assert (str(spec.budget.fraction), spec.output.uri) == ("0.2", "/corpora/out/2026-11-22")
+    spec = load(NIGHTLY, budget_fraction="0.2", output_uri="s3://corpora/out/2026-11-22")
+    assert (str(spec.budget.fraction), spec.output.uri) == ("0.2", "s3://corpora/out/2026-11-22")

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 from typer.core import TyperGroup
@@ -30,6 +30,7 @@ from routelmt_batch.progress import stderr_console
 
 if TYPE_CHECKING:
     from routelmt_batch.submission.cluster import Cluster
+    from routelmt_batch.submission.progress import Progress
     from routelmt_batch.submission.submissions import Submission
     from routelmt_batch.submission.submit import Order
 
@@ -43,10 +44,10 @@ UrlOption = Annotated[
     ),
 ]
 JobArgument = Annotated[
-    str, typer.Argument(metavar="JOB", help="A submission's id, or an output folder for its latest one.")
+    str, typer.Argument(metavar="JOB", help="A submission's id, or an output's path or URI for its latest.")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print it as JSON.")]
-# Options whose value is a path on the cluster's nodes.
+# Options whose value is a path on the cluster's nodes, or a URI.
 _PATHS = ("against", "rates_file")
 
 
@@ -71,11 +72,11 @@ def add_to(app: typer.Typer) -> None:
         (
             "submit",
             submit,
-            "submit nightly.yaml --budget 0.3 --output /corpora/out/1 --address http://head:8265",
+            "submit nightly.yaml --budget 0.3 --output s3://corpora/out/1 --address http://head:8265",
         ),
-        ("status", status, "status /corpora/out/1 --address http://head:8265"),
-        ("logs", logs, "logs /corpora/out/1 --follow --address http://head:8265"),
-        ("stop", stop, "stop /corpora/out/1 --address http://head:8265"),
+        ("status", status, "status s3://corpora/out/1 --address http://head:8265"),
+        ("logs", logs, "logs s3://corpora/out/1 --follow --address http://head:8265"),
+        ("stop", stop, "stop s3://corpora/out/1 --address http://head:8265"),
         ("list", list_submissions, "list --address http://head:8265"),
     ):
         app.command(name, epilog=f"Example: routelmt-batch {example}")(command)
@@ -97,9 +98,9 @@ def submit(
     """Run a spec on a Ray cluster, or continue a stopped one there. Prints the submission's id.
 
     A spec for `label` or `train` is run by that command, and options that the command lacks are refused.
-    The package and the spec are uploaded. Models, tables, input, output, --against and --rates are paths on
-    the cluster's nodes; relative ones are made absolute here. An output is refused while another submission
-    waits or runs for it.
+    The package and the spec are uploaded, but no credentials. Models, tables, input, output, --against and
+    --rates are URIs, or paths on the cluster's nodes; relative paths are made absolute here. An output is
+    refused while another submission waits or runs for it.
     """
     from routelmt_batch.interrupts import seconds
     from routelmt_batch.job.conditions import parse
@@ -181,13 +182,14 @@ def status(job: JobArgument, address: UrlOption = None, as_json: JsonOption = Fa
     from routelmt_batch.submission import tables
 
     cluster, submission = _find(job, address)
-    stages, why = _stages(submission), _why(cluster, submission)
+    why = _why(cluster, submission)
+    if not as_json:
+        show.console().print(tables.details(submission, why))
+    stages = _progress([submission])[submission.id].stages
     if as_json:
         state = submission.as_json() | {"message": why, "stages": stages}
         typer.echo(json.dumps(state, ensure_ascii=False, indent=1))
-        return
-    show.console().print(tables.details(submission, why))
-    if stages is not None:
+    elif stages is not None:
         show.console().print(show.stages(stages))
 
 
@@ -216,15 +218,20 @@ def stop(job: JobArgument, address: UrlOption = None) -> None:
 
 
 def list_submissions(address: UrlOption = None, as_json: JsonOption = False) -> None:
-    """List this tool's submissions on the cluster, newest first."""
+    """List this tool's submissions on the cluster, newest first, with the progress of those that run."""
     from routelmt_batch.cli import show
     from routelmt_batch.submission import tables
 
     submissions = _cluster(address).submissions()
+    live = _progress([each for each in submissions if each.live])
     if as_json:
-        typer.echo(json.dumps([each.as_json() for each in submissions], ensure_ascii=False, indent=1))
+        states = [
+            each.as_json() | ({"stages": live[each.id].stages} if each.live else {}) for each in submissions
+        ]
+        typer.echo(json.dumps(states, ensure_ascii=False, indent=1))
     elif submissions:
-        show.console().print(tables.listed(submissions))
+        current = {name: found.current for name, found in live.items()}
+        show.console().print(tables.listed(submissions, current))
     else:
         typer.echo("no submissions by routelmt-batch on this cluster")
 
@@ -260,18 +267,19 @@ def _why(cluster: Cluster, submission: Submission) -> str | None:
     return None
 
 
-def _stages(submission: Submission) -> dict[str, Any] | None:
-    """The job's progress by stage; None for a training, or if its output cannot be read from here."""
-    from routelmt_batch.job import flow
-    from routelmt_batch.learning.labelling import label
-    from routelmt_batch.store.folder import Folder
+def _progress(submissions: list[Submission]) -> dict[str, Progress]:
+    """How far some submissions are, by id. An output that cannot be read from here is a line on standard
+    error, because the cluster's own status does not depend on it."""
+    if not submissions:
+        return {}
+    from routelmt_batch.submission.progress import progress
 
-    folder, work = Folder.at(submission.output), label if submission.command == "label" else flow
-    try:
-        stages: dict[str, Any] | None = work.unfinished(folder)["stages"] if folder.read_manifest() else None
-    except OSError:
-        return None
-    return stages
+    found = dict(zip((each.id for each in submissions), progress(submissions), strict=True))
+    for name, one in found.items():
+        if one.fault:
+            message = f"{name}: its progress cannot be read from here: {one.fault}"
+            stderr_console().print(message, style="yellow", soft_wrap=True)
+    return found
 
 
 def _follow(cluster: Cluster, submission: Submission, address: str | None) -> NoReturn:

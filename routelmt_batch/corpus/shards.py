@@ -17,7 +17,7 @@ from pathlib import PurePath, PurePosixPath
 import pyarrow as pa
 from fsspec.utils import glob_translate
 
-from routelmt_batch.errors import InputError
+from routelmt_batch.errors import InputError, StoreError
 from routelmt_batch.files.location import Location, Replaced
 from routelmt_batch.files.parquet import parquet_file, read_ahead
 from routelmt_batch.files.uris import locate
@@ -95,11 +95,18 @@ def _files(location: Location, uri: str, key: str) -> Iterator[tuple[PurePosixPa
     elif location.is_folder():
         pattern = r"(?s:.*\.parquet)\Z"
     else:
-        raise InputError(f"{key} {uri}: no such folder or file{near(location.name, location.parent.names())}")
+        raise InputError(f"{key} {uri}: no such folder or file{near(location.name, _beside(location))}")
     for file in root.below():
         name = file.relative_to(root)
         if re.match(pattern, str(name)):
             yield name, file
+
+
+def _beside(location: Location) -> list[str]:
+    """Names beside a location, for a hint; none if a store does not allow to list them."""
+    with contextlib.suppress(StoreError):
+        return location.parent.names()
+    return []
 
 
 def _until_glob(location: Location) -> Location:

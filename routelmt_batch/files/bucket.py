@@ -211,7 +211,7 @@ class ObjectLocation(Location):
     def remove(self, only: Stat | None = None) -> None:
         import obstore
 
-        # Stores cannot remove on a condition: see "What a store must do" in the guide.
+        # obstore cannot remove on a condition: see "What a store must do" in docs/pages/clusters.md.
         if only is not None and self.stat() != only:
             raise Replaced(f"{self}: changed since it was read")
         with contextlib.suppress(FileNotFoundError):

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, NamedTuple
 from pydantic import Field, model_validator
 
 from routelmt_batch.errors import SpecError
+from routelmt_batch.files.uris import locate
 from routelmt_batch.rows import AUDIT_QUALITY, LARGE, QUALITY, SCORES, SMALL, TRANSLATIONS
 from routelmt_batch.spec import JobSpec, Part, SpecFile
 from routelmt_batch.spec.file import read
@@ -88,15 +89,16 @@ class Estimate:
     cost: float | None
 
 
-def load(path: str | Path, spec: JobSpec) -> Rates:
+def load(uri: str | Path, spec: JobSpec) -> Rates:
     """Read a rates file for a job.
 
     Raises:
+        StoreError: its store does not answer or denies access.
         SpecError: it cannot be read, a key or value is wrong, or the job's guard needs the metric's rate.
     """
-    rates = read(Path(path), (), Rates)
+    rates = read(locate(str(uri)), (), Rates)
     if spec.guard.measures and not rates.metric:
-        raise SpecError(f"{path}: the job's guard measures translations; add a rate for metric")
+        raise SpecError(f"{uri}: the job's guard measures translations; add a rate for metric")
     return rates
 
 

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from routelmt_batch.errors import SpecError
 from routelmt_batch.files.disk import DiskLocation
+from routelmt_batch.files.location import Location
 from routelmt_batch.files.uris import is_remote, locate
 from routelmt_batch.kinds import KINDS, SMALL_MODEL
 from routelmt_batch.spec import COMET, Input, JobSpec, LabelSpec, Models, Pool, SpecFile, near
@@ -63,7 +64,10 @@ def _override(name: str, value: str) -> tuple[str, str]:
 
 
 def read(
-    path: Path, settings: Iterable[str], kind: type[Spec], overrides: Iterable[tuple[str, object]] = ()
+    path: Path | Location,
+    settings: Iterable[str],
+    kind: type[Spec],
+    overrides: Iterable[tuple[str, object]] = (),
 ) -> Spec:
     """Read a spec file of any kind, with `--set key=value` settings and then overrides (dotted key, value).
 
@@ -101,10 +105,10 @@ def kind_of(path: Path, kinds: Iterable[type[Spec]]) -> type[Spec]:
     return min((first, *others), key=faults)
 
 
-def _document(path: Path, kind: type[SpecFile]) -> Document:
+def _document(path: Path | Location, kind: type[SpecFile]) -> Document:
     """Parse a file that must hold a mapping. Raises SpecError, which names how to get a `kind` of spec."""
     try:
-        document = parse(path.read_text(encoding="utf8"))
+        document = parse(path.read_bytes().decode("utf8"))
     except FileNotFoundError:
         raise SpecError(f"{path}: no such spec file; {kind.starter()} to start from") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -138,7 +142,11 @@ def _put(raw: dict[str, Any], dotted: str, value: object) -> None:
 
 
 def _explain(
-    path: Path, document: Document, error: ValidationError, kind: type[BaseModel], given: Mapping[str, str]
+    path: Path | Location,
+    document: Document,
+    error: ValidationError,
+    kind: type[BaseModel],
+    given: Mapping[str, str],
 ) -> str:
     """The message about an invalid spec: the file or the `given` options at fault, then a line for each
     fault with its line in the file."""
@@ -201,12 +209,12 @@ def resolve(spec: PassSpecs, path: Path) -> PassSpecs:
 
 
 def _inputs(given: Input, folder: Path) -> str | tuple[str, ...]:
-    uris = tuple(_at(uri, folder) for uri in given.uris)
+    uris = tuple(at(uri, folder) for uri in given.uris)
     return uris[0] if isinstance(given.uri, str) else uris
 
 
-def _at(uri: str, folder: Path) -> str:
-    """A URI, or the absolute path of a path."""
+def at(uri: str, folder: Path) -> str:
+    """A URI, or the absolute path of a path in a folder."""
     if is_remote(uri):
         return uri
     location = locate(uri)
@@ -234,5 +242,10 @@ def beside(source: str, folder: Path) -> str:
 
 
 def from_here(uri: str) -> str:
-    """A URI, or the absolute path of an output, resolved against the working folder; links are kept."""
-    return uri if is_remote(uri) else os.path.abspath(_at(uri, Path.cwd()))  # noqa: PTH100
+    """A URI in its one spelling, or the absolute path of an output, resolved against the working folder;
+    links are kept.
+
+    Raises:
+        UsageError: see files.uris.locate.
+    """
+    return str(locate(uri)) if is_remote(uri) else os.path.abspath(at(uri, Path.cwd()))  # noqa: PTH100

@@ -39,9 +39,9 @@ _STOP_S = 60
 
 @dataclass(frozen=True)
 class Order:
-    """What a submission runs. The spec's paths are absolute, on the cluster. `options` are the command's
-    arguments that set no key of the spec. `python` is the interpreter on the cluster's head. With `plan` the
-    job is only planned."""
+    """What a submission runs. The spec has URIs, and absolute paths on the cluster. `options` are the
+    command's arguments that set no key of the spec. `python` is the interpreter on the cluster's head. With
+    `plan` the job is only planned."""
 
     spec: JobSpec | LabelSpec | TrainSpec
     options: tuple[str, ...] = ()
@@ -120,6 +120,7 @@ def _beaten(ended: Submission) -> NoReturn:
 
 
 def _hand_over(cluster: Cluster, order: Order, new: str, attempt: int, nonce: str) -> None:
+    # No credential travels: the nodes have their own, and everybody who reaches the dashboard reads all this.
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / SPEC_FILE).write_text(order.spec.dump(), encoding="utf8")
         cluster.submit(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import timedelta
 
 from rich.box import SIMPLE_HEAD
@@ -11,16 +11,20 @@ from rich.table import Table
 from routelmt_batch.submission.submissions import Submission
 
 
-def listed(submissions: Iterable[Submission]) -> Table:
+def listed(submissions: Iterable[Submission], current: Mapping[str, str]) -> Table:
+    """All submissions; `current` is what those that run are doing, by id."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("id", no_wrap=True)
-    for name in ("command", "status", "started"):
+    for name in ("command", "status", "started", "progress"):
         table.add_column(name, no_wrap=True)
     table.add_column("output", overflow="fold")
     for submission in submissions:
         code = f" {submission.exit_code}" if submission.exit_code else ""
         status = submission.status + code
-        table.add_row(submission.id, submission.command, status, _started(submission), submission.output)
+        doing = current.get(submission.id, "")
+        table.add_row(
+            submission.id, submission.command, status, _started(submission), doing, submission.output
+        )
     return table
 
 

@@ -15,11 +15,11 @@ from pydantic import ValidationError
 from routelmt_batch.cli.main import app
 from routelmt_batch.engines.pools import Pools
 from routelmt_batch.spec.file import load
-from tests.cluster.kubernetes import RayJob, documents, quantity
+from tests.cluster.kubernetes import RayJob, documents, pod, quantity
 from tests.conftest import REPOSITORY
 
 CLUSTER = REPOSITORY / "cluster"
-FILES = ("volumes.yaml", "rayjob.yaml", "nightly.yaml")
+FILES = ("account.yaml", "rayjob.yaml", "nightly.yaml", "volumes.yaml")
 TEXTS = {name: (CLUSTER / name).read_text(encoding="utf8") for name in FILES}
 MANIFESTS = {name: list(documents(text)) for name, text in TEXTS.items()}
 JOB = RayJob.model_validate(MANIFESTS["rayjob.yaml"][0])
@@ -30,9 +30,10 @@ CRON, *RIGHTS = MANIFESTS["nightly.yaml"]
 def test_the_kinds_are_these():
     kinds = {name: [document["kind"] for document in found] for name, found in MANIFESTS.items()}
     assert kinds == {
-        "volumes.yaml": ["PersistentVolumeClaim", "PersistentVolumeClaim"],
+        "account.yaml": ["ServiceAccount"],
         "rayjob.yaml": ["RayJob"],
         "nightly.yaml": ["CronJob", "ServiceAccount", "Role", "RoleBinding"],
+        "volumes.yaml": ["PersistentVolumeClaim", "PersistentVolumeClaim"],
     }
 
 
@@ -43,8 +44,12 @@ def test_the_kinds_are_these():
         ("rayjob.yaml", "backoffLimit: 2", "backoffLimit: '2'"),
         ("rayjob.yaml", "mode: token", "mode: tokens"),
         ("rayjob.yaml", "groupName: small", "groupName: router"),
-        ("rayjob.yaml", "mountPath: /corpora}", "mountpath: /corpora}"),
-        ("rayjob.yaml", "- {name: models, mountPath", "- {name: model, mountPath"),
+        ("rayjob.yaml", "mountPath: /home/ray/.cache}", "mountpath: /home/ray/.cache}"),
+        ("rayjob.yaml", "- {name: cache, mountPath", "- {name: caches, mountPath"),
+        ("rayjob.yaml", "emptyDir: {sizeLimit", "emptyDir: {sizelimit"),
+        ("rayjob.yaml", "serviceAccountName: routelmt", "serviceaccountName: routelmt"),
+        ("rayjob.yaml", "- secretRef: {name", "- secretRef: {names"),
+        ("account.yaml", "  annotations:", "  annotation:"),
         ("rayjob.yaml", "maxReplicas: 4", "maxReplicas: 3"),
         ("nightly.yaml", "  schedule:", "  Schedule:"),
         ("nightly.yaml", "restartPolicy: Never", "restartPolicy: 1"),
@@ -68,20 +73,50 @@ def pods() -> list[dict]:
 
 
 def test_what_pods_mount_is_made_by_the_commands_and_files_here():
-    claims = {document["metadata"]["name"] for document in MANIFESTS["volumes.yaml"]}
     told = "".join(TEXTS.values())
     made = dict(re.findall(r"kubectl create configmap (\S+) --from-file=(\S+)", told))
     cron_pod = CRON["spec"]["jobTemplate"]["spec"]["template"]["spec"]
-    for pod in [*pods(), cron_pod]:
-        for volume in pod["volumes"]:
-            claim, config = volume.get("persistentVolumeClaim"), volume.get("configMap")
-            assert claim["claimName"] in claims if claim else (REPOSITORY / made[config["name"]]).is_file()
+    for spec in [*pods(), cron_pod]:
+        for volume in spec["volumes"]:
+            own = "emptyDir" in volume
+            assert own or (REPOSITORY / made[volume["configMap"]["name"]]).is_file(), "no volume is shared"
     # A ConfigMap's files have the names that they had.
     assert "/etc/routelmt/nightly.yaml" in JOB.spec.entrypoint and made["routelmt-nightly"].endswith(
         "/nightly.yaml"
     )
     assert cron_pod["containers"][0]["command"][-1] == "/etc/routelmt/rayjob.yaml"
     assert made["routelmt-rayjob"] == "cluster/rayjob.yaml"
+
+
+def test_the_variant_with_shared_volumes_is_what_its_comment_says():
+    """Its lines, put into a pod of rayjob.yaml, are a pod by the same strict rules, and claim what is made here."""
+    comment = [line for line in TEXTS["volumes.yaml"].splitlines() if line.startswith("#   ")]
+    variant = yaml.safe_load(
+        "\n".join(line.removeprefix("#   ") for line in comment if "kubectl" not in line)
+    )
+    claims = [volume["persistentVolumeClaim"]["claimName"] for volume in variant["volumes"]]
+    assert sorted(claims) == sorted(document["metadata"]["name"] for document in MANIFESTS["volumes.yaml"])
+    for spec in pods():
+        [container], volumes = spec["containers"], {volume["name"]: volume for volume in spec["volumes"]}
+        volumes |= {volume["name"]: volume for volume in variant["volumes"]}
+        mounts = container["volumeMounts"] + variant["volumeMounts"]
+        changed = {
+            **spec,
+            "containers": [{**container, "volumeMounts": mounts}],
+            "volumes": list(volumes.values()),
+        }
+        assert pod({"spec": changed})
+        assert {mount["name"] for mount in mounts} == volumes.keys() == {"cache", "corpora", "spec"}
+
+
+def test_the_pods_have_the_accounts_rights_and_keep_models_on_their_own_disk():
+    [account] = MANIFESTS["account.yaml"]
+    for spec in pods():
+        assert spec["serviceAccountName"] == account["metadata"]["name"]
+        mounts = {mount["name"]: mount["mountPath"] for mount in spec["containers"][0]["volumeMounts"]}
+        # Where Hugging Face, vLLM and this package keep what they fetch, for the image's user.
+        assert mounts["cache"] == "/home/ray/.cache"
+        assert spec["securityContext"]["fsGroup"] == 1000, "the image's user may write there"
 
 
 def test_the_schedule_may_create_the_job_and_nothing_else():
@@ -108,7 +143,7 @@ def test_the_entrypoint_is_a_command_that_run_takes():
     )
     program, command, *arguments = told.stdout.split("\n")[:-1]
     assert (program, command) == ("routelmt-batch", "run")
-    assert re.fullmatch(r"/corpora/out/\d{4}-\d\d-\d\d", arguments[arguments.index("--output") + 1])
+    assert re.fullmatch(r"s3://corpora/out/\d{4}-\d\d-\d\d", arguments[arguments.index("--output") + 1])
     commands = typer.main.get_command(app).commands
     context = commands["run"].make_context("run", arguments)
     assert context.params["address"] == "auto"

@@ -41,7 +41,7 @@ def test_the_kind_follows_from_base_and_target(tmp_path, settings, kind):
         ({"workers__count": 3}, "batch_rows 32 must be a multiple of workers.count 3"),
         ({"training__micro_batch_rows": 5}, "x micro_batch_rows 5"),
         ({"prompt__template": "Translate."}, "template must contain {source}"),
-        ({"output__uri": "s3://bucket/router"}, "object stores are not read or written yet"),
+        ({"output__uri": "s3://bucket/router"}, "to a disk that its workers share: give a path"),
     ],
 )
 def test_a_fault_is_named(tmp_path, settings, message):

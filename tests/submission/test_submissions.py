@@ -10,11 +10,12 @@ import typer
 from ray.job_submission import JobDetails
 
 from routelmt_batch.cli.main import app
-from routelmt_batch.cli.submission import _stages, _why
+from routelmt_batch.cli.submission import _why
 from routelmt_batch.errors import OutputError, RoutelmtError, UsageError
 from routelmt_batch.learning.training.spec import load_train_spec
 from routelmt_batch.spec.file import load, load_label
 from routelmt_batch.submission import submit as submit_module
+from routelmt_batch.submission.progress import Progress, progress
 from routelmt_batch.submission.submissions import Submission, submission_id
 from routelmt_batch.submission.submit import Order
 from tests.cli.test_cli import label_spec
@@ -115,12 +116,13 @@ def test_how_far_labels_are_is_told_and_a_training_has_no_stages(invoke, tmp_pat
     """Twelve rows, one without a reference; the models translate 22 texts that can be measured."""
     assert invoke("label", label_spec(tmp_path)).exit_code == 0
     told = METADATA | {"command": "label", "output": str(tmp_path / "labels")}
-    assert _stages(Submission.read(details(metadata=told))) == {
-        "small": [12, 12], "large": [12, 12], "metric": [22, 22], "assemble": [1, 1],
-    }  # fmt: skip
+    labels = Submission.read(details(metadata=told))
     (tmp_path / "router/_train").mkdir(parents=True)
     told = METADATA | {"command": "train", "output": str(tmp_path / "router")}
-    assert _stages(Submission.read(details(metadata=told))) is None
+    assert progress([labels, Submission.read(details(metadata=told))]) == [
+        Progress({"small": [12, 12], "large": [12, 12], "metric": [22, 22], "assemble": [1, 1]}),
+        Progress(),
+    ]
 
 
 def test_options_reach_the_command_whole():
@@ -260,7 +262,7 @@ def test_somebody_elses_of_a_moment_ago_is_refused_as_it_is(tmp_path):
 
 
 def test_a_spec_that_travelled_is_the_one_that_was_submitted(tmp_path):
-    # From another folder, as on the cluster: paths are absolute already, hub names stay hub names.
+    # From another folder, as on the cluster: paths are absolute already, hub names and URIs stay as they are.
     specs = [(DEMO / name, load) for name in ("job.yaml", "guarded.yaml", "../nightly.yaml")]
     specs += [(DEMO / "label.yaml", load_label), (DEMO / "train.yaml", load_train_spec)]
     for spec, read in specs:
@@ -268,7 +270,7 @@ def test_a_spec_that_travelled_is_the_one_that_was_submitted(tmp_path):
         (tmp_path / "travelled").mkdir(exist_ok=True)
         (tmp_path / "travelled/spec.yaml").write_text(submitted.dump(), encoding="utf8")
         assert read(tmp_path / "travelled/spec.yaml") == submitted
-        assert all(source.startswith("/") for source in Order(submitted).sources)
+        assert all(source.startswith(("/", "s3://")) for source in Order(submitted).sources)
 
 
 def test_a_link_in_an_absolute_path_travels_as_it_is(tmp_path):

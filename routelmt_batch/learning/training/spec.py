@@ -7,8 +7,9 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from routelmt_batch.files.uris import is_remote
 from routelmt_batch.spec import Part, Prompt, SpecFile, file
 from routelmt_batch.spec.values import Fraction, Uri
 
@@ -17,9 +18,20 @@ class Output(Part):
     """Where the router goes."""
 
     uri: Uri = Field(
-        description="Router folder to write. A relative path starts at the folder where you run the command. "
-        "`--output` replaces it."
+        title="path",
+        description="Router folder to write, on a disk. A relative path starts at the folder where you run "
+        "the command. `--output` replaces it.",
     )
+
+    @field_validator("uri")
+    @classmethod
+    def _on_a_disk(cls, uri: str) -> str:
+        if is_remote(uri):
+            raise ValueError(
+                "a training writes its checkpoints to a disk that its workers share: give a path, and copy "
+                "the finished router to the store"
+            )
+        return uri
 
 
 class Base(Part):
@@ -129,11 +141,13 @@ class TrainSpec(SpecFile):
 
     name: str = Field(min_length=1, description="Name of the router. Its model card shows it.")
     tables: list[Uri] = Field(
+        title="list of paths or URIs",
         min_length=1,
         description="Label tables to train on: folders, globs or Parquet files. A relative path starts at "
         "the spec's folder.",
     )
     test_tables: list[Uri] = Field(
+        title="list of paths or URIs",
         default=[],
         description="Label tables for the test only. Default: `split.test_fraction` of `tables`.",
     )
@@ -201,11 +215,9 @@ def load_train_spec(
     spec = file.read(Path(path), settings, TrainSpec, overrides)
     folder = Path(path).resolve().parent
 
-    def tables(uris: list[str]) -> list[str]:
-        return [str(folder / Path(uri).expanduser()) for uri in uris]
-
     base = spec.base.model_copy(update={"source": file.beside(spec.base.source, folder)})
     output = Output(uri=file.from_here(spec.output.uri))
     resolved: dict[str, Any] = {"base": base, "output": output}
-    resolved |= {"tables": tables(spec.tables), "test_tables": tables(spec.test_tables)}
+    for key, uris in (("tables", spec.tables), ("test_tables", spec.test_tables)):
+        resolved[key] = [file.at(uri, folder) for uri in uris]
     return spec.model_copy(update=resolved)
