@@ -155,6 +155,7 @@ def write_report(workspace: AnyWorkspace, report: Report) -> None:
     Raises:
         RoutelmtError: an output shard changed after it was committed; it is named.
     """
+    workspace.ledger.check()
     for output in current_outputs(workspace.ledger):
         path = workspace.folder.data(output["shard"])
         if not _is_as_written(path, output):

@@ -111,7 +111,8 @@ def test_what_is_no_finished_job_is_refused(invoke, make_spec, out, tmp_path):
     assert files(out) == before
 
 
-def test_a_held_job_is_refused(invoke, make_spec, out):
+def test_a_held_job_is_refused(invoke, make_spec, out, monkeypatch):
+    monkeypatch.setattr("routelmt_batch.store.ledger.SIGN_OF_LIFE_S", 0.5)
     invoke("run", make_spec())
     ledger = Folder.at(str(out)).ledger()
     with ledger.writing():

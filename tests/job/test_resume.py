@@ -117,15 +117,3 @@ def test_a_full_disk_is_told_and_nothing_is_lost(make_spec, corpus, tmp_path, mo
     monkeypatch.delenv(failpoints.VARIABLE)
     flow.run(load(spec), flow.Options(), BARS, FakeEngine(log).opened)
     oracle.check(output, corpus, "0.3")
-
-
-def test_a_second_run_is_refused_and_told_who_holds_the_job(make_spec, tmp_path):
-    spec, log = make_spec(), tmp_path / "sent.log"
-
-    class Meddling(FakeEngine):
-        def run(self, lanes, tell):
-            with pytest.raises(OutputError, match=rf"another run holds this job \(process {os.getpid()} on"):
-                flow.run(load(spec), flow.Options(), BARS, FakeEngine(log).opened)
-            return super().run(lanes, tell)
-
-    flow.run(load(spec), flow.Options(), BARS, Meddling(log).opened)
