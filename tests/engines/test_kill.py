@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -16,6 +17,7 @@ import pytest
 from routelmt_batch import failpoints
 from routelmt_batch.engines import reaper
 from tests import oracle
+from tests.files.s3 import S3Server, s3_server
 
 pytestmark = pytest.mark.engine
 CHILD = "routelmt_batch.engines.child"  # an engine's process, by its command
@@ -67,27 +69,42 @@ class Command:
         return left
 
 
-def test_kill_9_while_scoring_and_while_translating(make_spec, corpus, tmp_path):
+@pytest.fixture
+def server(tmp_path) -> Iterator[S3Server]:
+    with s3_server(tmp_path / "s3") as running:
+        yield running
+
+
+def parts(output: Path) -> dict[str, str]:
+    """Hashes of committed parts by name."""
+    return {Path(path).name: digest for path, digest in oracle.digests(output).items()}
+
+
+def test_kill_9_while_scoring_and_while_translating(make_spec, corpus, tmp_path, server):
+    """From bucket to bucket: what Ray's tasks wrote to the store is found again."""
+    server.put_folder(corpus, "in")
     # All to the large model: one engine less to start each time.
-    spec, output = make_spec(budget__fraction=1), tmp_path / "out"
+    spec = make_spec(input__uri=server.uri("in"), output__uri=server.uri("out"), budget__fraction=1)
     standing: dict[str, str] = {}
     for failpoint in ("scores.ledger.after:3", "translations.ledger.after:2"):
-        command = Command(spec, failpoint)
+        command = Command(spec, failpoint, **server.environ)
         code, _ = command.finish()
         assert code == -signal.SIGKILL
         assert any(CHILD in name for name in command.seen), "an engine was running"
         assert command.survivors(within_s=15) == [], "nothing outlives the job"
-        now = oracle.digests(output)
+        now = parts(server.download("out", tmp_path / failpoint))
         assert {part: now[part] for part in standing} == standing
         assert len(now) > len(standing)
         standing = now
-    command = Command(spec, "", "--log-format", "json")
+    command = Command(spec, "", "--log-format", "json", **server.environ)
     code, errors = command.finish()
     assert code == 0, errors
+    output = server.download("out", tmp_path / "left")
+    assert (output / "reports/index.html").exists() and list((output / "_job/logs").glob("engine-*"))
     (last,) = command.told.splitlines()
     assert json.loads(last)["status"] == "done", "all of standard output, whatever engines print"
     assert {json.loads(line)["level"] for line in errors.splitlines()} == {"info"}
-    assert {part: oracle.digests(output)[part] for part in standing} == standing
+    assert {part: parts(output)[part] for part in standing} == standing
     rows = oracle.check(output, corpus, "1")
     lines = oracle.log(output)
     translated = sum(
