@@ -117,6 +117,16 @@ def make_spec(tmp_path: Path, corpus: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A Hugging Face hub, and an empty cache for what is downloaded from it."""
+    from tests.files.hub_server import hub_server
+
+    with hub_server() as running:
+        running.use(monkeypatch, tmp_path / "hub-cache")
+        yield running
+
+
+@pytest.fixture
 def fake_engine(tmp_path: Path) -> Any:
     from tests.fake_engine import FakeEngine
 

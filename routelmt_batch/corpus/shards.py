@@ -50,6 +50,17 @@ class Shard:
         return self.name.encode()
 
 
+def pins(uris: Sequence[str], before: Mapping[str, str]) -> dict[str, str]:
+    """By the URI of each input that is a branch or tag of a hub: its URI at a commit, which stays that of
+    `before`.
+
+    Raises:
+        UsageError: there is no such dataset or revision.
+    """
+    found = {uri: locate(before.get(uri, uri)).pinned() for uri in uris}
+    return {uri: str(pinned) for uri, pinned in found.items() if pinned != locate(uri)}
+
+
 def discover_all(uris: Sequence[str], only: str | None = None) -> list[tuple[str, Location]]:
     """Shards of one or several inputs. With several, names begin with the input's position: `0/`, `1/`.
 
@@ -73,7 +84,7 @@ def discover(uri: str, only: str | None = None, key: str = "input.uri") -> list[
     Raises:
         InputError: there are no shards, or `only` (a glob over names) matches none.
     """
-    location = locate(uri)
+    location = locate(uri).pinned()
     shards = [
         (str(name), file)
         for name, file in _files(location, uri, key)

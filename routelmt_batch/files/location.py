@@ -1,4 +1,4 @@
-"""A file or a folder, on a disk or in an object store."""
+"""A file or a folder, on a disk, in an object store or on a hub."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Replaced(RoutelmtError):
 
 
 class Location(ABC):
-    """A path on a disk or the URI of an object. `str` gives it as an operator writes it.
+    """A path on a disk, the URI of an object, or of a file on a hub. `str` gives it as an operator writes it.
 
     Folders need not be made, and exist if there is a file below them. All methods raise StoreError if a store
     does not answer or denies access.
@@ -75,6 +75,10 @@ class Location(ABC):
     @abstractmethod
     def canonical(self) -> Self:
         """The same file by its one name: links of a disk are followed."""
+
+    def pinned(self) -> Self:
+        """The same file or folder as it is now, where it has revisions: for a hub's branch, its commit."""
+        return self
 
     @abstractmethod
     def stat(self) -> Stat | None:

@@ -10,25 +10,30 @@ from urllib.request import url2pathname
 from routelmt_batch.errors import UsageError
 from routelmt_batch.files.bucket import SCHEMES, ObjectLocation
 from routelmt_batch.files.disk import DiskLocation
+from routelmt_batch.files.hub import SCHEME as HUB
+from routelmt_batch.files.hub import HubLocation
 from routelmt_batch.files.location import Location
 
 _URI = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/]*)/*(.*)", re.DOTALL)
 
 
 def locate(uri: str) -> Location:
-    """The location of a path, or of a file://, s3://, gs:// or az:// URI (az://CONTAINER/KEY).
+    """The location of a path, of a file://, s3://, gs:// or az:// URI (az://CONTAINER/KEY), or of a dataset
+    on the Hugging Face hub (see files.hub.SYNTAX).
 
     Raises:
-        UsageError: another scheme, or a URI without a bucket.
+        UsageError: another scheme, a URI without a bucket, or one of the hub that is no dataset's.
     """
     if not (match := _URI.fullmatch(uri)):
         return DiskLocation(Path(uri))
     scheme, bucket, key = match[1].lower(), match[2], match[3].rstrip("/")
     if scheme == "file" and bucket in ("", "localhost"):
         return DiskLocation(Path(url2pathname(urlsplit(uri).path)))
+    if scheme == HUB:
+        return HubLocation.of(f"{HUB}://{bucket}/{key}")
     if scheme not in SCHEMES:
         raise UsageError(
-            f"{uri}: give a path, or a URI that begins with file:// or {'://, '.join(SCHEMES)}://"
+            f"{uri}: give a path, or a URI that begins with file://, {'://, '.join(SCHEMES)}:// or hf://datasets/"
         )
     if not bucket or "@" in bucket:
         raise UsageError(f"{uri}: give {scheme}://BUCKET/KEY; credentials are taken from the environment")

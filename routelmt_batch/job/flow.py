@@ -197,7 +197,8 @@ def dry_run(
     spec, _, choices = settle(spec, begun.dtypes(), partial(processors, address))
     recipe = check_models(spec, bars)
     conditions.check(recipe, folder)
-    shards, unreadable = find_input(spec, only, limit, begun.known_shards(), bars)
+    revisions = begun.revisions(spec.input.uris)
+    shards, unreadable = find_input(spec, only, limit, begun.known_shards(), bars, revisions)
     begun.check(spec.command, shards, unreadable, recipe.fingerprints(shards, limit), bars)
     refuse_other_budget(folder, begun.ledger, recipe.budget, spec.guard)
     rows = sum(unit.rows for unit in units(shards, limit))
@@ -205,7 +206,8 @@ def dry_run(
         for warning in recipe.router.doubts("router", directions((), spec.input)):
             bars.warn(warning)
     return {
-        "input": f"{counted(rows, 'row')} in {counted(len(shards), 'shard')} of {', '.join(spec.input.uris)}",
+        "input": f"{counted(rows, 'row')} in {counted(len(shards), 'shard')} of "
+        + ", ".join(revisions.get(uri, uri) for uri in spec.input.uris),
         **{f"unreadable {name}": reason for name, reason in unreadable.items()},
         "small": spec.models.small.source,
         "large": spec.models.large.source,

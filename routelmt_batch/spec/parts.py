@@ -12,7 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from routelmt_batch.kinds import KINDS, ORACLES, SMALL_MODEL
 from routelmt_batch.prompts import LANGUAGES, LMT_TEMPLATE
 from routelmt_batch.spec.text import dump
-from routelmt_batch.spec.values import Fraction, Language, Threshold, Uri
+from routelmt_batch.spec.values import Fraction, Language, OutputUri, Threshold, Uris
 
 # Engine arguments that have their own key in the spec, or that a pass sets.
 OWN_ENGINE_KEYS = {
@@ -89,9 +89,11 @@ class Texts(Part):
 class Input(Texts):
     """The corpus: Parquet shards, and where they hold text and languages."""
 
-    uri: Uri | Annotated[tuple[Uri, ...], Field(min_length=1)] = Field(
-        title="path, or list of paths",
+    uri: Uris = Field(
+        title="path or URI, or list of them",
         description="Folder (searched with its subfolders), glob, or one Parquet file; or a list of these. "
+        "A dataset on the Hugging Face hub is `hf://datasets/OWNER/NAME[@REVISION][/PATH]`; a job reads the "
+        "commit that the revision is when the job begins. "
         "With a list, shard names begin with their place in it: `0/...`, `1/...`. "
         "A relative path starts at the spec's folder.",
     )
@@ -108,7 +110,7 @@ class Input(Texts):
 class Output(Part):
     """Where the results go."""
 
-    uri: Uri = Field(
+    uri: OutputUri = Field(
         description="Output folder. A relative path starts at the folder where you run the command. "
         "`--output` replaces it."
     )

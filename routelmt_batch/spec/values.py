@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from routelmt_batch.errors import UsageError
+from routelmt_batch.files.hub import HubLocation
 from routelmt_batch.files.uris import locate
 
 
@@ -17,6 +18,23 @@ def _is_located(uri: str) -> str:
         locate(uri)
     except UsageError as error:
         raise ValueError(str(error).removeprefix(f"{uri}: ")) from None
+    return uri
+
+
+def _are_located(uris: str | tuple[str, ...]) -> str | tuple[str, ...]:
+    if isinstance(uris, str):
+        return _is_located(uris)
+    for uri in uris:
+        try:
+            locate(uri)
+        except UsageError as error:
+            raise ValueError(str(error)) from None
+    return uris
+
+
+def _is_writable(uri: str) -> str:
+    if isinstance(locate(uri), HubLocation):
+        raise ValueError("hf:// is read only: give a path, or a URI of an object store")
     return uri
 
 
@@ -46,6 +64,9 @@ def _calibrated_or_finite(value: object) -> object:
 
 # The title describes the type in docs/pages/spec-reference.md.
 Uri = Annotated[str, AfterValidator(_is_located), Field(title="path or URI")]
+# Checked as a whole: pydantic would report a wrong URI as a wrong list, too.
+Uris = Annotated[str | Annotated[tuple[str, ...], Field(min_length=1)], AfterValidator(_are_located)]
+OutputUri = Annotated[Uri, AfterValidator(_is_writable)]
 Language = Annotated[str, Field(title="language code")]
 Fraction = Annotated[
     Decimal, BeforeValidator(_exact), Field(title="fraction, 0 to 1", ge=0, le=1, allow_inf_nan=False)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from routelmt_batch.corpus.shards import Shard
+from routelmt_batch.corpus.shards import Shard, pins
 from routelmt_batch.progress import Bars
 from routelmt_batch.rows import STAGES
 from routelmt_batch.spec import PassSpec
@@ -54,6 +54,15 @@ class Begun:
     def known_shards(self) -> dict[str, Shard]:
         """Shards by name, if committed work fixes the columns that they were read with."""
         return known_shards(self.manifest) if self.stages else {}
+
+    def revisions(self, uris: Sequence[str]) -> dict[str, str]:
+        """Input URIs at the commit of a hub's branch or tag, by the URI in the spec. It is the commit that
+        the job first read, also before any work is committed. Other inputs are left out.
+
+        Raises:
+            UsageError: there is no such dataset or revision.
+        """
+        return pins(uris, self.manifest.get("revisions", {}))
 
     def dtypes(self) -> dict[str, str]:
         """What `dtype: auto` became when the job began, by pool."""

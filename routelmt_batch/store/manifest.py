@@ -73,12 +73,14 @@ def manifest(
     fingerprints: dict[str, dict[str, Any]],
     limit: int | None,
     dtypes: Mapping[str, str],
+    revisions: Mapping[str, str],
 ) -> dict[str, Any]:
     return {
         "command": command,
         "shards": [{**asdict(shard), "row_groups": list(shard.row_groups)} for shard in shards],
         "unreadable": unreadable,
         "limit": limit,
+        "revisions": dict(revisions),
         "dtypes": dict(dtypes),
         "fingerprints": fingerprints,
         "versions": versions(),

@@ -89,11 +89,14 @@ def open_workspace(
         InputChanged: a shard changed since an earlier run of this job read it.
     """
     folder, ledger, spec = begun.folder, begun.ledger, recipe.spec
-    shards, unreadable = find_input(spec, only, limit, begun.known_shards(), bars)
+    revisions = begun.revisions(spec.input.uris)
+    shards, unreadable = find_input(spec, only, limit, begun.known_shards(), bars, revisions)
     fingerprints = recipe.fingerprints(shards, limit)
     begun.check(spec.command, shards, unreadable, fingerprints, bars)
     unreadable = begun.unreadable() | unreadable
-    record = begun.keep(manifest(spec.command, shards, unreadable, fingerprints, limit, dict(dtypes or {})))
+    record = begun.keep(
+        manifest(spec.command, shards, unreadable, fingerprints, limit, dict(dtypes or {}), revisions)
+    )
     left = list(drafts(folder.root.path)) if isinstance(folder.root, DiskLocation) else []
     if left or not folder.is_finished():
         ledger.take()
@@ -116,14 +119,18 @@ def find_input(
     limit: int | None,
     known: Mapping[str, Shard] | None = None,
     bars: Bars | None = None,
+    revisions: Mapping[str, str] | None = None,
 ) -> tuple[list[Shard], dict[str, str]]:
     """The job's readable shards, and why the others cannot be read. With a limit, only the first shards
     that hold that many rows are read.
 
+    Args:
+        revisions: see Begun.revisions.
+
     Raises:
         InputError: there are no shards, none can be read, or one does not fit the spec.
     """
-    remaining = discover_all(spec.input.uris, only)
+    remaining = discover_all([(revisions or {}).get(uri, uri) for uri in spec.input.uris], only)
     shards: list[Shard] = []
     unreadable: dict[str, str] = {}
     bars = bars or Bars.none()

@@ -140,10 +140,16 @@ def test_a_fraction_keeps_its_decimals(make_spec, text):
         (["router.kind=lenght"], "kind 'lenght': unknown"),
         (
             ["output.uri=s4://bucket/out"],
-            "output.uri: 's4://bucket/out': give a path, or a URI that begins with file:// or s3://",
+            "output.uri: 's4://bucket/out': give a path, or a URI that begins with file://, s3://",
         ),
         (["input.uri=s3://key:secret@bucket/in"], "credentials are taken from the environment"),
         (["input.uri=s3:///in"], "give s3://BUCKET/KEY"),
+        (
+            ["output.uri=hf://datasets/a/b"],
+            "output.uri: 'hf://datasets/a/b': hf:// is read only: give a path",
+        ),
+        (["input.uri=hf://a/b"], "input.uri: 'hf://a/b': is a model, and only datasets are read"),
+        (["input.uri=[in, hf://a/b]"], "input.uri: ['in', 'hf://a/b']: hf://a/b: is a model"),
         (["name="], "name"),
         (["name"], "give key=value"),
         (["name.x=1"], "holds a value, not keys"),
