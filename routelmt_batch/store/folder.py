@@ -137,7 +137,7 @@ def check_output(folder: Folder, spec: PassSpec) -> None:
     if root.exists():
         raise OutputError(f"output.uri {root}: is a file; give a folder")
     found = [name for name in root.names() if not name.startswith(_PROBE)]
-    if found and not folder.work.is_folder():
+    if found and not folder.ledger().log.last and not folder.work.is_folder():
         raise OutputError(
             f"output.uri {root}: not empty, and not a job's folder (no {WORK}/). "
             "Give an empty or new folder; nothing was touched"
