@@ -7,13 +7,18 @@ called.
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
-from typing import Annotated, Any, Literal, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_type_hints
 
 import typer
 
-Spec = TypeVar("Spec")
+if TYPE_CHECKING:
+    from routelmt_batch.learning.training.spec import TrainSpec
+    from routelmt_batch.spec import JobSpec, LabelSpec
+
+Spec = TypeVar("Spec", bound="JobSpec | LabelSpec | TrainSpec")
 
 
 @dataclass(frozen=True)
@@ -31,14 +36,17 @@ class SpecOptions:
     ] = field(default_factory=list)
 
     def read(self, load: Callable[..., Spec]) -> Spec:
-        """Load the spec with the function for its kind.
+        """Load the spec with the function for its kind, and put its `storage` into the environment, where
+        stores' clients look for it.
 
         Raises:
             SpecError: see spec.file.read.
         """
         keys = {name: value for name, value in vars(self).items() if name not in ("path", "settings")}
         given = {name: value for name, value in keys.items() if value is not None}
-        return load(self.path, self.settings, **given)
+        spec = load(self.path, self.settings, **given)
+        spec.storage.apply(os.environ)
+        return spec
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from routelmt_batch.engines import logs
 from routelmt_batch.engines.deaths import RESTARTS
 from routelmt_batch.engines.reaper import Reaper
 from routelmt_batch.errors import EngineError, RoutelmtError, UsageError
+from routelmt_batch.spec.storage import shared
 
 # No usage report leaves the machine.
 NO_TELEMETRY = {
@@ -113,7 +114,11 @@ class Session:
 
         quiet = {"log_to_driver": self.verbose, "logging_level": logging.ERROR}
         if not self.local:
-            ray.init(address=self.address, **quiet)
+            # Other nodes' processes do not inherit this process's environment.
+            variables = shared(os.environ)
+            ray.init(
+                address=self.address, runtime_env={"env_vars": variables} if variables else None, **quiet
+            )
             return
         with _yielding():
             ray.init(

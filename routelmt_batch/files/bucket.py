@@ -22,12 +22,14 @@ from cachetools import LRUCache
 
 from routelmt_batch.errors import StoreError
 from routelmt_batch.files.location import File, Location, Replaced, Stat
+from routelmt_batch.files.profiles import profile_credentials
 
 SCHEMES = ("s3", "gs", "az")
 # What one request may write: https://docs.aws.amazon.com/AmazonS3/latest/userguide/upload-objects.html
 MOST_BYTES = 5 * 10**9
 T = TypeVar("T")
 _NO_BUCKET = ("NoSuchBucket", "ContainerNotFound")
+_DENIED = ("status code: 401", "status code: 403")
 _CODE = re.compile(r"<Code>([^<]*)</Code>(?:.*?<Message>([^<]*)</Message>)?", re.DOTALL)
 _MOST_CHARS = 300
 _BLOCK_BYTES = 8 << 20
@@ -265,21 +267,22 @@ class ObjectLocation(Location):
             yield
         except (AlreadyExistsError, PreconditionError):
             raise
-        except FileNotFoundError as error:
-            if not any(code in str(error) for code in _NO_BUCKET):
+        except (FileNotFoundError, BaseError) as error:
+            # A list has one class for all errors.
+            if _says(error, _NO_BUCKET):
+                raise StoreError(f"{self}: no such bucket ({_reason(error)}). Check its name") from None
+            if isinstance(error, FileNotFoundError):
                 raise FileNotFoundError(str(self)) from None
-            raise StoreError(f"{self}: no such bucket ({_reason(error)}). Check its name") from None
-        except (PermissionDeniedError, UnauthenticatedError) as error:
-            raise StoreError(
-                f"{self}: the store denies access ({_reason(error)}). Check the credentials, and that their "
-                "role may read and write below this prefix"
-            ) from None
-        except InvalidPathError as error:
-            raise StoreError(
-                f"{self}: a name there cannot be used ({_reason(error)}). Rename that object, or give "
-                "another prefix"
-            ) from None
-        except BaseError as error:
+            if isinstance(error, PermissionDeniedError | UnauthenticatedError) or _says(error, _DENIED):
+                raise StoreError(
+                    f"{self}: the store denies access ({_reason(error)}). Check the credentials, and that "
+                    "their role may read and write below this prefix"
+                ) from None
+            if isinstance(error, InvalidPathError):
+                raise StoreError(
+                    f"{self}: a name there cannot be used ({_reason(error)}). Rename that object, or give "
+                    "another prefix"
+                ) from None
             raise _Broken(
                 f"{self}: the store did not do it ({_reason(error)}). Nothing committed is lost: check the "
                 "store and its settings, and run the same command again"
@@ -351,6 +354,10 @@ def _stat(meta: Any) -> Stat:
     return Stat(meta["size"], meta["e_tag"] or "", meta["version"] or "")
 
 
+def _says(error: Exception, codes: tuple[str, ...]) -> bool:
+    return any(code in str(error) for code in codes)
+
+
 def _reason(error: Exception) -> str:
     """What a store answered: its code and message, without the request, which may name credentials."""
     text = str(error)
@@ -371,6 +378,7 @@ def _store(root: str, reads: bool = True) -> Any:
 
     return obstore.store.from_url(
         root,
+        credential_provider=profile_credentials(root, os.environ),
         client_options={
             "timeout": timedelta(minutes=30),  # of the whole request: a large shard on a slow line
             **({"read_timeout": timedelta(seconds=60)} if reads else {}),
@@ -382,7 +390,13 @@ def _store(root: str, reads: bool = True) -> Any:
 
 def _is_plain(environ: Mapping[str, str]) -> bool:
     """Whether the environment asks for HTTP without TLS, as for a store on this machine."""
-    endpoints = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT", "AZURE_STORAGE_ENDPOINT")
+    endpoints = (
+        "AWS_ENDPOINT_URL",
+        "AWS_ENDPOINT_URL_S3",
+        "AWS_ENDPOINT",
+        "AZURE_STORAGE_ENDPOINT",
+        "GOOGLE_BASE_URL",
+    )
     allowed = ("AWS_ALLOW_HTTP", "AZURE_ALLOW_HTTP", "GOOGLE_ALLOW_HTTP")
     return any(environ.get(name, "").startswith("http://") for name in endpoints) or any(
         environ.get(name, "").lower() in ("1", "true") for name in allowed

@@ -15,6 +15,8 @@ from routelmt_batch.files.hub import HubLocation
 from routelmt_batch.files.location import Location
 
 _URI = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^/]*)/*(.*)", re.DOTALL)
+# A secret key may contain slashes: after a colon, everything up to the last @ is hidden.
+_LOGIN = re.compile(r"://(?:[^/\s'\"@]*:[^\s'\"]*|[^/\s'\"]*)@")
 
 
 def locate(uri: str) -> Location:
@@ -33,11 +35,19 @@ def locate(uri: str) -> Location:
         return HubLocation.of(f"{HUB}://{bucket}/{key}")
     if scheme not in SCHEMES:
         raise UsageError(
-            f"{uri}: give a path, or a URI that begins with file://, {'://, '.join(SCHEMES)}:// or hf://datasets/"
+            f"{without_login(uri)}: give a path, or a URI that begins with file://, "
+            f"{'://, '.join(SCHEMES)}:// or hf://datasets/"
         )
-    if not bucket or "@" in bucket:
-        raise UsageError(f"{uri}: give {scheme}://BUCKET/KEY; credentials are taken from the environment")
+    if not bucket or set("@:") & set(bucket):
+        raise UsageError(
+            f"{without_login(uri)}: give {scheme}://BUCKET/KEY; credentials are taken from the environment"
+        )
     return ObjectLocation(f"{scheme}://{bucket}", key)
+
+
+def without_login(text: str) -> str:
+    """A text in which the logins of URLs are hidden: it may be shown."""
+    return _LOGIN.sub("://***@", text)
 
 
 def is_remote(uri: str) -> bool:

@@ -20,7 +20,9 @@ from routelmt_batch.spec.parts import (
     Translator,
     near,
 )
-from routelmt_batch.spec.quality import COMET, Audit, Checks, Guard, Metric
+from routelmt_batch.spec.quality import Audit, Checks, Guard, Metric
+from routelmt_batch.spec.storage import Storage
+from routelmt_batch.spec.values import COMET
 
 __all__ = [
     "COMET",
@@ -47,6 +49,7 @@ __all__ = [
     "Run",
     "ScoreSpec",
     "SpecFile",
+    "Storage",
     "Texts",
     "Translator",
     "near",

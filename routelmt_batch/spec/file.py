@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 from routelmt_batch.errors import SpecError
 from routelmt_batch.files.disk import DiskLocation
 from routelmt_batch.files.location import Location
-from routelmt_batch.files.uris import is_remote, locate
+from routelmt_batch.files.uris import is_remote, locate, without_login
 from routelmt_batch.kinds import KINDS, SMALL_MODEL
 from routelmt_batch.spec import COMET, Input, JobSpec, LabelSpec, Models, Pool, SpecFile, near
 from routelmt_batch.spec.text import Document, NotYaml, parse
@@ -169,7 +169,7 @@ def _explain(
         lines.append(f"  {at}{where or 'spec'}: {message}")
     options = [origin for origin in dict.fromkeys(origins) if origin]
     head = f"{path}: the spec is not valid" if None in origins else f"{', '.join(options)}: not valid"
-    return "\n".join([head, *lines])
+    return without_login("\n".join([head, *lines]))
 
 
 def _keys_at(kind: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
@@ -230,7 +230,7 @@ def beside(source: str, folder: Path) -> str:
     a URI."""
     if is_remote(source):
         return source
-    given = Path(source).expanduser()
+    given = Path(at(source, folder) if "://" in source else source).expanduser()
     if given.is_absolute():  # links are kept: they may lead elsewhere on a cluster's nodes
         return str(given)
     candidate = (folder / given).resolve()

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from routelmt_batch.rows import LABEL_NAMES, OUTPUT_NAMES
 from routelmt_batch.spec.parts import Budget, Input, Models, Output, Page, Prompt, Router, Run, SpecFile
 from routelmt_batch.spec.quality import Audit, Checks, Guard, Metric
+from routelmt_batch.spec.storage import Storage
 
 
 class PassSpec(SpecFile):
@@ -22,6 +23,7 @@ class PassSpec(SpecFile):
     output: Output
     prompt: Prompt = Prompt()
     run: Run = Run()
+    storage: Storage = Storage()
 
     @model_validator(mode="after")
     def _columns_are_not_ours(self) -> Self:

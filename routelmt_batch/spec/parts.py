@@ -12,7 +12,16 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from routelmt_batch.kinds import KINDS, ORACLES, SMALL_MODEL
 from routelmt_batch.prompts import LANGUAGES, LMT_TEMPLATE
 from routelmt_batch.spec.text import dump
-from routelmt_batch.spec.values import Fraction, Language, OutputUri, Threshold, Uris
+from routelmt_batch.spec.values import (
+    NOT_HERE,
+    Fraction,
+    Language,
+    OutputUri,
+    Source,
+    Threshold,
+    Uris,
+    secrets,
+)
 
 # Engine arguments that have their own key in the spec, or that a pass sets.
 OWN_ENGINE_KEYS = {
@@ -139,7 +148,10 @@ def _as_replicas(value: object) -> object:
 class Pool(Part):
     """One model and the engines that serve it. Sizes are per engine."""
 
-    source: str = Field(description="Model folder, or Hugging Face name. Every node must be able to read it.")
+    source: Source = Field(
+        description="Model folder, on a disk that every node can read or in an object store, or Hugging Face "
+        "name. A node fetches a model from a store once, into its cache."
+    )
     replicas: Annotated[Replicas, BeforeValidator(_as_replicas)] = Field(
         Replicas(min=1, max=1),
         title="whole number, or `{min, max}`",
@@ -174,6 +186,15 @@ class Pool(Part):
         default={},
         description="Environment variables of the engines, such as `VLLM_CACHE_ROOT`.",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_secrets(cls, value: object) -> object:
+        for key in ("env", "engine"):
+            given = value.get(key) if isinstance(value, dict) else None
+            if isinstance(given, dict) and (found := secrets(map(str, given))):
+                raise ValueError(f"{key}: {', '.join(found)}: {NOT_HERE}")
+        return value
 
     @property
     def gpus_of_model(self) -> int:
@@ -251,7 +272,7 @@ class Router(Pool):
         "routelmt",
         description=f"Kind of router: {', '.join(f'`{kind}`' for kind in KINDS)}.",
     )
-    source: str = Field(
+    source: Source = Field(
         "",
         description=f"What the kind reads: {_sources()}. Default: the small model, for kinds that read one.",
     )

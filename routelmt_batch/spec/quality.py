@@ -9,9 +9,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from routelmt_batch.prompts import LANGUAGES
 from routelmt_batch.spec.parts import Part, Pool, Router
-from routelmt_batch.spec.values import Fraction, GuardMode
-
-COMET = "comet:"
+from routelmt_batch.spec.values import COMET, Fraction, GuardMode, Source
 
 
 class Metric(Pool):
@@ -21,10 +19,11 @@ class Metric(Pool):
     `max_num_batched_tokens` if every text were as long as COMET reads.
     """
 
-    source: str = Field(
+    source: Source = Field(
         "chrf",
-        description="`chrf`, or `comet:` and a folder, a `.ckpt` file or a Hugging Face name. `chrf` needs "
-        "`input.columns.reference`.",
+        title="text",
+        description="`chrf`, or `comet:` and a folder or `.ckpt` file, on a disk or in an object store, or a "
+        "Hugging Face name. `chrf` needs `input.columns.reference`.",
     )
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
         "float32", description="Number format of the encoder's weights. `auto` is float32."

@@ -1,8 +1,11 @@
-"""Types of single values in a spec: paths, language codes, exact fractions, thresholds, guard modes."""
+"""Types of single values in a spec: paths, language codes, exact fractions, thresholds, guard modes; and the
+names of values that a spec must not have."""
 
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Iterable
 from decimal import Decimal, InvalidOperation
 from typing import Annotated, Literal
 
@@ -10,14 +13,31 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from routelmt_batch.errors import UsageError
 from routelmt_batch.files.hub import HubLocation
-from routelmt_batch.files.uris import locate
+from routelmt_batch.files.uris import is_remote, locate, without_login
+
+COMET = "comet:"
+# Words of names such as AWS_SECRET_ACCESS_KEY, AZURE_STORAGE_SAS_TOKEN, HF_TOKEN or VLLM_API_KEY. They are
+# matched whole: TOKENIZERS_PARALLELISM holds no secret.
+_SECRET = re.compile(
+    r"(?:^|_)(?:secret|secrets|token|password|passwd|sas|credential|credentials|bearer|(?:access|account|api|"
+    r"master|private|encryption|service_account|customer)_?key)(?:_|$)"
+)
+NOT_HERE = (
+    "credentials do not belong in a spec, which is copied into outputs and to clusters. Put them where the "
+    "job runs: into its environment, a role of the machine, or the files of the cloud's own tools"
+)
+
+
+def secrets(names: Iterable[str]) -> list[str]:
+    """The names of those options or variables that hold credentials, by their words."""
+    return [name for name in names if _SECRET.search(name.lower())]
 
 
 def _is_located(uri: str) -> str:
     try:
         locate(uri)
     except UsageError as error:
-        raise ValueError(str(error).removeprefix(f"{uri}: ")) from None
+        raise ValueError(str(error).removeprefix(f"{without_login(uri)}: ")) from None
     return uri
 
 
@@ -36,6 +56,13 @@ def _is_writable(uri: str) -> str:
     if isinstance(locate(uri), HubLocation):
         raise ValueError("hf:// is read only: give a path, or a URI of an object store")
     return uri
+
+
+def _is_source(source: str) -> str:
+    uri = source.removeprefix(COMET)
+    if is_remote(uri):
+        _is_located(uri)
+    return source
 
 
 def _exact(value: object) -> object:
@@ -67,6 +94,7 @@ Uri = Annotated[str, AfterValidator(_is_located), Field(title="path or URI")]
 # Checked as a whole: pydantic would report a wrong URI as a wrong list, too.
 Uris = Annotated[str | Annotated[tuple[str, ...], Field(min_length=1)], AfterValidator(_are_located)]
 OutputUri = Annotated[Uri, AfterValidator(_is_writable)]
+Source = Annotated[str, AfterValidator(_is_source), Field(title="path, URI or hub name")]
 Language = Annotated[str, Field(title="language code")]
 Fraction = Annotated[
     Decimal, BeforeValidator(_exact), Field(title="fraction, 0 to 1", ge=0, le=1, allow_inf_nan=False)

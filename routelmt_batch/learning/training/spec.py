@@ -10,8 +10,8 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from routelmt_batch.files.uris import is_remote
-from routelmt_batch.spec import Part, Prompt, SpecFile, file
-from routelmt_batch.spec.values import Fraction, Uri
+from routelmt_batch.spec import Part, Prompt, SpecFile, Storage, file
+from routelmt_batch.spec.values import Fraction, Source, Uri
 
 
 class Output(Part):
@@ -37,7 +37,9 @@ class Output(Part):
 class Base(Part):
     """The model that is trained."""
 
-    source: str = Field(min_length=1, description="Model folder, or Hugging Face name.")
+    source: Source = Field(
+        min_length=1, description="Model folder, on a disk or in an object store, or Hugging Face name."
+    )
     architecture: Literal["decoder", "encoder"] = Field(
         "decoder",
         description="`decoder`: the small translation model itself. `encoder`: any Hugging Face encoder.",
@@ -167,6 +169,7 @@ class TrainSpec(SpecFile):
     training: Training = Training()
     workers: Workers = Workers()
     prompt: Prompt = Prompt()
+    storage: Storage = Storage()
 
     @model_validator(mode="after")
     def _some_rows_for_the_test(self) -> TrainSpec:
