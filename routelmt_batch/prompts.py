@@ -1,6 +1,6 @@
 """The translation prompt: LMT's template, language names, chat template, token ids.
 
-It knows models only by their folder or hub name, and imports transformers only when it loads a tokenizer.
+It knows models only by folder, URI or hub name, and imports transformers only when it loads a tokenizer.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from routelmt_batch.fetched import local
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -86,11 +88,11 @@ LANGUAGES = {
 
 @functools.lru_cache(maxsize=4)
 def load_tokenizer(source: str, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model folder or hub name; cached in the process."""
+    """The tokenizer of a model folder, a fetched model's URI or a hub name; cached in the process."""
     from transformers import AutoTokenizer
 
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-        source, trust_remote_code=trust_remote_code
+        local(source), trust_remote_code=trust_remote_code
     )
     return tokenizer
 

@@ -21,7 +21,9 @@ from routelmt_batch.engines.halving import Failure, Halving
 from routelmt_batch.engines.lanes import Answer, Receipt, as_results
 from routelmt_batch.engines.models import Keyed, RowsFailed
 from routelmt_batch.engines.process import EngineBroken, EngineDied, EngineProcess, Recipe
+from routelmt_batch.errors import RoutelmtError
 from routelmt_batch.rows import EMPTY_OUTPUT, ENGINE_ERROR, ENGINE_KILLED
+from routelmt_batch.store.cache import fetch
 
 BATCH = "batch"  # a column of pickled REQUESTS tables
 RECEIPT = "receipt"
@@ -43,7 +45,8 @@ class EngineActor:
     writes its part, the rows of the next keep the engine busy.
 
     Raises:
-        EngineBroken: the engine does not start, or this actor died too often.
+        EngineBroken: the engine does not start, its models cannot be fetched to this node, or this actor died
+            too often.
     """
 
     def __init__(self, serving: Serving, deaths: Any | None) -> None:
@@ -53,6 +56,11 @@ class EngineActor:
         self._name = uuid.uuid4().hex
         self._write = serving.write
         recipe = serving.recipe
+        for uri, seen in recipe.models.items():
+            try:
+                fetch(uri, expected=seen.sha256)
+            except RoutelmtError as error:
+                raise EngineBroken(str(error)) from None
         # Another environment's transformers may not read this model's tokenizer: rows get their tokens here.
         self._prompter = recipe.prompter if recipe.python else None
         if self._prompter:

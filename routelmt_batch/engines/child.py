@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from routelmt_batch import fetched
 from routelmt_batch.engines.lanes import Answer
 from routelmt_batch.engines.lifeline import VARIABLE
 from routelmt_batch.engines.models import Keyed, Load, Model, RowsFailed
@@ -52,7 +53,8 @@ def main(pipe: Connection) -> None:
 
 
 def _first(pipe: Connection) -> tuple[Load, Prompter | None, int]:
-    load, prompter, limit_tokens = pipe.recv()
+    load, prompter, limit_tokens, models = pipe.recv()
+    fetched.add(models)
     return load, prompter, limit_tokens
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from routelmt_batch.engines.lanes import Answer, Mask, Scorer
+from routelmt_batch.fetched import local
 from routelmt_batch.rows import EMPTY_OUTPUT, ENGINE_ERROR
 
 logger = logging.getLogger(__name__)
@@ -88,7 +89,8 @@ class Generator:
         from vllm.sampling_params import RequestOutputKind
 
         self._invalid = VLLMClientError
-        self._engine = LLMEngine.from_engine_args(EngineArgs(**spec.engine))
+        arguments = spec.engine | {"model": local(spec.engine["model"])}
+        self._engine = LLMEngine.from_engine_args(EngineArgs(**arguments))
         self._tokenizer = self._engine.get_tokenizer()
         end = self._tokenizer.eos_token_id
         self._end_tokens = {*spec.end_tokens, *([end] if isinstance(end, int) else [])}

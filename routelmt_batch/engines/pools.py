@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from routelmt_batch import fetched
 from routelmt_batch.engines import quality
 from routelmt_batch.engines.actor import BATCH, RECEIPT, EngineActor, Serving
 from routelmt_batch.engines.ahead import Ahead, Inbox, Waiting, receipts
@@ -25,7 +26,7 @@ from routelmt_batch.engines.process import Recipe
 from routelmt_batch.engines.session import NO_TELEMETRY, Session
 from routelmt_batch.engines.watch import watching
 from routelmt_batch.errors import UsageError
-from routelmt_batch.spec import Pool, Translator
+from routelmt_batch.spec import COMET, Pool, Translator
 
 if TYPE_CHECKING:
     from ray.data import Dataset
@@ -214,7 +215,15 @@ class Pools:
                 lane.end_tokens,
                 lane.pool.max_num_seqs,
             )
-        return Recipe(load, lane.prompter, lane.limit_tokens, lane.python, self.environment(lane.pool))
+        sources = [lane.pool.source.removeprefix(COMET), *([lane.prompter.source] if lane.prompter else [])]
+        return Recipe(
+            load,
+            lane.prompter,
+            lane.limit_tokens,
+            lane.python,
+            self.environment(lane.pool),
+            fetched.copies(*sources),
+        )
 
     def engine_arguments(self, pool: Translator) -> dict[str, Any]:
         """vLLM's EngineArgs for a pool; those of the pool's `engine` replace the others."""

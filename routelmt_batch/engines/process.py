@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from routelmt_batch import fetched
 from routelmt_batch.engines.models import Keyed, Load
+from routelmt_batch.fetched import Copy
 
 if TYPE_CHECKING:
     from routelmt_batch.prompts import Prompter
@@ -38,6 +40,7 @@ class Recipe:
     Args:
         python: its interpreter; None: this one.
         environment: variables that are added to this process's own.
+        models: the copies of fetched models that it loads, as the driver has them.
     """
 
     load: Load
@@ -45,13 +48,15 @@ class Recipe:
     limit_tokens: int = 0
     python: str | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
+    models: Mapping[str, Copy] = field(default_factory=dict)
 
 
 class EngineProcess:
     """An engine's process, started. Raises EngineBroken, with the engine's error, if it does not start.
 
-    Messages to the process: its Recipe's first three fields, then `(keys, rows)`. Messages from it:
-    `("ready", None)`, `("failed", error)`, `("answers", [(key, Answer)])`, `("rows failed", RowsFailed)`.
+    Messages to the process: its Recipe's first three fields and its models on this node, then `(keys, rows)`.
+    Messages from it: `("ready", None)`, `("failed", error)`, `("answers", [(key, Answer)])`,
+    `("rows failed", RowsFailed)`.
     """
 
     def __init__(self, recipe: Recipe) -> None:
@@ -80,7 +85,8 @@ class EngineProcess:
                 pass_fds=[theirs.fileno()],
                 env={**os.environ, **recipe.environment},
             )
-        self._put((recipe.load, recipe.prompter, recipe.limit_tokens))
+        models = fetched.copies(*recipe.models)
+        self._put((recipe.load, recipe.prompter, recipe.limit_tokens, models))
         self.receive()
         self.ready_at = time.time()
 

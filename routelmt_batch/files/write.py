@@ -94,6 +94,16 @@ def kept_folder(where: Location) -> Iterator[Path]:
                     write_file(copy, partial(shutil.copyfile, path), lambda draft: None, "log")
 
 
+def remove_folder(folder: Location) -> None:
+    """Remove a folder with all files in it, if it exists."""
+    if isinstance(folder, DiskLocation):
+        if folder.path.is_dir():
+            shutil.rmtree(folder.path)
+        return
+    for file in folder.below():
+        file.remove()
+
+
 def write_parquet(where: Location | Path, table: pa.Table, failpoint: str) -> tuple[int, str]:
     """Write a whole table, read its row count back, and return the file's bytes and SHA-256."""
     written = []

@@ -6,17 +6,15 @@ the fraction that a job will realise.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from decimal import Decimal
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from routelmt_batch.errors import InputError, UsageError
-from routelmt_batch.files.disk import DiskLocation
-from routelmt_batch.files.write import write_json
+from routelmt_batch.files.uris import locate
+from routelmt_batch.files.write import remove_folder, write_json
 from routelmt_batch.job.flow import OpenEngine
 from routelmt_batch.learning.labels import find
 from routelmt_batch.learning.scoring import router_spec, score_tables
@@ -44,34 +42,35 @@ def calibrate(
     If it was stopped, the same command continues from the scored rows. A refused command leaves no files.
 
     Args:
-        router: a router folder. The tables need no labels, only text and languages.
+        router: a router folder, on a disk or in an object store. The tables need no labels, only text and
+            languages.
         traffic_rows: rows of a future job, for the interval of the fraction that it will realise.
 
     Raises:
         UsageError: no router folder, too few rows, or a fraction of less than one row.
     """
-    folder = Path(router)
-    if not folder.is_dir():
+    folder = locate(router)
+    if not folder.is_folder():
         raise UsageError(f"{router}: not a folder; give a router folder, where thresholds are stored")
     pool = router_spec(read_card(router).kind, router, dtype=dtype)
     _check_rows(sum(table.rows() for table in find(tables)), fractions)
-    work = Folder(DiskLocation(folder / "_calibrate"))
-    scores = folder / "_calibrate" / WORK / "scores"
+    work = Folder(folder / "_calibrate")
+    scores = work.root / WORK / "scores"
     try:
         with open_engine(work) as engine:
             scored = score_tables(tables, pool, scores, None, engine, bars, "held out")
         unscored = np.isnan(scored.scores)
         calibration = thresholds(scored.scores[~unscored], fractions, traffic_rows)
     except UsageError:
-        if not Folder(DiskLocation(scores)).ledger().log.holder:  # else another calibration uses them
-            shutil.rmtree(folder / "_calibrate", ignore_errors=True)
+        if not Folder(scores).ledger().log.holder:  # else another calibration uses them
+            remove_folder(work.root)
         raise
     for warning in scored.router.doubts(router, scored.directions):
         bars.warn(warning)
     if missing := int(unscored.sum()):
         bars.warn(f"{missing:,} of {len(unscored):,} rows have no score; thresholds come from the others")
     write_json(folder / CARD, raw_card(router) | {"calibration": calibration.model_dump()}, "card")
-    shutil.rmtree(folder / "_calibrate")
+    remove_folder(work.root)
     return calibration
 
 

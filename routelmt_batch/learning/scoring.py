@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +13,9 @@ import numpy.typing as npt
 from routelmt_batch.corpus.shards import Shard, text_columns
 from routelmt_batch.engines.lanes import Engine
 from routelmt_batch.errors import InputChanged, InputError, WorkChanged
-from routelmt_batch.files.disk import DiskLocation
+from routelmt_batch.files.location import Location
+from routelmt_batch.files.uris import locate
+from routelmt_batch.files.write import remove_folder
 from routelmt_batch.kinds import KINDS, ROUTER_FOLDER, SMALL_MODEL
 from routelmt_batch.learning.labels import check_texts, find, texts_of
 from routelmt_batch.progress import Bars
@@ -76,7 +76,7 @@ def router_spec(kind: str, source: str, seed: int = 0, dtype: str = "auto") -> R
 def score_tables(
     tables: Sequence[str],
     router: RouterSpec,
-    folder: Path,
+    folder: Location,
     small_weights: str | None,
     engine: Engine,
     bars: Bars,
@@ -105,7 +105,7 @@ def score_tables(
         router=router,
     )
 
-    spec, dtypes = settled(spec, Begun.read(Folder(DiskLocation(folder))), bars)
+    spec, dtypes = settled(spec, Begun.read(Folder(folder)), bars)
     recipe = ScoreRecipe(spec, open_router(spec, spec.router, None, small_weights))
     with open_tables(recipe, bars, dtypes=dtypes) as workspace:
         score(workspace, engine, bars, f"score {name}")
@@ -141,7 +141,7 @@ def open_tables(
                 f"{folder}: its {what} are from other tables or settings, or damaged; they are computed again"
             )
             stack.close()
-            shutil.rmtree(folder)
+            remove_folder(locate(folder))
             workspace = opened()
         if workspace.unreadable:
             reasons = "; ".join(f"{shard}: {why}" for shard, why in workspace.unreadable.items())

@@ -18,6 +18,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from routelmt_batch.fetched import local
+
 Samples = list[dict[str, str]]
 _COLUMNS = {"src": "source", "mt": "hypothesis", "ref": "reference"}
 SENTINEL = "sentinel_regression_metric"
@@ -45,7 +47,7 @@ class Checkpoint:
     """A COMET checkpoint and how to run it. It is pickled into an engine's process and loaded there, once.
 
     Attributes:
-        source: its .ckpt file, or its hub name.
+        source: its .ckpt file (a path, or a URI of a fetched model), or its hub name.
         name: the hub name, or its folder's name.
         kind: its class in hparams.yaml.
         segments: the texts that it reads.
@@ -151,7 +153,7 @@ def _load(checkpoint: Checkpoint) -> Any:
     # sentinel_metric is a fork of COMET with the same functions.
     library = importlib.import_module("sentinel_metric" if checkpoint.kind == SENTINEL else "comet")
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # it would log its devices at each call
-    source = checkpoint.source
+    source = local(checkpoint.source)
     path = Path(source if source.endswith(".ckpt") else library.download_model(source)).absolute()
     # An encoder's configuration and tokenizer may lie beside the checkpoint, named relative to it.
     with contextlib.chdir(path.parents[1]):

@@ -96,7 +96,7 @@ def check_models(spec: JobSpec, bars: Bars | None = None) -> JobRecipe:
         UsageError: the router cannot serve the budget, or the metric lacks references.
     """
     for key, pool in (("models.small", spec.models.small), ("models.large", spec.models.large)):
-        check_pool(key, pool)
+        check_pool(key, pool, bars)
     small = spec.models.small
     weights = checkpoints.weights_hash(small.source)
     router = open_router(spec, spec.router, small, weights)

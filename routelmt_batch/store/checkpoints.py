@@ -1,6 +1,7 @@
-"""Model checkpoints by folder or hub name: existence, hashes, context length and end tokens.
+"""Model checkpoints by folder, URI or hub name: existence, hashes, context length and end tokens.
 
-It reads configuration files and hashes files; it never loads weights.
+It reads configuration files and hashes files; it never loads weights. A model in an object store is fetched
+first.
 """
 
 from __future__ import annotations
@@ -13,10 +14,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from routelmt_batch import fetched
 from routelmt_batch.errors import ModelError
+from routelmt_batch.files.location import Location
+from routelmt_batch.files.uris import is_remote
+from routelmt_batch.files.uris import locate as locate_uri
 from routelmt_batch.files.write import sha256_at
+from routelmt_batch.progress import Bars
 from routelmt_batch.spec import Pool, near
 from routelmt_batch.spec.text import parse
+from routelmt_batch.store.cache import fetch
 
 _HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 _BLOB = re.compile(r"[0-9a-f]{64}")
@@ -32,14 +39,17 @@ _COMET = "checkpoints/model.ckpt"
 _COMET_SETTINGS = "hparams.yaml"
 
 
-def locate(source: str, key: str) -> None:
+def locate(source: str, key: str, bars: Bars | None = None) -> None:
     """Check that a model exists before any engine starts.
 
     Raises:
         ModelError: no such folder, a folder without config.json or weights, or a hub name that
             is neither in the local cache nor on the hub.
+        RoutelmtError: it cannot be fetched from its object store; see cache.fetch.
     """
-    folder = Path(source)
+    if is_remote(source):
+        fetch(source, key, "config.json", bars=bars)
+    folder = _folder(source)
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise ModelError(f"{key} {source}: no config.json there; give a Hugging Face model folder")
@@ -65,7 +75,8 @@ def _not_on_hub(source: str, key: str, error: Exception) -> ModelError:
 
 @dataclass(frozen=True)
 class CometFiles:
-    """A COMET checkpoint: its .ckpt file or hub name, its hparams.yaml, and the .ckpt file's SHA-256."""
+    """A COMET checkpoint: its .ckpt file (a path or URI) or hub name, its hparams.yaml, and the .ckpt file's
+    SHA-256."""
 
     source: str
     hparams: dict[str, Any]
@@ -78,13 +89,21 @@ class CometFiles:
 
 
 def comet(source: str, key: str) -> CometFiles:
-    """A COMET checkpoint by its folder, its .ckpt file or its hub name.
+    """A COMET checkpoint by its folder, its .ckpt file (each a path or URI) or its hub name.
 
     Raises:
         ModelError: it does not exist, or lacks hparams.yaml, which names its class.
+        RoutelmtError: it cannot be fetched from its object store; see cache.fetch.
     """
-    path = Path(source).absolute()
-    path = path / _COMET if path.is_dir() else path
+    if is_remote(source):
+        checkpoint = source if source.endswith(".ckpt") else f"{source.rstrip('/')}/{_COMET}"
+        folder = locate_uri(checkpoint).parent.parent
+        fetch(str(folder), key, str(locate_uri(checkpoint).relative_to(folder)))
+        path = Path(fetched.local(checkpoint))
+    else:
+        path = Path(source).absolute()
+        path = path / _COMET if path.is_dir() else path
+        checkpoint = str(path)
     if path.suffix == ".ckpt":
         settings = path.parents[1] / _COMET_SETTINGS
         for file in (path, settings):
@@ -93,7 +112,7 @@ def comet(source: str, key: str) -> CometFiles:
                     f"{key} {source}: no {file}; a COMET checkpoint is a folder with {_COMET_SETTINGS} "
                     f"and {_COMET}"
                 )
-        return CometFiles(str(path), _settings(settings), _digest(path))
+        return CometFiles(checkpoint, _settings(settings), _digest(path))
     if not _HUB_NAME.fullmatch(source):
         raise ModelError(f"{key} {source}: no such folder or .ckpt file; give one, or a hub name")
     try:
@@ -129,12 +148,18 @@ def _hub_file(source: str, name: str) -> str:
 
 
 def config(source: str, name: str = "config.json") -> dict[str, Any]:
-    """A JSON file of a checkpoint; empty if the checkpoint does not have it."""
-    path = _file(source, name)
+    """A JSON file of a checkpoint; empty if the checkpoint does not have it. Of a model in an object store
+    that is not fetched yet, only this file is read."""
+    if is_remote(source) and not fetched.copies(source):
+        path: Path | Location | None = locate_uri(source) / name
+    else:
+        path = _file(source, name)
     if path is None:
         return {}
     try:
-        value = json.loads(path.read_text(encoding="utf8"))
+        value = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return {}
     except ValueError as error:
         raise ModelError(f"{path}: not valid JSON: {error}") from None
     return value if isinstance(value, dict) else {}
@@ -147,7 +172,7 @@ def weights_hash(source: str) -> str:
     Files in a Hugging Face cache are named by their SHA-256 and are not read. For a hub name that
     is not in the cache, the hub's list of file hashes is used, without a download.
     """
-    folder = Path(source)
+    folder = _folder(source)
     if folder.is_dir():
         digests = {file.name: _digest(file) for file in _weight_files(folder)}
     else:
@@ -168,13 +193,18 @@ def text_hash(source: str) -> str:
 
 def _file(source: str, name: str) -> Path | None:
     """A file of a checkpoint, from its folder, the cache or the hub; None if it does not exist."""
-    path = Path(source) / name
-    if not Path(source).is_dir():
+    path = _folder(source) / name
+    if not path.parent.is_dir():
         try:
             path = Path(_hub_file(source, name))
         except Exception:  # see locate; an absent optional file is no fault
             return None
     return path if path.is_file() else None
+
+
+def _folder(source: str) -> Path:
+    """A model's folder on this machine; a model in an object store is fetched first."""
+    return Path(fetch(source).folder if is_remote(source) else source)
 
 
 def _weight_files(folder: Path) -> list[Path]:
@@ -188,7 +218,7 @@ def _digest(file: Path) -> str:
     blob = file.resolve()
     if blob.parent.name == "blobs" and _BLOB.fullmatch(blob.name):
         return blob.name
-    return sha256_at(blob)
+    return fetched.digest(file) or sha256_at(blob)
 
 
 def _hub_digests(source: str) -> dict[str, str]:
@@ -223,9 +253,9 @@ def end_tokens(source: str) -> tuple[int, ...]:
     return ()
 
 
-def check_pool(key: str, pool: Pool) -> None:
+def check_pool(key: str, pool: Pool, bars: Bars | None = None) -> None:
     """Raises ModelError if a pool's model does not exist or its context is shorter than the pool asks for."""
-    locate(pool.source, f"{key}.source")
+    locate(pool.source, f"{key}.source", bars)
     context = context_tokens(pool.source)
     if context is not None and pool.max_model_len_tokens > context:
         raise ModelError(

@@ -116,7 +116,7 @@ def test_a_job_with_a_wrong_bucket_leaves_none(server, make_spec, invoke, tmp_pa
     check_no_file_has_secrets(tmp_path)
 
 
-@pytest.mark.parametrize("key", ["input__uri", "output__uri"])
+@pytest.mark.parametrize("key", ["input__uri", "output__uri", "models__small__source"])
 def test_a_job_on_a_store_that_denies_access_leaves_none(denying, make_spec, invoke, tmp_path, key):
     answer = invoke("run", make_spec(storage=storage(denying), **{key: "s3://corpus/there"}))
     assert answer.exit_code == 1

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
+from routelmt_batch import fetched
 from routelmt_batch.learning.training.spec import TrainSpec, load_train_spec
 from routelmt_batch.prompts import LMT_TEMPLATE
 from routelmt_batch.store import checkpoints
@@ -80,7 +81,14 @@ def in_process(monkeypatch: Any) -> None:
     def run(spec: TrainSpec, folder: Any, rows: int, options: Any, bars: Any) -> None:
         from routelmt_batch.learning.training.trainer import train_loop
 
-        fault = train_loop({"spec": spec.model_dump(mode="json"), "folder": str(folder.root), "threads": 1})
+        fault = train_loop(
+            {
+                "spec": spec.model_dump(mode="json"),
+                "folder": str(folder.root),
+                "threads": 1,
+                "models": fetched.copies(spec.base.source),
+            }
+        )
         if fault:
             raise fault
 

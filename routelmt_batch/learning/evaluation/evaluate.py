@@ -190,7 +190,7 @@ def _run(
     small = {one.models.small.weights for one in made}
     weights = small.pop() if len(small) == 1 else None
     scored = {
-        name: score_tables(tables, router, out / WORK / name, weights, engine, bars, name)
+        name: score_tables(tables, router, DiskLocation(out / WORK / name), weights, engine, bars, name)
         for name, router in selected.routers.items()
     }
     return Run(scored, measured)

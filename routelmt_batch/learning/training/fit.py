@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from routelmt_batch import fetched
 from routelmt_batch.engines.deaths import RESTARTS
 from routelmt_batch.engines.session import Session
 from routelmt_batch.errors import EngineError, RoutelmtError, UsageError
@@ -47,7 +48,13 @@ def fit(spec: TrainSpec, folder: TrainingFolder, steps: int, session: Session, b
             before = folder.log.stat().st_size if folder.log.exists() else 0
             last = folder.last_checkpoint()
             first = step_of(last) if last else 0
-            done = run.fit.remote(spec.model_dump(mode="json"), str(folder.root), threads).future()
+            config = {
+                "spec": spec.model_dump(mode="json"),
+                "folder": str(folder.root),
+                "threads": threads,
+                "models": fetched.copies(spec.base.source),
+            }
+            done = run.fit.remote(config).future()
             with bars.steps("train", steps, first) as tell:
                 _follow(folder.log, before, first, done.done, tell)
             done.result()
@@ -73,24 +80,24 @@ def _check_fit(spec: TrainSpec, threads: int, session: Session, bars: Bars) -> N
 class _Run:
     """Runs Ray Train in a process of its own."""
 
-    def fit(self, spec: dict[str, Any], root: str, threads: int) -> None:
+    def fit(self, config: dict[str, Any]) -> None:
         from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
         from ray.train.torch import TorchTrainer
 
         from routelmt_batch.learning.training.trainer import train_loop
 
-        workers = TrainSpec.model_validate(spec).workers
-        resources = {"CPU": threads} | ({"GPU": workers.gpus} if workers.gpus else {})
+        workers = TrainSpec.model_validate(config["spec"]).workers
+        resources = {"CPU": config["threads"]} | ({"GPU": workers.gpus} if workers.gpus else {})
         trainer = TorchTrainer(
             train_loop,
-            train_loop_config={"spec": spec, "folder": root, "threads": threads},
+            train_loop_config=config,
             # Ray Train gives a worker as many threads as CPUs. Its default is one.
             scaling_config=ScalingConfig(
                 num_workers=workers.count, use_gpu=workers.gpus > 0, resources_per_worker=resources
             ),
             run_config=RunConfig(
                 name="ray",
-                storage_path=str(TrainingFolder(Path(root)).work),
+                storage_path=str(TrainingFolder(Path(config["folder"])).work),
                 failure_config=FailureConfig(max_failures=RESTARTS, controller_failure_limit=RESTARTS),
             ),
         )

@@ -32,6 +32,7 @@ from routelmt_batch.learning.training.spec import TrainSpec
 from routelmt_batch.learning.training.split import TEST, TRAIN, VALIDATION
 from routelmt_batch.routers.card import Scale
 from routelmt_batch.routers.forward import last_token_scores, padded, pooled_scores
+from routelmt_batch.store.cache import fetch
 
 _LOGS_PER_EPOCH = 20
 _NO_RANKING = -1.0  # a constant prediction ranks nothing: worse than any Spearman that is defined
@@ -44,13 +45,16 @@ _NAMES = {
 
 
 def train_loop(config: Mapping[str, Any]) -> RoutelmtError | None:
-    """Train, save and predict. `config` holds `spec` (a dump), `folder` and `threads`.
+    """Train, save and predict. `config` holds `spec` (a dump), `folder`, `threads` and `models`, the driver's
+    copies of fetched models.
 
     An error that the operator must fix is returned, because Ray Train retries after one that is raised."""
     spec = TrainSpec.model_validate(config["spec"])
     folder = TrainingFolder(Path(config["folder"]))
     torch.set_num_threads(config["threads"])
     try:
+        for uri, seen in config["models"].items():
+            fetch(uri, expected=seen.sha256)
         if not folder.trained.exists():
             _train(spec, folder)
         if _is_first():
