@@ -7,6 +7,7 @@ record is fetched again, so a copy that was cut off or damaged is repaired.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
@@ -141,7 +142,9 @@ def _objects(uri: str, key: str) -> dict[str, _Object]:
         if any(other.startswith(f"{name}/") for other in found):
             del found[name]
     if not found:
-        beside = source.parent.names() if source.key else []
+        beside: list[str] = []
+        with contextlib.suppress(StoreError):  # the role may list the model's folder only
+            beside = source.parent.names()
         raise ModelError(
             f"{key} {uri}: its bucket has no objects below this name: check the URI"
             f"{near(source.name, beside)}"
