@@ -131,7 +131,11 @@ def _fetched(uri: str, key: str, needs: str | None, bars: Bars) -> Copy:
 def _objects(uri: str, key: str) -> dict[str, _Object]:
     """The objects of a model, by their path below its folder."""
     source = locate(uri)
-    assert isinstance(source, ObjectLocation)
+    if not isinstance(source, ObjectLocation):
+        raise ModelError(
+            f"{key} {uri}: not a model's URI: give a folder, s3://, gs:// or az://, or a model of the hub by "
+            "its name (OWNER/NAME)"
+        )
     found: dict[str, _Object] = {}
     for location in source.below():
         name = location.relative_to(source).as_posix()

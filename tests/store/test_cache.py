@@ -285,6 +285,11 @@ def test_what_is_no_model_is_told(store, server, source, message):
     assert source == "weightless" or not downloads(store, source), "nothing is fetched in vain"
 
 
+def test_a_dataset_is_no_model(store):
+    with pytest.raises(ModelError, match="hf://datasets/a/b: not a model's URI: .*by its name"):
+        checkpoints.locate("hf://datasets/a/b", "models.small.source")
+
+
 def test_a_missing_bucket_is_told(store):
     with pytest.raises(StoreError, match="s3://nowhere/models/small: no such bucket"):
         checkpoints.locate("s3://nowhere/models/small", "models.small.source")
