@@ -28,7 +28,7 @@ from routelmt_batch.cli.options import (
     ScopeOptions,
     grouped,
 )
-from routelmt_batch.errors import OutputError, UsageError
+from routelmt_batch.errors import OutputError, UsageError, WorkChanged
 from routelmt_batch.progress import Bars, stderr_console
 from routelmt_batch.submission.submissions import SUBMITTED
 
@@ -206,6 +206,11 @@ def report(
             raise OutputError(f"{output}: has no rates; give the output of a finished job, not of labels")
         typer.echo(rates.measured(finished), nl=False)
         return
+    if not finished:
+        try:
+            folder.refuse_lost()
+        except WorkChanged as lost:  # a run may be writing it again, so its progress is shown, too
+            Bars(stderr_console()).warn(str(lost))
     state = finished.as_json() if finished else (label if labels else flow).unfinished(folder)
     if as_json:
         typer.echo(json.dumps(state, ensure_ascii=False, indent=1))
@@ -243,6 +248,7 @@ def _finished(output: str, option: str = "") -> FinishedJob:
 
     folder = Folder.at(output)
     if not folder.is_finished():
+        folder.refuse_lost()
         raise OutputError(f"{option}{output}: no finished job there; give the output of one")
     return FinishedJob.read(folder)
 
