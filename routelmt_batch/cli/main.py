@@ -271,6 +271,46 @@ def clean(
     show.console().print(show.cleaned(cleaned, dry_run))
 
 
+@app.command(epilog="Example: routelmt-batch verify runs/demo")
+def verify(
+    output: Annotated[str, typer.Argument(metavar="OUTPUT", help="The output of a job or of labels.")],
+    rebuild: Annotated[
+        bool,
+        typer.Option(
+            "--rebuild",
+            help="Mend what the committed work suffices for, and say what was done; then check again.",
+        ),
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+) -> None:
+    """Check all that a job or labels wrote: log, manifest, committed parts, plan, output shards, reports.
+
+    It names what is damaged, what is lost and what to do, and ends with 1 if there is damage. Without
+    --rebuild it changes nothing.
+    """
+    from routelmt_batch import interrupts
+    from routelmt_batch.cli import show
+    from routelmt_batch.job import rebuild as rebuilding
+    from routelmt_batch.job import verify as verifying
+    from routelmt_batch.learning.labelling.label_report import LabelReport
+    from routelmt_batch.spec import JobSpec, LabelSpec
+    from routelmt_batch.stages.job_report import JobReport
+    from routelmt_batch.store.folder import Folder
+
+    interrupts.stop_on_signals()
+    folder, bars = Folder.at(output), Bars(stderr_console())
+    kinds: verifying.Kinds = {JobSpec: JobReport, LabelSpec: LabelReport}
+    found = verifying.verify(folder, kinds, bars)
+    mended = rebuilding.rebuild(found, bars) if rebuild else []
+    if mended:
+        found = verifying.verify(folder, kinds, bars)
+    if as_json:
+        typer.echo(json.dumps({**found.as_json(), "mended": mended}, ensure_ascii=False, indent=1))
+    else:
+        show.console().print(show.verified(found, mended), soft_wrap=True)
+    raise typer.Exit(1 if found.damaged else 0)
+
+
 @app.command(epilog="Example: routelmt-batch doctor")
 def doctor() -> None:
     """Check this machine: Python, Ray, vLLM, GPU or CPU, memory, disk. Each fault comes with a fix."""
