@@ -28,7 +28,7 @@ from routelmt_batch.cli.options import (
     ScopeOptions,
     grouped,
 )
-from routelmt_batch.errors import OutputError, UsageError
+from routelmt_batch.errors import OutputError, UsageError, WorkChanged
 from routelmt_batch.progress import Bars, stderr_console
 from routelmt_batch.submission.submissions import SUBMITTED
 
@@ -206,6 +206,11 @@ def report(
             raise OutputError(f"{output}: has no rates; give the output of a finished job, not of labels")
         typer.echo(rates.measured(finished), nl=False)
         return
+    if not finished:
+        try:
+            folder.refuse_lost()
+        except WorkChanged as lost:  # a run may be writing it again, so its progress is shown, too
+            Bars(stderr_console()).warn(str(lost))
     state = finished.as_json() if finished else (label if labels else flow).unfinished(folder)
     if as_json:
         typer.echo(json.dumps(state, ensure_ascii=False, indent=1))
@@ -243,6 +248,7 @@ def _finished(output: str, option: str = "") -> FinishedJob:
 
     folder = Folder.at(output)
     if not folder.is_finished():
+        folder.refuse_lost()
         raise OutputError(f"{option}{output}: no finished job there; give the output of one")
     return FinishedJob.read(folder)
 
@@ -263,6 +269,46 @@ def clean(
     folder = Folder.at(output)
     cleaned = cleaning.to_remove(folder) if dry_run else cleaning.clean(folder, Bars(stderr_console()))
     show.console().print(show.cleaned(cleaned, dry_run))
+
+
+@app.command(epilog="Example: routelmt-batch verify runs/demo")
+def verify(
+    output: Annotated[str, typer.Argument(metavar="OUTPUT", help="The output of a job or of labels.")],
+    rebuild: Annotated[
+        bool,
+        typer.Option(
+            "--rebuild",
+            help="Mend what the committed work suffices for, and say what was done; then check again.",
+        ),
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print it as JSON.")] = False,
+) -> None:
+    """Check all that a job or labels wrote: log, manifest, committed parts, plan, output shards, reports.
+
+    It names what is damaged, what is lost and what to do, and ends with 1 if there is damage. Without
+    --rebuild it changes nothing.
+    """
+    from routelmt_batch import interrupts
+    from routelmt_batch.cli import show
+    from routelmt_batch.job import rebuild as rebuilding
+    from routelmt_batch.job import verify as verifying
+    from routelmt_batch.learning.labelling.label_report import LabelReport
+    from routelmt_batch.spec import JobSpec, LabelSpec
+    from routelmt_batch.stages.job_report import JobReport
+    from routelmt_batch.store.folder import Folder
+
+    interrupts.stop_on_signals()
+    folder, bars = Folder.at(output), Bars(stderr_console())
+    kinds: verifying.Kinds = {JobSpec: JobReport, LabelSpec: LabelReport}
+    found = verifying.verify(folder, kinds, bars)
+    mended = rebuilding.rebuild(found, bars) if rebuild else []
+    if mended:
+        found = verifying.verify(folder, kinds, bars)
+    if as_json:
+        typer.echo(json.dumps({**found.as_json(), "mended": mended}, ensure_ascii=False, indent=1))
+    else:
+        show.console().print(show.verified(found, mended), soft_wrap=True)
+    raise typer.Exit(1 if found.damaged else 0)
 
 
 @app.command(epilog="Example: routelmt-batch doctor")

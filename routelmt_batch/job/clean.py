@@ -98,6 +98,7 @@ def _sizes(files: dict[str, list[Location]]) -> list[Removed]:
 def _check(folder: Folder) -> None:
     folder.manifest_of_job()
     if not folder.is_finished():
+        folder.refuse_lost()
         raise OutputError(
             f"{folder.root}: this job is not finished and needs its work files; let it finish first"
         )

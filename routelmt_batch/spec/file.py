@@ -44,9 +44,9 @@ def load(path: str | Path, settings: Iterable[str] = (), **overrides: str | None
     return spec
 
 
-def read_written(text: str) -> JobSpec:
-    """The spec that a job wrote into its output: its paths are resolved."""
-    return JobSpec.model_validate(parse(text).value)
+def read_written(text: str, kind: type[Spec]) -> Spec:
+    """The spec that a job wrote into its output: its paths are resolved. Raises ValueError if it is none."""
+    return kind.model_validate(parse(text).value)
 
 
 def load_label(path: str | Path, settings: Iterable[str] = (), output_uri: str | None = None) -> LabelSpec:

@@ -17,18 +17,17 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from routelmt_batch.errors import OutputError, RoutelmtError
+from routelmt_batch.errors import OutputError, RoutelmtError, WorkChanged
 from routelmt_batch.files.location import Location
 from routelmt_batch.files.parquet import read_parquet
 from routelmt_batch.files.write import sha256, write_json, write_text
 from routelmt_batch.routers.calibration import HeldOut
 from routelmt_batch.rows import SCORES, SKIP_REASONS, TRANSLATIONS
-from routelmt_batch.spec import Budget, Guard
-from routelmt_batch.spec.file import read_written
+from routelmt_batch.spec import Budget, Guard, JobSpec
 from routelmt_batch.stages.passes import record_time
 from routelmt_batch.stages.recipe import Job
 from routelmt_batch.stats.selection import Cut, Gains, count, cuts, places
-from routelmt_batch.store.folder import Folder, read_json
+from routelmt_batch.store.folder import Folder, damaged, read_json
 from routelmt_batch.store.ledger import Ledger
 from routelmt_batch.store.workspace import AnyWorkspace
 
@@ -96,6 +95,7 @@ def allocate(workspace: Job) -> Plan:
 
     Raises:
         OutputError: see refuse_other_budget.
+        WorkChanged: it is lost, and `clean` removed what it was made from.
     """
     path, recipe, ledger = workspace.folder.plan, workspace.recipe, workspace.ledger
     budget, guard = recipe.budget, workspace.spec.guard
@@ -108,6 +108,11 @@ def allocate(workspace: Job) -> Plan:
         if same and _same(_frozen_guard(frozen), guard):
             _record(workspace)
             return plan
+    if ledger.cleaned:
+        raise WorkChanged(
+            f"{path}: missing or damaged, and `clean` removed the scores that it was made from. The job's "
+            "output is not affected. Restore the file; `routelmt-batch verify` says what else is damaged"
+        )
     started = time.time()
     plan = make_plan(workspace)
     _record(workspace)
@@ -123,7 +128,7 @@ def _record(workspace: Job) -> None:
     because its page may be drawn again."""
     path, spec = workspace.folder.spec, workspace.spec
     if workspace.folder.success.exists():
-        spec = read_written(path.read_text()).model_copy(update={"page": spec.page})
+        spec = workspace.folder.read_spec(JobSpec).model_copy(update={"page": spec.page})
     if path.read_text() != spec.dump():
         write_text(path, spec.dump(), "spec", workspace.ledger.check)
 
@@ -315,11 +320,15 @@ def _dump(plan: Plan) -> dict[str, Any]:
 
 
 def read_plan(path: Location) -> Plan:
+    """Raises WorkChanged if the file contains something else."""
     value = read_json(path)
-    del value["threshold"]
-    value["fraction"] = Decimal(value["fraction"])
-    value["cap"] = Decimal(value["cap"]) if value["cap"] is not None else None
-    value["held_out"] = HeldOut(**value["held_out"]) if value["held_out"] else None
-    value["cut"] = Cut(**value["cut"]) if value["cut"] else None
-    value["shards"] = {name: ShardPlan(**shard) for name, shard in value["shards"].items()}
-    return Plan(**value)
+    try:
+        del value["threshold"]
+        value["fraction"] = Decimal(value["fraction"])
+        value["cap"] = Decimal(value["cap"]) if value["cap"] is not None else None
+        value["held_out"] = HeldOut(**value["held_out"]) if value["held_out"] else None
+        value["cut"] = Cut(**value["cut"]) if value["cut"] else None
+        value["shards"] = {name: ShardPlan(**shard) for name, shard in value["shards"].items()}
+        return Plan(**value)
+    except (KeyError, TypeError, ArithmeticError):
+        raise damaged(path) from None

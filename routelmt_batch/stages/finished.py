@@ -13,7 +13,6 @@ import pyarrow as pa
 from routelmt_batch.errors import OutputError
 from routelmt_batch.files.parquet import parquet_file
 from routelmt_batch.spec import JobSpec
-from routelmt_batch.spec.file import read_written
 from routelmt_batch.stages.allocate import gain_of
 from routelmt_batch.stages.job_report import JobReport
 from routelmt_batch.stats.selection import Gains
@@ -41,7 +40,7 @@ class FinishedJob:
                 "give a job's output folder"
             )
         report = JobReport.read(folder.job_report)
-        spec = read_written(folder.spec.read_text())
+        spec = folder.read_spec(JobSpec)
         return cls(folder, report, spec, tuple(shard["name"] for shard in manifest["shards"]))
 
     def shard_report(self, name: str) -> dict[str, Any]:

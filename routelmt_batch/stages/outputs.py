@@ -26,7 +26,7 @@ from routelmt_batch.files.record import Record
 from routelmt_batch.files.write import sha256, sha256_at, write_file, write_json
 from routelmt_batch.progress import Bars
 from routelmt_batch.stages.passes import record_time
-from routelmt_batch.store.folder import Folder, is_whole
+from routelmt_batch.store.folder import Folder, damaged, is_whole
 from routelmt_batch.store.ledger import Ledger
 from routelmt_batch.store.workspace import AnyWorkspace
 from routelmt_batch.threads import Stop, each
@@ -129,6 +129,14 @@ class Report(Record):
     fail_if: list[Verdict] | None = None
 
     @classmethod
+    def read(cls, path: Location | Path) -> Self:
+        """The report in a file. Raises WorkChanged if the file is damaged."""
+        try:
+            return super().read(path)
+        except ValueError:
+            raise damaged(path) from None
+
+    @classmethod
     def finished(cls, folder: Folder) -> Self | None:
         """The report of a finished job whose output is still there, or None."""
         return cls.read(folder.job_report) if folder.is_finished() else None
@@ -176,13 +184,18 @@ def _is_as_written(path: Location, output: Mapping[str, Any]) -> bool:
 def succeed(workspace: AnyWorkspace) -> None:
     """Write `_SUCCESS`, the last file: it lists every output shard with its rows, bytes and sha256."""
     workspace.ledger.check()
-    outputs = sorted(current_outputs(workspace.ledger), key=lambda event: event["shard"].encode())
-    success = {
+    contents = success(workspace.ledger, workspace.rows, workspace.unreadable)
+    write_json(workspace.folder.success, contents, "success", workspace.ledger.check)
+
+
+def success(ledger: Ledger, rows: int, unreadable: Mapping[str, str]) -> dict[str, Any]:
+    """What `_SUCCESS` says of a finished job with so many rows."""
+    outputs = sorted(current_outputs(ledger), key=lambda event: event["shard"].encode())
+    return {
         "shards": [{key: output[key] for key in ("shard", "rows", "bytes", "sha256")} for output in outputs],
-        "rows": workspace.rows,
-        "unreadable": workspace.unreadable,
+        "rows": rows,
+        "unreadable": dict(unreadable),
     }
-    write_json(workspace.folder.success, success, "success", workspace.ledger.check)
 
 
 def _attempt(

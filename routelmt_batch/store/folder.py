@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from routelmt_batch.corpus.shards import is_passed_over
 from routelmt_batch.errors import OutputError, StoreError, WorkChanged
 from routelmt_batch.files.location import Location, Replaced, Stat
 from routelmt_batch.files.uris import locate
 from routelmt_batch.spec import PassSpec
+from routelmt_batch.spec.file import read_written
 from routelmt_batch.store.ledger import Ledger
+from routelmt_batch.store.manifest import check_manifest
+
+Spec = TypeVar("Spec", bound=PassSpec)
 
 WORK = "_job"
 _PROBE = ".routelmt-probe-"  # see _check_writes
@@ -54,9 +58,10 @@ class Folder:
             return None
 
     def manifest_of_job(self) -> dict[str, Any]:
-        """Raises OutputError if no job is there."""
+        """Raises OutputError if no job is there, and WorkChanged if a job's manifest is gone."""
         found = self.read_manifest()
         if found is None:
+            check_manifest(self.manifest, self.ledger(), found)
             lacking = self.manifest.relative_to(self.root)
             raise OutputError(f"{self.root}: no job there (no {lacking}). Give a job's output folder")
         return found
@@ -79,9 +84,23 @@ class Folder:
 
     def is_finished(self) -> bool:
         """Whether the job is done and its output is still there."""
-        if not (self.success.exists() and self.job_report.exists()):
-            return False
-        return all(is_whole(self, output) for output in self.outputs())
+        return self.success.exists() and next(self._lost(), None) is None
+
+    def refuse_lost(self) -> None:
+        """Raises WorkChanged if the job was finished and some of its output is gone, or of another size."""
+        if self.success.exists() and (lost := next(self._lost(), None)):
+            raise WorkChanged(
+                f"{lost}: missing or of another size, although the job was finished. `routelmt-batch verify` "
+                "says what is lost and how to go on"
+            )
+
+    def _lost(self) -> Iterator[Location]:
+        if not self.job_report.exists():
+            yield self.job_report
+        for output in self.outputs():
+            if not is_whole(self, output):
+                report = self.report(output["shard"])
+                yield self.data(output["shard"]) if report.exists() else report
 
     def outputs(self) -> list[dict[str, Any]]:
         """The output shards that _SUCCESS names. Raises WorkChanged if it is damaged."""
@@ -95,7 +114,20 @@ class Folder:
         return len(manifest["shards"]), min(rows, manifest["limit"] or rows)
 
     def ledger(self) -> Ledger:
-        return Ledger(self.work)
+        """Raises WorkChanged if the log is damaged, or if a segment is missing."""
+        ledger = Ledger(self.work)
+        ledger.log.check_complete()
+        return ledger
+
+    def read_spec(self, kind: type[Spec]) -> Spec:
+        """The spec that a run of the job wrote. Raises WorkChanged if it is missing or damaged."""
+        try:
+            return read_written(self.spec.read_text(), kind)
+        except (ValueError, FileNotFoundError):
+            raise WorkChanged(
+                f"{self.spec}: missing, empty or damaged (no spec). It says how the job ran: the job's "
+                "command writes it again"
+            ) from None
 
     def data(self, shard: str) -> Location:
         return self.root / "data" / shard
@@ -111,11 +143,15 @@ def read_json(location: Location) -> dict[str, Any]:
     except ValueError:
         value = None
     if not isinstance(value, dict):
-        raise WorkChanged(
-            f"{location}: empty or damaged (no JSON object). `routelmt-batch verify` says what is lost "
-            "and how to go on"
-        )
+        raise damaged(location)
     return value
+
+
+def damaged(location: object) -> WorkChanged:
+    """The error about a control file that does not contain what a run writes there."""
+    return WorkChanged(
+        f"{location}: empty or damaged. `routelmt-batch verify` says what is lost and how to go on"
+    )
 
 
 def is_whole(folder: Folder, output: Mapping[str, Any]) -> bool:

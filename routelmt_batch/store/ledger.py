@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import re
 import signal
 import threading
 import time
@@ -225,7 +226,8 @@ class Ledger:
                 if outcome:
                     raise WorkChanged(
                         f"{self.part_path(entry)}: {outcome}; {entry.rows} rows of {entry.stage.name} were "
-                        "committed in it. Restore it, or start a new job with another --output"
+                        "committed in it. Restore it, or start a new job with another --output. "
+                        "`routelmt-batch verify` says what else is damaged"
                     )
 
     def sweep(self) -> None:
@@ -240,7 +242,8 @@ class Ledger:
     def unnamed(self, leaving_out: Collection[Stage] = ()) -> dict[str, list[Location]]:
         """Parts of earlier runs that the ledger does not name, by stage; every part of the stages in
         `leaving_out`. Parts of a later run are never among them: this process may have been replaced."""
-        epoch = self.epoch or math.inf
+        of_writer = self.log.last.epoch if self.log.last and self.log.writer else math.inf
+        epoch = self.epoch or of_writer
         names = {
             name: {entry.part for entry in self._parts[name] if stage not in leaving_out}
             for name, stage in STAGES.items()
@@ -382,6 +385,7 @@ class Ledger:
                 yield entry
 
 
-def _epoch_of(part: str) -> int:
-    """The epoch in a part's name; see passes.PartWriter."""
-    return int(part.split("-")[1])
+def _epoch_of(part: str) -> float:
+    """The epoch in a part's name (see passes.PartWriter); infinite if it is no part's name."""
+    found = re.fullmatch(r"\.?\w+-(\d{6,})-.*", part)
+    return int(found[1]) if found else math.inf

@@ -12,6 +12,7 @@ import functools
 import hashlib
 import json
 import os
+import re
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -28,6 +29,7 @@ Record = dict[str, Any]
 # An idle writer adds a sign of life this often; without one for so long, another may take the log.
 SIGN_OF_LIFE_S = 10.0
 LEASE_S = 30.0
+NOT_THE_NEXT = "does not follow from the one before: one of them was replaced"
 _TOGETHER = 64  # segments in a compacted one
 _LEVELS = 3
 _FORMAT = 1
@@ -79,6 +81,9 @@ class Segment:
     records: tuple[Record, ...]
     sha256: str  # of the last segment
 
+    def follows(self, before: Segment) -> bool:
+        return self.previous == before.sha256 and self.epoch >= before.epoch
+
     @property
     def released(self) -> bool:
         """Whether its writer has ended its work."""
@@ -108,33 +113,46 @@ class Log:
             WorkChanged: a segment is damaged or missing.
         """
         while segment := self._read_next():
-            yield from self._accept(segment)
-
-    def _accept(self, segment: Segment) -> tuple[Record, ...]:
-        before = self.last
-        if before and (segment.previous != before.sha256 or segment.epoch < before.epoch):
-            raise self._damaged(
-                self._path(segment.first, 0),
-                "does not follow from the one before: one of them was replaced",
-            )
-        self.last = segment
-        return segment.records
+            self.last = segment
+            yield from segment.records
 
     def _read_next(self) -> Segment | None:
+        damaged: WorkChanged | None = None
         for level in reversed(range(_LEVELS)):
             if self.next % _TOGETHER**level == 0:
                 path = self._path(self.next, level)
                 try:
-                    data = path.read_bytes()
+                    segment = self.segment(path.name)
+                    if self.last and not segment.follows(self.last):
+                        raise self._damaged(path, NOT_THE_NEXT)
+                    return segment
                 except FileNotFoundError:
                     continue
-                return self._decode(path, data)
+                except WorkChanged as error:
+                    damaged = error  # a compacted one is only a copy
+        if damaged:
+            raise damaged
         return None
+
+    def segment(self, name: str) -> Segment:
+        """The segment in a file of the log.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            WorkChanged: it is damaged.
+        """
+        path = self.folder / name
+        return self._decode(path, path.read_bytes())
+
+    def files(self) -> dict[tuple[int, int], str]:
+        """Names of the log's files, in order, by the numbers of the first and the last segment in them."""
+        found = (re.fullmatch(r"(\d{10})(?:-(\d{10}))?\.jsonl", name) for name in self.folder.names())
+        return {(int(file[1]), int(file[2] or file[1])): file[0] for file in found if file}
 
     def check_complete(self) -> None:
         """Raises WorkChanged if there are segments after the last one read, so that one is missing."""
-        numbers = [int(name[:10]) for name in self.folder.names() if name[:10].isdigit()]
-        if any(number > self.next for number in numbers) and not self._path(self.next, 0).exists():
+        later = any(last > self.next for _, last in self.files())
+        if later and not self._path(self.next, 0).exists():
             raise self._damaged(self._path(self.next, 0), "is missing, although later ones exist")
 
     def take(self) -> None:
@@ -236,10 +254,12 @@ class Log:
         recent = {segment.first: segment for segment in self._recent} if level == 1 else {}
         parts: list[Segment] = []
         for number in range(first, first + _TOGETHER**level, step):
-            path = self._path(number, level - 1)
             try:
-                parts.append(recent.get(number) or self._decode(path, path.read_bytes()))
-            except FileNotFoundError:  # its writer was killed before it was compacted
+                parts.append(recent.get(number) or self.segment(self._path(number, level - 1).name))
+            except (FileNotFoundError, WorkChanged):
+                if level == 1:
+                    raise
+                # Its writer was killed before it was compacted, or this copy is damaged.
                 parts += self._parts(number, level - 1)
         return parts
 
@@ -292,7 +312,8 @@ class Log:
     def _damaged(self, path: Location, what: str) -> WorkChanged:
         return WorkChanged(
             f"{path}: this segment of the job's log {what}. What was committed in it and after it is not "
-            "known. Restore the file, or start a new job with another --output"
+            "known. Restore the file, or start a new job with another --output. `routelmt-batch verify` says "
+            "what else is damaged"
         )
 
 

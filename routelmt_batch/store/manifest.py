@@ -104,16 +104,22 @@ def known_shards(before: Mapping[str, Any]) -> dict[str, Shard]:
 
 
 def check_manifest(path: Location, ledger: Ledger, found: Mapping[str, Any] | None) -> None:
-    """Raises WorkChanged if work was committed under another manifest than this one.
+    """Raises WorkChanged if work was committed under another manifest than this one, or if the log that names
+    it is gone.
 
     The ledger names a manifest just before it is written, so a crash may leave the one before.
     """
     named = [event["sha256"] for event in ledger.events_of("manifest")][-2:]
+    if found is not None and not named:
+        raise WorkChanged(
+            f"{ledger.log.folder}: the job's log is missing, although {path} is there. What was committed is "
+            "not known. Restore the log, or start a new job with another --output"
+        )
     if ledger.has_parts and (found is None or digest(found) not in named):
         raise WorkChanged(
             f"{path}: {'is missing' if found is None else 'was changed'}, although work was committed under "
             "it. It says which input and settings that work was made from. Restore it, or start a new job "
-            "with another --output"
+            "with another --output. `routelmt-batch verify` says what else is damaged"
         )
 
 

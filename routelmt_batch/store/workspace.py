@@ -9,7 +9,7 @@ from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 from routelmt_batch.corpus.shards import Shard, discover_all, first_shards, inspect
 from routelmt_batch.corpus.units import Unit, units
-from routelmt_batch.errors import InputError, OutputError
+from routelmt_batch.errors import InputError, OutputError, WorkChanged
 from routelmt_batch.files.disk import DiskLocation, drafts
 from routelmt_batch.files.write import write_json, write_text
 from routelmt_batch.progress import Bars
@@ -104,7 +104,9 @@ def open_workspace(
         for draft in left:
             draft.unlink(missing_ok=True)
     ledger.sweep()
-    if not folder.spec.exists():
+    try:
+        folder.read_spec(type(spec))
+    except WorkChanged:  # there is none yet, or it is damaged
         write_text(folder.spec, spec.dump(), "spec", ledger.check)
     if record != begun.manifest:
         ledger.record("manifest", sha256=digest(record))
@@ -161,7 +163,8 @@ def refuse_cleaned(workspace: AnyWorkspace, done: object | None, option: str | N
     if workspace.ledger.cleaned and not done:
         raise OutputError(
             f"{root}: `clean` removed its work files, and files in its data/ or reports/ are now missing or "
-            "changed. Restore them, or start a new job with another --output"
+            "changed. Restore them, or start a new job with another --output. `routelmt-batch verify` names "
+            "them"
         )
     if workspace.ledger.cleaned and option:
         raise OutputError(

@@ -31,6 +31,7 @@ COMMANDS = [
     "evaluate",
     "calibrate",
     "clean",
+    "verify",
     "doctor",
     "init",
     "submit",

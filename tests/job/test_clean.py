@@ -96,7 +96,7 @@ def test_a_lost_output_of_a_cleaned_job_is_told(invoke, make_spec, out):
     (out / "data/a.parquet").unlink()
     answer = invoke("run", make_spec())
     assert answer.exit_code == 2 and "are now missing or changed. Restore them" in answer.stderr
-    assert "this job is not finished" in str(invoke("clean", out).exception)
+    assert "data/a.parquet: missing or of another size" in str(invoke("clean", out).exception)
 
 
 def test_what_is_no_finished_job_is_refused(invoke, make_spec, out, tmp_path):

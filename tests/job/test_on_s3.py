@@ -11,8 +11,13 @@ import pytest
 from routelmt_batch.errors import OutputError, RoutelmtError
 from routelmt_batch.files import bucket
 from routelmt_batch.job import flow
+from routelmt_batch.job.rebuild import rebuild
+from routelmt_batch.job.verify import verify
+from routelmt_batch.spec import JobSpec
 from routelmt_batch.spec.file import load
+from routelmt_batch.stages.job_report import JobReport
 from routelmt_batch.store import ledger
+from routelmt_batch.store.folder import Folder
 from tests import oracle
 from tests.fake_engine import FakeEngine
 from tests.files.faults import Fault
@@ -258,3 +263,20 @@ def test_a_shard_that_is_replaced_while_it_is_read_is_named(make_spec, store, ur
     store.put(f"{tmp_path.name}/in/a.parquet", (corpus / "sub/d.parquet").read_bytes())
     with pytest.raises(RoutelmtError, match=r"a\.parquet: changed"):
         flow.run(spec, flow.Options(), BARS, engine.opened)
+
+
+def test_damaged_objects_are_told_and_mended(make_spec, corpus, store, uris, local, tmp_path):
+    run(make_spec(), uris, tmp_path)
+    out, kinds = f"{tmp_path.name}/out", {JobSpec: JobReport}
+    assert not verify(Folder.at(store.uri(out)), kinds, BARS).damaged
+    store.put(f"{out}/_SUCCESS", b"")
+    store.put(f"{out}/data/a.parquet", b"PAR1")
+    found = verify(Folder.at(store.uri(out)), kinds, BARS)
+    damaged = {str(finding.where): finding.remedy for finding in found.findings if finding.damage}
+    assert damaged == {store.uri(f"{out}/{name}"): "rebuild" for name in ("_SUCCESS", "data/a.parquet")}
+    assert len(rebuild(found, BARS)) == 2
+    assert run(make_spec(), uris, tmp_path).new
+    assert not verify(Folder.at(store.uri(out)), kinds, BARS).damaged
+    output = left(store, tmp_path)
+    oracle.check(output, corpus, "0.3")
+    assert data(output) == local

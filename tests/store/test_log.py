@@ -173,6 +173,18 @@ def test_a_damaged_segment_is_named(folder, tmp_path, how):
         reader.check_complete()
 
 
+@pytest.mark.parametrize("how", ["empty", "cut", "no json"])
+def test_a_damaged_compacted_segment_is_passed_over_if_its_segments_are_there(folder, tmp_path, how):
+    log = writing(folder)
+    for n in range(1, 70):
+        log.add([{"n": n}])
+    damage(tmp_path / "out/_job/log/0000000000-0000000063.jsonl", how)
+    assert numbers(opened(folder)[1]) == list(range(1, 70))
+    damage(tmp_path / "out/_job/log/0000000000.jsonl", "removed")
+    with pytest.raises(WorkChanged, match=r"log/0000000000-0000000063\.jsonl: this segment"):
+        opened(folder)
+
+
 def test_a_segment_of_another_log_does_not_follow(folder, tmp_path):
     log = writing(folder)
     other = writing(DiskLocation(tmp_path / "other/_job/log"))

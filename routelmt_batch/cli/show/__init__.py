@@ -3,7 +3,16 @@
 from routelmt_batch.cli.show.learning import calibration, labels, training
 from routelmt_batch.cli.show.parts import console
 from routelmt_batch.cli.show.report import job
-from routelmt_batch.cli.show.tables import checked, cleaned, comparison, health, stages, unfinished, what_if
+from routelmt_batch.cli.show.tables import (
+    checked,
+    cleaned,
+    comparison,
+    health,
+    stages,
+    unfinished,
+    verified,
+    what_if,
+)
 
 __all__ = [
     "calibration",
@@ -17,5 +26,6 @@ __all__ = [
     "stages",
     "training",
     "unfinished",
+    "verified",
     "what_if",
 ]

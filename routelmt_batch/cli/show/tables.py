@@ -14,8 +14,11 @@ from rich.table import Table
 from routelmt_batch.cli.doctor import Finding
 from routelmt_batch.cli.show.parts import counts, new_table, number
 from routelmt_batch.job.clean import Cleaned
+from routelmt_batch.job.findings import Found
 from routelmt_batch.job.rates import Estimate
 from routelmt_batch.stages.allocate import WhatIf
+
+_MOST_FINDINGS = 30
 
 
 def what_if(lines: Sequence[WhatIf], estimates: Sequence[Estimate] = ()) -> Table:
@@ -101,6 +104,27 @@ def cleaned(files: Cleaned, would: bool) -> RenderableType:
         return Group(table, f"at most {freed} would be freed")
     kept = f", kept {decimal(files.kept_bytes)} of translations" if files.kept_bytes else ""
     return Group(table, f"freed {freed}{kept}")
+
+
+def verified(found: Found, mended: Sequence[str]) -> str:
+    """What was mended, what is wrong, and how much was checked: a line each, so that they can be searched."""
+    lines = [f"mended: {line}" for line in mended]
+    for finding in found.findings[:_MOST_FINDINGS]:
+        kind = "damaged" if finding.damage else "note"
+        lines.append(
+            f"{kind}: {finding.where} {finding.wrong}. Lost: {finding.lost}. Next: {finding.remedy.words}."
+        )
+    if (more := len(found.findings) - _MOST_FINDINGS) > 0:
+        lines.append(f"and {more:,} more: --json lists all")
+    if found.damaged and found.running:
+        lines.append(
+            "a run holds this job: what it is writing may look damaged. Check again when it has ended"
+        )
+    checked = ", ".join(f"{count:,} {what}" for what, count in found.checked.items())
+    state = "finished" if found.finished else "running" if found.running else "not finished"
+    return "\n".join(
+        [*lines, f"checked: {checked}; the job is {state}", "damaged" if found.damaged else "whole"]
+    )
 
 
 def health(lines: Iterable[Finding]) -> Table:
