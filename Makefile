@@ -1,5 +1,5 @@
 # Two commands for a fresh machine: `make demo` and `make test`. The rest is development.
-.PHONY: setup setup-quality demo demo-guarded demo-quality demo-models test test-quick bench check docs lock clean
+.PHONY: setup setup-quality demo demo-guarded demo-quality demo-models test test-quick chaos bench check docs lock clean
 
 PYTHON ?= python3.11
 # Where pip finds the CPU build of torch, if not in its ordinary sources: see docs/pages/install.md.
@@ -77,7 +77,7 @@ demo-models: setup setup-quality
 
 # What needs no engine, browser or training, in two minutes.
 test-quick: setup
-	$(BIN)/python -m pytest -n logical --dist worksteal -m "not engine and not slow"
+	$(BIN)/python -m pytest -n logical --dist worksteal -m "not engine and not slow and not chaos"
 
 # The passes beside bare vLLM, and a job on a store beside one on a disk.
 bench: setup
@@ -86,8 +86,12 @@ bench: setup
 
 # Each of pytest-xdist's processes has a core of its own: see tests/conftest.py.
 test: setup setup-quality
-	$(BIN)/python -m pytest -n logical --dist worksteal -m "not engine"
+	$(BIN)/python -m pytest -n logical --dist worksteal -m "not engine and not chaos"
 	$(BIN)/python -m pytest -n logical --dist worksteal -m engine
+
+# Every place at which a job is killed, stopped or damaged, and not only some of each kind.
+chaos: setup setup-quality
+	$(BIN)/python -m pytest -n logical --dist worksteal -m chaos
 
 # The site, runs/site, and the pages that are written from the code.
 docs: setup

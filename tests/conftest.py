@@ -3,7 +3,7 @@
 import json
 import os
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,16 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest test first: at the end it would leave the other cores idle."""
     items.sort(key=lambda item: item.path.name != "test_nodes.py")
+
+
+def sampled(cases: Iterable[Any], every: int, first: int = 0) -> list[Any]:
+    """One in `every` cases for each run of the tests; `make chaos` runs the others, too."""
+    return [
+        case
+        if index % every == first
+        else pytest.param(*(case if isinstance(case, tuple) else (case,)), marks=pytest.mark.chaos)
+        for index, case in enumerate(cases)
+    ]
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from routelmt_batch.stages.job_report import JobReport
 from routelmt_batch.store import ledger
 from routelmt_batch.store.folder import Folder
 from tests import oracle
+from tests.conftest import sampled
 from tests.fake_engine import FakeEngine
 from tests.files.faults import Fault
 from tests.files.proxy import faulty
@@ -130,7 +131,7 @@ STOPS = [
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("place", STOPS)
+@pytest.mark.parametrize("place", sampled(STOPS, every=2))
 def test_killed_it_goes_on(make_spec, corpus, store, uris, local, tmp_path, place):
     spec, log = make_spec(), tmp_path / "killed.log"
     killed = elsewhere.start(spec, log, place, store.environ, uris)
@@ -149,7 +150,7 @@ def test_killed_it_goes_on(make_spec, corpus, store, uris, local, tmp_path, plac
 
 # After _SUCCESS is there, the job is finished, and nobody takes it over.
 @pytest.mark.slow
-@pytest.mark.parametrize("place", STOPS[:-1])
+@pytest.mark.parametrize("place", sampled(STOPS[:-1], every=2, first=1))
 def test_stopped_and_replaced_it_changes_nothing(make_spec, corpus, store, uris, tmp_path, place):
     spec, log = make_spec(), tmp_path / "late.log"
     late = elsewhere.start(spec, log, f"{place}:stop", store.environ, uris)

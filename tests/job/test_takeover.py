@@ -17,7 +17,7 @@ from routelmt_batch.spec.file import load
 from routelmt_batch.store import ledger
 from routelmt_batch.store.log import TakenOver
 from tests import oracle
-from tests.conftest import MODELS
+from tests.conftest import MODELS, sampled
 from tests.fake_engine import FakeEngine
 from tests.job.test_resume import BARS
 from tests.waiting import wait_for
@@ -86,7 +86,7 @@ def contents(output: Path) -> dict[str, str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("place", sampled(PLACES, every=2))
 def test_a_stopped_run_that_comes_back_changes_nothing(make_spec, corpus, tmp_path, place):
     spec, output, log = make_spec(), tmp_path / "out", tmp_path / "late.log"
     late = start(spec, log, place)

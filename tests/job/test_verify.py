@@ -30,7 +30,7 @@ from routelmt_batch.store import ledger as ledgers
 from routelmt_batch.store import log as logs
 from routelmt_batch.store.folder import Folder
 from tests import oracle
-from tests.conftest import COLUMNS, MODELS, write_shard
+from tests.conftest import COLUMNS, MODELS, sampled, write_shard
 from tests.fake_engine import FakeEngine
 from tests.job.test_resume import run_armed
 
@@ -459,9 +459,11 @@ def ended(answer, name: str, unfinished: bool = False) -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", HOW)
 @pytest.mark.parametrize(
-    ("state", "name"), [(state, name) for state, names in CONTROL.items() for name in names]
+    ("state", "name", "how"),
+    sampled(
+        ((state, name, how) for state, names in CONTROL.items() for name in names for how in HOW), every=3
+    ),
 )
 def test_no_command_stumbles_over_a_damaged_file(invoke, made, a_copy, tmp_path, state, name, how):
     output = a_copy(state)

@@ -20,7 +20,7 @@ from routelmt_batch.progress import Bars
 from routelmt_batch.prompts import load_tokenizer
 from routelmt_batch.spec.file import load
 from tests import oracle
-from tests.conftest import COLUMNS, MODELS, write_shard
+from tests.conftest import COLUMNS, MODELS, sampled, write_shard
 from tests.fake_engine import FakeEngine
 from tests.job.test_resume import run_armed
 
@@ -240,7 +240,7 @@ def undisturbed():
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-@pytest.mark.parametrize("failpoint", KILLS)
+@pytest.mark.parametrize("failpoint", sampled(KILLS, every=2))
 def test_killed_at_a_guards_commit_it_goes_on(guarded, tmp_path, engine, undisturbed, failpoint):
     audit = {"fraction": "0.2", "min_rows": 1}
     spec = make_audited(guarded, audit)
