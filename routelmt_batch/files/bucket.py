@@ -213,7 +213,7 @@ class ObjectLocation(Location):
     def remove(self, only: Stat | None = None) -> None:
         import obstore
 
-        # obstore cannot remove on a condition: see "What a store must do" in docs/pages/clusters.md.
+        # obstore cannot remove on a condition: what must not be lost is not removed in a store.
         if only is not None and self.stat() != only:
             raise Replaced(f"{self}: changed since it was read")
         with contextlib.suppress(FileNotFoundError):

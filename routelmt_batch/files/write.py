@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
@@ -17,6 +18,7 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from routelmt_batch.errors import RoutelmtError
 from routelmt_batch.failpoints import reach
 from routelmt_batch.files.disk import DiskLocation
 from routelmt_batch.files.location import Location, Replaced, Stat
@@ -90,8 +92,10 @@ def kept_folder(where: Location) -> Iterator[Path]:
         finally:
             for path in folder.rglob("*"):
                 if path.is_file():
+                    # Logs that cannot be kept must not hide how the job ended.
                     copy = where / path.relative_to(folder).as_posix()
-                    write_file(copy, partial(shutil.copyfile, path), lambda draft: None, "log")
+                    with contextlib.suppress(RoutelmtError, OSError):
+                        write_file(copy, partial(shutil.copyfile, path), lambda draft: None, "log")
 
 
 def remove_folder(folder: Location) -> None:

@@ -17,6 +17,7 @@ from typing import TypeAlias, TypeVar
 import pyarrow as pa
 
 from routelmt_batch.errors import RoutelmtError, UsageError
+from routelmt_batch.files.write import Check
 from routelmt_batch.page.comparison import drift
 from routelmt_batch.stages.finished import FinishedJob
 from routelmt_batch.stages.job_report import JobReport
@@ -128,13 +129,14 @@ class Conditions:
                     f"--fail-if {condition}: {budget_kind} has no places; leave the condition out"
                 )
 
-    def judge(self, folder: Folder, report: AnyReport) -> AnyReport:
-        """Add a verdict on each condition to a finished job's report, and write it again."""
+    def judge(self, folder: Folder, report: AnyReport, check: Check) -> AnyReport:
+        """Add a verdict on each condition to a finished job's report, and write it again as the job's writer;
+        `check` raises if this process is it no more."""
         if not self.conditions:
             return report
         drifted = functools.cache(lambda: self._drift(folder, report))  # once at most: it may read both jobs
         judged = report.model_copy(update={"fail_if": _verdicts(self.conditions, report, drifted)})
-        judged.write(folder.job_report, "report")
+        judged.write(folder.job_report, "report", check)
         return judged
 
     def _drift(self, folder: Folder, report: Report) -> Drift:

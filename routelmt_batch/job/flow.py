@@ -44,6 +44,7 @@ from routelmt_batch.stages.translate import check_fit, expected, reopen_failed, 
 from routelmt_batch.stats.selection import places
 from routelmt_batch.store.begun import Begun, settled, take
 from routelmt_batch.store.folder import Folder, check_output
+from routelmt_batch.store.log import TakenOver
 from routelmt_batch.store.workspace import find_input, open_workspace, refuse_cleaned
 
 
@@ -90,13 +91,15 @@ def run(spec: JobSpec, options: Options, bars: Bars, open_engine: OpenEngine) ->
         if done:
             plan = allocate(workspace)  # refuses another budget
             retry = options.retry_failed and not workspace.ledger.cleaned
-            if not (retry and reopen_failed(workspace, plan)) and not audit_is_due(workspace):
+            if not (retry and reopen_failed(workspace, plan)) and not audit_is_due(workspace, done):
                 if checks_came_late(workspace):
                     bars.warn(
                         "checks.enabled: this job was finished without checks, and none are added now; to "
                         "have them, start a new job with another --output"
                     )
-                return Outcome(options.conditions.judge(workspace.folder, done), new=False)
+                return Outcome(
+                    options.conditions.judge(workspace.folder, done, workspace.ledger.check), new=False
+                )
         if workspace.ledger.rows(SCORES) < workspace.rows:
             check_fit(spec, engine, bars, _alone(workspace.recipe))
             _warn_of_directions(workspace, bars)
@@ -113,20 +116,23 @@ def run(spec: JobSpec, options: Options, bars: Bars, open_engine: OpenEngine) ->
         reported = report(workspace, plan)
         _draw_page(workspace, bars)
         succeed(workspace)
-        return Outcome(options.conditions.judge(workspace.folder, reported), new=True)
+        judged = options.conditions.judge(workspace.folder, reported, workspace.ledger.check)
+        return Outcome(judged, new=True)
 
 
 def _needs_work_files(workspace: Job, done: JobReport | None, options: Options) -> str | None:
     """The option of this run that needs the work files of a finished job."""
     if done and options.retry_failed and done.failed_rows:
         return "--retry-failed"
-    return "an audit (audit.fraction)" if done and audit_is_due(workspace) else None
+    return "an audit (audit.fraction)" if done and audit_is_due(workspace, done) else None
 
 
 def _draw_page(workspace: Job, bars: Bars) -> None:
     """Write the audit page. The job is complete without it, so an error is only a warning."""
     try:
-        write_page(FinishedJob.read(workspace.folder), workspace.spec.page)
+        write_page(FinishedJob.read(workspace.folder), workspace.spec.page, check=workspace.ledger.check)
+    except TakenOver:
+        raise
     except Exception as error:  # its message is left out, because it may quote the corpus
         bars.warn(
             f"the audit page was not written ({type(error).__name__}); the job is complete without it. "

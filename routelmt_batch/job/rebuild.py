@@ -6,6 +6,7 @@ Everything else is removed: a run writes it again, or it was only a copy.
 
 from __future__ import annotations
 
+from routelmt_batch.errors import OutputError
 from routelmt_batch.files.write import write_json
 from routelmt_batch.job.findings import Found, Remedy
 from routelmt_batch.page.page import write_page
@@ -28,8 +29,13 @@ def rebuild(found: Found, bars: Bars) -> list[str]:
     if ledger is None or not mends:
         return []
     done = []
+    seen = ledger.log.next
     with ledger.writing(bars.warn):
-        ledger.take()  # refused if anything was written since the ledger was read
+        ledger.take()
+        if ledger.log.next > seen + 1:
+            raise OutputError(
+                f"{folder.root}: another run worked on this job while it was verified: verify it again"
+            )
         for path in mends:
             before = path.stat()
             ledger.check()
@@ -39,7 +45,7 @@ def rebuild(found: Found, bars: Bars) -> list[str]:
                 done.append(f"{path}: written again from the log")
             elif path == folder.page:
                 job = FinishedJob.read(folder)
-                write_page(job, job.spec.page)
+                write_page(job, job.spec.page, check=ledger.check)
                 done.append(f"{path}: drawn again")
             elif before:
                 path.remove(only=before)

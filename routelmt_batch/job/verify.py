@@ -61,7 +61,7 @@ def _log(found: Found, bars: Bars) -> None:
     if not (files or folder.manifest.exists() or folder.success.exists()):
         raise OutputError(f"{folder.root}: no job there. Give the output of a job or of labels")
     found.checked["files of the log"] = len(files)
-    found.finished = folder.success.exists()
+    found.finished = folder.success.exists() and not folder.is_reopened()
     if not files:
         found.find(log.folder, _MISSING, "what was committed is not known", Remedy.START_ANEW)
         return

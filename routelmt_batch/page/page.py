@@ -14,7 +14,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from routelmt_batch import __version__
-from routelmt_batch.files.write import plain, write_text
+from routelmt_batch.files.write import Check, plain, write_text
 from routelmt_batch.page import charts, reasons, shard_table
 from routelmt_batch.page.excerpts import choose_shards, excerpt
 from routelmt_batch.page.shard_table import by_reason, lines
@@ -26,9 +26,15 @@ if TYPE_CHECKING:
     from jinja2 import Template
 
 
-def write_page(job: FinishedJob, settings: Page, comparison: dict[str, Any] | None = None) -> None:
-    """Write `reports/index.html`, with a comparison (see `compare`) if there is one."""
-    write_text(job.folder.page, render(job, settings, comparison), "page")
+def write_page(
+    job: FinishedJob,
+    settings: Page,
+    comparison: dict[str, Any] | None = None,
+    check: Check = lambda: None,
+) -> None:
+    """Write `reports/index.html`, with a comparison (see `compare`) if there is one. See write_file for
+    `check`."""
+    write_text(job.folder.page, render(job, settings, comparison), "page", check)
 
 
 def render(job: FinishedJob, settings: Page, comparison: dict[str, Any] | None = None) -> str:

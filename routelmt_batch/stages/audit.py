@@ -38,6 +38,7 @@ from routelmt_batch.rows import (
 from routelmt_batch.stages import measure
 from routelmt_batch.stages.allocate import Plan
 from routelmt_batch.stages.attempts import attempts, translated
+from routelmt_batch.stages.job_report import JobReport
 from routelmt_batch.stages.measure import verified_small
 from routelmt_batch.stages.passes import part_writer, record_time, run_pass
 from routelmt_batch.stages.planned import planned_rows
@@ -56,7 +57,7 @@ def audit(workspace: Job, plan: Plan, engine: Engine, bars: Bars) -> None:
     """Draw the sample once, translate its rows with the model that did not, and measure both translations."""
     if not workspace.spec.audit.fraction:
         return
-    if audit_is_due(workspace):
+    if not _is_drawn(workspace):
         _draw_sample(workspace, plan)
     for lane_of in (_translating, _measuring):
         for route in ROUTES:
@@ -64,9 +65,16 @@ def audit(workspace: Job, plan: Plan, engine: Engine, bars: Bars) -> None:
             run_pass(workspace, engine, bars, [lane_of(workspace, route, work)], "audit: {lanes}")
 
 
-def audit_is_due(workspace: Job) -> bool:
-    """Whether the spec asks for an audit and no sample is drawn yet; this may be so for a finished job."""
-    return workspace.spec.audit.fraction > 0 and not any(workspace.ledger.events_of("audit"))
+def audit_is_due(workspace: Job, done: JobReport | None) -> bool:
+    """Whether the spec asks for an audit that the report of a finished job lacks, or that no sample is drawn
+    for yet."""
+    if workspace.spec.audit.fraction == 0:
+        return False
+    return not _is_drawn(workspace) or (done is not None and done.audit is None)
+
+
+def _is_drawn(workspace: Job) -> bool:
+    return any(workspace.ledger.events_of("audit"))
 
 
 def sample_work(workspace: Job) -> Iterator[UnitWork]:

@@ -262,11 +262,13 @@ def reopen_failed(workspace: Job, plan: Plan) -> int:
         if dead.any():
             shards.add(unit.shard.name)
     if shards:
-        before = workspace.folder.success.stat()
-        workspace.ledger.check()
-        if before:
-            workspace.folder.success.remove(only=before)
+        success = workspace.folder.success
+        before = success.stat()
         workspace.ledger.record(
             "retry_failed", large=large, small=small, dead=large + small, shards=sorted(shards)
         )
+        # From here on the job is not finished, by its log. A store cannot remove on a condition: there the
+        # file stays until it is replaced.
+        if before and not success.has_versions:
+            success.remove(only=before)
     return large + small

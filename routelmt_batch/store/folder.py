@@ -84,7 +84,21 @@ class Folder:
 
     def is_finished(self) -> bool:
         """Whether the job is done and its output is still there."""
-        return self.success.exists() and next(self._lost(), None) is None
+        return self.success.exists() and not self.is_reopened() and next(self._lost(), None) is None
+
+    def is_reopened(self) -> bool:
+        """Whether `--retry-failed` opened rows again, and their output is not written yet."""
+        try:
+            ledger = self.ledger()
+        except WorkChanged:  # `verify` tells it; a finished job does not need its log
+            return False
+        reopened: set[str] = set()
+        for event in ledger.events:
+            if event["event"] == "retry_failed":
+                reopened.update(event["shards"])
+            elif event["event"] == "output":
+                reopened.discard(event["shard"])
+        return bool(reopened)
 
     def refuse_lost(self) -> None:
         """Raises WorkChanged if the job was finished and some of its output is gone, or of another size."""

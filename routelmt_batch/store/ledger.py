@@ -130,12 +130,25 @@ class Ledger:
             self._take(line)
 
     def refresh(self) -> None:
-        """Read what others committed. Raises TakenOver if this run was replaced."""
+        """Make sure that this run knows all that was committed.
+
+        Raises:
+            TakenOver: this run wrote the job, and another has taken it.
+            OutputError: this run has written nothing yet, and another worked on the job meanwhile.
+        """
         with self._lock:
+            if self._failure:
+                raise self._failure
             if self.epoch:
                 self.check()
-            else:
-                self.catch_up()
+                return
+            seen = self.log.next
+            self.catch_up()
+            if self.log.last and self.log.next > seen:
+                raise OutputError(
+                    f"{self.folder.parent}: another run worked on this job meanwhile "
+                    f"({self.log.last.writer}). Run the same command again, when that run has ended"
+                )
 
     @contextlib.contextmanager
     def writing(self, tell: Callable[[str], None] = lambda text: None) -> Iterator[None]:
@@ -147,26 +160,37 @@ class Ledger:
         """
         self._refuse_if_held(tell)
         ended = threading.Event()
-        keeper = threading.Thread(target=self._keep, args=(ended,), daemon=True)
+        keeper = threading.Thread(target=self._keep, args=(ended, _can_interrupt()), daemon=True)
         keeper.start()
         try:
-            yield
-            self.refresh()
-        except (Interrupted, KeyboardInterrupt):
-            if self._failure:  # see _keep
+            try:
+                yield
+                self.refresh()
+            except Exception:
+                self._look_for_another()
+                raise
+            finally:
+                ended.set()
+                keeper.join()
+                self._release()
+        except (Exception, Interrupted, KeyboardInterrupt) as error:
+            if self._failure and self._failure is not error:  # what came of it, or of the keeper's signal
                 raise self._failure from None
             raise
-        finally:
-            ended.set()
-            keeper.join()
-            self._release()
+
+    def _look_for_another(self) -> None:
+        """After an error: it may be because another run took the job, and swept what this one had written."""
+        if self.epoch and self._failure is None:
+            with contextlib.suppress(Exception):  # the error itself is told
+                self.check()
 
     def _release(self) -> None:
         """End this run's commits. If even that cannot be written, the next run finds this process ended."""
         if self.epoch:
-            with contextlib.suppress(RoutelmtError, OSError):
-                self.flush()
-                self.log.release()
+            if self._failure is None:
+                with contextlib.suppress(RoutelmtError, OSError):
+                    self.flush()
+                    self.log.release()
             self.log.close()
 
     def _refuse_if_held(self, tell: Callable[[str], None]) -> None:
@@ -190,14 +214,19 @@ class Ledger:
         with self._lock:
             if self._failure:
                 raise self._failure
-            if not self.epoch:
+            if self.epoch:
+                return
+            try:
                 self.log.check_complete()
                 self.log.take()
-                self._written_at = time.monotonic()
+            except Exception as error:
+                self._failure = error
+                raise
+            self._written_at = time.monotonic()
 
-    def _keep(self, ended: threading.Event) -> None:
+    def _keep(self, ended: threading.Event, may_interrupt: bool) -> None:
         """Write what waits, and signs of life, until the job ends. A failure stops the main thread."""
-        while not ended.wait(_GROUP_S):
+        while not ended.wait(_GROUP_S) and self._failure is None:
             try:
                 with self._lock:
                     idle = time.monotonic() - self._written_at > SIGN_OF_LIFE_S
@@ -207,7 +236,8 @@ class Ledger:
                         self._add([{"event": "alive"}])
             except Exception as error:
                 self._failure = error
-                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+                if may_interrupt and callable(signal.getsignal(signal.SIGINT)) and not ended.is_set():
+                    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
                 return
 
     def check_parts(self) -> None:
@@ -323,8 +353,9 @@ class Ledger:
                 raise self._failure
             if not self._waiting:
                 return
-            waiting, self._waiting = self._waiting, []
+            waiting = list(self._waiting)
             self._add([line for _, line in waiting])
+            del self._waiting[: len(waiting)]
             for failpoint, _ in waiting:
                 reach(f"{failpoint}.ledger.after")
 
@@ -383,6 +414,11 @@ class Ledger:
         for entry in self._by_shard.get((stage.name, shard), ()):
             if entry.spans[shard].low < end and entry.spans[shard].high >= first:
                 yield entry
+
+
+def _can_interrupt() -> bool:
+    """Whether a signal to the main thread reaches whoever calls this."""
+    return threading.current_thread() is threading.main_thread()
 
 
 def _epoch_of(part: str) -> float:

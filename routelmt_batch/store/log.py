@@ -14,9 +14,11 @@ import json
 import os
 import re
 import socket
+import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -42,11 +44,13 @@ class TakenOver(RoutelmtError):
 
 @dataclass(frozen=True)
 class Writer:
-    """A process that writes a log. `since` is when it began, in seconds since 1970."""
+    """A process that writes a log. `since` is when it began, in seconds since 1970, and `space` in which
+    start of which system, and in which of its containers, `pid` means this process."""
 
     host: str
     pid: int
     since: float
+    space: str = ""
 
     @classmethod
     def this(cls) -> Writer:
@@ -57,8 +61,8 @@ class Writer:
         return f"process {self.pid} on {self.host}, begun {began}"
 
     def is_dead(self) -> bool:
-        """Whether it ran on this host and has ended. Of other hosts this is not known."""
-        if self.host != socket.gethostname():
+        """Whether it ran beside this process and has ended. Of others this is not known."""
+        if self.space != _space():
             return False
         try:
             process = psutil.Process(self.pid)
@@ -76,6 +80,7 @@ class Segment:
     last: int
     epoch: int
     writer: Writer
+    run: str  # whose this segment is, among all that open the log
     at: str
     previous: str  # SHA-256 of the segment before `first`; empty for the first of all
     records: tuple[Record, ...]
@@ -100,6 +105,7 @@ class Log:
         self.folder = folder
         self.last: Segment | None = None
         self.epoch = 0  # this process's own; 0 while it only reads
+        self._run = uuid.uuid4().hex
         self._recent: list[Segment] = []
 
     @property
@@ -165,7 +171,10 @@ class Log:
         self.epoch = before + 1
         try:
             self.add([{"event": "epoch", "epoch": self.epoch, "after": self.next - 1}])
-        except TakenOver:
+        except BaseException as error:
+            self.close()
+            if not isinstance(error, TakenOver):
+                raise
             raise OutputError(
                 f"{self.folder.parent.parent}: another run began this job a moment ago "
                 f"({self.last and self.last.writer}). When it has ended, the same command continues the job"
@@ -186,6 +195,7 @@ class Log:
             "last": number,
             "epoch": self.epoch,
             "writer": asdict(Writer.this()),
+            "run": self._run,
             "at": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "previous": self.last.sha256 if self.last else "",
         }
@@ -193,13 +203,24 @@ class Log:
         try:
             path.create(data)
         except Replaced:
-            raise self._taken_over() from None
+            if not self._is_own(path):
+                raise self._taken_over() from None
+            # A signal came between an earlier attempt's write and its end: its records are there.
+            self.last = self._decode(path, path.read_bytes())
+            if rest := records[len(self.last.records) :]:
+                self.add(rest)
+            return
         self.last = self._decode(path, data)
         self._compact(self.last)
 
+    def _is_own(self, path: Location) -> bool:
+        segment = self._decode(path, path.read_bytes())
+        return segment.run == self._run
+
     def check(self) -> None:
         """Raises TakenOver if another process has taken the log."""
-        if self._path(self.next, 0).exists():
+        path = self._path(self.next, 0)
+        if path.exists() and not self._is_own(path):
             raise self._taken_over()
 
     def _taken_over(self) -> TakenOver:
@@ -238,6 +259,7 @@ class Log:
                 "last": segment.last,
                 "epoch": segment.epoch,
                 "writer": asdict(segment.writer),
+                "run": segment.run,
                 "at": segment.at,
                 "previous": parts[0].previous,
                 "sha256": segment.sha256,
@@ -303,6 +325,7 @@ class Log:
             header["last"],
             header["epoch"],
             Writer(**header["writer"]),
+            header["run"],
             header["at"],
             header["previous"],
             tuple(records),
@@ -319,7 +342,15 @@ class Log:
 
 @functools.cache
 def _writer(pid: int) -> Writer:
-    return Writer(socket.gethostname(), pid, round(psutil.Process(pid).create_time(), 2))
+    began = round(psutil.Process(pid).create_time(), 2)
+    return Writer(socket.gethostname(), pid, began, _space())
+
+
+@functools.cache
+def _space() -> str:
+    """This start of the system, and the namespace of its process numbers."""
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return f"{boot}-{Path('/proc/self/ns/pid').stat().st_ino}"
 
 
 def _encode(header: Mapping[str, Any], records: Sequence[Record]) -> bytes:

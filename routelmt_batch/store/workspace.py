@@ -109,7 +109,8 @@ def open_workspace(
     except WorkChanged:  # there is none yet, or it is damaged
         write_text(folder.spec, spec.dump(), "spec", ledger.check)
     if record != begun.manifest:
-        ledger.record("manifest", sha256=digest(record))
+        before = digest(begun.manifest) if begun.manifest else None
+        ledger.record("manifest", sha256=digest(record), before=before)
         write_json(folder.manifest, record, "manifest", ledger.check)
     rows = tuple(units(shards, limit))
     return Workspace(spec, folder, tuple(shards), unreadable, rows, recipe, ledger, fingerprints)

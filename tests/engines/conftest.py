@@ -14,7 +14,7 @@ from routelmt_batch.store.folder import Folder
 def open_engine(ray_session):
     @contextlib.contextmanager
     def opened(folder: Folder) -> Iterator[Pools]:
-        with Session(folder.logs, verbose=True) as session:
+        with Session(folder.logs.path, verbose=True) as session:
             yield Pools(session)
 
     return opened

@@ -161,11 +161,11 @@ def test_what_cannot_be_evaluated_holds(invoke, make_spec, tmp_path):
         assert invoke("run", make_spec(), "--output", output).exit_code == 0
     job, earlier = (FinishedJob.read(Folder.at(str(folder))) for folder in (tmp_path / "out", other))
     shutil.rmtree(other / "data")
-    judged = Conditions.parse(["psi>0.2"], earlier).judge(job.folder, job.report)
+    judged = Conditions.parse(["psi>0.2"], earlier).judge(job.folder, job.report, lambda: None)
     assert judged.as_json()["fail_if"][0]["holds"] and judged.fail_if[0].value is None
     assert f"psi>0.2: cannot be evaluated ({other} cannot be read" in triggered(judged.fail_if)[0]
     report = job.report.model_copy(update={"rows": 0, "status": {"failed": 0, "quarantined": 0}})
-    judged = Conditions.parse(["failed>0.5"], None).judge(job.folder, report)
+    judged = Conditions.parse(["failed>0.5"], None).judge(job.folder, report, lambda: None)
     assert triggered(judged.fail_if) == [
         "failed>0.5: cannot be evaluated (there is nothing to take a share of)"
     ]

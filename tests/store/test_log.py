@@ -220,7 +220,9 @@ def test_a_process_that_has_ended_holds_nothing(folder):
 def test_a_process_of_another_host_may_still_write(folder, tmp_path):
     writing(folder).close()
     path = tmp_path / "out/_job/log/0000000000.jsonl"
-    elsewhere = rewritten(path, lambda header: header["writer"].update(host="elsewhere", pid=1))
+    elsewhere = rewritten(
+        path, lambda header: header["writer"].update(host="elsewhere", pid=1, space="another")
+    )
     log, _ = opened(folder)
     assert log.writer is not None and log.writer.host == "elsewhere" != socket.gethostname()
     assert log.holder is not None, "its sign of life is new"

@@ -48,7 +48,9 @@ def label(spec: LabelSpec, options: Options, bars: Bars, open_engine: OpenEngine
         workspace.ledger.refresh()
         refuse_cleaned(workspace, done)
         if done:
-            return Outcome(options.conditions.judge(workspace.folder, done), new=False)
+            return Outcome(
+                options.conditions.judge(workspace.folder, done, workspace.ledger.check), new=False
+            )
         if workspace.ledger.rows(TRANSLATIONS) < len(ROUTES) * workspace.rows:
             check_fit(spec, engine, bars, {"metric": spec.metric})
         translate(workspace, engine, bars)
@@ -57,7 +59,8 @@ def label(spec: LabelSpec, options: Options, bars: Bars, open_engine: OpenEngine
         reported = report(workspace)
         write_report(workspace, reported)
         succeed(workspace)
-        return Outcome(options.conditions.judge(workspace.folder, reported), new=True)
+        judged = options.conditions.judge(workspace.folder, reported, workspace.ledger.check)
+        return Outcome(judged, new=True)
 
 
 @contextmanager
