@@ -110,7 +110,7 @@ def check_manifest(path: Location, ledger: Ledger, found: Mapping[str, Any] | No
     The ledger names a manifest just before it is written, so a crash may leave the one before.
     """
     last: dict[str, Any] = next(reversed(list(ledger.events_of("manifest"))), {})
-    named = (last.get("sha256"), last.get("before"))
+    named = [last[key] for key in ("sha256", "before") if last.get(key)]
     if found is not None and not named:
         raise WorkChanged(
             f"{ledger.log.folder}: the job's log is missing, although {path} is there. What was committed is "

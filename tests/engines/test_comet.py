@@ -127,7 +127,7 @@ def labelled(tmp_path_factory, ray_session, comet_models, sentences):
 
     @contextlib.contextmanager
     def opened(folder):
-        with Session(folder.logs, verbose=True) as session:
+        with Session(folder.logs.path, verbose=True) as session:
             yield Pools(session)
 
     output = tmp_path_factory.mktemp("labels") / "out"

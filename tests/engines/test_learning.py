@@ -38,7 +38,7 @@ def labels(tmp_path_factory, ray_session) -> Path:
 
     @contextlib.contextmanager
     def opened(folder):
-        with Session(folder.logs, verbose=True) as session:
+        with Session(folder.logs.path, verbose=True) as session:
             yield Pools(session)
 
     output = tmp_path_factory.mktemp("labels") / "out"
