@@ -10,11 +10,11 @@ import psutil
 import pytest
 
 from routelmt_batch import failpoints
-from routelmt_batch.errors import OutputError
+from routelmt_batch.errors import DiskFull, OutputError
 from routelmt_batch.job import flow
 from routelmt_batch.prompts import load_tokenizer
 from routelmt_batch.spec.file import load
-from routelmt_batch.store import ledger
+from routelmt_batch.store import ledger, workspace
 from routelmt_batch.store.log import TakenOver
 from tests import oracle
 from tests.conftest import MODELS, sampled
@@ -47,6 +47,11 @@ def short_lease(monkeypatch):
         load_tokenizer(str(MODELS / name))
     monkeypatch.setattr(ledger, "LEASE_S", 0.3)
     monkeypatch.setattr(ledger, "_LOOK_S", 0.05)
+
+
+@pytest.fixture
+def engine(tmp_path):
+    return FakeEngine(tmp_path / "sent.log")
 
 
 def start(spec_path: Path, log: Path, failpoint: str) -> multiprocessing.Process:
@@ -118,3 +123,38 @@ def test_a_run_that_lives_keeps_its_job(make_spec, tmp_path, monkeypatch):
             return super().run(lanes, tell)
 
     flow.run(load(spec), flow.Options(), BARS, Meddling(log).opened)
+
+
+def test_a_run_that_was_overtaken_before_its_first_commit_says_so(make_spec, tmp_path, engine, monkeypatch):
+    """Another run works on the finished job while this one still reads its input."""
+    spec = make_spec(run__max_failed_fraction=0.5)
+    engine.fails = lambda label, row: "engine_error" if row["row"] == 1 else ""
+    flow.run(load(spec), flow.Options(), BARS, engine.opened)
+    engine.fails = lambda label, row: ""
+    usual = workspace.find_input
+
+    def slow(*args):
+        monkeypatch.setattr(workspace, "find_input", usual)
+        flow.run(load(spec), flow.Options(retry_failed=True), BARS, engine.opened)
+        return usual(*args)
+
+    monkeypatch.setattr(workspace, "find_input", slow)
+    with pytest.raises(OutputError, match="another run (worked on|began) this job"):
+        flow.run(load(spec), flow.Options(retry_failed=True), BARS, engine.opened)
+    assert not flow.run(load(spec), flow.Options(), BARS, engine.opened).new
+
+
+def test_a_manifest_that_could_not_be_written_twice_is_no_dead_end(make_spec, corpus, tmp_path, monkeypatch):
+    spec, log = make_spec(), tmp_path / "sent.log"
+    engine = FakeEngine(log)
+    with engine.stopping(lambda label, row: label == "small"):
+        flow.run(load(spec), flow.Options(), BARS, engine.opened)
+    other = ("checks.enabled=false",)  # of a stage without work: the manifest changes
+    for _ in range(2):
+        monkeypatch.setenv(failpoints.VARIABLE, "manifest.write:1:enospc")
+        failpoints._passed.clear()
+        with pytest.raises(DiskFull):
+            flow.run(load(spec, other), flow.Options(), BARS, engine.opened)
+    monkeypatch.delenv(failpoints.VARIABLE)
+    flow.run(load(spec, other), flow.Options(), BARS, engine.opened)
+    oracle.check(tmp_path / "out", corpus, "0.3")

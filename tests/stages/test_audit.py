@@ -294,3 +294,14 @@ def test_rows_of_the_sample_without_a_quality_are_told(audited_spec, corpus, eng
     report = run(audited_spec({"fraction": 1, "min_rows": 1}), engine).report.as_json()
     assert (report["audit"]["sampled"], report["audit"]["rows"]) == (78, 39)
     assert any("39 of 78 rows of the audit could not be measured" in told for told in report["warnings"])
+
+
+def test_an_audit_of_a_finished_job_that_was_stopped_goes_on(audited_spec, tmp_path, engine):
+    assert run(audited_spec({"fraction": 0}), engine).report.audit is None
+    spec = audited_spec({"fraction": 0.25, "min_rows": 1})
+    with engine.stopping(lambda label, row: True):
+        run(spec, engine)
+    sample = sample_of(tmp_path / "out")
+    outcome = run(spec, engine)
+    assert outcome.new and outcome.report.audit.sampled == len(sample) > 0
+    assert not run(spec, engine).new

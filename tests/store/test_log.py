@@ -113,6 +113,24 @@ def test_many_processes_take_one_log_and_each_commit_is_whole(folder, tmp_path):
         assert ns == [n for n in range(len(ns) // 2) for _ in "ab"], "a beginning of its commits, each twice"
 
 
+def test_what_a_signal_interrupted_after_it_was_written_is_not_added_twice(folder, tmp_path):
+    log = writing(folder)
+    before = log.last
+    log.add([{"n": 1}, {"n": 2}])
+    log.last = before  # the signal came before this line
+    log.add([{"n": 1}, {"n": 2}, {"n": 3}])
+    assert numbers(oracle.log(tmp_path / "out")) == [1, 2, 3] == numbers(opened(folder)[1])
+
+
+def test_a_writer_that_could_not_take_the_log_is_none(folder, monkeypatch):
+    log, _ = opened(folder)
+    with monkeypatch.context() as patch:
+        patch.setattr(DiskLocation, "create", lambda self, data: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            log.take()
+    assert log.epoch == 0 and opened(folder)[0].last is None
+
+
 @pytest.mark.parametrize("count", [63, 64, 65, 200])
 def test_a_compacted_log_reads_the_same_with_fewer_files(folder, tmp_path, count, monkeypatch):
     log = writing(folder)
