@@ -7,6 +7,7 @@ import pytest
 
 from routelmt_batch.engines.pools import Pools
 from routelmt_batch.engines.session import Session
+from routelmt_batch.files.write import kept_folder
 from routelmt_batch.store.folder import Folder
 
 
@@ -14,7 +15,7 @@ from routelmt_batch.store.folder import Folder
 def open_engine(ray_session):
     @contextlib.contextmanager
     def opened(folder: Folder) -> Iterator[Pools]:
-        with Session(folder.logs.path, verbose=True) as session:
+        with kept_folder(folder.logs) as logs, Session(logs, verbose=True) as session:
             yield Pools(session)
 
     return opened

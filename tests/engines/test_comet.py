@@ -15,6 +15,7 @@ from routelmt_batch.cli.show import labels as shown
 from routelmt_batch.engines import quality
 from routelmt_batch.engines.lanes import Lane
 from routelmt_batch.errors import UsageError
+from routelmt_batch.files.write import kept_folder
 from routelmt_batch.job import flow
 from routelmt_batch.learning.evaluation.evaluate import Settings, evaluate
 from routelmt_batch.learning.evaluation.guards import GuardSettings
@@ -127,7 +128,7 @@ def labelled(tmp_path_factory, ray_session, comet_models, sentences):
 
     @contextlib.contextmanager
     def opened(folder):
-        with Session(folder.logs.path, verbose=True) as session:
+        with kept_folder(folder.logs) as logs, Session(logs, verbose=True) as session:
             yield Pools(session)
 
     output = tmp_path_factory.mktemp("labels") / "out"

@@ -13,6 +13,7 @@ from rich.console import Console
 from sacrebleu.metrics import CHRF
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+from routelmt_batch.files.write import kept_folder
 from routelmt_batch.job import flow
 from routelmt_batch.learning.calibrate import calibrate
 from routelmt_batch.learning.evaluation.evaluate import Settings, evaluate
@@ -38,7 +39,7 @@ def labels(tmp_path_factory, ray_session) -> Path:
 
     @contextlib.contextmanager
     def opened(folder):
-        with Session(folder.logs.path, verbose=True) as session:
+        with kept_folder(folder.logs) as logs, Session(logs, verbose=True) as session:
             yield Pools(session)
 
     output = tmp_path_factory.mktemp("labels") / "out"
