@@ -174,7 +174,8 @@ class Ledger:
                 keeper.join()
                 self._release()
         except (Exception, Interrupted, KeyboardInterrupt) as error:
-            if self._failure and self._failure is not error:  # what came of it, or of the keeper's signal
+            stopped = isinstance(error, Interrupted | KeyboardInterrupt)  # maybe by the keeper
+            if self._failure and (stopped or isinstance(self._failure, TakenOver)):
                 raise self._failure from None
             raise
 
