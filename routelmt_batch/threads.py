@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -14,6 +16,7 @@ Result = TypeVar("Result")
 Stop = Callable[[], None]
 
 _MOST_THREADS = 8
+_AHEAD = 4  # items a thread
 
 
 class Stopped(Exception):
@@ -24,7 +27,8 @@ class Stopped(Exception):
 def each(work: Callable[[Item, Stop], Result], items: Iterable[Item]) -> Iterator[Iterator[Result]]:
     """Results of `work(item, stop)` in the items' order; `work` must call `stop()` regularly.
 
-    If the caller leaves early (an error, a signal), `stop` raises in every thread at its next call.
+    Only a few items are taken ahead of the results that the caller has read, however many there are. If the
+    caller leaves early (an error, a signal), `stop` raises in every thread at its next call.
     """
     leaving = threading.Event()
 
@@ -32,9 +36,18 @@ def each(work: Callable[[Item, Stop], Result], items: Iterable[Item]) -> Iterato
         if leaving.is_set():
             raise Stopped
 
-    pool = ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1))
+    threads = min(_MOST_THREADS, os.cpu_count() or 1)
+    pool = ThreadPoolExecutor(threads)
+
+    def results() -> Iterator[Result]:
+        left = iter(items)
+        running = deque(pool.submit(work, item, stop) for item in itertools.islice(left, _AHEAD * threads))
+        while running:
+            yield running.popleft().result()
+            running.extend(pool.submit(work, item, stop) for item in itertools.islice(left, 1))
+
     try:
-        yield pool.map(lambda item: work(item, stop), items)
+        yield results()
     finally:
         leaving.set()
         pool.shutdown(cancel_futures=True)

@@ -21,12 +21,11 @@ from routelmt_batch.rows import LARGE, SCORES, SMALL, TRANSLATIONS
 from routelmt_batch.spec import Guard, JobSpec, Pool
 from routelmt_batch.spec.dtypes import Choice, settle
 from routelmt_batch.stages.allocate import (
-    WhatIf,
     allocate,
     guard_words,
+    make_plan,
     read_plan,
     refuse_other_budget,
-    what_if,
 )
 from routelmt_batch.stages.assemble import assemble
 from routelmt_batch.stages.audit import audit, audit_is_due
@@ -34,7 +33,7 @@ from routelmt_batch.stages.check import check as check_texts
 from routelmt_batch.stages.check import checks_came_late, checks_pool
 from routelmt_batch.stages.finished import FinishedJob
 from routelmt_batch.stages.guard import guard, verify
-from routelmt_batch.stages.job_report import JobReport
+from routelmt_batch.stages.job_report import JobReport, WhatIf
 from routelmt_batch.stages.outputs import current_outputs, succeed
 from routelmt_batch.stages.recipe import Job, JobRecipe, check_models
 from routelmt_batch.stages.report import report
@@ -173,7 +172,7 @@ def plan(spec: JobSpec, options: Options, bars: Bars, open_engine: OpenEngine) -
             with open_engine(workspace.folder) as engine:
                 _warn_of_directions(workspace, bars)
                 score(workspace, engine, bars)
-        return what_if(workspace)
+        return make_plan(workspace).budgets
 
 
 def _warn_of_directions(workspace: Job, bars: Bars) -> None:

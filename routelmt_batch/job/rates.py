@@ -14,8 +14,7 @@ from routelmt_batch.rows import AUDIT_QUALITY, LARGE, QUALITY, SCORES, SMALL, TR
 from routelmt_batch.spec import JobSpec, Part, SpecFile
 from routelmt_batch.spec.file import read
 from routelmt_batch.spec.text import dump
-from routelmt_batch.stages.allocate import WhatIf
-from routelmt_batch.stages.job_report import JobReport, LaneReport, PassReport
+from routelmt_batch.stages.job_report import JobReport, LaneReport, PassReport, WhatIf
 
 ROUTER, METRIC = "router", "metric"
 _HOUR_S = 3600.0

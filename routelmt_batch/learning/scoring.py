@@ -25,7 +25,7 @@ from routelmt_batch.routers.router import Router
 from routelmt_batch.rows import SCORES
 from routelmt_batch.spec import Input, Output, Prompt, Run, ScoreSpec
 from routelmt_batch.spec import Router as RouterSpec
-from routelmt_batch.stages.allocate import gains
+from routelmt_batch.stages.gains import CommittedGains
 from routelmt_batch.stages.score import score
 from routelmt_batch.stages.tally import directions
 from routelmt_batch.store import checkpoints
@@ -112,7 +112,7 @@ def score_tables(
         rows = workspace.shard_rows
         first = np.cumsum([0, *rows.values()])
         scores = np.full(workspace.rows, np.nan, np.float32)
-        for part in gains(workspace):
+        for part in CommittedGains(workspace)():
             scores[first[part.rank] + part.row] = part.gain
         return Scored(workspace.recipe.router, scores, directions(workspace.units, spec.input))
 

@@ -22,11 +22,11 @@ from routelmt_batch.files.write import plain
 from routelmt_batch.page.excerpts import clip
 from routelmt_batch.page.shard_table import FAILURES
 from routelmt_batch.rows import LARGE, SMALL
-from routelmt_batch.stages.allocate import gain_of
 from routelmt_batch.stages.finished import FinishedJob
+from routelmt_batch.stages.gains import gain_of
 from routelmt_batch.stages.job_report import JobReport
 from routelmt_batch.stats.drift import Drift, apart, at_most
-from routelmt_batch.stats.selection import cuts
+from routelmt_batch.stats.selection import GainOrder
 
 _QUANTILES = 100
 _MOST_SHARDS = 20
@@ -93,8 +93,8 @@ def drift(job: FinishedJob, other: FinishedJob) -> Drift | None:
     if not size:
         return None
     ranks = [max(1, math.ceil(size * step / _QUANTILES)) for step in range(_QUANTILES + 1)]
-    quantile_cuts = cuts(other.gains, [size - rank + 1 for rank in ranks], len(other.shards))
-    quantiles = np.array([cut.gain for cut in quantile_cuts if cut])
+    selected = GainOrder(other.gains).select([size - rank + 1 for rank in ranks])
+    quantiles = np.array([first.threshold for first in selected], np.float64)
     (below, rows), (below_other, rows_other) = (at_most(side.gains(), quantiles) for side in (job, other))
     return apart(below / rows, below_other / rows_other, rows, rows_other) if rows else None
 

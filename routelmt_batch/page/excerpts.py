@@ -17,8 +17,8 @@ import pyarrow.compute as pc
 from routelmt_batch.files.parquet import read_parquet
 from routelmt_batch.page.shard_table import FAILURES
 from routelmt_batch.rows import AUDIT_TRANSLATIONS, LARGE, OK, OUTPUT_NAMES, SMALL, TRANSLATIONS
-from routelmt_batch.stages.allocate import gain_of
 from routelmt_batch.stages.finished import FinishedJob
+from routelmt_batch.stages.gains import gain_of
 from routelmt_batch.store.ledger import Ledger
 
 _MOST_CHARS = 2000

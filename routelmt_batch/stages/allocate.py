@@ -1,57 +1,44 @@
 """Allocate: select the exact global top-p of the committed scores, frozen before the first translation.
 
-The plan is small for any corpus: it holds the cut and counts per shard. Whether a row is planned for
-the large model follows from the cut and its own score.
+The plan is small for any corpus: it holds the cut and counts. Whether a row is planned for the large model
+follows from the cut and its own score.
 """
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
 from decimal import Decimal
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.compute as pc
-
 from routelmt_batch.errors import OutputError, RoutelmtError, WorkChanged
 from routelmt_batch.files.location import Location
-from routelmt_batch.files.parquet import read_parquet
-from routelmt_batch.files.write import sha256, write_json, write_text
+from routelmt_batch.files.record import Record
+from routelmt_batch.files.write import sha256, write_text
 from routelmt_batch.routers.calibration import HeldOut
 from routelmt_batch.rows import SCORES, SKIP_REASONS, TRANSLATIONS
 from routelmt_batch.spec import Budget, Guard, JobSpec
+from routelmt_batch.stages.gains import CommittedGains
+from routelmt_batch.stages.job_report import WhatIf
 from routelmt_batch.stages.passes import record_time
 from routelmt_batch.stages.recipe import Job
-from routelmt_batch.stats.selection import Cut, Gains, count, cuts, places
-from routelmt_batch.store.folder import Folder, damaged, read_json
+from routelmt_batch.stages.tally import DECILES
+from routelmt_batch.stats.selection import Cut, GainOrder, places
+from routelmt_batch.store.folder import Folder, damaged
 from routelmt_batch.store.ledger import Ledger
-from routelmt_batch.store.workspace import AnyWorkspace
 
 WHAT_IF = tuple(Decimal(step) / 20 for step in range(1, 21))
 
 
-@dataclass(frozen=True)
-class ShardPlan:
-    """Rows of one shard by planned route."""
-
-    large: int
-    small: int
-    skipped: int
-
-
-@dataclass(frozen=True)
-class Plan:
+class Plan(Record):
     """`places` is floor(p N) less `held_back`; `large` rows take them (fewer only with `min_gain`). With a
     threshold, `at_least`, `places` is what the cap allows, and the rows that reach the threshold take them.
     The guard later gives the `held_back` places to rows whose small translation is bad. With `hypotheses`
     the small model also translates the large one's rows.
 
     `reached` counts the rows whose gain reaches `min_gain` or the threshold. `held_out` is what a
-    threshold was calibrated on; it is kept here because the router's card may change.
+    threshold was calibrated on; it is kept here because the router's card may change. `deciles` are those of
+    all gains and of the `large` rows'.
     """
 
     fraction: Decimal
@@ -68,26 +55,10 @@ class Plan:
     small: int
     skipped: int
     predicted_gain: float
-    cut: Cut | None
-    shards: dict[str, ShardPlan]
-
-    @property
-    def threshold(self) -> float | None:
-        return self.cut.gain if self.cut else None
-
-
-@dataclass(frozen=True)
-class WhatIf:
-    """What a budget would buy: rows and prompt tokens for the large model, summed gain, threshold. The
-    counts of all translatable rows do not depend on the budget."""
-
-    fraction: Decimal
-    rows: int
-    prompt_tokens: int
-    predicted_gain: float
     threshold: float | None
-    all_rows: int
-    all_prompt_tokens: int
+    cut: Cut | None
+    budgets: list[WhatIf]
+    deciles: dict[str, list[float | None]]
 
 
 def allocate(workspace: Job) -> Plan:
@@ -116,7 +87,7 @@ def allocate(workspace: Job) -> Plan:
     started = time.time()
     plan = make_plan(workspace)
     _record(workspace)
-    write_json(path, _dump(plan), "plan", ledger.check)
+    plan.write(path, "plan", ledger.check)
     frozen_guard = guard.model_dump(mode="json")
     ledger.record("plan", **budget.model_dump(mode="json"), guard=frozen_guard, sha256=sha256(path))
     record_time(ledger, "allocate", workspace.rows, started)
@@ -187,148 +158,67 @@ def _words(budget: dict[str, Any]) -> str:
 def make_plan(workspace: Job) -> Plan:
     """Select the rows for the large model: a pure function of the spec and the committed scores.
 
-    A threshold without a cap needs no global selection: one read of the scores counts what reaches it.
+    The same two reads give what other budgets would buy, and the gains' deciles.
     """
-    scored = workspace.ledger.rows(SCORES)
-    if scored != workspace.rows:
-        raise RoutelmtError(f"{scored} scores for {workspace.rows} rows: a defect, please report it")
-    budget, at_least = workspace.spec.budget, workspace.recipe.at_least
-    cut: Cut | None
-    held_back = 0
-    if budget.most is None:
-        assert at_least is not None, "a threshold without a cap"
-        cut, wanted, reached = Cut.at_least(at_least), None, None
-    else:
-        lowest = budget.min_gain if at_least is None else float(np.float32(at_least))
-        rows_with_gain = count(gains(workspace))
-        held_back = places(workspace.spec.guard.escalate_fraction, rows_with_gain)
-        wanted = places(budget.most, rows_with_gain) - held_back
-        reached = rows_with_gain if lowest is None else count(gains(workspace), lowest)
-        (cut,) = cuts(lambda: gains(workspace), [min(wanted, reached)], len(workspace.shards))
-    shards, rows_with_gain, bought = _counted(workspace, cut)
-    large, small, skipped = (
-        sum(getattr(shard, name) for shard in shards.values()) for name in ("large", "small", "skipped")
+    scored = workspace.ledger.totals(SCORES)
+    if scored.rows != workspace.rows:
+        raise RoutelmtError(f"{scored.rows} scores for {workspace.rows} rows: a defect, please report it")
+    budget, guard, at_least = workspace.spec.budget, workspace.spec.guard, workspace.recipe.at_least
+    order = GainOrder(CommittedGains(workspace), budget.min_gain if at_least is None else at_least)
+    held_back, most = 0, order.rows
+    if budget.most is not None:
+        held_back = places(guard.escalate_fraction, order.rows)
+        most = places(budget.most, order.rows) - held_back
+    large = min(most, order.reached)
+    # A threshold says nothing of other budgets.
+    worth = order.reached if at_least is None else order.rows
+    wanted = [min(places(fraction, order.rows), worth) for fraction in WHAT_IF]
+    sizes = {"all": order.rows, "routed": large}
+    ranked = [size - math.ceil(size * tenth / 10) + 1 for size in sizes.values() for tenth in DECILES if size]
+    chosen, *others = order.select([large, *wanted, *ranked])
+    cut = chosen.cut if at_least is None or budget.most is not None else Cut.at_least(at_least)
+    deciles = (selected.threshold for selected in others[len(wanted) :])
+    skipped = sum(scored.unanswered[reason] for reason in SKIP_REASONS)
+    return Plan.of(
+        {
+            "fraction": budget.fraction,
+            "min_gain": budget.min_gain,
+            "at_least": at_least,
+            "cap": budget.cap,
+            "held_out": workspace.recipe.held_out,
+            "rows_with_gain": order.rows,
+            "reached": order.reached,
+            "places": most,
+            "held_back": held_back,
+            "hypotheses": guard.hypotheses,
+            "large": large,
+            "small": scored.rows - large - skipped,
+            "skipped": skipped,
+            "predicted_gain": chosen.gain,
+            "threshold": cut.gain if cut else None,
+            "cut": cut,
+            "budgets": [
+                {
+                    "fraction": fraction,
+                    "rows": bought.rows,
+                    "prompt_tokens": bought.weight,
+                    "predicted_gain": bought.gain,
+                    "threshold": bought.threshold,
+                    "all_rows": scored.rows - skipped,
+                    "all_prompt_tokens": scored.sums["prompt_tokens"],
+                }
+                for fraction, bought in zip(WHAT_IF, others, strict=False)
+            ],
+            "deciles": {
+                name: [next(deciles) for _ in DECILES] if size else [] for name, size in sizes.items()
+            },
+        }
     )
-    return Plan(
-        fraction=budget.fraction,
-        min_gain=budget.min_gain,
-        at_least=at_least,
-        cap=budget.cap,
-        held_out=workspace.recipe.held_out,
-        rows_with_gain=rows_with_gain,
-        reached=large if reached is None else reached,
-        places=rows_with_gain if wanted is None else wanted,
-        held_back=held_back,
-        hypotheses=workspace.spec.guard.hypotheses,
-        large=large,
-        small=small,
-        skipped=skipped,
-        predicted_gain=bought,
-        cut=cut,
-        shards=shards,
-    )
-
-
-def _counted(workspace: Job, cut: Cut | None) -> tuple[dict[str, ShardPlan], int, float]:
-    """Each shard's rows by route, the rows with a gain, and the routed rows' summed gain, in one read."""
-    tallies = {name: [0, 0, 0] for name in workspace.shard_rows}
-    names = list(tallies)
-    rows_with_gain, bought = 0, 0.0
-    for table in _tables(workspace):
-        part = as_gains(table, workspace.ranks)
-        routed = admitted(cut, part)
-        skipped = is_skipped(table)
-        rows_with_gain += int((~np.isnan(part.gain)).sum())
-        bought += summed(part.gain[routed])
-        for place, mask in enumerate((routed, ~routed & ~skipped, skipped)):
-            counted = np.bincount(part.rank[mask], minlength=len(names))
-            for rank in np.flatnonzero(counted):
-                tallies[names[rank]][place] += int(counted[rank])
-    return {name: ShardPlan(*tally) for name, tally in tallies.items()}, rows_with_gain, bought
-
-
-def what_if(workspace: Job, fractions: Iterable[Decimal] = WHAT_IF) -> list[WhatIf]:
-    """What each budget would buy. Several budgets take no more reads of the scores than one."""
-    fractions = list(fractions)
-    rows_with_gain = count(gains(workspace))
-    worth = count(gains(workspace), workspace.spec.budget.min_gain)
-    wanted = [min(places(fraction, rows_with_gain), worth) for fraction in fractions]
-    budget_cuts = cuts(lambda: gains(workspace), wanted, len(workspace.shards))
-    tokens, bought = [0] * len(wanted), [0.0] * len(wanted)
-    all_rows = all_tokens = 0
-    for table in _tables(workspace):
-        part = as_gains(table, workspace.ranks)
-        prompt_tokens = pc.fill_null(table["prompt_tokens"], 0).to_numpy()
-        translatable = ~is_skipped(table)
-        all_rows += int(translatable.sum())
-        all_tokens += int(prompt_tokens[translatable].sum(dtype=np.int64))
-        for index, cut in enumerate(budget_cuts):
-            routed = admitted(cut, part)
-            tokens[index] += int(prompt_tokens[routed].sum(dtype=np.int64))
-            bought[index] += summed(part.gain[routed])
-    return [
-        WhatIf(fraction, rows, token, gain, cut.gain if cut else None, all_rows, all_tokens)
-        for fraction, rows, token, gain, cut in zip(
-            fractions, wanted, tokens, bought, budget_cuts, strict=True
-        )
-    ]
-
-
-def summed(gains: npt.NDArray[np.float32]) -> float:
-    """Sum of the finite gains."""
-    return float(gains[np.isfinite(gains)].sum(dtype=np.float64))
-
-
-def _tables(workspace: AnyWorkspace) -> Iterator[pa.Table]:
-    for entry in workspace.ledger.parts(SCORES):
-        yield read_parquet(workspace.ledger.part_path(entry))
-
-
-def gains(workspace: AnyWorkspace) -> Iterator[Gains]:
-    return (as_gains(table, workspace.ranks) for table in _tables(workspace))
-
-
-def as_gains(table: pa.Table, ranks: dict[str, int]) -> Gains:
-    shard = table["shard"].combine_chunks().dictionary_encode()
-    rank_of = np.array([ranks[name] for name in shard.dictionary.to_pylist()], np.int64)
-    return Gains(
-        gain_of(table),
-        rank_of[shard.indices.to_numpy()],
-        table["row"].to_numpy().astype(np.int64),
-    )
-
-
-def gain_of(table: pa.Table | pa.RecordBatch, column: str = "gain") -> npt.NDArray[np.float32]:
-    return np.asarray(table[column].to_numpy(zero_copy_only=False), np.float32)
-
-
-def admitted(cut: Cut | None, part: Gains) -> npt.NDArray[np.bool_]:
-    return cut.admits(part) if cut else np.zeros(len(part.row), bool)
-
-
-def is_skipped(table: pa.Table) -> npt.NDArray[np.bool_]:
-    skipped = pc.is_in(table["reason"], pa.array(SKIP_REASONS))
-    return np.asarray(skipped.to_numpy(), bool)
-
-
-def _dump(plan: Plan) -> dict[str, Any]:
-    value = asdict(plan)
-    value["fraction"] = str(plan.fraction)
-    value["cap"] = None if plan.cap is None else str(plan.cap)
-    value["threshold"] = plan.threshold
-    return value
 
 
 def read_plan(path: Location) -> Plan:
     """Raises WorkChanged if the file contains something else."""
-    value = read_json(path)
     try:
-        del value["threshold"]
-        value["fraction"] = Decimal(value["fraction"])
-        value["cap"] = Decimal(value["cap"]) if value["cap"] is not None else None
-        value["held_out"] = HeldOut(**value["held_out"]) if value["held_out"] else None
-        value["cut"] = Cut(**value["cut"]) if value["cut"] else None
-        value["shards"] = {name: ShardPlan(**shard) for name, shard in value["shards"].items()}
-        return Plan(**value)
-    except (KeyError, TypeError, ArithmeticError):
+        return Plan.read(path)
+    except ValueError:
         raise damaged(path) from None

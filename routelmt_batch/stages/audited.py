@@ -19,8 +19,9 @@ import pyarrow as pa
 
 from routelmt_batch.kinds import SEVERE_LOSS_GAIN
 from routelmt_batch.rows import AUDIT_QUALITY, AUDIT_TRANSLATIONS, LARGE, SAMPLE, SMALL, Route
-from routelmt_batch.stages.allocate import Plan, gains
+from routelmt_batch.stages.allocate import Plan
 from routelmt_batch.stages.audit import sample_work
+from routelmt_batch.stages.gains import CommittedGains
 from routelmt_batch.stages.measure import quality_by_row
 from routelmt_batch.stages.recipe import Job
 from routelmt_batch.stats import measures
@@ -101,7 +102,7 @@ def _drift(workspace: Job) -> Drift | None:
     if not (card and card.calibration):
         return None
     quantiles = np.array(card.calibration.quantiles)
-    below, rows = at_most(gains(workspace), quantiles)
+    below, rows = at_most(CommittedGains(workspace)(keys=False), quantiles)
     return from_quantiles(below, rows, quantiles, card.calibration.rows) if rows else None
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,15 +31,16 @@ from routelmt_batch.rows import (
     ROUTE,
     SMALL,
 )
-from routelmt_batch.stages.allocate import Plan, admitted
+from routelmt_batch.stages.allocate import Plan
 from routelmt_batch.stages.attempts import attempts
 from routelmt_batch.stages.check import reasons
+from routelmt_batch.stages.gains import admitted
 from routelmt_batch.stages.measure import quality_by_row
 from routelmt_batch.stages.passes import part_writer, record_time
 from routelmt_batch.stages.planned import planned_rows
 from routelmt_batch.stages.recipe import Job
 from routelmt_batch.stages.work import UnitWork, work_on
-from routelmt_batch.stats.selection import Cut, Gains, count, cuts
+from routelmt_batch.stats.selection import Cut, GainOrder, Gains, Parts
 from routelmt_batch.store.ledger import PartEntry
 
 _DECISION_ROWS = 65_536
@@ -99,8 +100,9 @@ def _decide(workspace: Job, step: str, places: int, contest: Contest) -> None:
     started = time.time()
     work = [work_on(workspace, unit) for unit in workspace.units]
     with _spilled(workspace.folder.work / DECISIONS.name, work, contest.contenders) as again:
-        contenders = count(again())
-        (cut,) = cuts(again, [min(places, contenders)], len(workspace.shards))
+        order = GainOrder(again)
+        contenders = order.rows
+        ((cut, *_),) = order.select([min(places, contenders)])
 
     def changes() -> Iterator[pa.Table]:
         for unit in work:
@@ -130,8 +132,8 @@ def _decide(workspace: Job, step: str, places: int, contest: Contest) -> None:
 @contextlib.contextmanager
 def _spilled(
     near: Location, work: Sequence[UnitWork], values: Callable[[UnitWork], npt.NDArray[np.float32]]
-) -> Iterator[Callable[[], Iterator[Gains]]]:
-    """Keep the contenders on disk during the selection, which reads them six times."""
+) -> Iterator[Parts]:
+    """Keep the contenders on disk during the selection, which reads them twice."""
     schema = pa.schema([("gain", pa.float32()), ("rank", pa.int64()), ("row", pa.int64())])
     with (near / "contenders.arrow").draft() as path:
         with pa.OSFile(str(path), "wb") as file, pa.ipc.new_file(file, schema) as writer:
@@ -141,7 +143,7 @@ def _spilled(
                 columns = [gains.gain[inside], gains.rank[inside], gains.row[inside]]
                 writer.write_table(pa.table(columns, schema=schema))
 
-        def again() -> Iterator[Gains]:
+        def again(keys: bool = True, ranks: Collection[int] | None = None) -> Iterator[Gains]:
             with pa.memory_map(str(path)) as file:
                 reader = pa.ipc.open_file(file)
                 for index in range(reader.num_record_batches):

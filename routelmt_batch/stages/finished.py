@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ import pyarrow as pa
 from routelmt_batch.errors import OutputError
 from routelmt_batch.files.parquet import parquet_file
 from routelmt_batch.spec import JobSpec
-from routelmt_batch.stages.allocate import gain_of
+from routelmt_batch.stages.gains import gain_of
 from routelmt_batch.stages.job_report import JobReport
 from routelmt_batch.stats.selection import Gains
 from routelmt_batch.store.folder import Folder, read_json
@@ -71,8 +71,8 @@ class FinishedJob:
                     yield first, batch
                     first += batch.num_rows
 
-    def gains(self) -> Iterator[Gains]:
-        """Stream the predicted gains of every output row."""
+    def gains(self, keys: bool = True, ranks: Collection[int] | None = None) -> Iterator[Gains]:
+        """Stream the predicted gains of every output row. See selection.Parts."""
         for rank, shard in enumerate(self.shards):
             for first, batch in self.batches(shard, ["predicted_gain"]):
                 rows = np.arange(first, first + batch.num_rows)

@@ -16,9 +16,10 @@ from routelmt_batch.progress import Bars
 from routelmt_batch.routers.card import Scale
 from routelmt_batch.rows import ESCALATE, LARGE, PREDICTED, QUALITY, ROUTE, SMALL, Route
 from routelmt_batch.stages import measure
-from routelmt_batch.stages.allocate import Plan, admitted, gains
+from routelmt_batch.stages.allocate import Plan
 from routelmt_batch.stages.check import check
 from routelmt_batch.stages.decisions import decide_escalations, decide_routes, decided
+from routelmt_batch.stages.gains import CommittedGains, admitted
 from routelmt_batch.stages.measure import unmeasured
 from routelmt_batch.stages.passes import part_writer, run_pass
 from routelmt_batch.stages.planned import planned_rows
@@ -26,7 +27,7 @@ from routelmt_batch.stages.recipe import Job
 from routelmt_batch.stages.requests import PromptReader
 from routelmt_batch.stages.translate import translate
 from routelmt_batch.stages.work import UnitWork, work_on
-from routelmt_batch.stats.selection import Cut, count, cuts
+from routelmt_batch.stats.selection import Cut, GainOrder
 
 
 def guard(workspace: Job, plan: Plan, engine: Engine, bars: Bars) -> None:
@@ -79,11 +80,9 @@ class Called:
 
 def _candidates(workspace: Job, plan: Plan) -> Cut | None:
     """The cut of the rows that the guard considers, without rows that the budget's own rule excludes."""
-    lowest = plan.min_gain if plan.at_least is None else float(np.float32(plan.at_least))
-    most = count(gains(workspace), lowest)
-    wanted = min(int(workspace.spec.guard.candidates * plan.large), most)
-    (cut,) = cuts(lambda: gains(workspace), [wanted], len(workspace.shards))
-    return cut
+    wanted = min(int(workspace.spec.guard.candidates * plan.large), plan.reached)
+    (candidates,) = GainOrder(CommittedGains(workspace)).select([wanted])
+    return candidates.cut
 
 
 def measured(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Any
 
 from pydantic import Field
@@ -121,10 +122,11 @@ class Fraction(Record):
     actual: float | None
 
 
-class Budget(Record):
-    """What one budget would have bought, by the rows' gains alone."""
+class WhatIf(Record):
+    """What one budget would buy, by the rows' gains alone: rows and prompt tokens for the large model, their
+    summed gain, the threshold. The counts of all translatable rows do not depend on the budget."""
 
-    fraction: str
+    fraction: Decimal
     rows: int
     prompt_tokens: int
     predicted_gain: float
@@ -223,7 +225,7 @@ class JobReport(Report):
     fraction: Fraction
     predicted_gain_planned: float
     predicted_gain_bought: float
-    budgets: list[Budget]
+    budgets: list[WhatIf]
     gain: Gains
     tokens: dict[str, Counts]
     passes: list[PassReport]

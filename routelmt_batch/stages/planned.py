@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from routelmt_batch.engines.lanes import Mask
 from routelmt_batch.errors import RoutelmtError
 from routelmt_batch.rows import DECISIONS, LARGE, SCORES
-from routelmt_batch.stages.allocate import admitted, gain_of, is_skipped
+from routelmt_batch.stages.gains import admitted, gain_of, is_skipped
 from routelmt_batch.stages.work import UnitWork
 from routelmt_batch.stats.selection import Cut, Gains
 

@@ -11,13 +11,12 @@ from routelmt_batch.metrics.metric import describe
 from routelmt_batch.routers.router import Router
 from routelmt_batch.rows import ESCALATE, LARGE, PREDICTED, QUALITY, ROUTE, SMALL, STATUSES, TRANSLATIONS
 from routelmt_batch.spec import Guard, Pool
-from routelmt_batch.stages.allocate import Plan, gains, what_if
+from routelmt_batch.stages.allocate import Plan
 from routelmt_batch.stages.audited import audited
 from routelmt_batch.stages.job_report import JobReport
 from routelmt_batch.stages.outputs import write_report
 from routelmt_batch.stages.recipe import Job
-from routelmt_batch.stages.tally import DECILES, EDGES, fractions, merge
-from routelmt_batch.stats.selection import cuts
+from routelmt_batch.stages.tally import EDGES, fractions, merge
 from routelmt_batch.store import checkpoints
 from routelmt_batch.store.folder import read_json
 from routelmt_batch.store.manifest import versions
@@ -58,8 +57,8 @@ def job_report(workspace: Job, plan: Plan) -> JobReport:
             "fraction": fractions(counts, plan.rows_with_gain),
             "predicted_gain_planned": plan.predicted_gain,
             "predicted_gain_bought": total.get("predicted_gain_bought", 0.0),
-            "budgets": [asdict(line) | {"fraction": str(line.fraction)} for line in what_if(workspace)],
-            "gain": _distributions(workspace, plan, total.get("gain", {})),
+            "budgets": [line.as_json() for line in plan.budgets],
+            "gain": _distributions(plan, total.get("gain", {})),
             "tokens": total.get("tokens", {}),
             "passes": passes,
             "seconds": math.fsum(line["seconds"] for line in passes),
@@ -158,19 +157,13 @@ def _passes(workspace: Job) -> list[dict[str, Any]]:
     ]
 
 
-def _distributions(workspace: Job, plan: Plan, summed: dict[str, Any]) -> dict[str, Any]:
-    """Histograms summed from the shards; deciles selected exactly from the committed scores."""
-    sizes = {"all": plan.rows_with_gain, "routed": plan.large}
-    wanted = [
-        size - math.ceil(size * decile / 10) + 1 for size in sizes.values() for decile in DECILES if size
-    ]
-    decile_cuts = iter(cuts(lambda: gains(workspace), wanted, len(workspace.shards)))
+def _distributions(plan: Plan, summed: dict[str, Any]) -> dict[str, Any]:
+    """Histograms summed from the shards, and the plan's exact deciles."""
     distributions = {}
-    for name, size in sizes.items():
+    for name, deciles in plan.deciles.items():
         part = summed.get(
             name, {"rows": 0, "infinite": 0, "sum": 0.0, "min": None, "max": None, "counts": {}}
         )
-        deciles = [cut.gain for cut in (next(decile_cuts) for _ in DECILES) if cut] if size else []
         finite = part["rows"] - part["infinite"]
         counts = [part["counts"].get(index, 0) for index in range(len(EDGES) + 1)]
         distributions[name] = {

@@ -1,27 +1,37 @@
-"""Exact global top-k over gains that fit in no process: radix selection over committed parts.
+"""Exact global top-k over gains that fit in no process, in two reads of committed parts.
 
-The order is total: higher gain first (-0 counts as +0), then shard name as UTF-8 bytes, then row.
-A cut is the last key that is selected, so a row's own key shows whether it is selected. It knows
-gains, shards and rows, not what they are for.
+The first read counts the gains in 2^22 bins of neighbouring values; the second collects the rows of the bins
+in which the cuts lie. The order is total: higher gain first (-0 counts as +0), then shard name as UTF-8
+bytes, then row. A cut is the last key that is selected, so a row's own key shows whether it is selected. It
+knows gains, shards and rows, not what they are for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import math
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from decimal import ROUND_FLOOR, Decimal
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 Keys = npt.NDArray[np.uint32]
-_DIGIT_BITS = 16
+Counts = npt.NDArray[np.int64]
+_BIN_BITS = 22
+_BINS = 1 << _BIN_BITS
+_SHIFT = np.uint32(32 - _BIN_BITS)
 _BEYOND = 1 << 62  # past every rank and row
+# Rows that the second read keeps at a time, at 24 bytes each. It exceeds them only if many gains are equal.
+_MOST_ROWS = 1 << 22
+_KEEP, _GROUP = 1, 2  # what the second read does with the rows of a bin
 
 
 @dataclass(frozen=True)
 class Gains:
-    """Some rows of the corpus: gain (float32, NaN where there is none), shard rank, row index.
+    """Some rows of the corpus: gain (float32, NaN where there is none), shard rank, row index, and optionally
+    a weight that is summed over the selected rows (prompt tokens).
 
     A shard's rank is its place among the job's shards ordered by name as UTF-8 bytes.
     """
@@ -29,6 +39,7 @@ class Gains:
     gain: npt.NDArray[np.float32]
     rank: npt.NDArray[np.int64]
     row: npt.NDArray[np.int64]
+    weight: npt.NDArray[np.int64] | None = None
 
 
 @dataclass(frozen=True)
@@ -60,10 +71,9 @@ class Cut:
 
 def order_key(gain: npt.NDArray[np.float32]) -> Keys:
     """uint32 keys that ascend as gains descend; equal for -0 and +0."""
-    bits = (gain.astype(np.float32) + np.float32(0)).view(np.uint32)
-    negative = bits >> np.uint32(31) == 1
-    ascending = np.where(negative, ~bits, bits | np.uint32(1 << 31))
-    return np.asarray(~ascending, np.uint32)
+    # Adding 0 makes -0 a +0. Then all bits of a positive number but the sign are inverted.
+    bits = (gain.astype(np.float32, copy=False) + np.float32(0)).view(np.int32)
+    return (bits ^ (~(bits >> 31) & 0x7FFFFFFF)).view(np.uint32)
 
 
 def _from_key(key: Keys) -> npt.NDArray[np.float32]:
@@ -73,81 +83,203 @@ def _from_key(key: Keys) -> npt.NDArray[np.float32]:
     return bits.astype(np.uint32).view(np.float32)
 
 
-# The key's digits from most to least significant, and how many values each can take. The shard's rank
-# is one digit, with a value for each shard. The row takes 3 x 16 bits: shards of up to 2^48 rows.
-Digit = Callable[[Gains], npt.NDArray[np.int64]]
+class Parts(Protocol):
+    """Reads the rows, in parts; each call gives the same rows, in any order."""
+
+    def __call__(self, keys: bool = True, ranks: Collection[int] | None = None) -> Iterable[Gains]:
+        """
+        Args:
+            keys: without them, `rank` and `row` may be left out (empty).
+            ranks: parts without rows of these shards may be left out.
+        """
+        ...
 
 
-def _digits(shards: int) -> list[tuple[Digit, int]]:
-    def bits(values: npt.NDArray[np.generic], shift: int) -> npt.NDArray[np.int64]:
-        return (values.astype(np.int64) >> shift) & 0xFFFF
+class Selected(NamedTuple):
+    """The first rows of the order: the cut (None: no row), how many they are, their summed gain (infinite
+    ones left out) and weight."""
 
-    size = 1 << _DIGIT_BITS
-    return [
-        (lambda g: bits(order_key(g.gain), 16), size),
-        (lambda g: bits(order_key(g.gain), 0), size),
-        (lambda g: g.rank, max(shards, 1)),
-        (lambda g: bits(g.row, 32), size),
-        (lambda g: bits(g.row, 16), size),
-        (lambda g: bits(g.row, 0), size),
-    ]
+    cut: Cut | None
+    rows: int
+    gain: float
+    weight: int
+
+    @property
+    def threshold(self) -> float | None:
+        """The gain of the last row; None without rows."""
+        return self.cut.gain if self.cut else None
 
 
-def cuts(parts: Callable[[], Iterable[Gains]], places: Sequence[int], shards: int) -> list[Cut | None]:
-    """The cut that selects exactly k rows, for each k of `places`; None for 0.
+class GainOrder:
+    """All rows in order, without holding them: how many gains lie in each bin, and their sums.
 
-    Reads the parts six times and keeps, for each distinct prefix, one histogram of 65,536 bins (or
-    one bin a shard): memory does not grow with rows. Parts may come in any order.
+    A bin holds gains of one sign and exponent, so its float64 sum is exact up to 2^29 rows: no sum depends on
+    the order of the parts.
 
     Args:
-        parts: yields the same parts at each call.
-        places: each between 0 and the number of rows with a gain.
-        shards: the number of shards, so that ranks are below it.
+        parts: read once here, and once for each `select`.
+        at_least: count the rows with at least this gain (as float32).
+        most_rows: the rows that `select` keeps at a time.
+
+    Attributes:
+        rows: rows with a gain.
+        reached: rows with a gain of `at_least`; without it, all rows with a gain.
     """
-    prefixes: list[tuple[int, ...]] = [() for _ in places]
-    left = list(places)
-    for digit in range(len(_digits(shards))):
-        wanted = {prefix for prefix, k in zip(prefixes, places, strict=True) if k}
-        histograms = _histograms(parts(), digit, wanted, shards) if wanted else {}
-        for index, k in enumerate(places):
+
+    def __init__(self, parts: Parts, at_least: float | None = None, most_rows: int = _MOST_ROWS) -> None:
+        self.parts, self.most_rows = parts, most_rows
+        self.rows = self.reached = 0
+        self._counts, self._gains, self._weights = (
+            np.zeros(_BINS, kind) for kind in (np.int64, np.float64, np.int64)
+        )
+        floor = np.float32(-np.inf if at_least is None else at_least)
+        for part in parts(keys=False):
+            gain, weight = part.gain, _weights(part)
+            if (missing := np.isnan(gain)).any():
+                gain, weight = gain[~missing], weight[~missing]
+            bins = order_key(gain) >> _SHIFT
+            np.add.at(self._counts, bins, 1)
+            np.add.at(self._gains, bins, gain.astype(np.float64))
+            np.add.at(self._weights, bins, weight)
+            self.rows += len(gain)
+            self.reached += int((gain >= floor).sum())
+        self._gains[~np.isfinite(self._gains)] = 0
+
+    def select(self, places: Sequence[int]) -> list[Selected]:
+        """The first k rows for each k of `places`, in one more read.
+
+        If more rows than `most_rows` have almost equal gains, they are counted by gain and shard, and the
+        shard of each cut is read again.
+
+        Args:
+            places: each between 0 and `rows`.
+        """
+        before, gains, weights = (_before(sums) for sums in (self._counts, self._gains, self._weights))
+        bins = np.searchsorted(before[1:], places)
+        crossed = np.unique(bins[np.array(places, np.int64) > 0])
+        by_size = crossed[np.argsort(self._counts[crossed], kind="stable")]
+        fits = np.cumsum(self._counts[by_size]) <= self.most_rows
+        rows, groups = _Rows(), _Groups(self.most_rows)
+        of_bin: npt.NDArray[np.uint8] = np.zeros(_BINS, np.uint8)
+        of_bin[by_size[fits]], of_bin[by_size[~fits]] = _KEEP, _GROUP
+        for part in self.parts() if any(places) else ():
+            key = order_key(part.gain)
+            what = of_bin[key >> _SHIFT]
+            at = np.flatnonzero(what)
+            at = at[~np.isnan(part.gain[at])]
+            for collected, those in ((rows, at[what[at] == _KEEP]), (groups, at[what[at] == _GROUP])):
+                if len(those):
+                    collected.add(key[those], part.rank[those], part.row[those], _weights(part)[those])
+        found = []
+        for k, at in zip(places, bins.tolist(), strict=True):
             if not k:
+                found.append(Selected(None, 0, 0.0, 0))
                 continue
-            ends = np.cumsum(histograms[prefixes[index]])
-            value = int(np.searchsorted(ends, left[index]))
-            left[index] -= int(ends[value - 1]) if value else 0
-            prefixes[index] += (value,)
-    return [_cut(prefix) if k else None for prefix, k in zip(prefixes, places, strict=True)]
+            left = k - int(before[at])
+            kept = of_bin[at] == _KEEP
+            inside = rows.first(at, left) if kept else groups.first(at, left, self.parts)
+            found.append(
+                Selected(
+                    inside.cut,
+                    k,
+                    float(gains[at]) + inside.gain,
+                    int(weights[at]) + inside.weight,
+                )
+            )
+        return found
 
 
-def _histograms(
-    parts: Iterable[Gains], digit: int, wanted: set[tuple[int, ...]], shards: int
-) -> dict[tuple[int, ...], npt.NDArray[np.int64]]:
-    digits = _digits(shards)
-    value_of, size = digits[digit]
-    histograms = {prefix: np.zeros(size, np.int64) for prefix in wanted}
-    for part in parts:
-        has_gain = ~np.isnan(part.gain)
-        values = value_of(part)
-        earlier = [earlier_value(part) for earlier_value, _ in digits[:digit]]
-        for prefix, histogram in histograms.items():
-            mask = has_gain
-            for column, wanted_value in zip(earlier, prefix, strict=True):
-                mask = mask & (column == wanted_value)
-            np.add.at(histogram, values[mask], 1)  # a part has far fewer rows than there are bins
-    return histograms
+class _Rows:
+    """All rows of some bins."""
+
+    def __init__(self) -> None:
+        self._tables: list[tuple[Keys, Counts, Counts, Counts]] = []
+        self._sorted: tuple[Keys, Counts, Counts, Counts] | None = None
+
+    def add(self, key: Keys, rank: Counts, row: Counts, weight: Counts) -> None:
+        self._tables.append((key, rank, row, weight))
+
+    def first(self, at: int, k: int) -> Selected:
+        """The first k rows of a bin."""
+        if self._sorted is None:
+            key, rank, row, weight = (np.concatenate(column) for column in zip(*self._tables, strict=True))
+            order = np.lexsort((row, rank, key))
+            self._sorted = (key[order], rank[order], row[order], weight[order])
+        key, rank, row, weight = self._sorted
+        low = int(np.searchsorted(key, np.uint32(at << int(_SHIFT))))
+        last = low + k - 1
+        cut = Cut(int(key[last]), int(rank[last]), int(row[last]))
+        return Selected(cut, k, _summed(key[low : last + 1]), int(weight[low : last + 1].sum()))
 
 
-def _cut(prefix: tuple[int, ...]) -> Cut:
-    high, low, rank, *row = prefix
-    return Cut((high << 16) | low, rank, (row[0] << 32) | (row[1] << 16) | row[2])
+class _Groups:
+    """How many rows of some bins have each gain in each shard: for bins with too many rows to keep. A bin has
+    1,024 possible gains."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._tables: list[tuple[npt.NDArray[np.uint64], Counts, Counts]] = []
+        self._size = 0
+
+    def add(self, key: Keys, rank: Counts, row: Counts, weight: Counts) -> None:
+        group = (key.astype(np.uint64) << np.uint64(32)) | rank.astype(np.uint64)
+        self._tables.append(_grouped(group, np.ones(len(row), np.int64), weight))
+        self._size += len(self._tables[-1][0])
+        if self._size > self._most:
+            self._merge()
+
+    def _merge(self) -> None:
+        self._tables = [_grouped(*(np.concatenate(column) for column in zip(*self._tables, strict=True)))]
+        self._size = len(self._tables[0][0])
+
+    def first(self, at: int, k: int, parts: Parts) -> Selected:
+        """The first k rows of a bin: groups as wholes, and rows of the last group, which are read."""
+        self._merge()
+        group, count, weight = self._tables[0]
+        low = int(np.searchsorted(group, np.uint64(at << int(_SHIFT) + 32)))
+        ends = np.cumsum(count[low:])
+        last = low + int(np.searchsorted(ends, k))
+        key, rank = int(group[last] >> np.uint64(32)), int(group[last] & np.uint64(0xFFFFFFFF))
+        left = k - (int(ends[last - low]) - int(count[last]))
+        rows, weights = [], []
+        for part in parts(ranks=[rank]):
+            tied = (order_key(part.gain) == key) & (part.rank == rank) & ~np.isnan(part.gain)
+            rows.append(part.row[tied])
+            weights.append(_weights(part)[tied])
+        row = np.concatenate(rows)
+        order = np.argsort(row)[:left]
+        before = slice(low, last)
+        keys = (group[before] >> np.uint64(32)).astype(np.uint32)
+        gain = math.fsum([_summed(keys, count[before]), _summed(np.array([key], np.uint32), left)])
+        taken = int(weight[before].sum()) + int(np.concatenate(weights)[order].sum())
+        return Selected(Cut(key, rank, int(row[order[-1]])), k, gain, taken)
+
+
+def _before(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """For each bin, the sum of the bins before it; then the sum of all."""
+    return np.concatenate([np.zeros(1, values.dtype), np.cumsum(values)])
+
+
+def _weights(part: Gains) -> Counts:
+    return np.zeros(len(part.row), np.int64) if part.weight is None else part.weight
+
+
+def _grouped(
+    group: npt.NDArray[np.uint64], count: Counts, weight: Counts
+) -> tuple[npt.NDArray[np.uint64], Counts, Counts]:
+    """Counts and weights summed by group, in the groups' order."""
+    order = np.argsort(group, kind="stable")
+    group = group[order]
+    starts = np.flatnonzero(np.concatenate([[True], group[1:] != group[:-1]]))
+    return group[starts], np.add.reduceat(count[order], starts), np.add.reduceat(weight[order], starts)
+
+
+def _summed(keys: Keys, counts: Counts | int = 1) -> float:
+    """Sum of the finite gains with these keys."""
+    gains = _from_key(keys).astype(np.float64)
+    return float(np.where(np.isfinite(gains), gains, 0.0) @ np.broadcast_to(counts, gains.shape))
 
 
 def places(fraction: Decimal, rows_with_gain: int) -> int:
     """floor(p N), in exact decimal arithmetic: 0.29 of 100 is 29."""
     return int((fraction * rows_with_gain).to_integral_value(ROUND_FLOOR))
-
-
-def count(parts: Iterable[Gains], at_least: float | None = None) -> int:
-    """Count the rows with a gain, or with a gain of at least `at_least`."""
-    floor = -np.inf if at_least is None else at_least
-    return sum(int((part.gain >= floor).sum()) for part in parts)

@@ -9,14 +9,21 @@ from routelmt_batch.errors import SpecError
 from routelmt_batch.job import rates
 from routelmt_batch.job.rates import Estimate, estimate, measured, workload
 from routelmt_batch.spec.file import load
-from routelmt_batch.stages.allocate import WhatIf
-from routelmt_batch.stages.job_report import JobReport, LaneReport, PassReport
+from routelmt_batch.stages.job_report import JobReport, LaneReport, PassReport, WhatIf
 from tests.conftest import COLUMNS
 from tests.fake_engine import FakeEngine
 from tests.stages.test_flow import BARS, run
 
 # A million rows of 60 tokens; at 0.3 the large model gets 300,000 of 70.
-LINE = WhatIf(Decimal("0.3"), 300_000, 21_000_000, 1.0, 0.5, 1_000_000, 60_000_000)
+LINE = WhatIf(
+    fraction=Decimal("0.3"),
+    rows=300_000,
+    prompt_tokens=21_000_000,
+    predicted_gain=1.0,
+    threshold=0.5,
+    all_rows=1_000_000,
+    all_prompt_tokens=60_000_000,
+)
 FILE = {
     "router": {"rows_per_second_per_gpu": 250, "gpus": 4, "price_per_gpu_hour": 2},
     "small": {"rows_per_second_per_gpu": 50, "gpus": 2, "price_per_gpu_hour": 2},
@@ -55,7 +62,8 @@ def test_a_start_counts_where_there_is_a_row(make_spec, rates_file):
     spec = load(make_spec())
     started = rates.load(rates_file(large=FILE["large"] | {"start_seconds": 1_500}), spec)
     assert estimate(started, spec, LINE).hours == pytest.approx((1_000 + 6_000 + 1_500) / 3_600)
-    nothing = WhatIf(Decimal(0), 0, 0, 0.0, None, LINE.all_rows, LINE.all_prompt_tokens)
+    none = {"fraction": Decimal(0), "rows": 0, "prompt_tokens": 0, "predicted_gain": 0.0, "threshold": None}
+    nothing = LINE.model_copy(update=none)
     # Small: 1,000,000 / 100 = 10,000 s.
     assert estimate(started, spec, nothing).hours == pytest.approx((1_000 + 10_000) / 3_600)
 

@@ -16,7 +16,7 @@ from routelmt_batch.cli.show.parts import counts, new_table, number
 from routelmt_batch.job.clean import Cleaned
 from routelmt_batch.job.findings import Found
 from routelmt_batch.job.rates import Estimate
-from routelmt_batch.stages.allocate import WhatIf
+from routelmt_batch.stages.job_report import WhatIf
 
 _MOST_FINDINGS = 30
 

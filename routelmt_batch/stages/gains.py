@@ -1,0 +1,75 @@
+"""The committed scores as gains, for selection."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from routelmt_batch.files.parquet import read_parquet
+from routelmt_batch.rows import SCORES, SKIP_REASONS
+from routelmt_batch.stats.selection import Cut, Gains
+from routelmt_batch.store.ledger import PartEntry
+from routelmt_batch.store.workspace import AnyWorkspace
+from routelmt_batch.threads import Stop, each
+
+_NO_KEYS = np.zeros(0, np.int64)
+
+
+@dataclass(frozen=True)
+class CommittedGains:
+    """Reads the committed gains of a job, weighted by prompt tokens. See selection.Parts."""
+
+    workspace: AnyWorkspace
+
+    def __call__(self, keys: bool = True, ranks: Collection[int] | None = None) -> Iterator[Gains]:
+        names = None
+        if ranks is not None:
+            names = {name for name, rank in self.workspace.ranks.items() if rank in ranks}
+        entries = (
+            entry
+            for entry in self.workspace.ledger.parts(SCORES)
+            if names is None or not names.isdisjoint(entry.spans)
+        )
+        with each(lambda entry, stop: self._read(entry, keys, stop), entries) as parts:
+            yield from parts
+
+    def _read(self, entry: PartEntry, keys: bool, stop: Stop) -> Gains:
+        stop()
+        columns = ["gain", "prompt_tokens"]
+        if keys:
+            # The ledger knows the shard of a part of one: reading its column takes longest.
+            columns += ["row"] if len(entry.spans) == 1 else ["row", "shard"]
+        table = read_parquet(self.workspace.ledger.part_path(entry), columns)
+        tokens = pc.fill_null(table["prompt_tokens"], 0).to_numpy().astype(np.int64)
+        if not keys:
+            return Gains(gain_of(table), _NO_KEYS, _NO_KEYS, tokens)
+        if "shard" in columns:
+            rank = _ranks(table, self.workspace.ranks)
+        else:
+            (shard,) = entry.spans
+            rank = np.full(table.num_rows, self.workspace.ranks[shard], np.int64)
+        return Gains(gain_of(table), rank, table["row"].to_numpy(), tokens)
+
+
+def _ranks(table: pa.Table, ranks: dict[str, int]) -> npt.NDArray[np.int64]:
+    shard = table["shard"].combine_chunks().dictionary_encode()
+    rank_of = np.array([ranks[name] for name in shard.dictionary.to_pylist()], np.int64)
+    return np.asarray(rank_of[shard.indices.to_numpy()])
+
+
+def gain_of(table: pa.Table | pa.RecordBatch, column: str = "gain") -> npt.NDArray[np.float32]:
+    return np.asarray(table[column].to_numpy(zero_copy_only=False), np.float32)
+
+
+def admitted(cut: Cut | None, part: Gains) -> npt.NDArray[np.bool_]:
+    return cut.admits(part) if cut else np.zeros(len(part.row), bool)
+
+
+def is_skipped(table: pa.Table) -> npt.NDArray[np.bool_]:
+    skipped = pc.is_in(table["reason"], pa.array(SKIP_REASONS))
+    return np.asarray(skipped.to_numpy(), bool)
