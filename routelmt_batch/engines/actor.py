@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 from routelmt_batch.engines.child import tokenized
 from routelmt_batch.engines.deaths import RESTARTS, refuse_too_many
+from routelmt_batch.engines.gathering import Gathering, PartLimits
 from routelmt_batch.engines.halving import Failure, Halving
 from routelmt_batch.engines.lanes import Answer, Receipt, as_results
 from routelmt_batch.engines.models import Keyed, RowsFailed
@@ -37,12 +38,13 @@ class Serving:
     lane: str
     recipe: Recipe
     write: Callable[[pa.Table], Any]
+    limits: PartLimits
     retries: int
 
 
 class EngineActor:
-    """A callable for ray.data.Dataset.map_batches. Several calls run at once, each in a thread: while one
-    writes its part, the rows of the next keep the engine busy.
+    """A callable for ray.data.Dataset.map_batches. Many calls run at once, each in a thread: while some wait
+    for their part or write it, the rows of others keep the engine busy.
 
     Raises:
         EngineBroken: the engine does not start, its models cannot be fetched to this node, or this actor died
@@ -54,7 +56,7 @@ class EngineActor:
             refuse_too_many(deaths)
         self._lane = serving.lane
         self._name = uuid.uuid4().hex
-        self._write = serving.write
+        self._gathering = Gathering(serving.write, serving.limits)
         recipe = serving.recipe
         for uri, seen in recipe.models.items():
             try:
@@ -82,6 +84,10 @@ class EngineActor:
         return pa.table({RECEIPT: pa.array([pickle.dumps(receipt) for receipt in receipts], pa.binary())})
 
     def _serve(self, requests: pa.Table) -> Receipt:
+        part, calls = self._gathering.run(lambda: self._results(requests))
+        return Receipt(self._lane, part, self._name, self._engine.started_at, self._engine.ready_at, calls)
+
+    def _results(self, requests: pa.Table) -> pa.Table:
         wanted = pc.indices_nonzero(pc.equal(requests["skip"], ""))
         indices: Sequence[int] = wanted.to_pylist()
         refused: list[Keyed] = []
@@ -89,9 +95,7 @@ class EngineActor:
         if self._prompter:
             indices, rows, refused = tokenized(indices, rows, self._prompter, self._limit_tokens)
         served = self._halving.run(rows, range(len(indices)))
-        answers = {indices[at]: answer for at, answer in served.items()} | dict(refused)
-        part = self._write(as_results(requests, answers))
-        return Receipt(self._lane, part, self._name, self._engine.started_at, self._engine.ready_at)
+        return as_results(requests, {indices[at]: answer for at, answer in served.items()} | dict(refused))
 
 
 class _Engine(EngineProcess):

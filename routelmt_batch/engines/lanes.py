@@ -92,14 +92,16 @@ class Scorer(Protocol):
 
 @dataclass(frozen=True)
 class Receipt:
-    """A part that was written: what `Lane.write` returned, the engine, and when that engine was started and
-    when it was ready (seconds since the epoch)."""
+    """A part that was written: what `Lane.write` returned, the engine, when that engine was started and when
+    it was ready (seconds since the epoch), and how many receipts the part has. It counts when all of them
+    have come: if one is lost, some of its rows are processed again."""
 
     lane: str
     part: Any
     engine: str
     started_at: float
     ready_at: float
+    of: int = 1
 
 
 @dataclass(frozen=True)
@@ -131,8 +133,9 @@ class Lane:
         stage: the stage that its rows are committed to.
         model: the model that translates, or whose translations are read; None: neither.
         pending: the rows of its units that it has to process.
-        write: commits a RESULTS table of at most `part_rows` rows; its return value goes into the receipt.
-            Like `pending`, it must be picklable.
+        write: writes a RESULTS table as a part; its return value goes into the receipt. Like `pending`, it
+            must be picklable.
+        part_rows: a part is closed when it has so many rows, if nothing closes it before.
         prompter: tokenizes each row for the model; rows of more than `limit_tokens` are `too_long`.
         scorer: scores the rows; None: vLLM translates them, in at most `max_output_tokens`.
         fills: the column of RESULTS that the scorer's values go into.

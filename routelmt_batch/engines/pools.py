@@ -20,6 +20,7 @@ from routelmt_batch.engines import quality
 from routelmt_batch.engines.actor import BATCH, RECEIPT, EngineActor, Serving
 from routelmt_batch.engines.ahead import Ahead, Inbox, Waiting, receipts
 from routelmt_batch.engines.deaths import RESTARTS, Deaths, beside_driver
+from routelmt_batch.engines.gathering import PartLimits
 from routelmt_batch.engines.lanes import Lane, Receipt, Tell
 from routelmt_batch.engines.models import Generation, Load, Scoring
 from routelmt_batch.engines.process import Recipe
@@ -34,8 +35,12 @@ if TYPE_CHECKING:
 _CPU_KV_CACHE_BYTES = 1 << 30
 # The most rows of a reading task with several units.
 _READ_ROWS = 65536
-# The most batches of one engine: otherwise the first engine would take all the small batches.
-_MOST_CALLS = 16
+# The rows of a batch of requests: a sixty-fourth of an engine's share, so that the first engine does not take
+# all of them, within these limits.
+_FEWEST_BATCH_ROWS, _MOST_BATCH_ROWS = 64, 1024
+_BATCHES = 64
+_BATCH_BYTES = 1 << 20
+_MOST_WAITING = 32  # calls that wait for the same part
 # A call is retried whenever its actor is restarted: the limit on restarts bounds the retries.
 _ALWAYS = -1
 
@@ -145,6 +150,7 @@ class Pools:
     def _lane(self, lane: Lane, deaths: Any, inbox: Any | None) -> Dataset:
         import ray.data
 
+        rows = _batch_rows(lane)
         if inbox is None:
             items = [{"group": group} for group in _packed_groups(lane)]
             ds = ray.data.from_items(items, override_num_blocks=max(1, len(items)))
@@ -153,19 +159,21 @@ class Pools:
                 Waiting(inbox), batch_size=1, batch_format="pyarrow", num_cpus=0
             )
         ds = ds.map_batches(
-            _reader(lane.part_rows), batch_size=1, batch_format="pyarrow", num_cpus=self.session.task_cpus
+            _reader(rows), batch_size=1, batch_format="pyarrow", num_cpus=self.session.task_cpus
         )
         if lane.python and not self.session.local:
             self.check_nodes(lane.python)
         recipe = self.recipe(lane)
-        # Enough batches to fill the engine, one that is being written, and one that is being fetched.
-        calls = min(_MOST_CALLS, 2 + -(-recipe.load.room // lane.part_rows))
+        # Enough calls to fill the engine, and one that is being fetched, beside those that wait for a part.
+        waiting = min(_MOST_WAITING, -(-lane.part_rows // rows))
+        calls = min(_MOST_WAITING, 2 + -(-recipe.load.room // rows)) + waiting
+        limits = PartLimits(lane.part_rows, waiting)
         with warnings.catch_warnings():
             # Ray 2.60 deprecates the only way to set how often an actor is restarted.
             warnings.filterwarnings("ignore", message=".*ray_remote_args.* is deprecated")
             return ds.map_batches(
                 EngineActor,
-                fn_constructor_args=(Serving(lane.label, recipe, lane.write, lane.retries), deaths),
+                fn_constructor_args=(Serving(lane.label, recipe, lane.write, limits, lane.retries), deaths),
                 batch_size=None,
                 batch_format="pyarrow",
                 compute=ray.data.ActorPoolStrategy(
@@ -278,31 +286,46 @@ def _packed_groups(lane: Lane) -> list[bytes]:
     return [pickle.dumps((lane.pending, group)) for group in groups(lane.units)]
 
 
-def _reader(part_rows: int) -> Callable[[pa.Table], Iterator[pa.Table]]:
-    """Reads units into batches of `part_rows` requests; a batch may span units. Each batch is one row of a
-    block, so that Ray Data neither splits nor merges it."""
+def _batch_rows(lane: Lane) -> int:
+    """Rows of a batch of requests. Of a lane that starts ahead, the rows are not known yet."""
+    share = sum(unit.unit.rows for unit in lane.units) // (_BATCHES * lane.pool.replicas.max)
+    rows = min(_MOST_BATCH_ROWS, max(_FEWEST_BATCH_ROWS, share)) if lane.units else _MOST_BATCH_ROWS
+    return min(rows, lane.part_rows)
+
+
+def _reader(batch_rows: int) -> Callable[[pa.Table], Iterator[pa.Table]]:
+    """Reads units into batches of `batch_rows` requests, or fewer if they are long; a batch may span units.
+    Each batch is one row of a block, so that Ray Data neither splits nor merges it."""
 
     def tables(block: pa.Table) -> Iterator[pa.Table]:
         for group in block["group"].to_pylist():
             pending, units = pickle.loads(group)
             for unit in units:
-                yield from pending(unit)
+                for table in pending(unit):
+                    yield from _short(table)
 
     def batches(block: pa.Table) -> Iterator[pa.Table]:
         waiting: list[pa.Table] = []
-        rows = 0
+        rows = size = 0
         for table in tables(block):
             waiting.append(table)
-            rows += table.num_rows
-            while rows >= part_rows:
+            rows, size = rows + table.num_rows, size + table.nbytes
+            while rows >= batch_rows or size >= _BATCH_BYTES:
                 whole = pa.concat_tables(waiting)
-                yield _packed(whole.slice(0, part_rows))
-                rows -= part_rows
-                waiting = [whole.slice(part_rows)] if rows else []
+                yield _packed(whole.slice(0, batch_rows))
+                waiting = [whole.slice(batch_rows)] if rows > batch_rows else []
+                rows, size = max(0, rows - batch_rows), sum(left.nbytes for left in waiting)
         if rows:
             yield _packed(pa.concat_tables(waiting))
 
     return batches
+
+
+def _short(table: pa.Table) -> Iterator[pa.Table]:
+    """A table in slices of about `_BATCH_BYTES`, or of one row."""
+    rows = max(1, table.num_rows * _BATCH_BYTES // max(1, table.nbytes))
+    for start in range(0, table.num_rows, rows):
+        yield table.slice(start, rows)
 
 
 def _packed(requests: pa.Table) -> pa.Table:

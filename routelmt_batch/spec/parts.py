@@ -374,7 +374,11 @@ class Run(Part):
         description="Whether the small and the large model run side by side (`concurrent`), one after the "
         "other (`sequential`), or as there is room (`auto`).",
     )
-    part_rows: int = Field(1024, ge=1, description="Rows of one batch of requests and of one committed part.")
+    part_rows: int = Field(
+        16_384,
+        ge=1,
+        description="The most rows of a committed part. A part is committed after a minute at the latest.",
+    )
     retries: int = Field(2, ge=0, description="Further tries of a row after its first failure.")
     max_failed_fraction: Fraction = Field(
         Decimal("0.01"),

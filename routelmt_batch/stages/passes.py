@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -18,6 +18,7 @@ from routelmt_batch.files.location import Location
 from routelmt_batch.files.write import write_parquet
 from routelmt_batch.progress import Bars, counted
 from routelmt_batch.rows import ENGINE_KILLED, Route, Stage
+from routelmt_batch.stages.work import refreshed
 from routelmt_batch.store.ledger import Ledger, PartEntry, Span
 from routelmt_batch.store.workspace import AnyWorkspace
 from routelmt_batch.threads import Stop, each
@@ -116,6 +117,8 @@ def run_pass(
 ) -> None:
     """Run lanes as one pass over their pending rows, if there are any, and commit parts as they arrive.
 
+    A part with a lost receipt does not count: its rows are processed again.
+
     Args:
         name: the pass's name; `{lanes}` and `{models}` in it stand for the lanes that have pending rows.
         before_commit, after_commit: may end the job; a part that `before_commit` refuses is not committed.
@@ -131,21 +134,32 @@ def run_pass(
     done = sum(workspace.ledger.rows(lane.stage, lane.model) for lane in lanes)
     started = time.time()
     lane_times: defaultdict[str, LaneTime] = defaultdict(LaneTime)
+    left, left_before = pending, pending + 1
     try:
         with bars.rows(name, done + pending, done) as advance:
-            for receipt in engine.run(lanes, bars.say):
-                entry: PartEntry = receipt.part
-                before_commit(entry)
-                if killed := entry.unanswered.get(ENGINE_KILLED):
-                    _refuse_killers(workspace, entry)
-                    bars.warn(f"{name}: {counted(killed, 'row')} killed the engine: {ENGINE_KILLED}")
-                workspace.ledger.commit(entry)
-                lane_times[receipt.lane].take(receipt)
-                advance(entry.rows)
-                after_commit()
-                if upcoming and _seconds_left(lane_times, pending) < _AHEAD_S:
-                    engine.start_ahead(upcoming(), lanes)
-                    upcoming = None
+            while 0 < left < left_before:
+                left_before = left
+                for receipt in _complete(engine.run(lanes, bars.say)):
+                    entry: PartEntry = receipt.part
+                    before_commit(entry)
+                    if killed := entry.unanswered.get(ENGINE_KILLED):
+                        _refuse_killers(workspace, entry)
+                        bars.warn(f"{name}: {counted(killed, 'row')} killed the engine: {ENGINE_KILLED}")
+                    workspace.ledger.commit(entry)
+                    lane_times[receipt.lane].take(receipt)
+                    advance(entry.rows)
+                    left -= entry.rows
+                    after_commit()
+                    if upcoming and _seconds_left(lane_times, pending) < _AHEAD_S:
+                        engine.start_ahead(upcoming(), lanes)
+                        upcoming = None
+                if left > 0:
+                    lanes, left = _with_pending_rows([_again(workspace, lane) for lane in lanes])
+        if left > 0:
+            raise RoutelmtError(
+                f"{name}: {counted(left, 'row')} came back from no engine, twice. Nothing is lost: look for "
+                f"the cause in {workspace.folder.logs}, and run the same command again"
+            )
     finally:
         ready = min((lane.ready_at for lane in lane_times.values()), default=time.time())
         ahead = [min(lane.ready_at, started) - lane.started_at for lane in lane_times.values()]
@@ -158,6 +172,22 @@ def run_pass(
         times = (max(0.0, ready - started), max([0.0, *ahead]))
         of = {lane.label: (lane.stage.name, lane.model) for lane in lanes}
         record_time(workspace.ledger, name, rows, started, *times, lane_times, gpus, of)
+
+
+def _complete(receipts: Iterable[Receipt]) -> Iterator[Receipt]:
+    """One receipt of each part whose receipts have all come."""
+    come: Counter[str] = Counter()
+    for receipt in receipts:
+        part: PartEntry = receipt.part
+        come[part.part] += 1
+        if come[part.part] == receipt.of:
+            del come[part.part]
+            yield receipt
+
+
+def _again(workspace: AnyWorkspace, lane: Lane) -> Lane:
+    """A lane whose units know what is committed now."""
+    return replace(lane, units=[refreshed(workspace, work) for work in lane.units])
 
 
 def _seconds_left(lanes: Mapping[str, LaneTime], total: int) -> float:

@@ -15,7 +15,7 @@ from routelmt_batch.corpus.units import Unit
 from routelmt_batch.engines.lanes import Mask
 from routelmt_batch.files.location import Location
 from routelmt_batch.files.parquet import read_parquet
-from routelmt_batch.rows import CHECKS, DECISIONS, QUALITY, SCORES, TRANSLATIONS, Stage
+from routelmt_batch.rows import CHECKS, DECISIONS, QUALITY, SCORES, STAGES, TRANSLATIONS, Stage
 from routelmt_batch.store.workspace import AnyWorkspace
 
 OF_JOB = (SCORES, DECISIONS, TRANSLATIONS, QUALITY, CHECKS)
@@ -31,12 +31,14 @@ class UnitWork:
     """A unit and, by stage, the committed parts that may hold its rows. It is sent to the reading task.
 
     `rank` is its shard's position in the input, `generation` the number of `--retry-failed` runs so far.
+    With a `model`, only its parts are named.
     """
 
     unit: Unit
     rank: int
     generation: int
     parts: Mapping[str, Sequence[Part]]
+    model: str | None = None
 
     def committed(self, *stages: Stage, model: str | None = None, generation: int | None = None) -> pa.Table:
         """The unit's rows of one stage, or of several with the same schema, in row order. Without `model` and
@@ -86,4 +88,9 @@ def work_on(
         ]
         for stage in stages
     }
-    return UnitWork(unit, workspace.ranks[unit.shard.name], ledger.generation, parts)
+    return UnitWork(unit, workspace.ranks[unit.shard.name], ledger.generation, parts, model)
+
+
+def refreshed(workspace: AnyWorkspace, work: UnitWork) -> UnitWork:
+    """The same unit with the parts that are committed now."""
+    return work_on(workspace, work.unit, [STAGES[name] for name in work.parts], work.model)
