@@ -11,7 +11,7 @@ import pickle
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pyarrow as pa
 
@@ -47,6 +47,8 @@ _ALWAYS = -1
 
 class Pools:
     """Runs lanes in a Ray session."""
+
+    actor: ClassVar[type[EngineActor]] = EngineActor
 
     def __init__(self, session: Session) -> None:
         self.session = session
@@ -172,7 +174,7 @@ class Pools:
             # Ray 2.60 deprecates the only way to set how often an actor is restarted.
             warnings.filterwarnings("ignore", message=".*ray_remote_args.* is deprecated")
             return ds.map_batches(
-                EngineActor,
+                self.actor,
                 fn_constructor_args=(Serving(lane.label, recipe, lane.write, limits, lane.retries), deaths),
                 batch_size=None,
                 batch_format="pyarrow",

@@ -3,6 +3,8 @@
 import io
 import json
 import shutil
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -33,6 +35,41 @@ def engine(tmp_path):
 
 def sent(engine: FakeEngine) -> list[str]:
     return engine.log.read_text().splitlines() if engine.log.exists() else []
+
+
+class LosesReceipts(FakeEngine):
+    """The first part of each lane has two receipts, and one of them is lost with its actor."""
+
+    def __init__(self, log: Path, ever: bool = True) -> None:
+        super().__init__(log)
+        self.lost: list[tuple[str, str]] = []
+        self._ever = ever
+
+    def run(self, lanes, tell=print):
+        for receipt in super().run(lanes, tell):
+            first = receipt.lane not in {label for label, _ in self.lost}
+            if first or not self._ever:
+                self.lost.append((receipt.lane, receipt.part.part))
+                yield replace(receipt, of=2)
+            else:
+                yield receipt
+
+
+def test_a_part_with_a_lost_receipt_does_not_count_and_its_rows_come_back(make_spec, corpus, tmp_path):
+    engine = LosesReceipts(tmp_path / "sent.log")
+    run(make_spec(), engine)
+    oracle.check(tmp_path / "out", corpus, "0.3")
+    lines = Counter(sent(engine))
+    again = [line for line, times in lines.items() if times > 1]
+    assert len(engine.lost) >= 3 and again, "score, large and small lost a part each"
+    named = {line.get("part") for line in oracle.log(tmp_path / "out")}
+    assert named.isdisjoint(part for _, part in engine.lost)
+
+
+def test_rows_that_never_come_back_end_the_job(make_spec, tmp_path):
+    engine = LosesReceipts(tmp_path / "sent.log", ever=False)
+    with pytest.raises(RoutelmtError, match="71 rows came back from no engine, twice"):
+        run(make_spec(), engine)
 
 
 @pytest.mark.parametrize("fraction", ["0", "0.29", "0.3", "0.5", "1", "0.0154"])
