@@ -111,6 +111,11 @@ class ObjectLocation(Location):
                 if not tries or time.monotonic() > until:
                     raise
 
+    def sizes(self) -> dict[str, int]:
+        prefix = f"{self.key}/" if self.key else ""
+        found = ((meta["path"].removeprefix(prefix), int(meta["size"])) for meta in self._listed())
+        return {name: size for name, size in found if "/" not in name}
+
     def names(self) -> list[str]:
         import obstore
 

@@ -103,6 +103,11 @@ class Location(ABC):
     def names(self) -> list[str]:
         """Names of the files and folders in a folder; none if there is no such folder."""
 
+    def sizes(self) -> dict[str, int]:
+        """Bytes of the files in a folder, by name. In a store the list may lack what was just written."""
+        found = ((file.name, file.stat()) for file in self.below() if file.parent == self)
+        return {name: stat.bytes for name, stat in found if stat}
+
     @abstractmethod
     def read_bytes(self) -> bytes:
         """Raises FileNotFoundError if there is no file."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from routelmt_batch.errors import WorkChanged
 from routelmt_batch.files.disk import DiskLocation
 from routelmt_batch.files.location import File, Location
 
@@ -37,9 +39,19 @@ def read_ahead(source: File) -> pq.ParquetFile:
     return pq.ParquetFile(source, pre_buffer=True)
 
 
-def read_parquet(location: Location, columns: list[str] | None = None) -> pa.Table:
+def read_parquet(location: Location, sha256: str, columns: list[str] | None = None) -> pa.Table:
     """A whole small Parquet file that is never changed. It is read with one request and without threads: four
-    times as fast as a dataset."""
-    source = location.path if isinstance(location, DiskLocation) else pa.BufferReader(location.read_fixed())
-    with pq.ParquetFile(source) as file:
+    times as fast as a dataset.
+
+    Raises:
+        FileNotFoundError: there is no file.
+        WorkChanged: its SHA-256 is another one.
+    """
+    data = location.read_fixed()
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise WorkChanged(
+            f"{location}: has other contents than were committed. Restore it, or start a new job with "
+            "another --output. `routelmt-batch verify` says what else is damaged"
+        )
+    with pq.ParquetFile(pa.BufferReader(data)) as file:
         return file.read(columns, use_threads=False)

@@ -16,7 +16,6 @@ import pyarrow.compute as pc
 
 from routelmt_batch.errors import OutputError
 from routelmt_batch.files.location import Location
-from routelmt_batch.files.parquet import read_parquet
 from routelmt_batch.files.write import sha256
 from routelmt_batch.progress import Bars
 from routelmt_batch.rows import CHECKS, DECISIONS, LARGE, OK, QUALITY, SCORES, TRANSLATIONS
@@ -152,6 +151,6 @@ def _unused(job: FinishedJob, ledger: Ledger, shard: str) -> Iterator[pa.Table]:
     by_large = np.concatenate(routes)
     for entry in ledger.overlapping(TRANSLATIONS, shard, 0, len(by_large)):
         wanted = (pc.field("shard") == shard) & (pc.field("status") == OK)
-        table = read_parquet(ledger.part_path(entry)).cast(TRANSLATIONS.schema).filter(wanted)
+        table = ledger.read(entry).cast(TRANSLATIONS.schema).filter(wanted)
         here = pa.array(by_large[table["row"].to_numpy()])
         yield table.filter(pc.not_equal(pc.equal(table["route"], LARGE), here))

@@ -12,7 +12,6 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from routelmt_batch.corpus.units import UNIT_ROWS
-from routelmt_batch.files.parquet import read_parquet
 from routelmt_batch.progress import Bars
 from routelmt_batch.rows import QUALITY, SAMPLE, SCORES, STAGES, Stage
 from routelmt_batch.stages.passes import spans
@@ -118,7 +117,7 @@ def _meeting(entries: Sequence[PartEntry], shard: str) -> list[PartEntry]:
 
 def _rows_of(ledger: Ledger, entry: PartEntry, shard: str, start: int, end: int) -> npt.NDArray[np.int64]:
     """A part's rows of a shard from `start` to before `end`, counted from `start`."""
-    table = read_parquet(ledger.part_path(entry), ["shard", "row"])
+    table = ledger.read(entry, ["shard", "row"])
     row = pc.field("row")
     wanted = table.filter((pc.field("shard") == shard) & (row >= start) & (row < end))
     return np.asarray(wanted["row"].to_numpy() - start, np.int64)

@@ -14,7 +14,6 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from routelmt_batch.files.parquet import read_parquet
 from routelmt_batch.page.shard_table import FAILURES
 from routelmt_batch.rows import AUDIT_TRANSLATIONS, LARGE, OK, OUTPUT_NAMES, SMALL, TRANSLATIONS
 from routelmt_batch.stages.finished import FinishedJob
@@ -91,17 +90,17 @@ def _read(
 def _translations(ledger: Ledger, shard: str, wanted: npt.NDArray[np.int64]) -> dict[int, dict[str, str]]:
     """Each model's committed translations of the wanted rows, without those in parts that were removed."""
     numbers = wanted.tolist()
-    paths = {
-        ledger.part_path(entry): None  # in the ledger's order, each once
+    entries = {
+        entry.part: entry  # in the ledger's order, each once
         for stage in (TRANSLATIONS, AUDIT_TRANSLATIONS)
         for number in numbers
         for entry in ledger.overlapping(stage, shard, number, number + 1)
     }
     texts: dict[int, dict[str, str]] = {}
-    for path in paths:
+    for entry in entries.values():
         wanted = (pc.field("shard") == shard) & pc.field("row").isin(numbers) & (pc.field("status") == OK)
         try:
-            table = read_parquet(path).filter(wanted)
+            table = ledger.read(entry).filter(wanted)
         except FileNotFoundError:  # `clean` may have removed the work files of a finished job
             continue
         for line in table.select(["row", "route", "translation"]).to_pylist():

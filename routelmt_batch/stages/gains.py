@@ -10,7 +10,6 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from routelmt_batch.files.parquet import read_parquet
 from routelmt_batch.rows import SCORES, SKIP_REASONS
 from routelmt_batch.stats.selection import Cut, Gains
 from routelmt_batch.store.ledger import PartEntry
@@ -44,7 +43,7 @@ class CommittedGains:
         if keys:
             # The ledger knows the shard of a part of one: reading its column takes longest.
             columns += ["row"] if len(entry.spans) == 1 else ["row", "shard"]
-        table = read_parquet(self.workspace.ledger.part_path(entry), columns)
+        table = self.workspace.ledger.read(entry, columns)
         tokens = pc.fill_null(table["prompt_tokens"], 0).to_numpy().astype(np.int64)
         if not keys:
             return Gains(gain_of(table), _NO_KEYS, _NO_KEYS, tokens)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+from cachetools import LRUCache, cached
 
 from routelmt_batch.corpus.units import Unit
 from routelmt_batch.engines.lanes import Mask
@@ -18,12 +20,18 @@ from routelmt_batch.files.parquet import read_parquet
 from routelmt_batch.rows import CHECKS, DECISIONS, QUALITY, SCORES, STAGES, TRANSLATIONS, Stage
 from routelmt_batch.store.workspace import AnyWorkspace
 
+_CACHE_BYTES = 64 << 20
 OF_JOB = (SCORES, DECISIONS, TRANSLATIONS, QUALITY, CHECKS)
 
 
 class Part(NamedTuple):
+    """A committed part, and the lowest and highest of its rows of the unit's shard."""
+
     location: Location
+    sha256: str
     generation: int  # number of `--retry-failed` runs before it
+    low: int
+    high: int
 
 
 @dataclass(frozen=True)
@@ -40,25 +48,32 @@ class UnitWork:
     parts: Mapping[str, Sequence[Part]]
     model: str | None = None
 
+    def within(self, unit: Unit) -> UnitWork:
+        """A smaller unit of the same shard, with its parts."""
+        parts = {
+            stage: [part for part in parts if part.low < unit.end_row and part.high >= unit.first_row]
+            for stage, parts in self.parts.items()
+        }
+        return replace(self, unit=unit, parts=parts)
+
     def committed(self, *stages: Stage, model: str | None = None, generation: int | None = None) -> pa.Table:
         """The unit's rows of one stage, or of several with the same schema, in row order. Without `model` and
         `generation` these are all models' and all runs' rows."""
         unit, schema = self.unit, stages[0].schema
-        files = [
-            part.location
+        parts = [
+            part
             for stage in stages
             for part in self.parts.get(stage.name, ())
             if generation in (None, part.generation)
         ]
-        if not files:
+        if not parts:
             return schema.empty_table()
         row = pc.field("row")
         wanted = (pc.field("shard") == unit.shard.name) & (row >= unit.first_row) & (row < unit.end_row)
         if model is not None:
             wanted &= pc.field("route") == model
-        return pa.concat_tables([read_parquet(file).cast(schema).filter(wanted) for file in files]).sort_by(
-            "row"
-        )
+        tables = [_read(part.location, part.sha256).cast(schema).filter(wanted) for part in parts]
+        return pa.concat_tables(tables).sort_by("row")
 
     def offsets(self, rows: pa.Table) -> npt.NDArray[np.int64]:
         """Positions within the unit of some of its rows."""
@@ -75,6 +90,12 @@ class UnitWork:
         return ~self.mask(self.committed(*stages, model=model))
 
 
+@cached(LRUCache(_CACHE_BYTES, getsizeof=lambda table: table.nbytes), lock=threading.Lock())
+def _read(location: Location, sha256: str) -> pa.Table:
+    """A part's rows. The next unit reads mostly the same parts."""
+    return read_parquet(location, sha256)
+
+
 def work_on(
     workspace: AnyWorkspace, unit: Unit, stages: Sequence[Stage] = OF_JOB, model: str | None = None
 ) -> UnitWork:
@@ -82,7 +103,13 @@ def work_on(
     ledger = workspace.ledger
     parts = {
         stage.name: [
-            Part(ledger.part_path(entry), entry.generation)
+            Part(
+                ledger.part_path(entry),
+                entry.sha256,
+                entry.generation,
+                entry.spans[unit.shard.name].low,
+                entry.spans[unit.shard.name].high,
+            )
             for entry in ledger.overlapping(stage, unit.shard.name, unit.first_row, unit.end_row)
             if model in (None, entry.model)
         ]

@@ -19,13 +19,14 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+import pyarrow as pa
+
 from routelmt_batch.errors import Interrupted, OutputError, RoutelmtError, WorkChanged
 from routelmt_batch.failpoints import reach
 from routelmt_batch.files.location import Location
-from routelmt_batch.files.write import sha256
+from routelmt_batch.files.parquet import read_parquet
 from routelmt_batch.rows import STAGES, UNTRANSLATABLE, Stage
 from routelmt_batch.store.log import LEASE_S, SIGN_OF_LIFE_S, Log, TakenOver
-from routelmt_batch.threads import Stop, each
 
 # Commits of a moment travel together: after this many seconds, or so many of them.
 _GROUP_S = 1.0
@@ -242,24 +243,25 @@ class Ledger:
                 return
 
     def check_parts(self) -> None:
-        """Raises WorkChanged if a committed part is missing or changed."""
-
-        def changed(entry: PartEntry, stop: Stop) -> str | None:
-            try:
-                same = sha256(self.part_path(entry), stop) == entry.sha256
-            except FileNotFoundError:
-                return "is missing"
-            return None if same else "has other contents now"
-
-        entries = [entry for parts in self._parts.values() for entry in parts]
-        with each(changed, entries) as outcomes:
-            for entry, outcome in zip(entries, outcomes, strict=True):
-                if outcome:
+        """Raises WorkChanged if a committed part is missing or of another size. Its contents are checked when
+        it is read."""
+        for stage, entries in self._parts.items():
+            sizes = (self.folder / stage).sizes() if entries else {}
+            for entry in entries:
+                if sizes.get(entry.part) == entry.bytes:
+                    continue
+                stat = self.part_path(entry).stat()  # a list may be late
+                if stat is None or stat.bytes != entry.bytes:
                     raise WorkChanged(
-                        f"{self.part_path(entry)}: {outcome}; {entry.rows} rows of {entry.stage.name} were "
-                        "committed in it. Restore it, or start a new job with another --output. "
-                        "`routelmt-batch verify` says what else is damaged"
+                        f"{self.part_path(entry)}: {'has another size now' if stat else 'is missing'}; "
+                        f"{entry.rows} rows of {entry.stage.name} were committed in it. Restore it, or "
+                        "start a new job with another --output. `routelmt-batch verify` says what else is "
+                        "damaged"
                     )
+
+    def read(self, entry: PartEntry, columns: list[str] | None = None) -> pa.Table:
+        """The rows of a committed part. See files.parquet.read_parquet."""
+        return read_parquet(self.part_path(entry), entry.sha256, columns)
 
     def sweep(self) -> None:
         """Remove what a crash left: parts of earlier runs that were written and never committed."""
