@@ -4,8 +4,9 @@ It stands in where a test kills the process a hundred times; real engines run in
 """
 
 import hashlib
+import pickle
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from routelmt_batch.engines.child import tokenized
 from routelmt_batch.engines.lanes import Answer, Lane, Receipt, as_results
 from routelmt_batch.engines.models import Scoring, scored
 from routelmt_batch.routers.scorers import Prefill
+from routelmt_batch.threads import each
 
 TRUNCATED = False  # whether texts end before their end token
 
@@ -63,6 +65,9 @@ class FakeEngine:
 
     def has_room_for(self, pools: Sequence[Any], beside: Sequence[Any] = ()) -> bool:
         return self.room
+
+    def each(self, work: Callable[[Any, Any], Any], items: Iterable[Any]) -> Any:
+        return each(pickle.loads(pickle.dumps(work)), map(pickle.loads, map(pickle.dumps, items)))
 
     def start_ahead(self, lanes: Sequence[Lane], beside: Sequence[Lane]) -> bool:
         self.started_ahead.append([lane.label for lane in lanes])

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,8 +23,11 @@ from routelmt_batch.files.write import sha256
 from routelmt_batch.spec import Input, Texts
 from routelmt_batch.threads import Stop
 
+T = TypeVar("T")
+
 UNIT_ROWS = 4 * READ_ROWS
 _LINES = 1024  # rows held as Python objects at a time
+_BATCH_BYTES = 32 << 20
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,23 @@ def units(shards: Iterable[Shard], limit: int | None = None, most_rows: int = UN
                 yield Unit(lean, group, first + offset, min(most_rows, rows - offset), offset)
             left -= rows
             first += group_rows
+
+
+def groups(items: Iterable[T], unit_of: Callable[[T], Unit]) -> Iterator[list[T]]:
+    """Items in groups for tasks, in order: small units together, and those of one row group, which is then
+    read once."""
+    group: list[T] = []
+    rows, last = 0, None
+    for item in items:
+        unit = unit_of(item)
+        place = (unit.shard.name, unit.row_group)
+        if group and rows + unit.rows > UNIT_ROWS and place != last:
+            yield group
+            group, rows = [], 0
+        group.append(item)
+        rows, last = rows + unit.rows, place
+    if group:
+        yield group
 
 
 @dataclass(frozen=True)
@@ -107,41 +129,116 @@ def languages(batch: pa.RecordBatch | pa.Table, spec: Texts) -> tuple[pa.Array, 
 def read_unit(
     unit: Unit, columns: list[str] | None = None, batch_rows: int | None = None
 ) -> Iterator[tuple[int, pa.RecordBatch]]:
-    """Stream a unit's rows: each batch with the row number of its first row.
+    """Stream a unit's rows: each batch with the row number of its first row. A batch has fewer rows than
+    `batch_rows` (16,384) if they are long.
+
+    The next unit of the same row group, if it is the next that this thread reads, goes on from here: so a
+    large row group is decoded once.
 
     Raises:
         InputChanged: the shard is not the file that was inspected.
         RoutelmtError: the shard is unchanged but cannot be read.
     """
-    with _unchanged(unit.shard) as file:
-        passed = unit.first_row - unit.offset
-        for batch in file.iter_batches(batch_rows or READ_ROWS, row_groups=[unit.row_group], columns=columns):
-            low, high = max(passed, unit.first_row), min(passed + batch.num_rows, unit.end_row)
+    batch_rows = batch_rows or READ_ROWS
+    scan: _Scan | None = getattr(_last, "scan", None)
+    _last.scan = None
+    if scan is None or not scan.leads_to(unit, columns, batch_rows):
+        if scan:
+            scan.close()
+        scan = _Scan(unit, columns, batch_rows)
+    try:
+        yield from scan.read(unit)
+    except BaseException:  # also if the caller needs no more rows
+        scan.close()
+        raise
+    if scan.is_over:
+        scan.close()
+    else:
+        _last.scan = scan
+
+
+_last = threading.local()  # each thread's unfinished scan
+
+
+class _Scan:
+    """Reads one row group from its start, for one unit after the other."""
+
+    def __init__(self, unit: Unit, columns: list[str] | None, batch_rows: int) -> None:
+        self._key = (unit.shard, unit.row_group, columns, batch_rows)
+        self._shard = unit.shard
+        self._open = contextlib.ExitStack()
+        with _explained(unit.shard):
+            file = self._open.enter_context(_unchanged(unit.shard))
+            group = file.metadata.row_group(unit.row_group)
+            self._rows: int = group.num_rows
+            most = max(1, _BATCH_BYTES * group.num_rows // max(1, _bytes(group, columns)))
+            self._batches = file.iter_batches(
+                min(batch_rows, most), row_groups=[unit.row_group], columns=columns
+            )
+        self._left: pa.RecordBatch | None = None  # read and not given yet
+        self._passed = 0  # rows of the group before `_left`
+
+    def leads_to(self, unit: Unit, columns: list[str] | None, batch_rows: int) -> bool:
+        same = self._key == (unit.shard, unit.row_group, columns, batch_rows)
+        return same and self._passed <= unit.offset
+
+    @property
+    def is_over(self) -> bool:
+        return self._passed >= self._rows
+
+    def read(self, unit: Unit) -> Iterator[tuple[int, pa.RecordBatch]]:
+        end = unit.offset + unit.rows
+        while self._passed < end:
+            batch, first = self._next(), self._passed
+            low, high = max(unit.offset - first, 0), min(end - first, batch.num_rows)
+            self._left = batch.slice(high) if high < batch.num_rows else None
+            self._passed = first + high
             if low < high:
-                yield low, batch.slice(low - passed, high - low)
-            passed += batch.num_rows
-            if passed >= unit.end_row:
-                return
+                yield unit.first_row - unit.offset + first + low, batch.slice(low, high - low)
+
+    def _next(self) -> pa.RecordBatch:
+        if self._left is not None:
+            return self._left
+        with _explained(self._shard):
+            return next(self._batches)
+
+    def close(self) -> None:
+        self._open.close()
+
+
+def _bytes(group: pq.RowGroupMetaData, columns: list[str] | None) -> int:
+    """Uncompressed bytes of some columns of a row group, or of all."""
+    chunks = (group.column(index) for index in range(group.num_columns))
+    return sum(
+        chunk.total_uncompressed_size
+        for chunk in chunks
+        if columns is None or chunk.path_in_schema.partition(".")[0] in columns
+    )
 
 
 @contextlib.contextmanager
 def _unchanged(shard: Shard) -> Iterator[pq.ParquetFile]:
     with contextlib.ExitStack() as stack:
         try:
-            try:
-                file = stack.enter_context(parquet_file(shard.location, shard.version))
-            except (Replaced, FileNotFoundError):
-                check_unchanged(shard)  # its contents may be the same
-                file = stack.enter_context(parquet_file(shard.location))
-            yield file
-        except Replaced:
-            raise changed(shard) from None
-        except (pa.ArrowException, OSError) as error:
-            check_unchanged(shard)
-            raise RoutelmtError(
-                f"{shard.name}: cannot be read at the moment: {error}. Nothing is lost: check the file "
-                "system and run the same command again"
-            ) from error
+            file = stack.enter_context(parquet_file(shard.location, shard.version))
+        except (Replaced, FileNotFoundError):
+            check_unchanged(shard)  # its contents may be the same
+            file = stack.enter_context(parquet_file(shard.location))
+        yield file
+
+
+@contextlib.contextmanager
+def _explained(shard: Shard) -> Iterator[None]:
+    try:
+        yield
+    except Replaced:
+        raise changed(shard) from None
+    except (pa.ArrowException, OSError) as error:
+        check_unchanged(shard)
+        raise RoutelmtError(
+            f"{shard.name}: cannot be read at the moment: {error}. Nothing is lost: check the file "
+            "system and run the same command again"
+        ) from error
 
 
 def check_unchanged(shard: Shard, stop: Stop = lambda: None) -> None:

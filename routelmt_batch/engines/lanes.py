@@ -8,6 +8,7 @@ environment, too, and imports only what is installed there.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from routelmt_batch.prompts import Prompter
     from routelmt_batch.rows import Route, Stage
     from routelmt_batch.spec import Pool
+    from routelmt_batch.threads import Stop
 
 Scores = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
@@ -122,6 +124,7 @@ class Pending:
             yield from self.read(unit, wanted)
 
 
+Each = AbstractContextManager[Iterator[Any]]
 Tell = Callable[[str, Literal["info", "warning"]], None]  # takes a message for the operator
 
 
@@ -171,6 +174,11 @@ class Engine(Protocol):
     def check_fit(self, together: Sequence[Mapping[str, Pool]]) -> list[str]:
         """Refuse pools (by label, in groups that run at once) that this machine cannot hold. For a cluster,
         which may grow, return warnings instead."""
+        ...
+
+    def each(self, work: Callable[[Any, Stop], Any], items: Iterable[Any]) -> Each:
+        """Results of picklable work on picklable items, in their order: on all nodes of a cluster, or in this
+        process's threads. See threads.each."""
         ...
 
     def has_room_for(self, pools: Sequence[Pool], beside: Sequence[Pool] = ()) -> bool:

@@ -9,32 +9,32 @@ from __future__ import annotations
 
 import pickle
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pyarrow as pa
 
 from routelmt_batch import fetched
+from routelmt_batch.corpus.units import groups
 from routelmt_batch.engines import quality
 from routelmt_batch.engines.actor import BATCH, RECEIPT, EngineActor, Serving
 from routelmt_batch.engines.ahead import Ahead, Inbox, Waiting, receipts
 from routelmt_batch.engines.deaths import RESTARTS, Deaths, beside_driver
 from routelmt_batch.engines.gathering import PartLimits
-from routelmt_batch.engines.lanes import Lane, Receipt, Tell
+from routelmt_batch.engines.lanes import Each, Lane, Receipt, Tell
 from routelmt_batch.engines.models import Generation, Load, Scoring
 from routelmt_batch.engines.process import Recipe
 from routelmt_batch.engines.session import NO_TELEMETRY, Session
 from routelmt_batch.engines.watch import watching
 from routelmt_batch.errors import UsageError
 from routelmt_batch.spec import COMET, Pool, Translator
+from routelmt_batch.threads import Stop, each
 
 if TYPE_CHECKING:
     from ray.data import Dataset
 
 _CPU_KV_CACHE_BYTES = 1 << 30
-# The most rows of a reading task with several units.
-_READ_ROWS = 65536
 # The rows of a batch of requests: a sixty-fourth of an engine's share, so that the first engine does not take
 # all of them, within these limits.
 _FEWEST_BATCH_ROWS, _MOST_BATCH_ROWS = 64, 1024
@@ -111,6 +111,13 @@ class Pools:
                 pickled = receipts(self._dataset(lanes), RECEIPT)
             for receipt in pickled:
                 yield pickle.loads(receipt)
+
+    def each(self, work: Callable[[Any, Stop], Any], items: Iterable[Any]) -> Each:
+        """See lanes.Engine."""
+        if self.session.local:
+            return each(work, items)
+        self.session.start()
+        return self.session.spread(work, items)
 
     def check_fit(self, together: Sequence[Mapping[str, Pool]]) -> list[str]:
         """See lanes.Engine. Ray itself would wait for resources in silence.
@@ -268,24 +275,9 @@ class Pools:
         return environment | pool.env
 
 
-def groups(units: Sequence[Any]) -> Iterator[list[Any]]:
-    """Group work units for reading tasks: in order, small units together."""
-    group: list[Any] = []
-    rows = 0
-    for unit in units:
-        size = unit.unit.rows
-        if group and rows + size > _READ_ROWS:
-            yield group
-            group, rows = [], 0
-        group.append(unit)
-        rows += size
-    if group:
-        yield group
-
-
 def _packed_groups(lane: Lane) -> list[bytes]:
     """The pickled input of each reading task: a group of work units, and what reads their pending rows."""
-    return [pickle.dumps((lane.pending, group)) for group in groups(lane.units)]
+    return [pickle.dumps((lane.pending, group)) for group in groups(lane.units, lambda work: work.unit)]
 
 
 def _batch_rows(lane: Lane) -> int:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import os
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from routelmt_batch.engines import logs
 from routelmt_batch.engines.deaths import RESTARTS
@@ -147,6 +150,37 @@ class Session:
         return float(ray.cluster_resources().get(name, 0))
 
     @contextlib.contextmanager
+    def spread(self, work: Callable[[Any, Any], Any], items: Iterable[Any]) -> Iterator[Iterator[Any]]:
+        """Results of `work` on items, in their order, from tasks on all nodes. A lost node's tasks run again.
+
+        As many are taken ahead as the cluster can run twice over.
+        """
+        import ray
+
+        options = {"num_cpus": self.task_cpus, "max_retries": -1, "scheduling_strategy": "SPREAD"}
+        task = ray.remote(**options)(_outcome)
+        left, given = iter(items), ray.put(work)
+        running: deque[Any] = deque()
+
+        def results() -> Iterator[Any]:
+            most = 2 * max(1, int(self.resource("CPU")))
+            running.extend(task.remote(given, item) for item in itertools.islice(left, most))
+            while running:
+                with self.explaining("job's tasks"):
+                    outcome = ray.get(running[0])
+                running.popleft()
+                if isinstance(outcome, Exception):
+                    raise outcome
+                yield outcome
+                running.extend(task.remote(given, item) for item in itertools.islice(left, 1))
+
+        try:
+            yield results()
+        finally:
+            for waiting in running:
+                ray.cancel(waiting, force=True)
+
+    @contextlib.contextmanager
     def explaining(self, label: str) -> Iterator[None]:
         """Turn Ray's errors into errors that an operator can read."""
         try:
@@ -183,6 +217,14 @@ class Session:
                 logs.copy_from_nodes(self.log_folder)
         except Exception as error:  # Ray may be gone, and missing logs must not hide how the job ended
             logger.warning("the engines' logs were not copied: %s", type(error).__name__)
+
+
+def _outcome(work: Callable[[Any, Any], Any], item: Any) -> Any:
+    """A task's result, or its error: Ray would give it the traceback as its message."""
+    try:
+        return work(item, lambda: None)
+    except RoutelmtError as error:
+        return error
 
 
 @contextlib.contextmanager

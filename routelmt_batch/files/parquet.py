@@ -13,6 +13,9 @@ from routelmt_batch.errors import WorkChanged
 from routelmt_batch.files.disk import DiskLocation
 from routelmt_batch.files.location import File, Location
 
+_BUFFER_BYTES = 1 << 20
+_MOST_AHEAD_BYTES = 256 << 20
+
 
 @contextmanager
 def parquet_file(location: Location, version: str | None = None) -> Iterator[pq.ParquetFile]:
@@ -27,7 +30,8 @@ def parquet_file(location: Location, version: str | None = None) -> Iterator[pq.
     if isinstance(location, DiskLocation):
         if version is not None:
             location.open(version).close()
-        with pq.ParquetFile(location.path) as file:
+        # Without a buffer, whole column chunks would be read into memory.
+        with pq.ParquetFile(location.path, buffer_size=_BUFFER_BYTES) as file:
             yield file
         return
     with location.open(version) as source, read_ahead(source) as file:
@@ -35,8 +39,12 @@ def parquet_file(location: Location, version: str | None = None) -> Iterator[pq.
 
 
 def read_ahead(source: File) -> pq.ParquetFile:
-    """A Parquet file in an open file, whose column chunks are read ahead, in large ranges."""
-    return pq.ParquetFile(source, pre_buffer=True)
+    """A Parquet file in an open file. Its column chunks are read ahead, in large ranges, if memory allows."""
+    file = pq.ParquetFile(source, pre_buffer=True)
+    groups = (file.metadata.row_group(group) for group in range(file.num_row_groups))
+    if max((group.total_byte_size for group in groups), default=0) > _MOST_AHEAD_BYTES:
+        return pq.ParquetFile(source, metadata=file.metadata, buffer_size=_BUFFER_BYTES)
+    return file
 
 
 def read_parquet(location: Location, sha256: str, columns: list[str] | None = None) -> pa.Table:

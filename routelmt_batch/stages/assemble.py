@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from routelmt_batch.corpus.units import Unit, languages
+from routelmt_batch.corpus.units import languages
+from routelmt_batch.engines.lanes import Engine
 from routelmt_batch.errors import RoutelmtError
 from routelmt_batch.progress import Bars
 from routelmt_batch.rows import (
@@ -22,6 +24,7 @@ from routelmt_batch.rows import (
     SMALL,
     VERIFIED_SMALL,
 )
+from routelmt_batch.spec import Input
 from routelmt_batch.stages.allocate import Plan
 from routelmt_batch.stages.attempts import attempts
 from routelmt_batch.stages.check import reasons
@@ -30,32 +33,41 @@ from routelmt_batch.stages.outputs import Addition, write_shards
 from routelmt_batch.stages.planned import planned_rows
 from routelmt_batch.stages.recipe import Job
 from routelmt_batch.stages.tally import Tally
-from routelmt_batch.stages.work import UnitWork, work_on
+from routelmt_batch.stages.work import UnitWork
+from routelmt_batch.stats.selection import Cut
 
 
-def assemble(workspace: Job, plan: Plan, bars: Bars) -> None:
+def assemble(workspace: Job, plan: Plan, engine: Engine, bars: Bars) -> None:
     """Write every output shard that is not committed yet, and then its report.
 
     Raises:
         InputChanged: see outputs.write_shards.
     """
-    margin = workspace.spec.guard.verify_margin
+    columns = _JobColumns(plan.cut, workspace.spec.guard.verify_margin, workspace.spec.input)
+    write_shards(workspace, Addition(OUTPUT_FIELDS, partial(Tally, plan.cut), columns), engine, bars)
 
-    def columns(unit: Unit, batch: pa.RecordBatch, tally: Tally) -> dict[str, pa.Array]:
-        added, prompt_tokens, doubts = _columns(work_on(workspace, unit), plan, margin)
-        tally.add(added, prompt_tokens, doubts, *languages(batch, workspace.spec.input))
+
+@dataclass(frozen=True)
+class _JobColumns:
+    """See outputs.Columns."""
+
+    cut: Cut | None
+    margin: float | None
+    input: Input
+
+    def __call__(self, work: UnitWork, batch: pa.RecordBatch, counted: Tally) -> dict[str, pa.Array]:
+        added, prompt_tokens, doubts = _columns(work, self.cut, self.margin)
+        counted.add(added, prompt_tokens, doubts, *languages(batch, self.input))
         return added
-
-    write_shards(workspace, Addition(OUTPUT_FIELDS, partial(Tally, plan.cut), columns), bars)
 
 
 def _columns(
-    work: UnitWork, plan: Plan, margin: float | None
+    work: UnitWork, cut: Cut | None, margin: float | None
 ) -> tuple[dict[str, pa.Array], pa.Array, list[list[str] | None]]:
     """The output columns of some rows, the prompt tokens that the chosen model read, and why its
     translations are doubtful."""
     unit = work.unit
-    planned = planned_rows(work, plan.cut)
+    planned = planned_rows(work, cut)
     state = attempts(work, planned.called)
     kept_small = verified_small(work, state, planned.called, margin)
     chosen = state.chosen(kept_small)

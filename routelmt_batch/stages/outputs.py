@@ -1,14 +1,14 @@
 """Output shards: each input shard is written with the same rows in the same order and columns added.
 
 It reads the input again with pyarrow, so that all columns keep their types. The caller gives the added
-columns and counts the rows.
+columns and counts the rows. Shards are written in tasks on all nodes; the driver commits them.
 """
 
 from __future__ import annotations
 
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -18,20 +18,25 @@ import pyarrow.parquet as pq
 from pydantic import Field
 
 from routelmt_batch.corpus.shards import Shard
-from routelmt_batch.corpus.units import UNIT_ROWS, Unit, check_unchanged, read_unit, units
+from routelmt_batch.corpus.units import UNIT_ROWS, Unit, check_unchanged, groups, read_unit, units
+from routelmt_batch.engines.lanes import Engine
 from routelmt_batch.errors import InputChanged, RoutelmtError
 from routelmt_batch.files.location import Location
 from routelmt_batch.files.parquet import parquet_file
 from routelmt_batch.files.record import Record
 from routelmt_batch.files.write import sha256, sha256_at, write_file, write_json
 from routelmt_batch.progress import Bars
+from routelmt_batch.rows import Stage
 from routelmt_batch.stages.passes import record_time
+from routelmt_batch.stages.work import OF_JOB, UnitWork, work_on
 from routelmt_batch.store.folder import Folder, damaged, is_whole
 from routelmt_batch.store.ledger import Ledger
+from routelmt_batch.store.log import Fence
 from routelmt_batch.store.workspace import AnyWorkspace
-from routelmt_batch.threads import Stop, each
+from routelmt_batch.threads import Stop
 
 DONE, DONE_WITH_FAILURES = 0, 3  # exit codes
+_GROUP_BYTES = 64 << 20  # of an output's row group in memory
 
 
 class Counted(Protocol):
@@ -42,13 +47,21 @@ class Counted(Protocol):
     def report(self) -> dict[str, Any]: ...
 
 
+class Columns(Protocol):
+    """Gives the added columns of a unit's rows, and counts the rows in `counted`. It is pickled."""
+
+    def __call__(self, work: UnitWork, batch: pa.RecordBatch, counted: Any) -> Mapping[str, pa.Array]: ...
+
+
 @dataclass(frozen=True)
 class Addition:
-    """Columns to add: `columns` gives those of some rows, and counts the rows in what `counter` made."""
+    """Columns to add: `columns` makes them from the committed rows of `stages`, and counts in what `counter`
+    made."""
 
     fields: Sequence[pa.Field]
     counter: Callable[[], Any]
-    columns: Callable[[Unit, pa.RecordBatch, Any], Mapping[str, pa.Array]]
+    columns: Columns
+    stages: Sequence[Stage] = OF_JOB
     metadata: Mapping[bytes, bytes] = field(default_factory=dict)
 
 
@@ -63,7 +76,7 @@ class ShardOutput:
     version: str  # see files.location.Stat
 
 
-def write_shards(workspace: AnyWorkspace, addition: Addition, bars: Bars) -> None:
+def write_shards(workspace: AnyWorkspace, addition: Addition, engine: Engine, bars: Bars) -> None:
     """Write every output shard that is not committed yet, and then its report.
 
     Raises:
@@ -73,21 +86,25 @@ def write_shards(workspace: AnyWorkspace, addition: Addition, bars: Bars) -> Non
     ledger, rows = workspace.ledger, workspace.shard_rows
     done = {event["shard"] for event in committed_outputs(workspace)}
     todo = [shard for shard in workspace.shards if shard.name not in done]
+    if not todo:
+        return
     lost: list[InputChanged] = []
-    started = time.time()
-    total = sum(rows.values())
+    started, total = time.time(), sum(rows.values())
+    pending = sum(rows[shard.name] for shard in todo)
+    work = (work_on(workspace, Unit(shard, 0, 0, rows[shard.name]), addition.stages) for shard in todo)
+    write = _ShardWriter(workspace.folder, addition, workspace.spec.output.compression, ledger.fence())
     with (
-        bars.rows("assemble", total, total - sum(rows[shard.name] for shard in todo)) as advance,
-        each(lambda shard, stop: _attempt(workspace, addition, shard, stop), todo) as outcomes,
+        bars.rows("assemble", total, total - pending) as advance,
+        engine.each(write, groups(work, lambda shard: shard.unit)) as written,
     ):
-        for shard, outcome in zip(todo, outcomes, strict=True):
-            if isinstance(outcome, InputChanged):
-                lost.append(outcome)
-                continue
-            ledger.record("output", now=False, **vars(outcome))
-            advance(rows[shard.name])
-    if todo:
-        record_time(ledger, "assemble", sum(rows[shard.name] for shard in todo), started)
+        for outcomes in written:
+            for outcome in outcomes:
+                if isinstance(outcome, InputChanged):
+                    lost.append(outcome)
+                    continue
+                ledger.record("output", now=False, **vars(outcome))
+                advance(outcome.rows)
+    record_time(ledger, "assemble", pending, started)
     if lost:
         raise InputChanged("\n".join(map(str, lost)))
 
@@ -157,28 +174,35 @@ class Report(Record):
         return DONE_WITH_FAILURES if self.failed_rows or self.unreadable else DONE
 
 
-def write_report(workspace: AnyWorkspace, report: Report) -> None:
-    """Re-verify every output shard and write `reports/job.json`.
+def write_report(workspace: AnyWorkspace, report: Report, engine: Engine) -> None:
+    """Re-verify every output shard, on all nodes, and write `reports/job.json`.
 
     Raises:
         RoutelmtError: an output shard changed after it was committed; it is named.
     """
     workspace.ledger.check()
-    for output in current_outputs(workspace.ledger):
-        path = workspace.folder.data(output["shard"])
-        if not _is_as_written(path, output):
-            raise RoutelmtError(
-                f"{path}: changed after it was written. Remove the file and run the same command again: it "
-                "is written again from the committed translations"
-            )
+    with engine.each(_Verifier(workspace.folder), current_outputs(workspace.ledger)) as verified:
+        for changed in verified:
+            if changed:
+                raise RoutelmtError(
+                    f"{changed}: changed after it was written. Remove the file and run the same command "
+                    "again: it is written again from the committed translations"
+                )
     report.write(workspace.folder.job_report, "report", workspace.ledger.check)
 
 
-def _is_as_written(path: Location, output: Mapping[str, Any]) -> bool:
-    stat = path.stat()
-    if path.has_versions and stat and stat.version == output["version"]:
-        return True
-    return stat is not None and sha256(path) == output["sha256"]
+@dataclass(frozen=True)
+class _Verifier:
+    """Returns the output shard that a line of the ledger names, if it is not as it was written."""
+
+    folder: Folder
+
+    def __call__(self, output: Mapping[str, Any], stop: Stop) -> Location | None:
+        path = self.folder.data(output["shard"])
+        stat = path.stat()
+        if path.has_versions and stat and stat.version == output["version"]:
+            return None
+        return None if stat and sha256(path, stop) == output["sha256"] else path
 
 
 def succeed(workspace: AnyWorkspace) -> None:
@@ -198,60 +222,78 @@ def success(ledger: Ledger, rows: int, unreadable: Mapping[str, str]) -> dict[st
     }
 
 
-def _attempt(
-    workspace: AnyWorkspace, addition: Addition, shard: Shard, stop: Stop
-) -> ShardOutput | InputChanged:
-    try:
-        return _write_shard(workspace, addition, shard, stop)
-    except InputChanged as error:
-        return error
+@dataclass(frozen=True)
+class _ShardWriter:
+    """Writes output shards and their reports, in a task."""
 
+    folder: Folder
+    addition: Addition
+    compression: str
+    check: Fence
 
-def _write_shard(workspace: AnyWorkspace, addition: Addition, shard: Shard, stop: Stop) -> ShardOutput:
-    check_unchanged(shard, stop)
-    path, rows = workspace.folder.data(shard.name), workspace.shard_rows[shard.name]
-    counted: Counted = addition.counter()
+    def __call__(self, shards: Sequence[UnitWork], stop: Stop) -> list[ShardOutput | InputChanged]:
+        return [self._attempt(work, stop) for work in shards]
 
-    digests: list[str] = []
+    def _attempt(self, work: UnitWork, stop: Stop) -> ShardOutput | InputChanged:
+        try:
+            return self._write(work, stop)
+        except InputChanged as error:
+            return error
 
-    def write(draft: Path) -> None:
+    def _write(self, work: UnitWork, stop: Stop) -> ShardOutput:
+        shard, rows = work.unit.shard, work.unit.rows
+        check_unchanged(shard, stop)
+        counted: Counted = self.addition.counter()
+        digests: list[str] = []
+
+        def write(draft: Path) -> None:
+            with pq.ParquetWriter(draft, self._schema(shard), compression=self.compression) as writer:
+                for group in units([shard], rows, most_rows=max(shard.row_groups, default=0) or 1):
+                    for table in self._tables(work, group, counted, writer.schema, stop):
+                        writer.write_table(table)
+
+        def verify(draft: Path) -> None:
+            written = pq.read_metadata(draft).num_rows
+            if written != rows or written != counted.rows:
+                raise RoutelmtError(
+                    f"{shard.name}: {written} rows written and {counted.rows} counted, but the shard has "
+                    f"{rows}: please report it"
+                )
+            digests.append(sha256_at(draft))
+
+        stat = write_file(self.folder.data(shard.name), write, verify, "output", self.check)
+        written = ShardOutput(shard.name, rows, stat.bytes, digests[0], stat.version)
+        write_json(
+            self.folder.report(shard.name),
+            {"shard": shard.name, **counted.report(), "bytes": written.bytes, "sha256": written.sha256},
+            "report",
+            self.check,
+        )
+        return written
+
+    def _schema(self, shard: Shard) -> pa.Schema:
         with parquet_file(shard.location) as source:
             schema = source.schema_arrow
-        for added in addition.fields:
+        for added in self.addition.fields:
             schema = schema.append(added)
-        if addition.metadata:
-            schema = schema.with_metadata({**(schema.metadata or {}), **addition.metadata})
-        with pq.ParquetWriter(draft, schema, compression=workspace.spec.output.compression) as writer:
-            for group in units([shard], rows, most_rows=max(shard.row_groups, default=0) or 1):
-                waiting: list[pa.RecordBatch] = []
-                for first, batch in read_unit(group):
-                    stop()
-                    unit = replace(group, first_row=first, rows=batch.num_rows)
-                    columns = addition.columns(unit, batch, counted)
-                    arrays = [*batch.columns, *(columns[added.name] for added in addition.fields)]
-                    waiting.append(pa.RecordBatch.from_arrays(arrays, schema=schema))
-                    # Row groups are the input's, but none is larger than what easily fits in memory.
-                    if sum(part.num_rows for part in waiting) >= UNIT_ROWS:
-                        writer.write_table(pa.Table.from_batches(waiting))
-                        waiting = []
-                if waiting:
-                    writer.write_table(pa.Table.from_batches(waiting))
+        if self.addition.metadata:
+            schema = schema.with_metadata({**(schema.metadata or {}), **self.addition.metadata})
+        return schema
 
-    def verify(draft: Path) -> None:
-        written = pq.read_metadata(draft).num_rows
-        if written != rows or written != counted.rows:
-            raise RoutelmtError(
-                f"{shard.name}: {written} rows written and {counted.rows} counted, but the shard has {rows}: "
-                "please report it"
-            )
-        digests.append(sha256_at(draft))
-
-    stat = write_file(path, write, verify, "output", workspace.ledger.check)
-    written = ShardOutput(shard.name, rows, stat.bytes, digests[0], stat.version)
-    write_json(
-        workspace.folder.report(shard.name),
-        {"shard": shard.name, **counted.report(), "bytes": written.bytes, "sha256": written.sha256},
-        "report",
-        workspace.ledger.check,
-    )
-    return written
+    def _tables(
+        self, work: UnitWork, group: Unit, counted: Any, schema: pa.Schema, stop: Stop
+    ) -> Iterator[pa.Table]:
+        """The output of one row group of the input; a large one in several tables that fit in memory."""
+        waiting: list[pa.RecordBatch] = []
+        for first, batch in read_unit(group):
+            stop()
+            here = work.within(replace(group, first_row=first, rows=batch.num_rows))
+            columns = self.addition.columns(here, batch, counted)
+            arrays = [*batch.columns, *(columns[added.name] for added in self.addition.fields)]
+            waiting.append(pa.RecordBatch.from_arrays(arrays, schema=schema))
+            rows, size = (sum(getattr(part, name) for part in waiting) for name in ("num_rows", "nbytes"))
+            if rows >= UNIT_ROWS or size >= _GROUP_BYTES:
+                yield pa.Table.from_batches(waiting)
+                waiting = []
+        if waiting:
+            yield pa.Table.from_batches(waiting)

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
+from routelmt_batch.engines.lanes import Engine
 from routelmt_batch.metrics.metric import describe
 from routelmt_batch.routers.router import Router
 from routelmt_batch.rows import ESCALATE, LARGE, PREDICTED, QUALITY, ROUTE, SMALL, STATUSES, TRANSLATIONS
@@ -23,14 +24,14 @@ from routelmt_batch.store.manifest import versions
 from routelmt_batch.threads import each
 
 
-def report(workspace: Job, plan: Plan) -> JobReport:
+def report(workspace: Job, plan: Plan, engine: Engine) -> JobReport:
     """Re-verify every output shard and write `reports/job.json`.
 
     Raises:
         RoutelmtError: see write_report.
     """
     made = job_report(workspace, plan)
-    write_report(workspace, made)
+    write_report(workspace, made, engine)
     return made
 
 

@@ -29,6 +29,7 @@ class Part(NamedTuple):
 
     location: Location
     sha256: str
+    model: str | None  # of all its rows, if its stage keeps models apart
     generation: int  # number of `--retry-failed` runs before it
     low: int
     high: int
@@ -64,7 +65,7 @@ class UnitWork:
             part
             for stage in stages
             for part in self.parts.get(stage.name, ())
-            if generation in (None, part.generation)
+            if generation in (None, part.generation) and (model is None or part.model in (None, model))
         ]
         if not parts:
             return schema.empty_table()
@@ -106,6 +107,7 @@ def work_on(
             Part(
                 ledger.part_path(entry),
                 entry.sha256,
+                entry.model,
                 entry.generation,
                 entry.spans[unit.shard.name].low,
                 entry.spans[unit.shard.name].high,

@@ -26,7 +26,7 @@ from routelmt_batch.failpoints import reach
 from routelmt_batch.files.location import Location
 from routelmt_batch.files.parquet import read_parquet
 from routelmt_batch.rows import STAGES, UNTRANSLATABLE, Stage
-from routelmt_batch.store.log import LEASE_S, SIGN_OF_LIFE_S, Log, TakenOver
+from routelmt_batch.store.log import LEASE_S, SIGN_OF_LIFE_S, Fence, Log, TakenOver
 
 # Commits of a moment travel together: after this many seconds, or so many of them.
 _GROUP_S = 1.0
@@ -384,6 +384,11 @@ class Ledger:
             except TakenOver as error:
                 self._failure = error
                 raise
+
+    def fence(self) -> Fence:
+        """A check for other processes: see log.Fence. Every commit so far is made durable first."""
+        self.check()
+        return Fence(self.log)
 
     @property
     def has_parts(self) -> bool:

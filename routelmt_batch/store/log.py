@@ -105,7 +105,7 @@ class Log:
         self.folder = folder
         self.last: Segment | None = None
         self.epoch = 0  # this process's own; 0 while it only reads
-        self._run = uuid.uuid4().hex
+        self.run = uuid.uuid4().hex
         self._recent: list[Segment] = []
 
     @property
@@ -195,7 +195,7 @@ class Log:
             "last": number,
             "epoch": self.epoch,
             "writer": asdict(Writer.this()),
-            "run": self._run,
+            "run": self.run,
             "at": datetime.now(UTC).isoformat(timespec="milliseconds"),
             "previous": self.last.sha256 if self.last else "",
         }
@@ -215,7 +215,7 @@ class Log:
 
     def _is_own(self, path: Location) -> bool:
         segment = self._decode(path, path.read_bytes())
-        return segment.run == self._run
+        return segment.run == self.run
 
     def check(self) -> None:
         """Raises TakenOver if another process has taken the log."""
@@ -227,10 +227,7 @@ class Log:
         self.close()
         for _ in self.read():  # to name the other
             pass
-        return TakenOver(
-            f"{self.folder.parent.parent}: this job was taken over by {self.last and self.last.writer}. "
-            "This run stops; what it committed before counts, and nothing after it"
-        )
+        return TakenOver(_taken_over_by(self.folder, self.last.writer if self.last else None))
 
     def release(self) -> None:
         """End this process's work, so that the next one need not wait for it."""
@@ -338,6 +335,32 @@ class Log:
             "known. Restore the file, or start a new job with another --output. `routelmt-batch verify` says "
             "what else is damaged"
         )
+
+
+class Fence:
+    """Checks, in any process, that a run still writes its job. It is pickled into tasks."""
+
+    def __init__(self, log: Log) -> None:
+        self._folder, self._run, self._next = log.folder, log.run, log.next
+
+    def __call__(self) -> None:
+        """Raises TakenOver if another run has taken the job."""
+        log = Log(self._folder)
+        while True:
+            try:
+                segment = log.segment(f"{self._next:010d}.jsonl")
+            except FileNotFoundError:
+                return
+            if segment.run != self._run:
+                raise TakenOver(_taken_over_by(self._folder, segment.writer))
+            self._next += 1
+
+
+def _taken_over_by(folder: Location, writer: Writer | None) -> str:
+    return (
+        f"{folder.parent.parent}: this job was taken over by {writer}. This run stops; what it committed "
+        "before counts, and nothing after it"
+    )
 
 
 @functools.cache

@@ -8,8 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from routelmt_batch.corpus.shards import alone, discover, inspect
-from routelmt_batch.corpus.units import read_lines, units
+from routelmt_batch.corpus.units import groups, read_lines, read_unit, units
 from routelmt_batch.errors import InputError
+from routelmt_batch.files.parquet import parquet_file
 from routelmt_batch.files.write import write_file, write_json
 from routelmt_batch.spec import Columns, Input
 from tests.conftest import COLUMNS, write_shard
@@ -123,6 +124,42 @@ def test_slices_of_row_groups_read_as_the_whole(corpus):
             for row, text in zip(lines.rows, lines.texts, strict=True)
         ]
         assert found == list(enumerate(table["text"].to_pylist()[:45]))
+
+
+def test_slices_of_one_row_group_are_one_scan(tmp_path, monkeypatch):
+    texts = [f"text {row}" for row in range(1000)]
+    write_shard(tmp_path / "a.parquet", texts)
+    shards, _ = inspect(discover(str(tmp_path)), spec(tmp_path))
+    opened = []
+
+    def counting(*arguments):
+        opened.append(arguments)
+        return parquet_file(*arguments)
+
+    monkeypatch.setattr("routelmt_batch.corpus.units.parquet_file", counting)
+    pieces = list(units(shards, most_rows=70))
+    for wanted in (pieces, pieces[2::5]):  # some are passed over
+        opened.clear()
+        found = [
+            (row, text)
+            for unit in wanted
+            for lines in read_lines(unit, spec(tmp_path))
+            for row, text in zip(lines.rows, lines.texts, strict=True)
+        ]
+        rows = [row for unit in wanted for row in range(unit.first_row, unit.end_row)]
+        assert found == [(row, texts[row]) for row in rows]
+        assert len(opened) == 1
+    assert list(groups(pieces, lambda unit: unit)) == [pieces], "one task reads them all"
+
+
+def test_long_rows_come_in_small_batches(tmp_path, monkeypatch):
+    write_shard(tmp_path / "a.parquet", ["x" * 1000] * 50)
+    monkeypatch.setattr("routelmt_batch.corpus.units._BATCH_BYTES", 10_000)
+    pq.write_table(pq.read_table(tmp_path / "a.parquet"), tmp_path / "a.parquet", use_dictionary=False)
+    (shard,), _ = inspect(discover(str(tmp_path)), spec(tmp_path))
+    (unit,) = units([shard])
+    sizes = [batch.num_rows for _, batch in read_unit(unit)]
+    assert sum(sizes) == 50 and max(sizes) <= 10
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):

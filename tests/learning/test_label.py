@@ -236,12 +236,12 @@ def test_a_part_is_opened_for_its_own_model_alone(spec, engine, tmp_path, monkey
     write_shard(tmp_path / "one" / "a.parquet", ["One.", "Two."], reference=pa.array(["One.", "Two."]))
     opened: Counter[str] = Counter()
 
-    def counting(location):
+    def counting(location, sha256):
         opened[location.parent.name, location.name] += 1
-        return usual(location)
+        return usual(location, sha256)
 
-    usual = work.read_parquet
-    monkeypatch.setattr("routelmt_batch.stages.work.read_parquet", counting)
+    usual = work._read
+    monkeypatch.setattr("routelmt_batch.stages.work._read", counting)
     run(spec, engine, f"input.uri={tmp_path / 'one'}")
     counts = {stage: [n for (of, _), n in opened.items() if of == stage] for stage, _ in opened}
     assert counts == {"translations": [4, 4], "quality": [1, 1]}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -15,7 +16,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from routelmt_batch.corpus.units import Unit, languages
+from routelmt_batch.corpus.units import languages
+from routelmt_batch.engines.lanes import Engine
 from routelmt_batch.engines.nodes import processors
 from routelmt_batch.job.flow import OpenEngine, Options, Outcome
 from routelmt_batch.learning.labelling.label_report import LabelReport
@@ -28,10 +30,10 @@ from routelmt_batch.learning.labelling.recipe import Labelling, check_label_mode
 from routelmt_batch.learning.labelling.report import Counts, report
 from routelmt_batch.progress import Bars
 from routelmt_batch.rows import LABEL_FIELDS, LABEL_METADATA, QUALITY, TRANSLATIONS
-from routelmt_batch.spec import LabelSpec
+from routelmt_batch.spec import Input, LabelSpec
 from routelmt_batch.stages.outputs import Addition, current_outputs, succeed, write_report, write_shards
 from routelmt_batch.stages.translate import check_fit
-from routelmt_batch.stages.work import UnitWork, work_on
+from routelmt_batch.stages.work import UnitWork
 from routelmt_batch.store.begun import settled, take
 from routelmt_batch.store.folder import Folder
 from routelmt_batch.store.workspace import open_workspace, refuse_cleaned
@@ -55,9 +57,9 @@ def label(spec: LabelSpec, options: Options, bars: Bars, open_engine: OpenEngine
             check_fit(spec, engine, bars, {"metric": spec.metric})
         translate(workspace, engine, bars)
         measure(workspace, engine, bars)
-        assemble(workspace, bars)
+        assemble(workspace, engine, bars)
         reported = report(workspace)
-        write_report(workspace, reported)
+        write_report(workspace, reported, engine)
         succeed(workspace)
         judged = options.conditions.judge(workspace.folder, reported, workspace.ledger.check)
         return Outcome(judged, new=True)
@@ -82,25 +84,32 @@ def unfinished(folder: Folder) -> dict[str, Any]:
     return {"finished": False, "running": running, "command": "label", "stages": stages}
 
 
-def assemble(workspace: Labelling, bars: Bars) -> None:
+def assemble(workspace: Labelling, engine: Engine, bars: Bars) -> None:
     """Write every label table that is not committed yet: input columns, translations, qualities, gain."""
+    signature = workspace.recipe.signature().model_dump_json().encode()
+    columns = _LabelColumns(workspace.spec.input)
+    addition = Addition(LABEL_FIELDS, Counts, columns, [TRANSLATIONS, QUALITY], {LABEL_METADATA: signature})
+    write_shards(workspace, addition, engine, bars)
 
-    def columns(unit: Unit, batch: pa.RecordBatch, counts: Counts) -> dict[str, pa.Array]:
+
+@dataclass(frozen=True)
+class _LabelColumns:
+    """See outputs.Columns."""
+
+    input: Input
+
+    def __call__(self, work: UnitWork, batch: pa.RecordBatch, counted: Counts) -> dict[str, pa.Array]:
         added: dict[str, pa.Array] = {}
         reasons = []
         for route in ROUTES:
-            work = work_on(workspace, unit, [TRANSLATIONS, QUALITY], route)
-            table = work.committed(TRANSLATIONS)
+            table = work.committed(TRANSLATIONS, model=route)
             reasons.append(_placed(work, table, "reason"))
             added[f"translation_{route}"] = _placed(work, table, "translation")
-            added[f"quality_{route}"] = _placed(work, work.committed(QUALITY), "quality")
+            qualities = work.committed(QUALITY, model=route)
+            added[f"quality_{route}"] = _placed(work, qualities, "quality")
         added["gain"] = pc.subtract(added["quality_large"], added["quality_small"])
-        counts.add(added, reasons, *languages(batch, workspace.spec.input))
+        counted.add(added, reasons, *languages(batch, self.input))
         return added
-
-    signature = workspace.recipe.signature().model_dump_json().encode()
-    addition = Addition(LABEL_FIELDS, Counts, columns, {LABEL_METADATA: signature})
-    write_shards(workspace, addition, bars)
 
 
 def _placed(work: UnitWork, table: pa.Table, name: str) -> pa.Array:
