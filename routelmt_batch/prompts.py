@@ -6,7 +6,8 @@ It knows models only by folder, URI or hub name, and imports transformers only w
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from routelmt_batch.fetched import local
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+_TOGETHER_CHARS = 1 << 20
 # NiuTrans/LMT, src/utils.py (`en_trans_prompt`), with this package's field names.
 LMT_TEMPLATE = (
     "Translate the following text from {source_lang} into {target_lang}:\n"
@@ -115,9 +117,31 @@ class Prompter:
     def token_ids(
         self, texts: Sequence[str], source_langs: Sequence[str], target_langs: Sequence[str]
     ) -> list[list[int]]:
-        """Token ids of each prompt; languages are codes of `LANGUAGES`."""
-        if not texts:
-            return []
+        """Token ids of each prompt; languages are codes of `LANGUAGES`.
+
+        Long texts are tokenized a few at a time: a megabyte of text takes 160 of memory.
+        """
+        ids: list[list[int]] = []
+        for part in _by_length(texts):
+            ids += self._token_ids(texts[part], source_langs[part], target_langs[part])
+        return ids
+
+    def fewest_tokens(self, text: str) -> int:
+        """A number of tokens that the text has at least. It takes a thousandth of the tokenizer's time.
+
+        A token is no longer than the longest in the vocabulary. White space is not counted: a special token
+        may take in what surrounds it.
+        """
+        longest = _longest_token(self.source, self.trust_remote_code)
+        if not longest:
+            return 0
+        normalizer = self.load().backend_tokenizer.normalizer
+        words = (normalizer.normalize_str(text) if normalizer else text).split()
+        return sum(len(word.encode()) for word in words) // longest
+
+    def _token_ids(
+        self, texts: Sequence[str], source_langs: Sequence[str], target_langs: Sequence[str]
+    ) -> list[list[int]]:
         prompts = [
             self.template.format(source_lang=LANGUAGES[s], target_lang=LANGUAGES[t], source=text)
             for text, s, t in zip(texts, source_langs, target_langs, strict=True)
@@ -132,8 +156,37 @@ class Prompter:
                     tokenizer.apply_chat_template(conversations, tokenize=False, add_generation_prompt=True),
                 )
             )
-        ids: list[list[int]] = tokenizer(prompts, add_special_tokens=not chat)["input_ids"]
-        return ids
+        found: list[list[int]] = tokenizer(prompts, add_special_tokens=not chat)["input_ids"]
+        return found
+
+
+@functools.lru_cache(maxsize=4)
+def _longest_token(source: str, trust_remote_code: bool) -> int:
+    """Bytes of a tokenizer's longest token; 0 if it is not byte-level BPE, where a token may stand for any
+    number of characters."""
+    tokenizer = load_tokenizer(source, trust_remote_code)
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return 0
+    made = json.loads(backend.to_str())
+    steps = made["pre_tokenizer"] or {}
+    steps = steps.get("pretokenizers", [steps])
+    removes = any(step.get("behavior") == "Removed" for step in steps)
+    if made["model"]["type"] != "BPE" or removes or "ByteLevel" not in {step.get("type") for step in steps}:
+        return 0
+    return max(len(token.encode()) for token in tokenizer.get_vocab())
+
+
+def _by_length(texts: Sequence[str]) -> Iterator[slice]:
+    """Slices of texts, each of about a megabyte at most."""
+    start = size = 0
+    for place, text in enumerate(texts):
+        if size and size + len(text) > _TOGETHER_CHARS:
+            yield slice(start, place)
+            start, size = place, 0
+        size += len(text)
+    if size or start < len(texts):
+        yield slice(start, len(texts))
 
 
 def cut_off(ids: list[int], limit: int) -> list[int]:

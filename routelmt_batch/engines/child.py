@@ -91,7 +91,19 @@ def _take(
 
 
 def tokenized(keys: Sequence[int], rows: pa.Table, prompter: Prompter, limit_tokens: int) -> Batch:
-    """Add the prompts' token ids as a column `tokens`; rows with too long prompts are answered instead."""
+    """Add the prompts' token ids as a column `tokens`; rows with too long prompts are answered instead, and far
+    too long ones are not tokenized."""
+    texts = rows["source"].to_pylist()
+    far = [
+        index
+        for index, text in enumerate(texts)
+        if len(text) > limit_tokens and prompter.fewest_tokens(text) > limit_tokens
+    ]
+    if far:
+        refused = [(keys[index], Answer(TOO_LONG)) for index in far]
+        kept = sorted(set(range(len(texts))) - set(far))
+        keys, rows, others = tokenized([keys[i] for i in kept], rows.take(kept), prompter, limit_tokens)
+        return keys, rows, refused + others
     columns = (rows[name].to_pylist() for name in ("source", "source_lang", "target_lang"))
     tokens = prompter.token_ids(*columns)
     refused = [
