@@ -40,7 +40,8 @@ _CPU_KV_CACHE_BYTES = 1 << 30
 _FEWEST_BATCH_ROWS, _MOST_BATCH_ROWS = 64, 1024
 _BATCHES = 64
 _BATCH_BYTES = 1 << 20
-_MOST_WAITING = 32  # calls that wait for the same part
+# Calls that fill an engine, and those that wait for the same part.
+_MOST_CALLS, _MOST_WAITING = 16, 32
 # A call is retried whenever its actor is restarted: the limit on restarts bounds the retries.
 _ALWAYS = -1
 
@@ -175,7 +176,7 @@ class Pools:
         recipe = self.recipe(lane)
         # Enough calls to fill the engine, and one that is being fetched, beside those that wait for a part.
         waiting = min(_MOST_WAITING, -(-lane.part_rows // rows))
-        calls = min(_MOST_WAITING, 2 + -(-recipe.load.room // rows)) + waiting
+        calls = min(_MOST_CALLS, 2 + -(-recipe.load.room // rows)) + waiting
         limits = PartLimits(lane.part_rows, waiting)
         with warnings.catch_warnings():
             # Ray 2.60 deprecates the only way to set how often an actor is restarted.
