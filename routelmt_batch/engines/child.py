@@ -91,8 +91,8 @@ def _take(
 
 
 def tokenized(keys: Sequence[int], rows: pa.Table, prompter: Prompter, limit_tokens: int) -> Batch:
-    """Add the prompts' token ids as a column `tokens`. Rows with too long prompts are answered instead; far too
-    long ones are not even tokenized."""
+    """Add the prompts' token ids as a column `tokens`. Rows with too long prompts are answered instead, and
+    far too long ones are not even tokenized."""
     texts = rows["source"].to_pylist()
     far = [
         index

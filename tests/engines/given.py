@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +21,14 @@ class Given:
     @property
     def unit(self) -> "Given":
         return self
+
+    @property
+    def shard(self) -> SimpleNamespace:
+        return SimpleNamespace(name=self.requests["shard"][0].as_py())
+
+    @property
+    def row_group(self) -> int:
+        return id(self)
 
     @property
     def rows(self) -> int:
