@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +15,7 @@ import pyarrow.compute as pc
 
 from routelmt_batch.engines.actor import EngineActor, Serving
 from routelmt_batch.engines.gathering import Gathering
-from routelmt_batch.engines.lanes import RESULTS
+from routelmt_batch.engines.lanes import RESULTS, Each
 from routelmt_batch.engines.models import Generation, Scoring
 from routelmt_batch.engines.pools import Pools
 
@@ -61,4 +64,24 @@ class MadeUpActor(EngineActor):
 
 
 class MadeUpPools(Pools):
+    """Pools of such actors. Each task notes the node that it ran on in the folder `notes`."""
+
     actor = MadeUpActor
+    notes: Path | None = None
+
+    def each(self, work: Callable[[Any, Any], Any], items: Iterable[Any]) -> Each:
+        return super().each(_Noted(work, self.notes) if self.notes else work, items)
+
+
+@dataclass(frozen=True)
+class _Noted:
+    work: Callable[[Any, Any], Any]
+    folder: Path
+
+    def __call__(self, item: Any, stop: Any) -> Any:
+        import ray
+
+        node = ray.get_runtime_context().get_node_id()
+        with open(self.folder / f"{type(self.work).__name__}-{node[:8]}", "a") as file:
+            file.write(".")
+        return self.work(item, stop)

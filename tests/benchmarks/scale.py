@@ -28,6 +28,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,7 @@ from routelmt_batch.spec.file import load
 from routelmt_batch.store.folder import Folder
 from tests.benchmarks.engines import DEMO, REPOSITORY, machine
 from tests.benchmarks.made_up import MadeUpPools
+from tests.engines.test_nodes import Cluster
 
 WORDS = np.array(
     [
@@ -91,7 +93,7 @@ def corpus(folder: Path, rows: int, shards: int) -> None:
 
 
 def job(folder: Path, output: str, address: str | None) -> dict[str, Any]:
-    """Run the job in this process; its report, its peak of memory, and when it committed first."""
+    """Run the job in this process; its passes, its peak of memory, its parts, and where its tasks ran."""
     settings = [
         f"input.uri={folder / 'in'}",
         "input.source_lang=en",
@@ -102,8 +104,15 @@ def job(folder: Path, output: str, address: str | None) -> dict[str, Any]:
     os.environ["PYTHONPATH"] = str(REPOSITORY)  # for Ray's processes
     spec = load(DEMO / "job.yaml", [*settings, "run.part_rows=16384"])
     began = time.time()
+    notes = folder / f"{output}-tasks"
+    notes.mkdir(exist_ok=True)
     with psutil_peak() as family:
-        outcome = flow.run(spec, flow.Options(address=address), Bars(Console(stderr=True)), made_up)
+        outcome = flow.run(
+            spec,
+            flow.Options(address=address),
+            Bars(Console(stderr=True)),
+            partial(made_up, address=address, notes=notes if address else None),
+        )
     ledger = Folder.at(str(folder / output)).ledger()
     log = folder / output / "_job" / "log"
     return {
@@ -112,16 +121,18 @@ def job(folder: Path, output: str, address: str | None) -> dict[str, Any]:
         "driver_peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "family_peak_mb": family["peak"],
         "parts": {stage.name: len(ledger.parts(stage)) for stage in (SCORES, TRANSLATIONS)},
+        "tasks": {path.name: path.stat().st_size for path in sorted(notes.iterdir())},
         "log_mb": sum(path.stat().st_size for path in log.iterdir()) / 1e6,
     }
 
 
 @contextlib.contextmanager
-def made_up(folder: Folder) -> Iterator[MadeUpPools]:
+def made_up(folder: Folder, address: str | None, notes: Path | None) -> Iterator[MadeUpPools]:
     logs = folder.logs.path  # type: ignore[attr-defined]
     logs.mkdir(parents=True, exist_ok=True)
-    with Session(logs, None, False, stop_on_signals) as session:
+    with Session(logs, address, False, stop_on_signals) as session:
         pools = MadeUpPools(session)
+        pools.notes = notes
         try:
             yield pools
         finally:
@@ -206,16 +217,38 @@ def digest(data: Path) -> str:
     return total.hexdigest()
 
 
-def measured(rows: int, options: argparse.Namespace) -> dict[str, Any]:
+@contextlib.contextmanager
+def cluster(nodes: int) -> Iterator[str | None]:
+    """Ray nodes on this machine; yields the address of their head. None for a single node."""
+    if nodes < 2:
+        yield None
+        return
+    os.environ["PYTHONPATH"] = str(REPOSITORY)  # for Ray's processes
+    with (
+        tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as temporary,
+        tempfile.TemporaryDirectory() as folder,
+    ):
+        started = Cluster(Path(folder), temporary)
+        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": started.token}
+        try:
+            for _ in range(nodes - 1):
+                started.join()
+            yield started.address
+        finally:
+            for node in reversed(started.nodes):
+                node.kill()
+
+
+def measured(rows: int, options: argparse.Namespace, address: str | None) -> dict[str, Any]:
     shards = options.shards or max(4, rows // 250_000)
     with tempfile.TemporaryDirectory(dir=options.scratch) as name:
         folder = Path(name)
         corpus(folder / "in", rows, shards)
         found: dict[str, Any] = {"rows": rows, "shards": shards}
-        found["whole"] = in_a_process(folder, "out", None)
+        found["whole"] = in_a_process(folder, "out", address)
         if not options.no_kill:
-            killed(folder, "killed", None, rows)
-            found["resumed"] = resumed(folder, "killed", None)
+            killed(folder, "killed", address, rows)
+            found["resumed"] = resumed(folder, "killed", address)
             found["equal"] = digest(folder / "out/data") == digest(folder / "killed/data")
         return found
 
@@ -233,6 +266,8 @@ def show(sizes: list[dict[str, Any]]) -> None:
             f"driver {whole['driver_peak_mb']:.0f} MB, family {whole['family_peak_mb']:.0f} MB; "
             f"parts {whole['parts']}, log {whole['log_mb']:.2f} MB"
         )
+        for task, count in whole["tasks"].items():
+            print(f"{task}: {count} tasks")
         if resume:
             print(
                 f"resumed with {resume['rows_before']:,} translations: first commit after "
@@ -247,16 +282,18 @@ def main() -> int:
     )
     parser.add_argument("--rows", type=int, nargs="+", default=[100_000])
     parser.add_argument("--shards", type=int)
+    parser.add_argument("--nodes", type=int, default=1, help="Ray nodes, on this machine")
     parser.add_argument("--no-kill", action="store_true", help="without the run that is killed and resumed")
     parser.add_argument("--scratch", help="folder for the corpus and the outputs")
     parser.add_argument("--out", type=Path, default=Path("runs/bench"))
     options = parser.parse_args()
     sizes = []
-    for rows in options.rows:
-        sizes.append(measured(rows, options))
-        show(sizes[-1:])
+    with cluster(options.nodes) as address:
+        for rows in options.rows:
+            sizes.append(measured(rows, options, address))
+            show(sizes[-1:])
     options.out.mkdir(parents=True, exist_ok=True)
-    found = {"machine": machine(), "sizes": sizes}
+    found = {"machine": machine(), "nodes": options.nodes, "sizes": sizes}
     (options.out / "scale.json").write_text(json.dumps(found, indent=1) + "\n")
     peaks = [size["whole"]["driver_peak_mb"] for size in sizes if size["rows"] >= 1_000_000]
     grows = any(after > 1.1 * before for before, after in itertools.pairwise(peaks))
