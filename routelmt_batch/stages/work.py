@@ -27,7 +27,7 @@ OF_JOB = (SCORES, DECISIONS, TRANSLATIONS, QUALITY, CHECKS)
 class Part(NamedTuple):
     """A committed part, and the lowest and highest of its rows of the unit's shard."""
 
-    location: Location
+    name: str
     sha256: str
     model: str | None  # of all its rows, if its stage keeps models apart
     generation: int  # number of `--retry-failed` runs before it
@@ -39,10 +39,11 @@ class Part(NamedTuple):
 class UnitWork:
     """A unit and, by stage, the committed parts that may hold its rows. It is sent to the reading task.
 
-    `rank` is its shard's position in the input, `generation` the number of `--retry-failed` runs so far.
-    With a `model`, only its parts are named.
+    `folder` is the job's work folder, which holds the parts. `rank` is its shard's position in the input,
+    `generation` the number of `--retry-failed` runs so far. With a `model`, only its parts are named.
     """
 
+    folder: Location
     unit: Unit
     rank: int
     generation: int
@@ -62,7 +63,7 @@ class UnitWork:
         `generation` these are all models' and all runs' rows."""
         unit, schema = self.unit, stages[0].schema
         parts = [
-            part
+            (stage.name, part)
             for stage in stages
             for part in self.parts.get(stage.name, ())
             if generation in (None, part.generation) and (model is None or part.model in (None, model))
@@ -73,7 +74,10 @@ class UnitWork:
         wanted = (pc.field("shard") == unit.shard.name) & (row >= unit.first_row) & (row < unit.end_row)
         if model is not None:
             wanted &= pc.field("route") == model
-        tables = [_read(part.location, part.sha256).cast(schema).filter(wanted) for part in parts]
+        tables = [
+            _read(self.folder / stage / part.name, part.sha256).cast(schema).filter(wanted)
+            for stage, part in parts
+        ]
         return pa.concat_tables(tables).sort_by("row")
 
     def offsets(self, rows: pa.Table) -> npt.NDArray[np.int64]:
@@ -105,7 +109,7 @@ def work_on(
     parts = {
         stage.name: [
             Part(
-                ledger.part_path(entry),
+                entry.part,
                 entry.sha256,
                 entry.model,
                 entry.generation,
@@ -117,7 +121,7 @@ def work_on(
         ]
         for stage in stages
     }
-    return UnitWork(unit, workspace.ranks[unit.shard.name], ledger.generation, parts, model)
+    return UnitWork(ledger.folder, unit, workspace.ranks[unit.shard.name], ledger.generation, parts, model)
 
 
 def refreshed(workspace: AnyWorkspace, work: UnitWork) -> UnitWork:
