@@ -9,7 +9,8 @@ RoutelmtError            1  the job failed
 │   └── OutputError         the output folder: locked, or not a job's
 │       └── WorkChanged        its committed work is damaged or was made from something else
 ├── EngineError          1  an engine did not start or died
-├── StoreError           1  an object store denies access, or does not answer
+├── StoreError           1  an object store does not answer
+│   └── StoreRefused     2    it refuses what it is asked: no such bucket, no access, no credentials
 └── DiskFull             1  no space where a part or a shard was to be written
 Interrupted          130/143  stopped by a signal, or at its time limit (124); resumable. It is no Exception,
                               so that a library's `except Exception` does not catch it
@@ -64,6 +65,10 @@ class DiskFull(RoutelmtError):
 
 class StoreError(RoutelmtError):
     pass
+
+
+class StoreRefused(StoreError):
+    exit_code = 2
 
 
 class Interrupted(BaseException):

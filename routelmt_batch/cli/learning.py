@@ -192,17 +192,19 @@ def evaluate(
     The table always includes both oracles and random routing. Writes evaluation.json, .md, .png and .svg.
     """
     with scheduled("evaluate", schedule) as ending:
+        from routelmt_batch.files.uris import on_disk
         from routelmt_batch.job import flow
         from routelmt_batch.learning.evaluation.evaluate import Settings
         from routelmt_batch.learning.evaluation.evaluate import evaluate as run_evaluate
         from routelmt_batch.learning.evaluation.guards import GuardSettings
         from routelmt_batch.learning.evaluation.show import table
 
-        ending.begin(Path(out).resolve().name, out)
+        folder = on_disk(out, "an evaluation")
+        ending.begin(folder.resolve().name, out)
         budget, guards = fraction(evaluation.budget, "--budget"), GuardSettings(**vars(guard))
         settings = Settings(**vars(evaluation) | {"budget": budget, "guards": guards})
         open_engine = partial(flow.ray_engine, options=flow.Options(**vars(ray)))
-        result = run_evaluate(tables, settings, Path(out), ending.bars, open_engine)
+        result = run_evaluate(tables, settings, folder, ending.bars, open_engine)
         ending.show(table(result), f"{out}/evaluation.json, .md, .png, .svg")
         ending.end(report=f"{out}/evaluation.json", **result.figures)
 

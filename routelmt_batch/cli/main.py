@@ -335,8 +335,10 @@ def init(
     ] = "run",
 ) -> None:
     """Write a commented spec to start from, for a job, for labels or for training a router."""
+    from routelmt_batch.files.uris import on_disk
+
     path = path or ("job.yaml" if kind == "run" else f"{kind}.yaml")
-    target = Path(path)
+    target = on_disk(path, "a spec file")
     if target.exists():
         raise UsageError(f"{path}: already exists; give another name")
     starter = Path(__file__).parent / "starters" / f"{kind}.yaml"

@@ -40,11 +40,14 @@ class SpecOptions:
         stores' clients look for it.
 
         Raises:
+            UsageError: the file is not on a disk.
             SpecError: see spec.file.read.
         """
+        from routelmt_batch.files.uris import on_disk
+
         keys = {name: value for name, value in vars(self).items() if name not in ("path", "settings")}
         given = {name: value for name, value in keys.items() if value is not None}
-        spec = load(self.path, self.settings, **given)
+        spec = load(on_disk(self.path, "a spec file"), self.settings, **given)
         spec.storage.apply(os.environ)
         return spec
 

@@ -9,7 +9,6 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
@@ -132,6 +131,7 @@ def _order(context: typer.Context, spec: RunSpecOptions, hand_over: HandOverOpti
         SpecError: the spec cannot be read, or is not valid.
         UsageError: an option was given that the command does not have.
     """
+    from routelmt_batch.files.uris import on_disk
     from routelmt_batch.learning.training.spec import TrainSpec, load_train_spec
     from routelmt_batch.spec import JobSpec, LabelSpec, SpecFile
     from routelmt_batch.spec.file import kind_of, load, load_label
@@ -142,7 +142,7 @@ def _order(context: typer.Context, spec: RunSpecOptions, hand_over: HandOverOpti
         LabelSpec: load_label,
         TrainSpec: load_train_spec,
     }
-    kind = kind_of(Path(spec.path), loads)
+    kind = kind_of(on_disk(spec.path, "a spec file"), loads)
     command, why = kind.command, f"{spec.path} is a spec for `{kind.command}`"
     if hand_over.plan:
         if kind is not JobSpec:

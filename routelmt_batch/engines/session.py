@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import itertools
 import logging
@@ -16,6 +17,7 @@ from typing import Any
 
 from routelmt_batch.engines import logs
 from routelmt_batch.engines.deaths import RESTARTS
+from routelmt_batch.engines.process import EngineBroken
 from routelmt_batch.engines.reaper import Reaper
 from routelmt_batch.errors import EngineError, RoutelmtError, UsageError
 from routelmt_batch.spec.storage import shared
@@ -31,6 +33,7 @@ NO_TELEMETRY = {
 logger = logging.getLogger(__name__)
 _CONNECT_S = 5.0
 _OBJECT_STORE_BYTES = 512 << 20
+_WRAPPED = "\nThe above exception was the direct cause of the following exception:\n"
 
 
 class Session:
@@ -194,9 +197,10 @@ class Session:
             raise EngineError(self._engine_message(label, error)) from error
 
     def _engine_message(self, label: str, error: Exception) -> str:
-        faults = logs.faults(self.log_folder, self._started_at) or [last_line(str(error))]
+        words, logged = _last_words(str(error)), logs.faults(self.log_folder, self._started_at)
+        faults = logged or [words]
         if "EngineBroken" in str(error):
-            faults = [last_line(str(error)).removeprefix("routelmt_batch.engines.process."), *faults[-1:]]
+            faults = [words.removeprefix("routelmt_batch.engines.process."), *logged[-1:]]
         elif "actor is dead" in str(error):
             died = (
                 f"its process died {RESTARTS + 1} times, out of memory perhaps; no more restarts are allowed"
@@ -296,6 +300,23 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         seen.add(id(item))
         yield item
         queue += [item.__cause__, item.__context__, getattr(item, "cause", None)]
+
+
+def _last_words(text: str) -> str:
+    """The line with a worker's exception in the text of Ray's error, which may end with Ray's own advice.
+
+    Only errors of files and of the system, and our own, are quoted: others may contain corpus text.
+    """
+    own, _, wrapper = text.rpartition(_WRAPPED)
+    lines = (own if own and "UserCodeException" in wrapper else text).splitlines()
+    frames = [index for index, line in enumerate(lines) if line.startswith('  File "')]
+    if not frames:
+        return last_line(text)
+    line = next((line for line in lines[frames[-1] :] if line and not line[0].isspace()), "no message")
+    name = line.partition(":")[0].rpartition(".")[2]
+    kind = getattr(builtins, name, None)
+    is_safe = isinstance(kind, type) and issubclass(kind, OSError | ImportError | MemoryError)
+    return line[:300] if is_safe or name == EngineBroken.__name__ else name
 
 
 def last_line(text: str) -> str:

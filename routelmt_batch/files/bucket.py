@@ -7,11 +7,10 @@ import functools
 import io
 import mmap
 import os
-import re
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -20,7 +19,9 @@ from typing import Any, ClassVar, NamedTuple, TypeVar
 
 from cachetools import LRUCache
 
-from routelmt_batch.errors import StoreError
+from routelmt_batch.errors import StoreError, StoreRefused
+from routelmt_batch.files import endpoints
+from routelmt_batch.files.answers import explained, reason
 from routelmt_batch.files.location import File, Location, Replaced, Stat
 from routelmt_batch.files.profiles import profile_credentials
 
@@ -28,17 +29,12 @@ SCHEMES = ("s3", "gs", "az")
 # What one request may write: https://docs.aws.amazon.com/AmazonS3/latest/userguide/upload-objects.html
 MOST_BYTES = 5 * 10**9
 T = TypeVar("T")
-_NO_BUCKET = ("NoSuchBucket", "ContainerNotFound")
-_DENIED = ("status code: 401", "status code: 403")
-_CODE = re.compile(r"<Code>([^<]*)</Code>(?:.*?<Message>([^<]*)</Message>)?", re.DOTALL)
-_MOST_CHARS = 300
 _BLOCK_BYTES = 8 << 20
+# How long a request that fails is repeated, and the pauses. obstore repeats it three times in each try: no
+# signal interrupts obstore, and it does not repeat all that may be repeated.
 _RETRY_S = 180.0
-_TRIES = 4  # of what obstore does not try again itself
-
-
-class _Broken(StoreError):
-    """A request that failed on the way or in the store."""
+_PAUSE_S, _MOST_PAUSE_S = 0.1, 5.0
+_RETRIES: Any = {"max_retries": 3, "retry_timeout": timedelta(seconds=30)}
 
 
 @dataclass(frozen=True)
@@ -50,7 +46,7 @@ class ObjectLocation(Location):
     has_versions: ClassVar[bool] = True
 
     def __str__(self) -> str:
-        return f"{self.root}/{self.key}"
+        return f"{self.root}/{self.key}".rstrip("/")
 
     def __truediv__(self, name: str) -> ObjectLocation:
         return ObjectLocation(self.root, f"{self.key}/{name}".lstrip("/"))
@@ -78,6 +74,8 @@ class ObjectLocation(Location):
     def stat(self) -> Stat | None:
         import obstore
 
+        if not self.key:  # the bucket itself, a folder
+            return None
         try:
             return _stat(self._tried(lambda: obstore.head(self._store, self.key)))
         except FileNotFoundError:
@@ -97,7 +95,7 @@ class ObjectLocation(Location):
         import obstore
 
         last: str | None = None
-        until, tries = time.monotonic() + _RETRY_S, _TRIES
+        patience = _Patience()
         while True:
             try:
                 with self._explained():
@@ -105,11 +103,10 @@ class ObjectLocation(Location):
                         for meta in page:
                             yield meta
                             last = meta["path"]
+                            patience.renew()
                 return
-            except _Broken:
-                tries -= 1
-                if not tries or time.monotonic() > until:
-                    raise
+            except StoreError as error:
+                patience.wait(error)
 
     def sizes(self) -> dict[str, int]:
         prefix = f"{self.key}/" if self.key else ""
@@ -237,61 +234,49 @@ class ObjectLocation(Location):
             return self._tried(get)
         except PreconditionError:
             raise Replaced(f"{self}: changed since it was read") from None
-        except _Broken:  # an answer that breaks off is continued, unless the object was replaced
-            now = self.stat()
-            if now is None or now.version != version:
-                raise Replaced(f"{self}: changed since it was read") from None
-            raise
 
     def _tried(self, request: Callable[[], T]) -> T:
-        """A request that may be repeated, in the cases in which obstore does not repeat it: a connection that
-        was reset, an answer that was cut."""
-        until = time.monotonic() + _RETRY_S
-        for left in reversed(range(_TRIES)):
+        """A request that may be repeated, also where obstore does not: after a connection that was reset, or
+        an answer that was cut."""
+        patience = _Patience()
+        while True:
             try:
                 with self._explained():
                     return request()
-            except _Broken:
-                if not left or time.monotonic() > until:
-                    raise
-        raise AssertionError("unreachable")
+            except StoreError as error:
+                patience.wait(error)
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
-        """Raises StoreError for what a store refuses; missing and changed objects are the caller's."""
-        from obstore.exceptions import (
-            AlreadyExistsError,
-            BaseError,
-            InvalidPathError,
-            PermissionDeniedError,
-            PreconditionError,
-            UnauthenticatedError,
-        )
+        """Raises what answers.explained says; missing and changed objects are the caller's."""
+        from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
 
         try:
             yield
         except (AlreadyExistsError, PreconditionError):
             raise
         except (FileNotFoundError, BaseError) as error:
-            # A list has one class for all errors.
-            if _says(error, _NO_BUCKET):
-                raise StoreError(f"{self}: no such bucket ({_reason(error)}). Check its name") from None
-            if isinstance(error, FileNotFoundError):
-                raise FileNotFoundError(str(self)) from None
-            if isinstance(error, PermissionDeniedError | UnauthenticatedError) or _says(error, _DENIED):
-                raise StoreError(
-                    f"{self}: the store denies access ({_reason(error)}). Check the credentials, and that "
-                    "their role may read and write below this prefix"
-                ) from None
-            if isinstance(error, InvalidPathError):
-                raise StoreError(
-                    f"{self}: a name there cannot be used ({_reason(error)}). Rename that object, or give "
-                    "another prefix"
-                ) from None
-            raise _Broken(
-                f"{self}: the store did not do it ({_reason(error)}). Nothing committed is lost: check the "
-                "store and its settings, and run the same command again"
-            ) from None
+            raise explained(self, error) from None
+
+
+class _Patience:
+    """How long a request that fails is repeated: for _RETRY_S after it failed first."""
+
+    def __init__(self) -> None:
+        self.renew()
+
+    def renew(self) -> None:
+        """Begin again, after a success."""
+        self._until, self._pause_s = 0.0, _PAUSE_S
+
+    def wait(self, error: StoreError) -> None:
+        """Wait before the next try. Raises the error if it is a refusal, or if the time is up."""
+        now = time.monotonic()
+        self._until = self._until or now + _RETRY_S
+        if isinstance(error, StoreRefused) or now + self._pause_s > self._until:
+            raise error
+        time.sleep(self._pause_s)
+        self._pause_s = min(2 * self._pause_s, _MOST_PAUSE_S)
 
 
 class _First(NamedTuple):
@@ -359,18 +344,6 @@ def _stat(meta: Any) -> Stat:
     return Stat(meta["size"], meta["e_tag"] or "", meta["version"] or "")
 
 
-def _says(error: Exception, codes: tuple[str, ...]) -> bool:
-    return any(code in str(error) for code in codes)
-
-
-def _reason(error: Exception) -> str:
-    """What a store answered: its code and message, without the request, which may name credentials."""
-    text = str(error)
-    if found := _CODE.search(text):
-        return ": ".join(part for part in found.groups() if part)[:_MOST_CHARS]
-    return " ".join(text.split("\n\n")[0].split())[:_MOST_CHARS]
-
-
 @functools.cache
 def _store(root: str, reads: bool = True) -> Any:
     """The client of a bucket. Endpoint, region and credentials are the environment's.
@@ -378,31 +351,27 @@ def _store(root: str, reads: bool = True) -> Any:
     Args:
         reads: give up a request whose answer does not begin within a minute. It may not be used to write,
             because the minute would begin with the upload.
+
+    Raises:
+        StoreRefused: an option there is missing or wrong.
     """
     import obstore.store
+    from obstore.exceptions import BaseError
 
-    return obstore.store.from_url(
-        root,
-        credential_provider=profile_credentials(root, os.environ),
-        client_options={
-            "timeout": timedelta(minutes=30),  # of the whole request: a large shard on a slow line
-            **({"read_timeout": timedelta(seconds=60)} if reads else {}),
-            "allow_http": _is_plain(os.environ),
-        },
-        retry_config={"retry_timeout": timedelta(seconds=_RETRY_S)},
-    )
-
-
-def _is_plain(environ: Mapping[str, str]) -> bool:
-    """Whether the environment asks for HTTP without TLS, as for a store on this machine."""
-    endpoints = (
-        "AWS_ENDPOINT_URL",
-        "AWS_ENDPOINT_URL_S3",
-        "AWS_ENDPOINT",
-        "AZURE_STORAGE_ENDPOINT",
-        "GOOGLE_BASE_URL",
-    )
-    allowed = ("AWS_ALLOW_HTTP", "AZURE_ALLOW_HTTP", "GOOGLE_ALLOW_HTTP")
-    return any(environ.get(name, "").startswith("http://") for name in endpoints) or any(
-        environ.get(name, "").lower() in ("1", "true") for name in allowed
-    )
+    endpoints.check(root, os.environ)
+    try:
+        return obstore.store.from_url(
+            root,
+            credential_provider=profile_credentials(root, os.environ),
+            client_options={
+                "timeout": timedelta(minutes=30),  # of the whole request: a large shard on a slow line
+                **({"read_timeout": timedelta(seconds=60)} if reads else {}),
+                "allow_http": endpoints.is_plain(os.environ),
+            },
+            retry_config=_RETRIES,
+        )
+    except BaseError as error:  # nothing was asked yet
+        raise StoreRefused(
+            f"{root}: the store's options in the environment or in `storage` of the spec are not complete or "
+            f"not valid ({reason(error)}). Correct them"
+        ) from None

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
-from routelmt_batch.errors import DiskFull, RoutelmtError, StoreError, UsageError
+from routelmt_batch.errors import DiskFull, RoutelmtError, StoreError, StoreRefused, UsageError
 from routelmt_batch.files.location import File, Location, Replaced, Stat
 
 SCHEME = "hf"
@@ -206,7 +206,7 @@ class HubLocation(Location):
         if isinstance(error, LocalEntryNotFoundError) and error.__cause__:
             error = error.__cause__  # why it could not be downloaded, either
         if isinstance(error, GatedRepoError):
-            return StoreError(
+            return StoreRefused(
                 f"{self}: this dataset is gated. Accept its terms at "
                 f"{constants.ENDPOINT}/datasets/{self.repo}, and set HF_TOKEN on every node"
             )
@@ -218,9 +218,9 @@ class HubLocation(Location):
         if isinstance(error, RevisionNotFoundError):
             return UsageError(f"{self}: no such revision. Give a branch, a tag or a whole commit hash")
         if isinstance(error, OfflineModeIsEnabled):
-            return StoreError(f"{self}: the hub is not asked while HF_HUB_OFFLINE is set. Unset it")
+            return StoreRefused(f"{self}: the hub is not asked while HF_HUB_OFFLINE is set. Unset it")
         if isinstance(error, HfHubHTTPError) and error.response.status_code in (401, 403):
-            return StoreError(
+            return StoreRefused(
                 f"{self}: the hub denies access (HTTP {error.response.status_code}). Check HF_TOKEN, and "
                 "that it may read this dataset"
             )
@@ -231,7 +231,7 @@ class HubLocation(Location):
                 "Free space, or set HF_HUB_CACHE to a folder on a larger disk, and run the same command again"
             )
         if isinstance(error, OSError) and error.errno:
-            return StoreError(
+            return StoreRefused(
                 f"{self}: cannot be kept in {cache} ({error.strerror}). Set HF_HUB_CACHE to another folder"
             )
         return StoreError(

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from routelmt_batch.errors import StoreError
+from routelmt_batch.errors import StoreRefused
 
 _FILES = (("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials"), ("AWS_CONFIG_FILE", "~/.aws/config"))
 
@@ -18,7 +18,7 @@ def profile_credentials(root: str, environ: Mapping[str, str]) -> Any | None:
     there is neither AWS_PROFILE nor a file of Amazon's tools.
 
     Raises:
-        StoreError: the profile does not exist, or has no valid credentials.
+        StoreRefused: the profile does not exist, or has no valid credentials.
     """
     unsigned = environ.get("AWS_SKIP_SIGNATURE", "").lower() in ("1", "true")
     if not root.startswith("s3://") or unsigned or environ.get("AWS_ACCESS_KEY_ID"):
@@ -36,7 +36,7 @@ def profile_credentials(root: str, environ: Mapping[str, str]) -> Any | None:
         return Boto3CredentialProvider(session) if session.get_credentials() else None
     except BotoCoreError as error:
         profile = environ.get("AWS_PROFILE", "default")
-        raise StoreError(
+        raise StoreRefused(
             f"{root}: no credentials from the AWS profile {profile} ({' '.join(str(error).split())}). Set "
             "AWS_PROFILE to another profile, log in again (`aws sso login`), or set AWS_ACCESS_KEY_ID and "
             "AWS_SECRET_ACCESS_KEY"

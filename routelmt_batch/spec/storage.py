@@ -9,6 +9,7 @@ from collections.abc import Mapping, MutableMapping
 
 from pydantic import Field, model_validator
 
+from routelmt_batch.files.endpoints import fault as endpoint_fault
 from routelmt_batch.spec.parts import Part
 from routelmt_batch.spec.values import NOT_HERE, secrets
 
@@ -68,11 +69,11 @@ class Storage(Part):
     @model_validator(mode="after")
     def _no_login(self) -> Storage:
         for name in ("aws_endpoint_url", "google_base_url", "azure_storage_endpoint"):
-            address = getattr(self, name) or "https://default"
-            if not address.startswith(("https://", "http://")):
-                raise ValueError(f"{name}: give a URL that begins with https:// or http://")
-            if set("@?") & set(address):
+            address = getattr(self, name)
+            if address is not None and set("@?") & set(address):
                 raise ValueError(f"{name}: contains a login or a signature: {NOT_HERE}")
+            if address is not None and (wrong := endpoint_fault(address)):
+                raise ValueError(f"{name}: {wrong}")
         return self
 
     def variables(self) -> dict[str, str]:

@@ -13,7 +13,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from routelmt_batch.errors import UsageError
 from routelmt_batch.files.hub import HubLocation
-from routelmt_batch.files.uris import is_remote, locate, without_login
+from routelmt_batch.files.uris import locate, without_login
 
 COMET = "comet:"
 # Words of names such as AWS_SECRET_ACCESS_KEY, AZURE_STORAGE_SAS_TOKEN, HF_TOKEN or VLLM_API_KEY. They are
@@ -59,9 +59,7 @@ def _is_writable(uri: str) -> str:
 
 
 def _is_source(source: str) -> str:
-    uri = source.removeprefix(COMET)
-    if is_remote(uri):
-        _is_located(uri)
+    _is_located(source.removeprefix(COMET))
     return source
 
 

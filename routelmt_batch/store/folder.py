@@ -53,9 +53,12 @@ class Folder:
     def read_manifest(self) -> dict[str, Any] | None:
         """Raises WorkChanged if it is damaged."""
         try:
-            return read_json(self.manifest)
+            found = read_json(self.manifest)
         except FileNotFoundError:
             return None
+        if not _has_values(found, command=str, shards=list) or "limit" not in found:
+            raise damaged(self.manifest)
+        return found
 
     def manifest_of_job(self) -> dict[str, Any]:
         """Raises OutputError if no job is there, and WorkChanged if a job's manifest is gone."""
@@ -118,7 +121,11 @@ class Folder:
 
     def outputs(self) -> list[dict[str, Any]]:
         """The output shards that _SUCCESS names. Raises WorkChanged if it is damaged."""
-        shards: list[dict[str, Any]] = read_json(self.success).get("shards", [])
+        shards = read_json(self.success).get("shards", [])
+        if not isinstance(shards, list) or not all(
+            _has_values(each, shard=str, bytes=int) for each in shards
+        ):
+            raise damaged(self.success)
         return shards
 
     def extent(self) -> tuple[int, int]:
@@ -159,6 +166,11 @@ def read_json(location: Location) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise damaged(location)
     return value
+
+
+def _has_values(value: object, **kinds: type) -> bool:
+    """Whether this is a mapping that has these keys, with values of these types."""
+    return isinstance(value, dict) and all(isinstance(value.get(key), kind) for key, kind in kinds.items())
 
 
 def damaged(location: object) -> WorkChanged:

@@ -45,3 +45,34 @@ def test_our_own_error_goes_on_as_it_is(session):
             raise OutputError("the disk is full")
         except OutputError as error:
             raise RuntimeError("UserCodeException") from error
+
+
+def of_ray(cause: str) -> str:
+    """Ray Data's text about an exception in a worker."""
+    header = "ray::MapWorker(MapBatches(EngineActor)).submit() (pid=4633, ip=10.0.0.7)\n"
+    return (
+        f'{header}  File "/app/engines/actor.py", line 12, in __call__\n    self._work(rows)\n{cause}\n\n'
+        f"The above exception was the direct cause of the following exception:\n\n{header}"
+        "ray.exceptions.UserCodeException: UDF failed to process a data block.\n"
+        "To change retry attempts, configure `ray.data.DataContext.get_current()` if this is transient."
+    )
+
+
+@pytest.mark.parametrize(
+    ("cause", "shown"),
+    [
+        (
+            "FileNotFoundError: [Errno 2] No such file or directory: '/models/vocab'",
+            "FileNotFoundError: [Errno 2] No such file or directory: '/models/vocab'",
+        ),
+        ("ValueError: cannot tokenize: Only this.\nThe row", "ValueError"),
+        ("pyarrow.lib.ArrowInvalid: Only this.", "ArrowInvalid"),
+        (
+            "routelmt_batch.engines.process.EngineBroken: it is started 3 times at most",
+            "EngineBroken: it is started 3 times at most",
+        ),
+    ],
+)
+def test_a_workers_own_exception_is_told_without_corpus_text(tmp_path, cause, shown):
+    message = told(Session(tmp_path), RuntimeError(of_ray(cause)))
+    assert message.startswith(f"the small engine failed:\n  {shown}\nIts full log")

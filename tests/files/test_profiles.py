@@ -6,7 +6,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from routelmt_batch.errors import StoreError
+from routelmt_batch.errors import StoreRefused
 from routelmt_batch.files import bucket
 from routelmt_batch.files.profiles import profile_credentials
 from routelmt_batch.files.uris import locate
@@ -104,7 +104,7 @@ def test_the_environments_credentials_win(home, signed_by, monkeypatch):
 )
 def test_a_profile_without_credentials_is_told(home, signed_by, monkeypatch, profile, message):
     monkeypatch.setenv("AWS_PROFILE", profile)
-    with pytest.raises(StoreError, match=message):
+    with pytest.raises(StoreRefused, match=message):
         signed_by()
 
 

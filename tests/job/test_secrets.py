@@ -111,7 +111,7 @@ def test_a_job_leaves_none(server, corpus, make_spec, invoke, tmp_path):
 )
 def test_a_job_with_a_wrong_bucket_leaves_none(server, make_spec, invoke, tmp_path, keys, message):
     answer = invoke("run", make_spec(storage=storage(server.endpoint), **keys), "--log-format", "json")
-    assert answer.exit_code == 1 and message in answer.output
+    assert answer.exit_code == 2 and message in answer.output
     check_free_of_secrets(answer.output)
     check_no_file_has_secrets(tmp_path)
 
@@ -119,7 +119,7 @@ def test_a_job_with_a_wrong_bucket_leaves_none(server, make_spec, invoke, tmp_pa
 @pytest.mark.parametrize("key", ["input__uri", "output__uri", "models__small__source"])
 def test_a_job_on_a_store_that_denies_access_leaves_none(denying, make_spec, invoke, tmp_path, key):
     answer = invoke("run", make_spec(storage=storage(denying), **{key: "s3://corpus/there"}))
-    assert answer.exit_code == 1
+    assert answer.exit_code == 2
     assert "s3://corpus/there" in answer.output and "the store denies access" in answer.output
     check_free_of_secrets(answer.output)
     check_no_file_has_secrets(tmp_path)

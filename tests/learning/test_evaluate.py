@@ -187,7 +187,7 @@ def test_a_router_may_be_a_hub_name(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (["ours=nowhere"], "'ours' is not a kind"),
+        (["ours=nowhere"], "there is no such folder nowhere, and 'ours' is not a kind"),
         (["lenght=x"], "did you mean 'length'?"),
         (["foo"], "--router foo: give NAME=PATH, PATH a router folder, and 'foo' is not a kind"),
         (["length"], "needs a path, length=PATH: the small model"),

@@ -17,6 +17,7 @@ import numpy as np
 from routelmt_batch.engines.lanes import Engine
 from routelmt_batch.errors import OutputError, UsageError
 from routelmt_batch.files.disk import DiskLocation
+from routelmt_batch.files.uris import locate
 from routelmt_batch.job.flow import OpenEngine
 from routelmt_batch.kinds import KINDS, ORACLES, SEVERE_LOSS_GAIN, SMALL_MODEL
 from routelmt_batch.learning.evaluation import guards
@@ -221,7 +222,12 @@ def parse_routers(given: Iterable[str], seed: int, dtype: str) -> dict[str, Rout
         elif name in ORACLES:
             raise UsageError(f"--router {name}: always in the table; leave it out")
         else:
-            folder = f"{source} has no routelmt.json" if source else "give NAME=PATH, PATH a router folder"
+            if not source:
+                folder = "give NAME=PATH, PATH a router folder"
+            elif not locate(source).is_folder():
+                folder = f"there is no such folder {source}"
+            else:
+                folder = f"{source} has no routelmt.json"
             raise UsageError(
                 f"--router {text}: {folder}, and {name!r} is not a kind{near(name, KINDS)} (kinds: "
                 f"{', '.join(KINDS)})"
