@@ -214,6 +214,10 @@ class Session:
 
     def keep_logs(self) -> None:
         """Copy the engines' logs into the log folder: Ray keeps its own only for the session."""
+        import ray
+
+        if not ray.is_initialized():  # else Ray would start, or join a cluster that it finds on this machine
+            return
         try:
             if self.local:
                 logs.copy(self.log_folder, self._started_at)

@@ -32,6 +32,11 @@ def test_the_fault_is_the_engines_and_its_log_is_named(session, tmp_path):
     assert f"Its full log is in {tmp_path}" in message and "EngineDeadError" not in message
 
 
+def test_where_ray_is_gone_it_does_not_start_again(session, monkeypatch):
+    monkeypatch.setattr("ray.init", lambda *arguments, **options: pytest.fail("Ray was started"))
+    session.keep_logs()
+
+
 def test_a_broken_engine_and_a_dead_actor_say_so_first(session):
     broken = told(session, EngineBroken("EngineBroken: the engine died on 4 rows, and on a harmless one"))
     assert re.search(r":\n  EngineBroken: the engine died on 4 .*\n  ValueError: no room", broken)
