@@ -39,7 +39,7 @@ def locate(uri: str) -> Location:
                 "begin it with ./"
             )
         return DiskLocation(Path(uri))
-    scheme, bucket, key = match[1].lower(), match[2], match[3].rstrip("/")
+    scheme, bucket, key = match[1].lower(), match[2], match[3].strip("/")
     if scheme == "file" and bucket in ("", "localhost"):
         return DiskLocation(Path(url2pathname(urlsplit(uri).path)))
     if scheme == HUB:

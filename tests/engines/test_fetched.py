@@ -9,6 +9,7 @@ import pytest
 
 from routelmt_batch import fetched
 from routelmt_batch.engines.actor import BATCH, EngineActor, Serving
+from routelmt_batch.engines.gathering import PartLimits
 from routelmt_batch.engines.models import Scoring
 from routelmt_batch.engines.process import EngineBroken, Recipe
 from routelmt_batch.files import bucket
@@ -47,7 +48,7 @@ def recipe(server: S3Server, tmp_path, monkeypatch) -> Recipe:
 
 
 def serving(recipe: Recipe, folder: Path) -> Serving:
-    return Serving("score", recipe, keep_results(folder), 0)
+    return Serving("score", recipe, keep_results(folder), PartLimits(rows=1024, calls=1), 0)
 
 
 def scored(recipe: Recipe, rows: pa.Table, folder: Path) -> list[float]:
