@@ -35,10 +35,10 @@ if TYPE_CHECKING:
     from ray.data import Dataset
 
 _CPU_KV_CACHE_BYTES = 1 << 30
-# The rows of a batch of requests: a sixty-fourth of an engine's share, so that the first engine does not take
+# The rows of a batch of requests: a sixteenth of an engine's share, so that the first engine does not take
 # all of them, within these limits.
 _FEWEST_BATCH_ROWS, _MOST_BATCH_ROWS = 64, 1024
-_BATCHES = 64
+_BATCHES = 16
 _BATCH_BYTES = 1 << 20
 # Calls that fill an engine, and those that wait for the same part.
 _MOST_CALLS, _MOST_WAITING = 16, 32
