@@ -66,6 +66,7 @@ def limited(arguments, folder, log):
     return process.exitcode
 
 
+@pytest.mark.slow
 def test_a_job_stops_at_its_time_limit_and_goes_on(invoke, make_spec, corpus, tmp_path):
     spec, log = make_spec(), tmp_path / "sent.log"
     for name in ("small", "large", "router"):

@@ -171,6 +171,7 @@ def test_stopped_and_replaced_it_changes_nothing(make_spec, corpus, store, uris,
     assert not {name for name in new if name.parts[:2] != ("_job", place.split(".")[0])}, "unnamed parts only"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("on", ["s3", "disk"])
 def test_of_two_at_once_one_works_and_the_other_says_who(make_spec, corpus, store, uris, tmp_path, on):
     spec, settings = make_spec(), uris if on == "s3" else ()
