@@ -7,21 +7,21 @@ import uuid
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from routelmt_batch.engines.lanes import Engine, Lane, Receipt
+from routelmt_batch.corpus.units import groups
+from routelmt_batch.engines.lanes import Engine, Lane, Pending, Receipt
 from routelmt_batch.errors import RoutelmtError
 from routelmt_batch.files.location import Location
 from routelmt_batch.files.write import write_parquet
 from routelmt_batch.progress import Bars, counted
 from routelmt_batch.rows import ENGINE_KILLED, Route, Stage
-from routelmt_batch.stages.work import refreshed
+from routelmt_batch.stages.work import UnitWork, refreshed
 from routelmt_batch.store.ledger import Ledger, PartEntry, Span
 from routelmt_batch.store.workspace import AnyWorkspace
-from routelmt_batch.threads import Stop, each
+from routelmt_batch.threads import Stop
 
 # The next pass's engines are started this long before a pass ends. A large engine takes about as long to
 # start; if it were started earlier, it would keep GPUs idle.
@@ -125,7 +125,7 @@ def run_pass(
         upcoming: gives the next pass's lanes; their engines start shortly before this pass ends, if there
             is room.
     """
-    lanes, pending = _with_pending_rows(lanes)
+    lanes, pending = _with_pending_rows(lanes, engine)
     if not lanes:
         return
     name = name.format(
@@ -154,7 +154,7 @@ def run_pass(
                         engine.start_ahead(upcoming(), lanes)
                         upcoming = None
                 if left > 0:
-                    lanes, left = _with_pending_rows([_again(workspace, lane) for lane in lanes])
+                    lanes, left = _with_pending_rows([_again(workspace, lane) for lane in lanes], engine)
         if left > 0:
             raise RoutelmtError(
                 f"{name}: {counted(left, 'row')} came back from no engine, twice. Nothing is lost: look for "
@@ -211,20 +211,32 @@ def _refuse_killers(workspace: AnyWorkspace, entry: PartEntry) -> None:
         refuse_failures(workspace, killed, "an engine died of")
 
 
-def _with_pending_rows(lanes: Sequence[Lane]) -> tuple[list[Lane], int]:
+def _with_pending_rows(lanes: Sequence[Lane], engine: Engine) -> tuple[list[Lane], int]:
     """The lanes that have pending rows, each with its units that have some, and the number of these rows."""
     busy, total = [], 0
     for lane in lanes:
-
-        def rows(unit: Any, stop: Stop, lane: Lane = lane) -> int:
-            return int(lane.pending.wanted(unit).sum())
-
-        with each(rows, lane.units) as counts:
-            units = [(unit, count) for unit, count in zip(lane.units, counts, strict=True) if count]
+        units: list[UnitWork] = []
+        with engine.each(_Counting(lane.pending), groups(lane.units, lambda work: work.unit)) as counted:
+            for found in counted:
+                units += [work for work, rows in found if rows]
+                total += sum(rows for _, rows in found)
         if units:
-            busy.append(replace(lane, units=[unit for unit, _ in units]))
-            total += sum(count for _, count in units)
+            busy.append(replace(lane, units=units))
     return busy, total
+
+
+@dataclass(frozen=True)
+class _Counting:
+    """Counts the pending rows of units, in a task."""
+
+    pending: Pending
+
+    def __call__(self, units: Sequence[UnitWork], stop: Stop) -> list[tuple[UnitWork, int]]:
+        counts = []
+        for work in units:
+            stop()
+            counts.append((work, int(self.pending.wanted(work).sum())))
+        return counts
 
 
 def refuse_failures(workspace: AnyWorkspace, failed: int, problem: str) -> None:
