@@ -216,10 +216,11 @@ def _with_pending_rows(lanes: Sequence[Lane], engine: Engine) -> tuple[list[Lane
     busy, total = [], 0
     for lane in lanes:
         units: list[UnitWork] = []
-        with engine.each(_Counting(lane.pending), groups(lane.units, lambda work: work.unit)) as counted:
-            for found in counted:
-                units += [work for work, rows in found if rows]
-                total += sum(rows for _, rows in found)
+        together = list(groups(lane.units, lambda work: work.unit))
+        with engine.each(_Counting(lane.pending), together) as counted:
+            for group, counts in zip(together, counted, strict=True):
+                units += [work for work, rows in zip(group, counts, strict=True) if rows]
+                total += sum(counts)
         if units:
             busy.append(replace(lane, units=units))
     return busy, total
@@ -231,11 +232,11 @@ class _Counting:
 
     pending: Pending
 
-    def __call__(self, units: Sequence[UnitWork], stop: Stop) -> list[tuple[UnitWork, int]]:
+    def __call__(self, units: Sequence[UnitWork], stop: Stop) -> list[int]:
         counts = []
         for work in units:
             stop()
-            counts.append((work, int(self.pending.wanted(work).sum())))
+            counts.append(int(self.pending.wanted(work).sum()))
         return counts
 
 
