@@ -8,8 +8,8 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from typing import TypeVar
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Protocol, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -21,6 +21,14 @@ _AHEAD = 4  # items a thread
 
 class Stopped(Exception):
     """Raised in a thread whose result is no longer needed."""
+
+
+class Each(Protocol):
+    """Runs work on items: see `each`, and engines.lanes.Engine.each, which uses all nodes."""
+
+    def __call__(
+        self, work: Callable[[Any, Stop], Any], items: Iterable[Any], /
+    ) -> AbstractContextManager[Iterator[Any]]: ...
 
 
 @contextmanager

@@ -13,18 +13,20 @@ import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePath, PurePosixPath
+from typing import NamedTuple
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 from fsspec.utils import glob_translate
 
 from routelmt_batch.errors import InputError, StoreError
 from routelmt_batch.files.location import Location, Replaced
-from routelmt_batch.files.parquet import parquet_file, read_ahead
+from routelmt_batch.files.parquet import batches, parquet_file, read_ahead
 from routelmt_batch.files.uris import locate
 from routelmt_batch.files.write import sha256_of
 from routelmt_batch.rows import OUTPUT_NAMES
 from routelmt_batch.spec import Input, Texts, near
-from routelmt_batch.threads import Stop, each
+from routelmt_batch.threads import Each, Stop, each
 
 READ_ROWS = 16_384
 
@@ -177,12 +179,17 @@ def inspect(
     advance: Callable[[int], None] = lambda shards: None,
     also: Sequence[str] = (),
     added: Sequence[str] = OUTPUT_NAMES,
+    spread: Each = each,
 ) -> tuple[list[Shard], dict[str, str]]:
     """Read every shard completely: hash it, check its columns, and check that all its text decodes.
 
     So broken files are known before any model starts. A shard in `known` (by name) with the same size
-    and version is not read again. `also` names spec keys of further text columns
-    (`reference`), `added` the columns that the job adds and a shard must not have.
+    and version is not read again.
+
+    Args:
+        also: spec keys of further text columns (`reference`).
+        added: the columns that the job adds and a shard must not have.
+        spread: reads the shards; by default in this process's threads.
 
     Returns:
         The readable shards in name order, and by name why each other shard is unreadable.
@@ -192,12 +199,8 @@ def inspect(
     """
     shards, unreadable = [], {}
     known = known or {}
-    with each(
-        lambda item, stop: _inspect(
-            item[0], item[1], text_columns(spec, also), added, known.get(item[0]), stop
-        ),
-        found,
-    ) as outcomes:
+    looks = (_Look(name, location, known.get(name)) for name, location in found)
+    with spread(_Inspector(text_columns(spec, also), added), looks) as outcomes:
         for (name, _), outcome in zip(found, outcomes, strict=True):
             if isinstance(outcome, Shard):
                 shards.append(outcome)
@@ -207,34 +210,47 @@ def inspect(
     return shards, unreadable
 
 
-def _inspect(
-    name: str,
-    location: Location,
-    texts: Mapping[str, str],
-    added: Sequence[str],
-    known: Shard | None,
-    stop: Stop,
-) -> Shard | str:
-    try:
-        if known and (stat := location.stat()) and (known.size_bytes, known.version) == stat[:2]:
-            return replace(known, uri=str(location))
-        with location.open() as source:
-            digest = sha256_of(source, stop)
-            source.seek(0)
-            file = read_ahead(source)
-            check_columns(name, file.schema_arrow, texts, added)
-            rows = tuple(file.metadata.row_group(group).num_rows for group in range(file.num_row_groups))
-            for group in range(file.num_row_groups):
-                for batch in file.iter_batches(READ_ROWS, row_groups=[group]):
-                    stop()
-                    for column in texts.values():
-                        batch.column(column).validate(full=True)  # UTF-8, too
-            size, version, _ = source.stat
-        return Shard(name, str(location), sum(rows), size, digest, rows, version)
-    except Replaced as error:
-        return str(error)
-    except (pa.ArrowException, OSError) as error:
-        return " ".join(str(error).split())[:300]
+class _Look(NamedTuple):
+    """A shard to inspect, and what an earlier run found in it."""
+
+    name: str
+    location: Location
+    known: Shard | None
+
+
+@dataclass(frozen=True)
+class _Inspector:
+    """Inspects one shard, in a task: returns it, or why it is unreadable."""
+
+    texts: Mapping[str, str]
+    added: Sequence[str]
+
+    def __call__(self, look: _Look, stop: Stop) -> Shard | str:
+        name, location, known = look
+        try:
+            if known and (stat := location.stat()) and (known.size_bytes, known.version) == stat[:2]:
+                return replace(known, uri=str(location))
+            with location.open() as source:
+                digest = sha256_of(source, stop)
+                source.seek(0)
+                file = read_ahead(source)
+                check_columns(name, file.schema_arrow, self.texts, self.added)
+                rows = self._decode(file, stop)
+                size, version, _ = source.stat
+            return Shard(name, str(location), sum(rows), size, digest, rows, version)
+        except Replaced as error:
+            return str(error)
+        except (pa.ArrowException, OSError) as error:
+            return " ".join(str(error).split())[:300]
+
+    def _decode(self, file: pq.ParquetFile, stop: Stop) -> tuple[int, ...]:
+        """Check that all text decodes; the rows of each row group."""
+        for group in range(file.num_row_groups):
+            for batch in batches(file, group, READ_ROWS):
+                stop()
+                for column in self.texts.values():
+                    batch.column(column).validate(full=True)  # UTF-8, too
+        return tuple(file.metadata.row_group(group).num_rows for group in range(file.num_row_groups))
 
 
 def text_columns(spec: Texts, also: Sequence[str] = ()) -> dict[str, str]:

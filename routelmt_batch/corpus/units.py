@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from routelmt_batch.corpus.shards import READ_ROWS, Shard, text_columns
 from routelmt_batch.errors import InputChanged, RoutelmtError
 from routelmt_batch.files.location import Replaced
-from routelmt_batch.files.parquet import parquet_file
+from routelmt_batch.files.parquet import batches, parquet_file
 from routelmt_batch.files.write import sha256
 from routelmt_batch.spec import Input, Texts
 from routelmt_batch.threads import Stop
@@ -27,7 +27,6 @@ T = TypeVar("T")
 
 UNIT_ROWS = 4 * READ_ROWS
 _LINES = 1024  # rows held as Python objects at a time
-_BATCH_BYTES = 32 << 20
 
 
 @dataclass(frozen=True)
@@ -169,12 +168,8 @@ class _Scan:
         self._open = contextlib.ExitStack()
         with _explained(unit.shard):
             file = self._open.enter_context(_unchanged(unit.shard))
-            group = file.metadata.row_group(unit.row_group)
-            self._rows: int = group.num_rows
-            most = max(1, _BATCH_BYTES * group.num_rows // max(1, _bytes(group, columns)))
-            self._batches = file.iter_batches(
-                min(batch_rows, most), row_groups=[unit.row_group], columns=columns
-            )
+            self._rows: int = file.metadata.row_group(unit.row_group).num_rows
+            self._batches = batches(file, unit.row_group, batch_rows, columns)
         self._left: pa.RecordBatch | None = None  # read and not given yet
         self._passed = 0  # rows of the group before `_left`
 
@@ -204,16 +199,6 @@ class _Scan:
 
     def close(self) -> None:
         self._open.close()
-
-
-def _bytes(group: pq.RowGroupMetaData, columns: list[str] | None) -> int:
-    """Uncompressed bytes of some columns of a row group, or of all."""
-    chunks = (group.column(index) for index in range(group.num_columns))
-    return sum(
-        chunk.total_uncompressed_size
-        for chunk in chunks
-        if columns is None or chunk.path_in_schema.partition(".")[0] in columns
-    )
 
 
 @contextlib.contextmanager

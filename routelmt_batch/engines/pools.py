@@ -35,10 +35,11 @@ if TYPE_CHECKING:
     from ray.data import Dataset
 
 _CPU_KV_CACHE_BYTES = 1 << 30
-# The rows of a batch of requests: a sixteenth of an engine's share, so that the first engine does not take
-# all of them, within these limits.
-_FEWEST_BATCH_ROWS, _MOST_BATCH_ROWS = 64, 1024
-_BATCHES = 16
+# The rows of a batch of requests are a share of an engine's: a sixteenth, so that the first engine does not
+# take all of them. Of many rows it is a smaller share, so that no engine ends a pass long after the others.
+# Batches are as large as a part may wait for: Ray Data keeps some kilobytes of statistics about each.
+_FEWEST_BATCH_ROWS, _SOME_BATCH_ROWS, _MOST_BATCH_ROWS = 64, 1024, 8192
+_FEW_BATCHES, _MANY_BATCHES = 16, 64
 _BATCH_BYTES = 1 << 20
 # Calls that fill an engine, and those that wait for the same part.
 _MOST_CALLS, _MOST_WAITING = 16, 32
@@ -283,8 +284,9 @@ def _packed_groups(lane: Lane) -> list[bytes]:
 
 def _batch_rows(lane: Lane) -> int:
     """Rows of a batch of requests. Of a lane that starts ahead, the rows are not known yet."""
-    share = sum(unit.unit.rows for unit in lane.units) // (_BATCHES * lane.pool.replicas.max)
-    rows = min(_MOST_BATCH_ROWS, max(_FEWEST_BATCH_ROWS, share)) if lane.units else _MOST_BATCH_ROWS
+    share = sum(unit.unit.rows for unit in lane.units) // lane.pool.replicas.max
+    few, many = min(_SOME_BATCH_ROWS, share // _FEW_BATCHES), share // _MANY_BATCHES
+    rows = min(_MOST_BATCH_ROWS, max(_FEWEST_BATCH_ROWS, few, many)) if lane.units else _SOME_BATCH_ROWS
     return min(rows, lane.part_rows)
 
 

@@ -79,6 +79,7 @@ class Session:
         if self._started_at:
             return
         self._started_at = time.time()
+        self.log_folder.mkdir(parents=True, exist_ok=True)
         # Before Ray is imported; a local Ray's processes inherit it.
         os.environ.update(NO_TELEMETRY)
         if not self.local:

@@ -15,6 +15,7 @@ from routelmt_batch.files.location import File, Location
 
 _BUFFER_BYTES = 1 << 20
 _MOST_AHEAD_BYTES = 256 << 20
+_BATCH_BYTES = 32 << 20
 
 
 @contextmanager
@@ -45,6 +46,25 @@ def read_ahead(source: File) -> pq.ParquetFile:
     if max((group.total_byte_size for group in groups), default=0) > _MOST_AHEAD_BYTES:
         return pq.ParquetFile(source, metadata=file.metadata, buffer_size=_BUFFER_BYTES)
     return file
+
+
+def batches(
+    file: pq.ParquetFile, group: int, rows: int, columns: list[str] | None = None
+) -> Iterator[pa.RecordBatch]:
+    """The rows of a row group in batches of so many, or of fewer if they are long."""
+    metadata = file.metadata.row_group(group)
+    most = _BATCH_BYTES * metadata.num_rows // max(1, _bytes(metadata, columns))
+    yield from file.iter_batches(max(1, min(rows, most)), row_groups=[group], columns=columns)
+
+
+def _bytes(group: pq.RowGroupMetaData, columns: list[str] | None) -> int:
+    """Uncompressed bytes of some columns of a row group, or of all."""
+    chunks = (group.column(index) for index in range(group.num_columns))
+    return sum(
+        chunk.total_uncompressed_size
+        for chunk in chunks
+        if columns is None or chunk.path_in_schema.partition(".")[0] in columns
+    )
 
 
 def read_parquet(location: Location, sha256: str, columns: list[str] | None = None) -> pa.Table:

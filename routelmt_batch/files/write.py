@@ -61,7 +61,7 @@ def write_file(
             write(draft)
             verify(draft)
             reach(f"{failpoint}.publish.before")
-            written = _publish(location, draft, check)
+            written = _publish(location, draft, check, failpoint)
             reach(f"{failpoint}.publish.after")
             return written
     except (Replaced, FileNotFoundError):
@@ -69,20 +69,21 @@ def write_file(
         raise
 
 
-def _publish(location: Location, draft: Path, check: Check) -> Stat:
+def _publish(location: Location, draft: Path, check: Check, failpoint: str) -> Stat:
     try:
         return location.publish(draft, None)  # most files are new
     except Replaced:
         over = location.stat()
         check()
+        reach(f"{failpoint}.replace.before")
         return location.publish(draft, over)
 
 
 @contextmanager
 def kept_folder(where: Location) -> Iterator[Path]:
-    """A folder on a disk for files that grow, such as logs. A store gets copies of them at the end."""
+    """A folder on a disk for files that grow, such as logs; the first file makes it. A store gets copies of
+    them at the end."""
     if isinstance(where, DiskLocation):
-        where.path.mkdir(parents=True, exist_ok=True)
         yield where.path
         return
     with tempfile.TemporaryDirectory(prefix="routelmt-") as name:

@@ -80,10 +80,7 @@ def run(spec: JobSpec, options: Options, bars: Bars, open_engine: OpenEngine) ->
     Raises:
         RoutelmtError: see errors. Committed work stays, and the same command continues the job.
     """
-    with (
-        _open(spec, options, bars) as workspace,
-        open_engine(workspace.folder) as engine,
-    ):
+    with _open(spec, options, bars, open_engine) as (workspace, engine):
         done = JobReport.finished(workspace.folder)
         workspace.ledger.refresh()
         refuse_cleaned(workspace, done, _needs_work_files(workspace, done, options))
@@ -152,26 +149,28 @@ def _alone(recipe: JobRecipe) -> dict[str, Pool]:
 
 
 @contextmanager
-def _open(spec: JobSpec, options: Options, bars: Bars) -> Iterator[Job]:
-    with take(spec, bars) as begun:
+def _open(
+    spec: JobSpec, options: Options, bars: Bars, open_engine: OpenEngine
+) -> Iterator[tuple[Job, Engine]]:
+    with take(spec, bars) as begun, open_engine(begun.folder) as engine:
         spec, dtypes = settled(spec, begun, bars, partial(processors, options.address))
         recipe = check_models(spec, bars)
         options.conditions.check(recipe, begun.folder)
-        yield open_workspace(begun, recipe, bars, options.shards, options.limit, dtypes)
+        found = begun, recipe, bars, options.shards, options.limit, dtypes
+        yield open_workspace(*found, engine.each), engine
 
 
 def plan(spec: JobSpec, options: Options, bars: Bars, open_engine: OpenEngine) -> list[WhatIf]:
     """Score the rows, and return what each budget would buy. Only the scores are committed."""
-    with _open(spec, options, bars) as workspace:
+    with _open(spec, options, bars, open_engine) as (workspace, engine):
         if workspace.ledger.cleaned:
             raise OutputError(
                 f"{workspace.folder.root}: `clean` removed its scores. What each budget would have bought is "
                 "on its audit page, and in reports/job.json under `budgets`"
             )
         if workspace.ledger.rows(SCORES) < workspace.rows:
-            with open_engine(workspace.folder) as engine:
-                _warn_of_directions(workspace, bars)
-                score(workspace, engine, bars)
+            _warn_of_directions(workspace, bars)
+            score(workspace, engine, bars)
         return make_plan(workspace).budgets
 
 
@@ -204,7 +203,7 @@ def dry_run(
     conditions.check(recipe, folder)
     revisions = begun.revisions(spec.input.uris)
     shards, unreadable = find_input(spec, only, limit, begun.known_shards(), bars, revisions)
-    begun.check(spec.command, shards, unreadable, recipe.fingerprints(shards, limit), bars)
+    begun.check(spec.command, shards, recipe.fingerprints(shards, limit), bars)
     refuse_other_budget(folder, begun.ledger, recipe.budget, spec.guard)
     rows = sum(unit.rows for unit in units(shards, limit))
     if spec.input.source_lang and spec.input.target_lang:  # else a dry run would read every row

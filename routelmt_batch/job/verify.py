@@ -89,7 +89,7 @@ def _manifest(found: Found) -> None:
         found.find(found.folder.manifest, wrong, lost, Remedy.START_ANEW)
     elif manifest := found.folder.read_manifest():
         found.command, found.unreadable = manifest["command"], manifest["unreadable"]
-        found.rows = _rows(manifest)
+        found.rows = _rows(found.folder, manifest)
 
 
 def _wrong_manifest(found: Found) -> str | None:
@@ -101,21 +101,24 @@ def _wrong_manifest(found: Found) -> str | None:
     if manifest is None:
         return _MISSING if found.finished or (ledger and ledger.has_parts) else None
     try:
-        _rows(manifest)
         if ledger:
             check_manifest(path, ledger, manifest)
-    except (WorkChanged, KeyError, TypeError):
+    except WorkChanged:
         return "is not the one that the log names"
+    try:
+        _rows(found.folder, manifest)
+    except (WorkChanged, KeyError, TypeError):
+        return f"names a list of shards that is missing or damaged ({found.folder.shard_lists})"
     return None
 
 
-def _rows(manifest: Mapping[str, Any]) -> dict[str, int]:
+def _rows(folder: Folder, manifest: Mapping[str, Any]) -> dict[str, int]:
     """The rows of each shard that the job covers."""
     left = sys.maxsize if manifest["limit"] is None else manifest["limit"]
     rows = {}
-    for shard in manifest["shards"]:
-        rows[shard["name"]] = min(shard["rows"], left)
-        left -= rows[shard["name"]]
+    for shard in folder.read_shards(manifest):
+        rows[shard.name] = min(shard.rows, left)
+        left -= rows[shard.name]
     return rows
 
 

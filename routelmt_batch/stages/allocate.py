@@ -14,7 +14,7 @@ from typing import Any
 from routelmt_batch.errors import OutputError, RoutelmtError, WorkChanged
 from routelmt_batch.files.location import Location
 from routelmt_batch.files.record import Record
-from routelmt_batch.files.write import sha256, write_text
+from routelmt_batch.files.write import sha256
 from routelmt_batch.routers.calibration import HeldOut
 from routelmt_batch.rows import SCORES, SKIP_REASONS, TRANSLATIONS
 from routelmt_batch.spec import Budget, Guard, JobSpec
@@ -26,6 +26,7 @@ from routelmt_batch.stages.tally import DECILES
 from routelmt_batch.stats.selection import Cut, GainOrder, places
 from routelmt_batch.store.folder import Folder, damaged
 from routelmt_batch.store.ledger import Ledger
+from routelmt_batch.store.workspace import write_spec
 
 WHAT_IF = tuple(Decimal(step) / 20 for step in range(1, 21))
 
@@ -38,7 +39,7 @@ class Plan(Record):
 
     `reached` counts the rows whose gain reaches `min_gain` or the threshold. `held_out` is what a
     threshold was calibrated on; it is kept here because the router's card may change. `deciles` are those of
-    all gains and of the `large` rows'.
+    all gains and of the `large` rows'. `epoch` is the number of the run that wrote it.
     """
 
     fraction: Decimal
@@ -59,6 +60,7 @@ class Plan(Record):
     cut: Cut | None
     budgets: list[WhatIf]
     deciles: dict[str, list[float | None]]
+    epoch: int = 0
 
 
 def allocate(workspace: Job) -> Plan:
@@ -71,37 +73,49 @@ def allocate(workspace: Job) -> Plan:
     path, recipe, ledger = workspace.folder.plan, workspace.recipe, workspace.ledger
     budget, guard = recipe.budget, workspace.spec.guard
     refuse_other_budget(workspace.folder, ledger, budget, guard)
-    frozen = last_plan(ledger)
-    if path.exists() and frozen and sha256(path) == frozen["sha256"]:
-        plan = read_plan(path)
-        rule = (budget.fraction, budget.min_gain, recipe.at_least, budget.cap)
-        same = (plan.fraction, plan.min_gain, plan.at_least, plan.cap) == rule
-        if same and _same(_frozen_guard(frozen), guard):
-            _record(workspace)
-            return plan
-    if ledger.cleaned:
+    frozen = _frozen_plan(workspace)
+    if frozen and ledger.epoch in (0, frozen.epoch):
+        _record(workspace)
+        return frozen
+    if ledger.cleaned and not frozen:
         raise WorkChanged(
             f"{path}: missing or damaged, and `clean` removed the scores that it was made from. The job's "
             "output is not affected. Restore the file; `routelmt-batch verify` says what else is damaged"
         )
     started = time.time()
-    plan = make_plan(workspace)
+    made = frozen or make_plan(workspace)
+    ledger.take()
     _record(workspace)
+    # Also if it is right: see workspace.keep_manifest.
+    plan = made.model_copy(update={"epoch": ledger.epoch})
     plan.write(path, "plan", ledger.check)
     frozen_guard = guard.model_dump(mode="json")
     ledger.record("plan", **budget.model_dump(mode="json"), guard=frozen_guard, sha256=sha256(path))
-    record_time(ledger, "allocate", workspace.rows, started)
+    if not frozen:
+        record_time(ledger, "allocate", workspace.rows, started)
     return plan
+
+
+def _frozen_plan(workspace: Job) -> Plan | None:
+    """The job's plan, if it is whole and made by this run's rule."""
+    path, recipe, frozen = workspace.folder.plan, workspace.recipe, last_plan(workspace.ledger)
+    if not (path.exists() and frozen and sha256(path) == frozen["sha256"]):
+        return None
+    plan, budget = read_plan(path), recipe.budget
+    rule = (budget.fraction, budget.min_gain, recipe.at_least, budget.cap)
+    same = (plan.fraction, plan.min_gain, plan.at_least, plan.cap) == rule
+    return plan if same and _same(_frozen_guard(frozen), workspace.spec.guard) else None
 
 
 def _record(workspace: Job) -> None:
     """Write this run's spec beside the plan. A finished job keeps its spec, except for the page's settings,
     because its page may be drawn again."""
-    path, spec = workspace.folder.spec, workspace.spec
-    if workspace.folder.success.exists():
-        spec = workspace.folder.read_spec(JobSpec).model_copy(update={"page": spec.page})
-    if path.read_text() != spec.dump():
-        write_text(path, spec.dump(), "spec", workspace.ledger.check)
+    folder, ledger, spec = workspace.folder, workspace.ledger, workspace.spec
+    written = folder.read_spec(JobSpec)
+    if folder.success.exists():
+        spec = written.model_copy(update={"page": spec.page})
+    if ledger.epoch or written.dump() != spec.dump():
+        write_spec(folder, spec, ledger)
 
 
 def last_plan(ledger: Ledger) -> dict[str, Any] | None:

@@ -41,7 +41,7 @@ class FinishedJob:
             )
         report = JobReport.read(folder.job_report)
         spec = folder.read_spec(JobSpec)
-        return cls(folder, report, spec, tuple(shard["name"] for shard in manifest["shards"]))
+        return cls(folder, report, spec, tuple(shard.name for shard in folder.read_shards(manifest)))
 
     def shard_report(self, name: str) -> dict[str, Any]:
         return read_json(self.folder.report(name))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -20,7 +21,6 @@ from routelmt_batch.store.manifest import (
     check_manifest,
     check_shards,
     check_stage,
-    known_shards,
 )
 
 Spec = TypeVar("Spec", bound=PassSpec)
@@ -51,9 +51,14 @@ class Begun:
         """Names of the stages with committed work."""
         return [name for name, stage in STAGES.items() if self.manifest and self.ledger.rows(stage)]
 
+    @functools.cached_property
+    def shards(self) -> list[Shard]:
+        """Raises WorkChanged if their list is damaged."""
+        return self.folder.read_shards(self.manifest) if self.manifest else []
+
     def known_shards(self) -> dict[str, Shard]:
         """Shards by name, if committed work fixes the columns that they were read with."""
-        return known_shards(self.manifest) if self.stages else {}
+        return {shard.name: shard for shard in self.shards} if self.stages else {}
 
     def revisions(self, uris: Sequence[str]) -> dict[str, str]:
         """Input URIs at the commit of a hub's branch or tag, by the URI in the spec. It is the commit that
@@ -76,7 +81,6 @@ class Begun:
         self,
         command: str,
         shards: list[Shard],
-        unreadable: Mapping[str, str],
         fingerprints: Mapping[str, Mapping[str, Any]],
         bars: Bars,
     ) -> None:
@@ -84,7 +88,7 @@ class Begun:
         if not self.stages:
             return
         check_command(self.folder.root, self.manifest, command)
-        check_shards(self.manifest, shards, unreadable)
+        check_shards(self.shards, self.manifest["unreadable"], shards)
         for stage in self.stages:
             check_stage(self.folder.root, stage, self.manifest, fingerprints)
         if changes := changed_versions(self.manifest):

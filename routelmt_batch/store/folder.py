@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Self, TypeVar
 
-from routelmt_batch.corpus.shards import is_passed_over
+from routelmt_batch.corpus.shards import Shard, is_passed_over
 from routelmt_batch.errors import OutputError, StoreError, WorkChanged
 from routelmt_batch.files.location import Location, Replaced, Stat
 from routelmt_batch.files.uris import locate
@@ -16,6 +16,7 @@ from routelmt_batch.spec import PassSpec
 from routelmt_batch.spec.file import read_written
 from routelmt_batch.store.ledger import Ledger
 from routelmt_batch.store.manifest import check_manifest
+from routelmt_batch.store.shard_list import read_list
 
 Spec = TypeVar("Spec", bound=PassSpec)
 
@@ -47,6 +48,10 @@ class Folder:
         return self.work / "manifest.json"
 
     @property
+    def shard_lists(self) -> Location:
+        return self.work / "shards"
+
+    @property
     def spec(self) -> Location:
         return self.work / "spec.yaml"
 
@@ -56,9 +61,13 @@ class Folder:
             found = read_json(self.manifest)
         except FileNotFoundError:
             return None
-        if not _has_values(found, command=str, shards=list) or "limit" not in found:
+        if not _has_values(found, command=str, shards=dict) or "limit" not in found:
             raise damaged(self.manifest)
         return found
+
+    def read_shards(self, manifest: Mapping[str, Any]) -> list[Shard]:
+        """The readable input shards that a manifest names. Raises WorkChanged if their list is damaged."""
+        return read_list(self.shard_lists, manifest["shards"])
 
     def manifest_of_job(self) -> dict[str, Any]:
         """Raises OutputError if no job is there, and WorkChanged if a job's manifest is gone."""
@@ -130,9 +139,9 @@ class Folder:
 
     def extent(self) -> tuple[int, int]:
         """The numbers of shards and rows that the job covers; 0 before it has a manifest."""
-        manifest = self.read_manifest() or {"shards": [], "limit": None}
-        rows = sum(shard["rows"] for shard in manifest["shards"])
-        return len(manifest["shards"]), min(rows, manifest["limit"] or rows)
+        manifest = self.read_manifest() or {"shards": {"count": 0, "rows": 0}, "limit": None}
+        shards, rows = manifest["shards"]["count"], manifest["shards"]["rows"]
+        return shards, min(rows, manifest["limit"] or rows)
 
     def ledger(self) -> Ledger:
         """Raises WorkChanged if the log is damaged, or if a segment is missing."""

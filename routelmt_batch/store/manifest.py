@@ -6,8 +6,7 @@ import contextlib
 import functools
 import hashlib
 import importlib.metadata
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from routelmt_batch import __version__
@@ -68,7 +67,6 @@ def engine_meaning(pool: Translator) -> dict[str, Any]:
 
 def manifest(
     command: str,
-    shards: list[Shard],
     unreadable: dict[str, str],
     fingerprints: dict[str, dict[str, Any]],
     limit: int | None,
@@ -77,7 +75,6 @@ def manifest(
 ) -> dict[str, Any]:
     return {
         "command": command,
-        "shards": [{**asdict(shard), "row_groups": list(shard.row_groups)} for shard in shards],
         "unreadable": unreadable,
         "limit": limit,
         "revisions": dict(revisions),
@@ -94,13 +91,6 @@ def versions() -> dict[str, str]:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
     return found
-
-
-def known_shards(before: Mapping[str, Any]) -> dict[str, Shard]:
-    """The shards of a manifest by name."""
-    return {
-        line["name"]: Shard(**{**line, "row_groups": tuple(line["row_groups"])}) for line in before["shards"]
-    }
 
 
 def check_manifest(path: Location, ledger: Ledger, found: Mapping[str, Any] | None) -> None:
@@ -137,11 +127,12 @@ def check_command(root: object, before: Mapping[str, Any], command: str) -> None
         )
 
 
-def check_shards(before: Mapping[str, Any], shards: list[Shard], unreadable: Mapping[str, str]) -> None:
-    """Raises InputChanged if the shards are not those that committed work was made from."""
-    old = {shard["name"]: shard["sha256"] for shard in before["shards"]}
+def check_shards(before: Sequence[Shard], left_out: Mapping[str, str], shards: Sequence[Shard]) -> None:
+    """Raises InputChanged if the shards are not those that committed work was made `before` from. `left_out`
+    are those that could not be read then."""
+    old = {shard.name: shard.sha256 for shard in before}
     new = {shard.name: shard.sha256 for shard in shards}
-    repaired = [name for name in new if name in before["unreadable"]]
+    repaired = [name for name in new if name in left_out]
     if repaired:
         raise InputChanged(
             f"{', '.join(repaired[:10])}: could not be read when this job began, but can be read now. "

@@ -18,6 +18,8 @@ from routelmt_batch.store.begun import Begun, Spec
 from routelmt_batch.store.folder import Folder
 from routelmt_batch.store.ledger import Ledger
 from routelmt_batch.store.manifest import digest, manifest
+from routelmt_batch.store.shard_list import write_list
+from routelmt_batch.threads import Each, each
 
 _MOST_SHOWN = 10
 
@@ -78,11 +80,13 @@ def open_workspace(
     only: str | None = None,
     limit: int | None = None,
     dtypes: Mapping[str, str] | None = None,
+    spread: Each = each,
 ) -> Workspace[Any, R]:
     """Read the input and open the job that the checked `recipe` describes.
 
     Args:
         dtypes: what `dtype: auto` became, by pool.
+        spread: reads the shards that no earlier run has read.
 
     Raises:
         UsageError: see the checks. Nothing is written for a new job until all of them pass.
@@ -90,13 +94,10 @@ def open_workspace(
     """
     folder, ledger, spec = begun.folder, begun.ledger, recipe.spec
     revisions = begun.revisions(spec.input.uris)
-    shards, unreadable = find_input(spec, only, limit, begun.known_shards(), bars, revisions)
+    shards, unreadable = find_input(spec, only, limit, begun.known_shards(), bars, revisions, spread)
     fingerprints = recipe.fingerprints(shards, limit)
-    begun.check(spec.command, shards, unreadable, fingerprints, bars)
+    begun.check(spec.command, shards, fingerprints, bars)
     unreadable = begun.unreadable() | unreadable
-    record = begun.keep(
-        manifest(spec.command, shards, unreadable, fingerprints, limit, dict(dtypes or {}), revisions)
-    )
     left = list(drafts(folder.root.path)) if isinstance(folder.root, DiskLocation) else []
     if left or not folder.is_finished():
         ledger.take()
@@ -107,13 +108,38 @@ def open_workspace(
     try:
         folder.read_spec(type(spec))
     except WorkChanged:  # there is none yet, or it is damaged
-        write_text(folder.spec, spec.dump(), "spec", ledger.check)
-    if record != begun.manifest:
-        before = digest(begun.manifest) if begun.manifest else None
-        ledger.record("manifest", sha256=digest(record), before=before)
-        write_json(folder.manifest, record, "manifest", ledger.check)
+        write_spec(folder, spec, ledger)
+    keep_manifest(
+        begun,
+        shards,
+        manifest(spec.command, unreadable, fingerprints, limit, dict(dtypes or {}), revisions),
+    )
     rows = tuple(units(shards, limit))
     return Workspace(spec, folder, tuple(shards), unreadable, rows, recipe, ledger, fingerprints)
+
+
+def keep_manifest(begun: Begun, shards: list[Shard], now: dict[str, Any]) -> None:
+    """Write the manifest, unless this run has nothing to write.
+
+    A run that works on the job writes it even if it is right: with the run's number in it, it differs from
+    what a run before may be about to write, and so cannot be replaced by that.
+    """
+    ledger, before, now = begun.ledger, begun.manifest, begun.keep(now)
+    listed = before["shards"] if begun.stages and shards == begun.shards else None
+    if listed and now | {"shards": listed, "epoch": ledger.epoch or before["epoch"]} == before:
+        return
+    ledger.take()
+    listed = listed or write_list(begun.folder.shard_lists, shards, ledger.epoch)
+    now |= {"shards": listed, "epoch": ledger.epoch}
+    ledger.record("manifest", sha256=digest(now), before=digest(before) if before else None)
+    write_json(begun.folder.manifest, now, "manifest", ledger.check)
+
+
+def write_spec(folder: Folder, spec: PassSpec, ledger: Ledger) -> None:
+    """Write the spec, with the run's number in it: see keep_manifest."""
+    ledger.take()
+    text = f"# Written by run {ledger.epoch} of this job.\n{spec.dump()}"
+    write_text(folder.spec, text, "spec", ledger.check)
 
 
 def find_input(
@@ -123,12 +149,14 @@ def find_input(
     known: Mapping[str, Shard] | None = None,
     bars: Bars | None = None,
     revisions: Mapping[str, str] | None = None,
+    spread: Each = each,
 ) -> tuple[list[Shard], dict[str, str]]:
     """The job's readable shards, and why the others cannot be read. With a limit, only the first shards
     that hold that many rows are read.
 
     Args:
         revisions: see Begun.revisions.
+        spread: see corpus.shards.inspect.
 
     Raises:
         InputError: there are no shards, none can be read, or one does not fit the spec.
@@ -142,7 +170,7 @@ def find_input(
         while remaining and (limit is None or rows < limit):
             # With a limit, read in rounds: the next shards replace those that cannot be read.
             batch = remaining if limit is None else first_shards(remaining, limit - rows)
-            good, bad = inspect(batch, spec.input, known, advance, spec.also, spec.added)
+            good, bad = inspect(batch, spec.input, known, advance, spec.also, spec.added, spread)
             shards, unreadable = shards + good, unreadable | bad
             rows += sum(shard.rows for shard in good)
             remaining = remaining[len(batch) :]

@@ -3,10 +3,13 @@
     python -m tests.benchmarks.scale --rows 1_000_000
     python -m tests.benchmarks.scale --rows 1_000_000 10_000_000 --shards 100     # compares the driver's peaks
     python -m tests.benchmarks.scale --rows 1_000_000 --nodes 3                   # nodes of a local Ray cluster
+    python -m tests.benchmarks.scale --rows 1_000_000 --kills 5                   # kills at random moments
 
 In the engines' place, actors make up scores and translations a batch at a time; all else is a job's own: Ray
 Data, reading, parts, the log, the plan, checks, assembly, report. Each size runs twice, in a process of its own:
 once from start to end, and once killed by SIGKILL when half of the translations are committed, then resumed.
+With --kills, another run is killed so many times, each time after a random part of the whole run's seconds, and
+resumed at last.
 
 Writes OUT/scale.json. Ends with 1 if the driver's peak of memory grows by more than a tenth from one size to
 the next from a million rows on, or if a resumed job's data differ from the other's.
@@ -27,7 +30,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -173,14 +176,28 @@ def _send(connection: Any, *arguments: Any) -> None:
     connection.send(job(*arguments))
 
 
-def killed(folder: Path, output: str, address: str | None, rows: int) -> None:
-    """Run the job in a process that is killed when half of the translations are committed."""
+def until_half(output: Path, rows: int) -> Callable[[], bool]:
+    """Whether half of the translations are committed."""
+    ledger = Folder.at(str(output)).ledger()
+
+    def reached() -> bool:
+        ledger.catch_up()
+        return ledger.rows(TRANSLATIONS) >= rows / 2
+
+    return reached
+
+
+def until(seconds: float) -> Callable[[], bool]:
+    end = time.monotonic() + seconds
+    return lambda: time.monotonic() >= end
+
+
+def killed(folder: Path, output: str, address: str | None, reached: Callable[[], bool]) -> None:
+    """Run the job in a process that is killed at some point."""
     process = multiprocessing.get_context("spawn").Process(target=job, args=(folder, output, address))
     process.start()
-    ledger = Folder.at(str(folder / output)).ledger()
-    while ledger.rows(TRANSLATIONS) < rows / 2 and process.is_alive():
+    while not reached() and process.is_alive():
         time.sleep(0.2)
-        ledger.catch_up()
     family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
     for one in family:
         with contextlib.suppress(psutil.Error):
@@ -246,10 +263,19 @@ def measured(rows: int, options: argparse.Namespace, address: str | None) -> dic
         corpus(folder / "in", rows, shards)
         found: dict[str, Any] = {"rows": rows, "shards": shards}
         found["whole"] = in_a_process(folder, "out", address)
+        data = digest(folder / "out/data") if options.kills or not options.no_kill else ""
         if not options.no_kill:
-            killed(folder, "killed", address, rows)
+            killed(folder, "killed", address, until_half(folder / "killed", rows))
             found["resumed"] = resumed(folder, "killed", address)
-            found["equal"] = digest(folder / "out/data") == digest(folder / "killed/data")
+            found["equal"] = data == digest(folder / "killed/data")
+        if options.kills:
+            random, whole = np.random.default_rng(options.seed), found["whole"]["seconds"]
+            moments = random.uniform(0, whole, options.kills)
+            for moment in moments:
+                killed(folder, "often", address, until(moment))
+            found["kills"] = [round(float(moment), 1) for moment in moments]
+            found["after_kills"] = resumed(folder, "often", address)
+            found["equal"] = found.get("equal", True) and data == digest(folder / "often/data")
         return found
 
 
@@ -274,6 +300,11 @@ def show(sizes: list[dict[str, Any]]) -> None:
                 f"{resume['first_commit_seconds']:.1f} s, driver {resume['driver_peak_mb']:.0f} MB, "
                 f"{'the same data' if found['equal'] else 'OTHER DATA'}"
             )
+        if "kills" in found:
+            print(
+                f"killed after {found['kills']} s: {found['after_kills']['seconds']:.0f} s for the rest, "
+                f"{'the same data' if found['equal'] else 'OTHER DATA'}"
+            )
 
 
 def main() -> int:
@@ -284,6 +315,8 @@ def main() -> int:
     parser.add_argument("--shards", type=int)
     parser.add_argument("--nodes", type=int, default=1, help="Ray nodes, on this machine")
     parser.add_argument("--no-kill", action="store_true", help="without the run that is killed and resumed")
+    parser.add_argument("--kills", type=int, default=0, help="kills at random moments of another run")
+    parser.add_argument("--seed", type=int, default=1, help="of the moments")
     parser.add_argument("--scratch", help="folder for the corpus and the outputs")
     parser.add_argument("--out", type=Path, default=Path("runs/bench"))
     options = parser.parse_args()

@@ -154,7 +154,7 @@ def test_slices_of_one_row_group_are_one_scan(tmp_path, monkeypatch):
 
 def test_long_rows_come_in_small_batches(tmp_path, monkeypatch):
     write_shard(tmp_path / "a.parquet", ["x" * 1000] * 50)
-    monkeypatch.setattr("routelmt_batch.corpus.units._BATCH_BYTES", 10_000)
+    monkeypatch.setattr("routelmt_batch.files.parquet._BATCH_BYTES", 10_000)
     pq.write_table(pq.read_table(tmp_path / "a.parquet"), tmp_path / "a.parquet", use_dictionary=False)
     (shard,), _ = inspect(discover(str(tmp_path)), spec(tmp_path))
     (unit,) = units([shard])

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 
+import pyarrow.parquet as pq
 import pytest
 
 from routelmt_batch.errors import InputError, StoreError
@@ -63,7 +64,8 @@ def test_a_job_reads_each_file_once_and_names_the_commit(hub, commit, make_spec,
     assert hub.counts["bytes"] == sum(path.stat().st_size for path in corpus.rglob("*.parquet"))
     written = manifest(tmp_path / "out")
     assert written["revisions"] == {ASKED: at(commit)}
-    assert {shard["name"]: shard["uri"] for shard in written["shards"]} == {
+    listed = pq.read_table(tmp_path / "out/_job/shards" / written["shards"]["file"]).to_pylist()
+    assert {shard["name"]: shard["uri"] for shard in listed} == {
         name: f"{at(commit)}/{name}"
         for name in ("a.parquet", "b-one.parquet", "c-none.parquet", "sub/d.parquet")
     }

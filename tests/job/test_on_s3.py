@@ -172,6 +172,30 @@ def test_stopped_and_replaced_it_changes_nothing(make_spec, corpus, store, uris,
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("file", ["spec", "manifest", "plan"])
+def test_a_late_run_with_other_settings_replaces_nothing(make_spec, corpus, store, uris, tmp_path, file):
+    """It was stopped when it had checked that it may replace the file. The next run, with the settings that the
+    job began with, finds that file right, and an object with equal contents has an equal ETag."""
+    spec, log = make_spec(), tmp_path / "late.log"
+    engine = FakeEngine(tmp_path / "first.log")
+    with engine.stopping(lambda label, row: label in ("small", "large")):
+        flow.run(load(spec, uris), flow.Options(), BARS, engine.opened)
+    place = f"{file}.replace.before:1"
+    late = elsewhere.start(spec, log, f"{place}:stop", store.environ, [*uris, "budget.fraction=0.5"])
+    wait_for(lambda: psutil.Process(late.pid).status() == psutil.STATUS_STOPPED, place, 60)
+    try:
+        run(spec, uris, tmp_path)
+        output = left(store, tmp_path)
+        oracle.check(output, corpus, "0.3")
+    finally:
+        os.kill(late.pid, signal.SIGCONT)
+    late.join(60)
+    assert late.exitcode == TAKEN_OVER, elsewhere.said(log)
+    path = {"spec": "_job/spec.yaml", "manifest": "_job/manifest.json", "plan": "_job/plan/plan.json"}[file]
+    assert (left(store, tmp_path, "after") / path).read_bytes() == (output / path).read_bytes()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("on", ["s3", "disk"])
 def test_of_two_at_once_one_works_and_the_other_says_who(make_spec, corpus, store, uris, tmp_path, on):
     spec, settings = make_spec(), uris if on == "s3" else ()

@@ -201,7 +201,7 @@ DAMAGES = {
     ),
     "manifest changed": (
         "_job/manifest.json",
-        lambda path: path.write_text(path.read_text().replace('"rows": 20', '"rows": 21')),
+        lambda path: path.write_text(path.read_text().replace('"limit": null', '"limit": 21')),
         "is not the one that the log names",
         "start anew",
     ),
@@ -235,6 +235,17 @@ def test_damage_is_told_and_what_can_be_mended_is(invoke, made, out, damage):
     assert found(invoke, out)[0] == 0
     oracle.check(out, made.corpus, "0.3")
     assert {path: (out / path).read_bytes() for path in before} == before
+
+
+@pytest.mark.parametrize("do", [Path.unlink, flip], ids=["gone", "changed"])
+def test_a_damaged_list_of_shards_is_told(invoke, made, out, do):
+    (path,) = (out / "_job/shards").iterdir()
+    do(path)
+    code, state = found(invoke, out)
+    where, told, remedy = only(state, out)
+    assert (code, where, remedy) == (1, "_job/manifest.json", "start anew") and str(path.parent) in told
+    answer = invoke("run", made.spec, "--output", out)
+    assert answer.exit_code == 2 and str(path) in answer.stderr and "start a new job" in answer.stderr
 
 
 @pytest.mark.parametrize("name", ["finished", "half"])

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,6 +14,7 @@ from routelmt_batch.progress import Bars
 from routelmt_batch.spec.file import load
 from routelmt_batch.stages.finished import FinishedJob
 from routelmt_batch.store.folder import Folder
+from routelmt_batch.store.shard_list import write_list
 from tests.conftest import COLUMNS, write_shard
 from tests.fake_engine import FakeEngine
 
@@ -97,7 +99,7 @@ def ten_thousand(finished) -> FinishedJob:
     folder, names = finished.folder, [f"part-{place:05}.parquet" for place in range(10_000)]
     report = finished.shard_report("a.parquet")
     manifest = folder.read_manifest()
-    line = next(line for line in manifest["shards"] if line["name"] == "a.parquet")
+    shard = next(shard for shard in folder.read_shards(manifest) if shard.name == "a.parquet")
     for place, name in enumerate(names):
         large = place % 7
         counts = {"large": large, "small": report["rows_with_gain"] - large}
@@ -105,7 +107,6 @@ def ten_thousand(finished) -> FinishedJob:
         folder.report(name).path.write_text(json.dumps(copy))
         if place < finished.spec.page.shards:
             shutil.copy(folder.data("a.parquet"), folder.data(name))
-    folder.manifest.path.write_text(
-        json.dumps(manifest | {"shards": [{**line, "name": name} for name in names]})
-    )
+    listed = write_list(folder.shard_lists, [replace(shard, name=name) for name in names], 1)
+    folder.manifest.path.write_text(json.dumps(manifest | {"shards": listed}))
     return FinishedJob.read(folder)

@@ -45,7 +45,7 @@ def label(spec: LabelSpec, options: Options, bars: Bars, open_engine: OpenEngine
     Raises:
         RoutelmtError: see errors. Committed rows are kept, and the same command continues.
     """
-    with _open(spec, options, bars) as workspace, open_engine(workspace.folder) as engine:
+    with _open(spec, options, bars, open_engine) as (workspace, engine):
         done = LabelReport.finished(workspace.folder)
         workspace.ledger.refresh()
         refuse_cleaned(workspace, done)
@@ -66,11 +66,14 @@ def label(spec: LabelSpec, options: Options, bars: Bars, open_engine: OpenEngine
 
 
 @contextmanager
-def _open(spec: LabelSpec, options: Options, bars: Bars) -> Iterator[Labelling]:
-    with take(spec, bars) as begun:
+def _open(
+    spec: LabelSpec, options: Options, bars: Bars, open_engine: OpenEngine
+) -> Iterator[tuple[Labelling, Engine]]:
+    with take(spec, bars) as begun, open_engine(begun.folder) as engine:
         spec, dtypes = settled(spec, begun, bars, partial(processors, options.address))
         recipe = check_label_models(spec)
-        yield open_workspace(begun, recipe, bars, options.shards, options.limit, dtypes)
+        found = begun, recipe, bars, options.shards, options.limit, dtypes
+        yield open_workspace(*found, engine.each), engine
 
 
 def unfinished(folder: Folder) -> dict[str, Any]:
