@@ -17,11 +17,10 @@ from routelmt_batch.stages.audited import audited
 from routelmt_batch.stages.job_report import JobReport
 from routelmt_batch.stages.outputs import write_report
 from routelmt_batch.stages.recipe import Job
-from routelmt_batch.stages.tally import EDGES, fractions, merge
+from routelmt_batch.stages.tally import EDGES, fractions, summable
+from routelmt_batch.stages.totals import totals
 from routelmt_batch.store import checkpoints
-from routelmt_batch.store.folder import read_json
 from routelmt_batch.store.manifest import versions
-from routelmt_batch.threads import each
 
 
 def report(workspace: Job, plan: Plan, engine: Engine) -> JobReport:
@@ -30,14 +29,14 @@ def report(workspace: Job, plan: Plan, engine: Engine) -> JobReport:
     Raises:
         RoutelmtError: see write_report.
     """
-    made = job_report(workspace, plan)
+    made = job_report(workspace, plan, engine)
     write_report(workspace, made, engine)
     return made
 
 
-def job_report(workspace: Job, plan: Plan) -> JobReport:
+def job_report(workspace: Job, plan: Plan, engine: Engine) -> JobReport:
     spec = workspace.spec
-    total = merge(_shard_reports(workspace))
+    total = totals(workspace, engine, summable)
     counts = {name: total.get(name, {}) for name in ("status", "reason", "planned_route", "route")}
     counts["status"] = {status: counts["status"].get(status, 0) for status in STATUSES}
     passes, budget = _passes(workspace), _budget(plan, counts["route"].get(LARGE, 0))
@@ -131,12 +130,6 @@ def _budget(plan: Plan, used: int) -> dict[str, Any]:
         low, high = plan.held_out.interval(rows)
         figures["calibrated"] = {**asdict(plan.held_out), "low": low, "high": high}
     return figures
-
-
-def _shard_reports(workspace: Job) -> Iterator[dict[str, Any]]:
-    paths = [workspace.folder.report(shard.name) for shard in workspace.shards]
-    with each(lambda path, stop: read_json(path), paths) as reports:
-        yield from reports
 
 
 def _passes(workspace: Job) -> list[dict[str, Any]]:

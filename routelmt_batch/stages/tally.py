@@ -160,31 +160,14 @@ def histogram(gains: npt.NDArray[np.float64]) -> dict[str, list[float]]:
     }
 
 
-def merge(reports: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Sum shard reports over the job.
+def summable(report: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a shard's report adds up over the job, for totals.totals.
 
     Deciles cannot be summed; the job's are selected exactly from the scores.
     """
-    total: dict[str, Any] = {}
-    for report in reports:
-        summed = {key: report[key] for key in ("rows", *_COUNTERS, "checks", "direction", *_SUMS)}
-        summed["gain"] = {
-            name: {key: dist[key] for key in ("rows", "infinite", "sum", "min", "max")}
-            | {"counts": dict(enumerate(dist["histogram"]["counts"]))}
-            for name, dist in report["gain"].items()
-        }
-        _sum_into(total, summed)
-    return total
-
-
-_JOINS = {"min": min, "max": max}
-
-
-def _sum_into(total: dict[Any, Any], values: Mapping[Any, Any]) -> None:
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            _sum_into(total.setdefault(key, {}), value)
-        elif total.get(key) is None:
-            total[key] = value
-        elif value is not None:
-            total[key] = _JOINS[key](total[key], value) if key in _JOINS else total[key] + value
+    gains = {
+        name: {key: dist[key] for key in ("rows", "infinite", "sum", "min", "max")}
+        | {"counts": dict(enumerate(dist["histogram"]["counts"]))}
+        for name, dist in report["gain"].items()
+    }
+    return {key: report[key] for key in ("rows", *_COUNTERS, "checks", "direction", *_SUMS)} | {"gain": gains}

@@ -116,12 +116,14 @@ def job(folder: Path, output: str, address: str | None) -> dict[str, Any]:
             Bars(Console(stderr=True)),
             partial(made_up, address=address, notes=notes if address else None),
         )
+    seconds, usage = time.time() - began, resource.getrusage(resource.RUSAGE_SELF)
     ledger = Folder.at(str(folder / output)).ledger()
     log = folder / output / "_job" / "log"
     return {
-        "seconds": time.time() - began,
+        "seconds": seconds,
+        "driver_processor_seconds": usage.ru_utime + usage.ru_stime,
         "passes": outcome.report.as_json()["passes"],
-        "driver_peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "driver_peak_mb": usage.ru_maxrss / 1024,
         "family_peak_mb": family["peak"],
         "parts": {stage.name: len(ledger.parts(stage)) for stage in (SCORES, TRANSLATIONS)},
         "tasks": {path.name: path.stat().st_size for path in sorted(notes.iterdir())},
@@ -289,7 +291,8 @@ def show(sizes: list[dict[str, Any]]) -> None:
             )
         Console().print(table)
         print(
-            f"driver {whole['driver_peak_mb']:.0f} MB, family {whole['family_peak_mb']:.0f} MB; "
+            f"driver {whole['driver_processor_seconds']:.0f} processor seconds and "
+            f"{whole['driver_peak_mb']:.0f} MB, family {whole['family_peak_mb']:.0f} MB; "
             f"parts {whole['parts']}, log {whole['log_mb']:.2f} MB"
         )
         for task, count in whole["tasks"].items():

@@ -44,7 +44,7 @@ PRICE = {
     "head": 0.0004 / 1000,
     "delete": 0.0,
 }
-SETTINGS = ("checks.enabled=false", "page.rows=0", "run.part_rows=1024")
+SETTINGS = ("checks.enabled=false", "page.rows=0")
 
 
 def corpus(folder: Path, copies: int, many_shards: bool) -> int:
@@ -61,9 +61,10 @@ def corpus(folder: Path, copies: int, many_shards: bool) -> int:
     return sum(pq.read_metadata(path).num_rows for path in folder.rglob("*.parquet"))
 
 
-def job(source: str, output: str, log: Path) -> float:
+def job(source: str, output: str, log: Path, part_rows: int) -> float:
     """Run the job; returns its seconds."""
-    settings = (*SETTINGS, f"input.uri={source}", f"output.uri={output}")
+    uris = (f"input.uri={source}", f"output.uri={output}")
+    settings = (*SETTINGS, *uris, f"run.part_rows={part_rows}")
     started = time.perf_counter()
     flow.run(load(DEMO / "job.yaml", settings), flow.Options(), Bars.none(), FakeEngine(log).opened)
     return time.perf_counter() - started
@@ -78,17 +79,17 @@ def measure(server: S3Server, folder: Path, settings: argparse.Namespace) -> dic
     rows = corpus(folder / "in", settings.copies, settings.many_shards)
     server.put_folder(folder / "in", "in")
     seconds: dict[str, list[float]] = {"disk": [], "store": []}
-    log = folder / "sent.log"
+    log, part_rows = folder / "sent.log", settings.part_rows
     for number in range(settings.rounds + 1):
         use(server.environ)
-        disk = job(str(folder / "in"), str(folder / f"out-{number}"), log)
-        store = job(server.uri("in"), server.uri(f"out-{number}"), log)
+        disk = job(str(folder / "in"), str(folder / f"out-{number}"), log, part_rows)
+        store = job(server.uri("in"), server.uri(f"out-{number}"), log, part_rows)
         if number:  # the first warms up
             seconds["disk"].append(disk)
             seconds["store"].append(store)
     with faulty(server) as proxy:
         use(proxy.environ)
-        job(server.uri("in"), server.uri("counted"), log)
+        job(server.uri("in"), server.uri("counted"), log, part_rows)
         requests = dict(proxy.counts)
     medians = {where: statistics.median(runs) for where, runs in seconds.items()}
     return {
@@ -124,6 +125,7 @@ def main() -> None:
     )
     parser.add_argument("--copies", type=int, default=50)
     parser.add_argument("--many-shards", action="store_true")
+    parser.add_argument("--part-rows", type=int, default=1024)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=REPOSITORY / "runs" / "bench")
     settings = parser.parse_args()

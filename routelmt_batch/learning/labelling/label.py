@@ -58,7 +58,7 @@ def label(spec: LabelSpec, options: Options, bars: Bars, open_engine: OpenEngine
         translate(workspace, engine, bars)
         measure(workspace, engine, bars)
         assemble(workspace, engine, bars)
-        reported = report(workspace)
+        reported = report(workspace, engine)
         write_report(workspace, reported, engine)
         succeed(workspace)
         judged = options.conditions.judge(workspace.folder, reported, workspace.ledger.check)

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from routelmt_batch.engines.lanes import Engine
 from routelmt_batch.learning.labelling.label_report import LabelReport
 from routelmt_batch.learning.labelling.recipe import Labelling
 from routelmt_batch.rows import LARGE, QUALITY, SMALL, UNTRANSLATABLE
 from routelmt_batch.stages.tally import direction
-from routelmt_batch.store.folder import read_json
+from routelmt_batch.stages.totals import add, totals
 from routelmt_batch.store.manifest import versions
 
 _SUMS = ("small", "large", "gain", "gain_squared")
@@ -63,35 +64,30 @@ class Counts:
         }
 
 
-def report(workspace: Labelling) -> LabelReport:
+def report(workspace: Labelling, engine: Engine) -> LabelReport:
     """The label job's report, from its shards' reports."""
-    unlabelled: Counter[str] = Counter()
-    directions: dict[str, Counter[str]] = {}
-    rows = 0
-    for shard in workspace.shards:
-        shard_report = read_json(workspace.folder.report(shard.name))
-        rows += shard_report["rows"]
-        unlabelled.update(shard_report["unlabelled"])
-        for name, counts in shard_report["direction"].items():
-            directions.setdefault(name, Counter()).update(counts)
-    total: Counter[str] = Counter()
-    for counts in directions.values():
-        total.update(counts)
+    found = totals(workspace, engine, _summable)
+    directions = found.get("direction", {})
+    total: Counter[str] = Counter(add(directions.values()))
     return LabelReport.of(
         {
             "name": workspace.spec.name,
-            "rows": rows,
+            "rows": found.get("rows", 0),
             "shards": len(workspace.shards),
             "unreadable": workspace.unreadable,
             "labelled": total["labelled"],
-            "unlabelled": dict(sorted(unlabelled.items())),
+            "unlabelled": dict(sorted(found.get("unlabelled", {}).items())),
             "cut": {route: workspace.ledger.totals(QUALITY, route).sums["cut"] for route in (SMALL, LARGE)},
             "overall": _means(total),
-            "direction": {name: _means(counts) for name, counts in sorted(directions.items())},
+            "direction": {name: _means(Counter(counts)) for name, counts in sorted(directions.items())},
             "signature": workspace.recipe.signature().model_dump(mode="json"),
             "versions": versions(),
         }
     )
+
+
+def _summable(report: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: report[key] for key in ("rows", "unlabelled", "direction")}
 
 
 def _means(counts: Mapping[str, float]) -> dict[str, Any]:
