@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,7 +14,8 @@ from routelmt_batch.errors import WorkChanged
 from routelmt_batch.files.disk import DiskLocation
 from routelmt_batch.files.location import File, Location
 
-_BUFFER_BYTES = 1 << 20
+# Without these, pyarrow reads the column chunks of a whole row group into memory.
+_STREAMED: dict[str, Any] = {"buffer_size": 1 << 20, "pre_buffer": False}
 _MOST_AHEAD_BYTES = 256 << 20
 _BATCH_BYTES = 32 << 20
 
@@ -31,8 +33,7 @@ def parquet_file(location: Location, version: str | None = None) -> Iterator[pq.
     if isinstance(location, DiskLocation):
         if version is not None:
             location.open(version).close()
-        # Without a buffer, whole column chunks would be read into memory.
-        with pq.ParquetFile(location.path, buffer_size=_BUFFER_BYTES) as file:
+        with pq.ParquetFile(location.path, **_STREAMED) as file:
             yield file
         return
     with location.open(version) as source, read_ahead(source) as file:
@@ -44,7 +45,7 @@ def read_ahead(source: File) -> pq.ParquetFile:
     file = pq.ParquetFile(source, pre_buffer=True)
     groups = (file.metadata.row_group(group) for group in range(file.num_row_groups))
     if max((group.total_byte_size for group in groups), default=0) > _MOST_AHEAD_BYTES:
-        return pq.ParquetFile(source, metadata=file.metadata, buffer_size=_BUFFER_BYTES)
+        return pq.ParquetFile(source, metadata=file.metadata, **_STREAMED)
     return file
 
 

@@ -8,8 +8,8 @@
 In the engines' place, actors make up scores and translations a batch at a time; all else is a job's own: Ray
 Data, reading, parts, the log, the plan, checks, assembly, report. Each size runs twice, in a process of its own:
 once from start to end, and once killed by SIGKILL when half of the translations are committed, then resumed.
-With --kills, another run is killed so many times, each time after a random part of the whole run's seconds, and
-resumed at last.
+With --kills, another run is killed so many times, each time after a random part of a third of the whole run's
+seconds, and resumed at last.
 
 Writes OUT/scale.json. Ends with 1 if the driver's peak of memory grows by more than a tenth from one size to
 the next from a million rows on, or if a resumed job's data differ from the other's.
@@ -200,10 +200,11 @@ def killed(folder: Path, output: str, address: str | None, reached: Callable[[],
     process.start()
     while not reached() and process.is_alive():
         time.sleep(0.2)
-    family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-    for one in family:
-        with contextlib.suppress(psutil.Error):
-            one.send_signal(signal.SIGKILL)
+    with contextlib.suppress(psutil.NoSuchProcess):  # it has finished before
+        driver = psutil.Process(process.pid)
+        for one in [driver, *driver.children(recursive=True)]:
+            with contextlib.suppress(psutil.Error):
+                one.send_signal(signal.SIGKILL)
     process.join()
 
 
@@ -272,7 +273,7 @@ def measured(rows: int, options: argparse.Namespace, address: str | None) -> dic
             found["equal"] = data == digest(folder / "killed/data")
         if options.kills:
             random, whole = np.random.default_rng(options.seed), found["whole"]["seconds"]
-            moments = random.uniform(0, whole, options.kills)
+            moments = random.uniform(0, whole / 3, options.kills)
             for moment in moments:
                 killed(folder, "often", address, until(moment))
             found["kills"] = [round(float(moment), 1) for moment in moments]

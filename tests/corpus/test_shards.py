@@ -1,6 +1,7 @@
 """Discovery, inspection and atomic writes."""
 
 import fnmatch
+import random
 import shlex
 
 import pyarrow as pa
@@ -10,7 +11,9 @@ import pytest
 from routelmt_batch.corpus.shards import alone, discover, inspect
 from routelmt_batch.corpus.units import groups, read_lines, read_unit, units
 from routelmt_batch.errors import InputError
-from routelmt_batch.files.parquet import parquet_file
+from routelmt_batch.files import parquet
+from routelmt_batch.files.disk import DiskLocation
+from routelmt_batch.files.parquet import batches, parquet_file, read_ahead
 from routelmt_batch.files.write import write_file, write_json
 from routelmt_batch.spec import Columns, Input
 from tests.conftest import COLUMNS, write_shard
@@ -160,6 +163,24 @@ def test_long_rows_come_in_small_batches(tmp_path, monkeypatch):
     (unit,) = units([shard])
     sizes = [batch.num_rows for _, batch in read_unit(unit)]
     assert sum(sizes) == 50 and max(sizes) <= 10
+
+
+@pytest.mark.parametrize("where", ["disk", "store"])
+def test_no_whole_row_group_is_held(tmp_path, monkeypatch, where):
+    path, pages = (
+        tmp_path / "a.parquet",
+        {"write_batch_size": 4, "use_dictionary": False, "compression": "none"},
+    )
+    wide = [random.Random(row).randbytes(1 << 20) for row in range(60)]
+    pq.write_table(pa.table({"wide": wide}), path, **pages)
+    monkeypatch.setattr(parquet, "_BATCH_BYTES", 4 << 20)
+    monkeypatch.setattr(parquet, "_MOST_AHEAD_BYTES", 16 << 20)
+    before, held = pa.total_allocated_bytes(), []
+    with DiskLocation(path).open() as source:
+        opened = parquet_file(DiskLocation(path)) if where == "disk" else read_ahead(source)
+        with opened as file:
+            held = [pa.total_allocated_bytes() for _ in batches(file, 0, 1000)]
+    assert len(held) >= 15 and max(held) - before < 30 << 20
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
