@@ -1,6 +1,6 @@
 """The translation prompt: LMT's template, language names, chat template, token ids.
 
-It knows models only by folder, URI or hub name, and imports transformers only when it loads a tokenizer.
+It knows models only by folder, URI or hub name, and tokenizers as tokens.py gives them.
 """
 
 from __future__ import annotations
@@ -9,14 +9,12 @@ import functools
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from routelmt_batch.fetched import local
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+from routelmt_batch.errors import ModelError
+from routelmt_batch.tokens import TextTokenizer, load_tokenizer
 
 _TOGETHER_CHARS = 1 << 20
+_PLACE = "the-users-text"  # in the chat template, until a prompt takes its place
 # NiuTrans/LMT, src/utils.py (`en_trans_prompt`), with this package's field names.
 LMT_TEMPLATE = (
     "Translate the following text from {source_lang} into {target_lang}:\n"
@@ -88,30 +86,20 @@ LANGUAGES = {
 }
 
 
-@functools.lru_cache(maxsize=4)
-def load_tokenizer(source: str, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model folder, a fetched model's URI or a hub name; cached in the process."""
-    from transformers import AutoTokenizer
-
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-        local(source), trust_remote_code=trust_remote_code
-    )
-    return tokenizer
-
-
 @dataclass(frozen=True)
 class Prompter:
     """Turns rows into the token ids that one model reads.
 
     The template's text is wrapped in the tokenizer's chat template if it has one (generation
-    prompt added; special tokens come from that template); otherwise it is tokenized unchanged.
+    prompt added; special tokens come from that template); otherwise it is tokenized unchanged. A row's text
+    is data: the name of a control token in it is split into ordinary tokens.
     """
 
     source: str
     template: str = LMT_TEMPLATE
     trust_remote_code: bool = False
 
-    def load(self) -> PreTrainedTokenizerBase:
+    def load(self) -> TextTokenizer:
         return load_tokenizer(self.source, self.trust_remote_code)
 
     def token_ids(
@@ -135,29 +123,50 @@ class Prompter:
         longest = _longest_token(self.source, self.trust_remote_code)
         if not longest:
             return 0
-        normalizer = self.load().backend_tokenizer.normalizer
+        backend = self.load().backend
+        normalizer = backend.normalizer if backend else None
         words = (normalizer.normalize_str(text) if normalizer else text).split()
         return sum(len(word.encode()) for word in words) // longest
 
     def _token_ids(
         self, texts: Sequence[str], source_langs: Sequence[str], target_langs: Sequence[str]
     ) -> list[list[int]]:
+        tokenizer = self.load()
+        frame = _chat_frame(self.source, self.trust_remote_code)
+        before, after = frame or ("", "")
+        template = f"{_literal(before)}{tokenizer.marked(self.template)}{_literal(after)}"
         prompts = [
-            self.template.format(source_lang=LANGUAGES[s], target_lang=LANGUAGES[t], source=text)
+            template.format(source_lang=LANGUAGES[s], target_lang=LANGUAGES[t], source=text)
             for text, s, t in zip(texts, source_langs, target_langs, strict=True)
         ]
-        tokenizer = self.load()
-        chat = bool(getattr(tokenizer, "chat_template", None))
-        if chat:
-            conversations = [[{"role": "user", "content": prompt}] for prompt in prompts]
-            prompts = list(
-                map(
-                    str,
-                    tokenizer.apply_chat_template(conversations, tokenize=False, add_generation_prompt=True),
-                )
-            )
-        found: list[list[int]] = tokenizer(prompts, add_special_tokens=not chat)["input_ids"]
-        return found
+        return tokenizer.ids(prompts, add_special_tokens=frame is None)
+
+
+def _literal(text: str) -> str:
+    return text.replace("{", "{{").replace("}", "}}")
+
+
+@functools.lru_cache(maxsize=4)
+def _chat_frame(source: str, trust_remote_code: bool) -> tuple[str, str] | None:
+    """What a tokenizer's chat template puts before and after a prompt; None if there is no such template.
+
+    Raises:
+        ModelError: the template does not give the prompt once, unchanged.
+    """
+    tokenizer = load_tokenizer(source, trust_remote_code)
+    if not getattr(tokenizer.tokenizer, "chat_template", None):
+        return None
+    conversation = [{"role": "user", "content": _PLACE}]
+    chat = str(
+        tokenizer.tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
+    )
+    before, *after = chat.split(_PLACE)
+    if len(after) != 1:
+        raise ModelError(
+            f"{source}: its chat template gives the user's text {len(after)} times, and a prompt needs it "
+            "once. Mend the template, or remove it: then the prompt is given alone"
+        )
+    return tokenizer.marked(before), tokenizer.marked(after[0])
 
 
 @functools.lru_cache(maxsize=4)
@@ -165,7 +174,7 @@ def _longest_token(source: str, trust_remote_code: bool) -> int:
     """Bytes of a tokenizer's longest token; 0 if it is not byte-level BPE, where a token may stand for any
     number of characters."""
     tokenizer = load_tokenizer(source, trust_remote_code)
-    backend = getattr(tokenizer, "backend_tokenizer", None)
+    backend = tokenizer.backend
     if backend is None:
         return 0
     made = json.loads(backend.to_str())
@@ -174,7 +183,7 @@ def _longest_token(source: str, trust_remote_code: bool) -> int:
     removes = any(step.get("behavior") == "Removed" for step in steps)
     if made["model"]["type"] != "BPE" or removes or "ByteLevel" not in {step.get("type") for step in steps}:
         return 0
-    return max(len(token.encode()) for token in tokenizer.get_vocab())
+    return max(len(token.encode()) for token in backend.get_vocab() if not tokenizer.is_secret(token))
 
 
 def _by_length(texts: Sequence[str]) -> Iterator[slice]:

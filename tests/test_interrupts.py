@@ -13,7 +13,7 @@ from routelmt_batch import interrupts
 from routelmt_batch.cli import main
 from routelmt_batch.errors import UsageError
 from routelmt_batch.job import flow
-from routelmt_batch.prompts import load_tokenizer
+from routelmt_batch.tokens import load_tokenizer
 from tests import oracle
 from tests.conftest import MODELS
 from tests.fake_engine import FakeEngine

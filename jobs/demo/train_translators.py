@@ -26,6 +26,7 @@ from torch.nn.functional import cross_entropy
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from routelmt_batch.prompts import Prompter
+from routelmt_batch.tokens import load_tokenizer
 
 VOCABULARY = 8192
 PAD, EOS = 0, 1
@@ -118,8 +119,7 @@ def examples(rows: list[dict[str, str]], tokenizer_folder: Path) -> list[Example
         [row["source_lang"] for row in rows],
         [row["target_lang"] for row in rows],
     )
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(tokenizer_folder)
-    targets = tokenizer([f" {row['reference']}" for row in rows], add_special_tokens=False)["input_ids"]
+    targets = load_tokenizer(str(tokenizer_folder)).ids([f" {row['reference']}" for row in rows])
     found = [Example(prompt, [*target, EOS]) for prompt, target in zip(prompts, targets, strict=True)]
     return [example for example in found if len(example) <= LONGEST_TOKENS]
 

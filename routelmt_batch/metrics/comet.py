@@ -19,6 +19,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from routelmt_batch.fetched import local
+from routelmt_batch.tokens import controls, hide
 
 Samples = list[dict[str, str]]
 _COLUMNS = {"src": "source", "mt": "hypothesis", "ref": "reference"}
@@ -158,6 +159,7 @@ def _load(checkpoint: Checkpoint) -> Any:
     # An encoder's configuration and tokenizer may lie beside the checkpoint, named relative to it.
     with contextlib.chdir(path.parents[1]):
         model = library.load_from_checkpoint(str(path))
+    hide(model.encoder.tokenizer, controls(model.encoder.tokenizer))  # texts are data
     if checkpoint.dtype != "float32":
         # Only the encoder: in bfloat16, scores near 0.9 would have steps of 0.4 points.
         model.encoder.to(getattr(torch, checkpoint.dtype))

@@ -19,9 +19,10 @@ import pyarrow as pa
 
 from routelmt_batch.engines.lanes import Scores
 from routelmt_batch.fetched import local
-from routelmt_batch.prompts import Prompter, cut_off, load_tokenizer
+from routelmt_batch.prompts import Prompter, cut_off
 from routelmt_batch.routers.forward import batches, last_token_scores, pooled_scores
 from routelmt_batch.routers.word_counts import count_words, words
+from routelmt_batch.tokens import load_tokenizer
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Length:
 
     def __call__(self, rows: pa.Table) -> Scores:
         tokenizer = load_tokenizer(self.source, self.trust_remote_code)
-        ids = tokenizer(rows["source"].to_pylist(), add_special_tokens=False)["input_ids"]
+        ids = tokenizer.ids(rows["source"].to_pylist())
         return np.array([len(tokens) for tokens in ids], np.float64)
 
 

@@ -23,7 +23,6 @@ import pyarrow.compute as pc
 from routelmt_batch.corpus.units import Unit, languages, read_lines, read_unit
 from routelmt_batch.engines.lanes import Engine, Lane, Mask, Pending
 from routelmt_batch.progress import Bars
-from routelmt_batch.prompts import load_tokenizer
 from routelmt_batch.routers.scorers import draw
 from routelmt_batch.rows import (
     AUDIT_QUALITY,
@@ -46,6 +45,7 @@ from routelmt_batch.stages.recipe import Job
 from routelmt_batch.stages.requests import PromptReader
 from routelmt_batch.stages.translate import lane
 from routelmt_batch.stages.work import UnitWork, work_on
+from routelmt_batch.tokens import load_tokenizer
 
 _OF_AUDIT = (SAMPLE, TRANSLATIONS, AUDIT_TRANSLATIONS, QUALITY, AUDIT_QUALITY)
 ROUTES: tuple[Route, Route] = (LARGE, SMALL)
@@ -204,7 +204,7 @@ def _sample_table(workspace: Job, drawn: Mapping[Stratum, Sequence[Drawn]]) -> p
         for read in read_lines(unit, workspace.spec.input):
             for row, text in zip(read.rows, read.texts, strict=True):
                 if row in mine:
-                    tokens = len(tokenizer(text, add_special_tokens=False)["input_ids"])
+                    tokens = len(tokenizer.ids([text or ""])[0])
                     lines.append((unit.shard.name, row, *mine[row], tokens))
     schema = SAMPLE.schema
     columns = list(zip(*lines, strict=True)) or [()] * len(schema)

@@ -17,9 +17,9 @@ from routelmt_batch import failpoints
 from routelmt_batch.errors import RoutelmtError
 from routelmt_batch.job import flow
 from routelmt_batch.progress import Bars
-from routelmt_batch.prompts import load_tokenizer
 from routelmt_batch.spec.file import load
 from routelmt_batch.store.log import TakenOver
+from routelmt_batch.tokens import load_tokenizer
 from tests.conftest import MODELS
 from tests.fake_engine import FakeEngine
 

@@ -12,8 +12,8 @@ import pytest
 from routelmt_batch.errors import InputError, StoreError
 from routelmt_batch.job import flow
 from routelmt_batch.learning.labels import find
-from routelmt_batch.prompts import load_tokenizer
 from routelmt_batch.spec.file import load
+from routelmt_batch.tokens import load_tokenizer
 from tests import oracle
 from tests.conftest import MODELS, REPOSITORY, write_shard
 from tests.fake_engine import FakeEngine

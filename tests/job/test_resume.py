@@ -13,8 +13,8 @@ from routelmt_batch import failpoints
 from routelmt_batch.errors import DiskFull, OutputError
 from routelmt_batch.job import flow
 from routelmt_batch.progress import Bars
-from routelmt_batch.prompts import load_tokenizer
 from routelmt_batch.spec.file import load
+from routelmt_batch.tokens import load_tokenizer
 from tests import oracle
 from tests.conftest import MODELS, sampled
 from tests.fake_engine import FakeEngine

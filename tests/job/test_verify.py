@@ -22,13 +22,13 @@ from routelmt_batch.errors import RoutelmtError
 from routelmt_batch.job import flow
 from routelmt_batch.learning.labelling.label import label
 from routelmt_batch.progress import Bars
-from routelmt_batch.prompts import load_tokenizer
 from routelmt_batch.rows import SCORES
 from routelmt_batch.spec.file import load, load_label
 from routelmt_batch.stages.passes import part_writer
 from routelmt_batch.store import ledger as ledgers
 from routelmt_batch.store import log as logs
 from routelmt_batch.store.folder import Folder
+from routelmt_batch.tokens import load_tokenizer
 from tests import oracle
 from tests.conftest import COLUMNS, MODELS, sampled, write_shard
 from tests.fake_engine import FakeEngine

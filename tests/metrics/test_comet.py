@@ -13,6 +13,7 @@ from routelmt_batch.metrics.metric import describe, open_metric
 from routelmt_batch.routers.registry import open_router
 from routelmt_batch.spec import Input, Metric, Output, Router, ScoreSpec
 from routelmt_batch.store import checkpoints
+from tests.conftest import in_quality
 
 pytestmark = pytest.mark.slow
 
@@ -99,3 +100,7 @@ def _with_class(folder, copy, kind, **settings):
     hparams = yaml.safe_load((copy / "hparams.yaml").read_text()) | {"class_identifier": kind, **settings}
     (copy / "hparams.yaml").write_text(yaml.safe_dump(hparams))
     return copy
+
+
+def test_texts_with_names_of_control_tokens_are_data(comet_models):
+    assert in_quality("control_tokens.py", str(comet_models / "kiwi")) == {"texts": 15, "through": []}

@@ -17,8 +17,8 @@ from sacrebleu.metrics import CHRF
 from routelmt_batch.errors import ModelError, OutputError, RoutelmtError, SpecError, UsageError
 from routelmt_batch.job import flow
 from routelmt_batch.progress import Bars
-from routelmt_batch.prompts import load_tokenizer
 from routelmt_batch.spec.file import load
+from routelmt_batch.tokens import load_tokenizer
 from tests import oracle
 from tests.conftest import COLUMNS, MODELS, sampled, write_shard
 from tests.fake_engine import FakeEngine
