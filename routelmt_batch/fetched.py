@@ -1,4 +1,5 @@
-"""The models of object stores that are on this node's disk: where each is, for the libraries that load them.
+"""Where models are, for the libraries that load them: copies from object stores on this node's disk, and
+commits on the hub.
 
 It knows this process only, and fetches nothing: see store/cache.py.
 """
@@ -13,10 +14,14 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Copy:
-    """A model's folder on this node's disk, and the SHA-256 of each of its files by its path there."""
+    """A model's folder on this node's disk, and the SHA-256 of each of its files by its path there.
+
+    Of a model on the hub: its name there, no files, and the commit that this job loads.
+    """
 
     folder: str
     files: Mapping[str, str]
+    commit: str | None = None
 
     @property
     def sha256(self) -> str:
@@ -45,6 +50,11 @@ def local(source: str) -> str:
         if rest := _rest(source, uri):
             return copy.folder + rest.rstrip("/")
     return source
+
+
+def commit(source: str) -> str | None:
+    """The commit of a hub name that this job loads. Other sources have none."""
+    return next((copy.commit for copy in copies(source).values()), None)
 
 
 def digest(path: Path) -> str | None:

@@ -12,7 +12,7 @@ import secrets
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from routelmt_batch.fetched import local
+from routelmt_batch.fetched import commit, local
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -23,7 +23,11 @@ def load_tokenizer(source: str, trust_remote_code: bool = False) -> TextTokenize
     """The tokenizer of a model folder, a fetched model's URI or a hub name; cached in the process."""
     from transformers import AutoTokenizer
 
-    return TextTokenizer(AutoTokenizer.from_pretrained(local(source), trust_remote_code=trust_remote_code))
+    return TextTokenizer(
+        AutoTokenizer.from_pretrained(
+            local(source), revision=commit(source), trust_remote_code=trust_remote_code
+        )
+    )
 
 
 class TextTokenizer:

@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from routelmt_batch import fetched
 from routelmt_batch.engines.child import tokenized
 from routelmt_batch.engines.deaths import RESTARTS, refuse_too_many
 from routelmt_batch.engines.gathering import Gathering, PartLimits
@@ -59,6 +60,9 @@ class EngineActor:
         self._gathering = Gathering(serving.write, serving.limits)
         recipe = serving.recipe
         for uri, seen in recipe.models.items():
+            if seen.commit:
+                fetched.add({uri: seen})
+                continue
             try:
                 fetch(uri, expected=seen.sha256)
             except RoutelmtError as error:

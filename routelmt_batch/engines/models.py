@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from routelmt_batch.engines.lanes import Answer, Mask, Scorer
-from routelmt_batch.fetched import local
+from routelmt_batch.fetched import commit, local
 from routelmt_batch.rows import EMPTY_OUTPUT, ENGINE_ERROR
 
 logger = logging.getLogger(__name__)
@@ -89,7 +89,10 @@ class Generator:
         from vllm.sampling_params import RequestOutputKind
 
         self._invalid = VLLMClientError
-        arguments = spec.engine | {"model": local(spec.engine["model"])}
+        model = spec.engine["model"]
+        arguments = spec.engine | {"model": local(model), "revision": commit(model)}
+        if "tokenizer" in arguments:  # else vLLM would look for the model's commit in its repository
+            arguments = {"tokenizer_revision": "main"} | arguments
         self._engine = LLMEngine.from_engine_args(EngineArgs(**arguments))
         self._tokenizer = self._engine.get_tokenizer()
         end = self._tokenizer.eos_token_id

@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from routelmt_batch.engines.lanes import Scores
-from routelmt_batch.fetched import local
+from routelmt_batch.fetched import commit, local
 from routelmt_batch.prompts import Prompter, cut_off
 from routelmt_batch.routers.forward import batches, last_token_scores, pooled_scores
 from routelmt_batch.routers.word_counts import count_words, words
@@ -164,6 +164,7 @@ def _load(kind: str, source: str, dtype: str, trust_remote_code: bool) -> Any:
     loader = getattr(transformers, kind)
     model = loader.from_pretrained(
         local(source),
+        revision=commit(source),
         dtype="auto" if dtype == "auto" else getattr(torch, dtype),
         trust_remote_code=trust_remote_code,
     )

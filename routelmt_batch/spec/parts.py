@@ -26,6 +26,7 @@ from routelmt_batch.spec.values import (
 # Engine arguments that have their own key in the spec, or that a pass sets.
 OWN_ENGINE_KEYS = {
     "model": "source",
+    "revision": "source: OWNER/NAME@REVISION",
     "runner": "(set by the pass)",
     "dtype": "dtype",
     "max_model_len": "max_model_len_tokens",
@@ -150,7 +151,8 @@ class Pool(Part):
 
     source: Source = Field(
         description="Model folder, on a disk that every node can read or in an object store, or Hugging Face "
-        "name. A node fetches a model from a store once, into its cache."
+        "name, `OWNER/NAME[@REVISION]`. A job loads one commit of it. A node fetches a model from a store "
+        "once, into its cache."
     )
     replicas: Annotated[Replicas, BeforeValidator(_as_replicas)] = Field(
         Replicas(min=1, max=1),

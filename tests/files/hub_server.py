@@ -1,8 +1,8 @@
-"""A Hugging Face hub for tests: the requests that huggingface_hub makes to read a dataset. It knows no job.
+"""A Hugging Face hub for tests: the requests that huggingface_hub makes to read datasets and models.
 
 Status codes and headers are the hub's own: https://huggingface.co/docs/hub/api and huggingface_hub's
-`hf_raise_for_status`. Parquet files are stored as LFS files: the hub redirects to another host for them, which
-refuses requests with a token.
+`hf_raise_for_status`. Parquet files and weights are stored as LFS files: the hub redirects to another host for
+them, which refuses requests with a token.
 """
 
 import contextlib
@@ -93,6 +93,11 @@ def git_sha1(data: bytes) -> str:
     return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
 
 
+def large(path: str) -> bool:
+    """Whether a file is stored as an LFS file."""
+    return path.endswith((".parquet", ".safetensors"))
+
+
 class _Answers(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
@@ -125,6 +130,14 @@ class _Answers(BaseHTTPRequestHandler):
                 return self._about(
                     f"{owner}/{name}", revision, self._resolve, "/".join(path), f"{owner}/{name}"
                 )
+            case ["api", "models", owner, name]:
+                return self._about(f"{owner}/{name}", "main", self._info)
+            case ["api", "models", owner, name, "revision", revision]:
+                return self._about(f"{owner}/{name}", revision, self._info)
+            case [owner, name, "resolve", revision, *path]:
+                return self._about(
+                    f"{owner}/{name}", revision, self._resolve, "/".join(path), f"{owner}/{name}"
+                )
         return self._send(404)
 
     def do_HEAD(self):
@@ -144,7 +157,16 @@ class _Answers(BaseHTTPRequestHandler):
 
     def _info(self, commit, files):
         self.server.hub.counts["info"] += 1
-        self._send_json({"_id": "0", "id": "any", "sha": commit})
+        siblings = [
+            {"rfilename": path, "size": len(data), "blobId": git_sha1(data)}
+            | (
+                {"lfs": {"sha256": sha256(data), "size": len(data), "pointerSize": 130}}
+                if large(path)
+                else {}
+            )
+            for path, data in files.items()
+        ]
+        self._send_json({"_id": "0", "id": "any", "sha": commit, "siblings": siblings})
 
     def _tree(self, commit, files, folder, query):
         self.server.hub.counts["tree"] += 1
@@ -157,7 +179,7 @@ class _Answers(BaseHTTPRequestHandler):
                     inner = below + "/".join(parts[:depth])
                     entries[inner] = {"type": "directory", "oid": "0" * 40, "size": 0, "path": inner}
                 entries[path] = {"type": "file", "oid": git_sha1(data), "size": len(data), "path": path}
-                if path.endswith(".parquet"):
+                if large(path):
                     entries[path] |= {"lfs": {"oid": sha256(data), "size": len(data), "pointerSize": 130}}
         if not entries:
             return self._send(404, code="EntryNotFound")
@@ -178,7 +200,7 @@ class _Answers(BaseHTTPRequestHandler):
         if path not in files:
             return self._send(404, headers, code="EntryNotFound")
         data = files[path]
-        if not path.endswith(".parquet"):
+        if not large(path):
             return self._send_file(data, headers | {"ETag": f'"{git_sha1(data)}"'})
         linked = {"X-Linked-ETag": f'"{sha256(data)}"', "X-Linked-Size": str(len(data))}
         address = f"http://localhost:{self.server.server_port}/lfs/{name}/{sha256(data)}?Signature=secret"

@@ -51,7 +51,7 @@ def store(server, monkeypatch, tmp_path):
 def new_process(monkeypatch) -> None:
     """Forget what this process has fetched."""
     monkeypatch.setattr(fetched, "_COPIES", {})
-    for remembered in (checkpoints.weights_hash, checkpoints.text_hash, load_tokenizer):
+    for remembered in (checkpoints.weights_hash, checkpoints.texts, load_tokenizer):
         remembered.cache_clear()
 
 
@@ -82,7 +82,7 @@ def test_a_fetched_model_has_the_hashes_of_its_folder(store, server, name):
     uri, folder = server.uri(f"models/{name}"), str(MODELS / name)
     checkpoints.locate(uri, "models.small.source")
     assert checkpoints.weights_hash(uri) == checkpoints.weights_hash(folder)
-    assert checkpoints.text_hash(uri) == checkpoints.text_hash(folder)
+    assert checkpoints.texts(uri) == checkpoints.texts(folder)
     assert checkpoints.config(uri) == checkpoints.config(folder)
     assert checkpoints.end_tokens(uri) == checkpoints.end_tokens(folder)
 

@@ -128,7 +128,7 @@ def fingerprint(spec: TrainSpec, files: list[TableFile]) -> dict[str, Any]:
         "held-out tables": _digest(files, held_out=True),
         "base.architecture": spec.base.architecture,
         "base's weights": checkpoints.weights_hash(spec.base.source),
-        "base's configuration and tokenizer": checkpoints.text_hash(spec.base.source),
+        **{f"base's {file}": digest for file, digest in checkpoints.texts(spec.base.source).items()},
     }
     for key, value in spec.model_dump(mode="json", include=_MEANING).items():
         inner = value.items() if isinstance(value, dict) else [(None, value)]

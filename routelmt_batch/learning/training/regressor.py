@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from routelmt_batch.errors import ModelError
-from routelmt_batch.fetched import local
+from routelmt_batch.fetched import commit, local
 from routelmt_batch.learning.training.spec import TrainSpec
 from routelmt_batch.store import checkpoints
 
@@ -20,7 +20,7 @@ def tokenizer_of(spec: TrainSpec) -> Any:
     """The base's tokenizer. If it has no padding token, the end token pads."""
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(local(spec.base.source))
+    tokenizer = AutoTokenizer.from_pretrained(local(spec.base.source), revision=commit(spec.base.source))
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token is None:
             raise ModelError(
