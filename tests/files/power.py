@@ -20,12 +20,23 @@ class Disk:
         self.ignored = lambda path: False
         self.on_sync = lambda: None
 
+    def holds_all(self) -> None:
+        """Whatever is there now is durable."""
+        for path in (self.root, *self.root.rglob("*")):
+            if path.is_dir():
+                self._keep_names(path)
+            else:
+                self.contents[path.stat().st_ino] = path.read_bytes()
+
+    def _keep_names(self, folder: Path) -> None:
+        self.names[folder.stat().st_ino] = {entry.name: entry.inode() for entry in os.scandir(folder)}
+
     def fsync(self, descriptor: int) -> None:
         path = Path(f"/proc/self/fd/{descriptor}").readlink()
         if not path.is_relative_to(self.root) or self.ignored(path):
             return
         if path.is_dir():
-            self.names[path.stat().st_ino] = {entry.name: entry.inode() for entry in os.scandir(path)}
+            self._keep_names(path)
         else:
             self.contents[path.stat().st_ino] = path.read_bytes()
         self.syncs += 1
