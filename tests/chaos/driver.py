@@ -41,8 +41,8 @@ for _name in ("small", "large", "router"):  # once, in the server
 class Start:
     """A job to run, and what happens to it at which of its steps; see layer.Layer.
 
-    `sent` gets the rows that go to an engine, `sent`.said the words of a job that fails, `sent`.steps the
-    number of steps, and `shard` is the input shard that a fault changes to the bytes of `other`.
+    `sent` gets the rows that go to an engine, `sent`.said the words of a job that fails, and `shard` is the
+    input shard that a fault changes to the bytes of `other`.
     """
 
     spec: Path
@@ -79,16 +79,11 @@ def _run(start: Start) -> None:
         reading, writing = os.pipe()
         os.close(reading)
         os.dup2(writing, 2)
-    layer = None
     if "://" not in start.output:
         root = Path(start.output).parent
         change = lambda: start.shard.write_bytes(start.other.read_bytes())  # noqa: E731
-        layer = Layer(root, start.kind, start.at, start.lasts, start.left, change)
-        layer.install()
-    code = _code(start)
-    if layer:
-        start.sent.with_suffix(".steps").write_text(str(layer.steps))
-    os._exit(code)
+        Layer(root, start.kind, start.at, start.lasts, start.left, change).install()
+    os._exit(_code(start))
 
 
 def _code(start: Start) -> int:

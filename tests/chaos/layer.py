@@ -34,10 +34,11 @@ class Layer:
     ) -> None:
         self.root, self.kind, self.at, self.lasts = root, kind, at, lasts
         self.left, self.change = left, change
-        self.steps = 0
+        self._steps = 0
         self._lock = threading.RLock()
         self._disk = Disk(root)
-        self._disk.holds_all()
+        if kind == "cut":  # no other run is at work then
+            self._disk.holds_all()
 
     def install(self) -> None:
         """Put it under this process, for the rest of its life."""
@@ -52,7 +53,8 @@ class Layer:
             with self._lock:
                 self._step(path)
                 fsync(descriptor)
-                self._disk.fsync(descriptor)
+                if self.kind == "cut":
+                    self._disk.fsync(descriptor)
 
         os.fsync = synced
         writers = (
@@ -90,10 +92,10 @@ class Layer:
         if not path.is_relative_to(self.root):
             return
         with self._lock:
-            self.steps += 1
-            if self.kind in ERRORS and self.at <= self.steps < self.at + self.lasts:
+            self._steps += 1
+            if self.kind in ERRORS and self.at <= self._steps < self.at + self.lasts:
                 raise OSError(ERRORS[self.kind], os.strerror(ERRORS[self.kind]), str(path))
-            if self.steps == self.at:
+            if self._steps == self.at:
                 self._happen()
 
     def _happen(self) -> None:

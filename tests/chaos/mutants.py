@@ -28,6 +28,9 @@ _LEDGER = "store/ledger.py", "tests/store/test_log.py tests/job/test_resume.py t
 _OUTPUTS = "stages/outputs.py", "tests/stages/test_flow.py tests/job/test_takeover.py"
 
 
+_ALL = sorted({path for _, tests in (_DISK, _LOG, _LEDGER, _OUTPUTS) for path in tests.split()})
+
+
 @dataclass(frozen=True)
 class Mutant:
     """`old` in a module of the package becomes `new`; `tests` are the nearest ones."""
@@ -155,14 +158,14 @@ def main() -> None:
     parser.add_argument("--only", type=int, nargs="*", help="numbers of mutants")
     parser.add_argument("--record", action="store_true", help=f"write the outcome into {RECORD.name}")
     arguments = parser.parse_args()
+    if any(killed_by(None, arguments.seeds).values()):
+        raise SystemExit("what is not changed fails as well: mend it first")
     found = []
     for number, mutant in enumerate(MUTANTS):
         if arguments.only and number not in arguments.only:
             continue
         began = time.monotonic()
-        with tempfile.TemporaryDirectory(prefix="routelmt-mutant-") as name:
-            by = killed_by(mutant, Path(name), arguments.seeds)
-        found.append({"mutant": mutant.what, "module": mutant.module, **by})
+        found.append({"mutant": mutant.what, "module": mutant.module, **killed_by(mutant, arguments.seeds)})
         print(f"{number} {json.dumps(found[-1])} ({time.monotonic() - began:.0f} s)", flush=True)
     if arguments.record:
         record = json.loads(RECORD.read_text()) if RECORD.exists() else {}
@@ -171,29 +174,22 @@ def main() -> None:
         )
 
 
-def killed_by(mutant: Mutant, folder: Path, seeds: int) -> dict[str, bool]:
-    """Whether random faults and the nearest tests fail with the mutant."""
-    for name in _COPIED:
-        source = REPOSITORY / name
-        copy = shutil.copytree if source.is_dir() else shutil.copyfile
-        copy(source, folder / name)
-    path = folder / "routelmt_batch" / mutant.module
-    text = path.read_text(encoding="utf8")
-    assert text.count(mutant.old) == 1, f"{mutant.what}: its place in {mutant.module} changed"
-    path.write_text(text.replace(mutant.old, mutant.new), encoding="utf8")
-    chaos = ["-m", "tests.chaos", "--seeds", str(seeds), "--until-broken"]
-    nearest = [
-        "-m",
-        "pytest",
-        "-x",
-        "-q",
-        "-p",
-        "no:cacheprovider",
-        "-m",
-        "not chaos and not engine",
-        *mutant.tests,
-    ]
-    return {"random faults": _fails(folder, chaos), "nearest tests": _fails(folder, nearest)}
+def killed_by(mutant: Mutant | None, seeds: int) -> dict[str, bool]:
+    """Whether random faults and the nearest tests fail with a mutant; None: with the project as it is."""
+    with tempfile.TemporaryDirectory(prefix="routelmt-mutant-") as name:
+        folder = Path(name)
+        for copied in _COPIED:
+            source = REPOSITORY / copied
+            (shutil.copytree if source.is_dir() else shutil.copyfile)(source, folder / copied)
+        if mutant:
+            path = folder / "routelmt_batch" / mutant.module
+            text = path.read_text(encoding="utf8")
+            assert text.count(mutant.old) == 1, f"{mutant.what}: its place in {mutant.module} changed"
+            path.write_text(text.replace(mutant.old, mutant.new), encoding="utf8")
+        nearest = mutant.tests if mutant else _ALL
+        chaos = ["-m", "tests.chaos", "--seeds", str(seeds), "--until-broken"]
+        tests = ["-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-m", "not chaos and not engine"]
+        return {"random faults": _fails(folder, chaos), "nearest tests": _fails(folder, [*tests, *nearest])}
 
 
 def _fails(folder: Path, arguments: list[str]) -> bool:

@@ -21,7 +21,7 @@ import yaml
 
 from tests import oracle
 from tests.chaos.driver import BUG, TAKEN_OVER, Start, begin
-from tests.chaos.faults import STEPS, Fault, drawn
+from tests.chaos.faults import Fault, drawn
 from tests.conftest import COLUMNS, MODELS, write_shard
 from tests.files.proxy import faulty
 from tests.files.s3 import S3Server
@@ -320,6 +320,4 @@ def clean(folder: Path) -> dict[str, pa.Table]:
     process.join(_WAIT_S)
     assert process.exitcode == 0, said(start)
     oracle.check(folder / "disk/out", folder / "corpus", FRACTION)
-    steps = int(start.sent.with_suffix(".steps").read_text())
-    assert STEPS * 0.7 < steps < STEPS * 1.4, f"a run has {steps} steps: set faults.STEPS"
     return results(folder / "disk/out")
