@@ -4,13 +4,14 @@
 
 `docs/pages/spec-reference.md` has every key of a spec. `docs/pages/job-report.schema.json` and
 `label-report.schema.json` are the JSON Schemas of `reports/job.json`, of a job and of labels. It knows
-models, and no key by name. tests/test_docs.py checks them.
+models, and no key by name. `faults.md` is written from a record by faults.py. tests/test_docs.py checks them.
 """
 
 from __future__ import annotations
 
 import inspect
 import json
+import runpy
 import types
 from collections.abc import Iterator
 from functools import partial
@@ -173,6 +174,7 @@ WRITTEN = {
     "spec-reference.md": page,
     "job-report.schema.json": partial(schema, JobReport),
     "label-report.schema.json": partial(schema, LabelReport),
+    "faults.md": runpy.run_path(str(Path(__file__).with_name("faults.py")))["page"],
 }
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import math
 import platform
 import shutil
 import tempfile
@@ -18,8 +19,6 @@ from tests.chaos.faults import KINDS
 from tests.chaos.trial import Broken, Trial, clean
 from tests.files.s3 import S3Server, s3_server
 
-RECORD = Path(__file__).parents[2] / "docs/pages/chaos.json"
-
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
@@ -27,6 +26,7 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--real", type=int, default=0, help="seeds with Ray and vLLM instead")
     parser.add_argument("--until-broken", action="store_true", help="end with the first broken seed")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="begin no seed after so long")
     parser.add_argument("--keep", type=Path, help="where the folders of broken seeds go")
     parser.add_argument(
         "--record", type=Path, help="a JSON file for what was run, such as docs/pages/chaos.json"
@@ -52,18 +52,20 @@ def main() -> None:
 
 
 def run_all(
-    first: int, number: int, keep: Path | None = None, until_broken: bool = False
+    first: int, number: int, keep: Path | None = None, until_broken: bool = False, minutes: float = math.inf
 ) -> dict[str, object]:
     """Run seeds; gives what was run, how often each kind of fault was met, and what broke, by seed."""
     met: Counter[str] = Counter()
     drawn_kinds: Counter[str] = Counter()
     broken: dict[int, str] = {}
-    runs = 0
+    runs, last = 0, first
+    until = time.monotonic() + 60 * minutes
     with tempfile.TemporaryDirectory(prefix="routelmt-chaos-") as name, server(Path(name)) as store:
         expected = clean(Path(name) / "clean")
         for seed in range(first, first + number):
-            if broken and until_broken:
+            if (broken and until_broken) or time.monotonic() > until:
                 break
+            last = seed
             folder = Path(name) / f"seed{seed}"
             folder.mkdir()
             trial = Trial(seed, folder, store)
@@ -79,7 +81,7 @@ def run_all(
             runs += trial.runs
             shutil.rmtree(folder)
     return {
-        "seeds": [first, first + number - 1],
+        "seeds": [first, last],
         "runs": runs,
         "faults": {
             kind: {"what": what, "drawn": drawn_kinds[kind], "met": met[kind]} for kind, what in KINDS.items()

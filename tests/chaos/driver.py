@@ -5,6 +5,7 @@ The process is forked from a server that has loaded everything but has no client
 
 from __future__ import annotations
 
+import importlib
 import multiprocessing
 import os
 import sys
@@ -33,6 +34,8 @@ TAKEN_OVER, BUG = 17, 99
 # So that a test need not wait half a minute for a run that is stopped.
 LEASE_S, SIGN_OF_LIFE_S = 1.5, 0.3
 
+for _library in ("pyarrow.dataset", "scipy.stats"):  # a job imports them late: half of its time
+    importlib.import_module(_library)
 for _name in ("small", "large", "router"):  # once, in the server
     load_tokenizer(str(MODELS / _name))
 

@@ -17,8 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from tests.chaos.__main__ import RECORD
-
 REPOSITORY = Path(__file__).parents[2]
 _SEEDS = 40
 _COPIED = ("routelmt_batch", "tests", "jobs", "docs", "pyproject.toml")
@@ -156,7 +154,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos.mutants", description=__doc__)
     parser.add_argument("--seeds", type=int, default=_SEEDS, help="of the random faults, for each mutant")
     parser.add_argument("--only", type=int, nargs="*", help="numbers of mutants")
-    parser.add_argument("--record", action="store_true", help=f"write the outcome into {RECORD.name}")
+    parser.add_argument("--record", type=Path, help="a JSON file for the outcome")
     arguments = parser.parse_args()
     if any(killed_by(None, arguments.seeds).values()):
         raise SystemExit("what is not changed fails as well: mend it first")
@@ -168,10 +166,9 @@ def main() -> None:
         found.append({"mutant": mutant.what, "module": mutant.module, **killed_by(mutant, arguments.seeds)})
         print(f"{number} {json.dumps(found[-1])} ({time.monotonic() - began:.0f} s)", flush=True)
     if arguments.record:
-        record = json.loads(RECORD.read_text()) if RECORD.exists() else {}
-        RECORD.write_text(
-            json.dumps(record | {"mutants": found, "seeds of a mutant": arguments.seeds}, indent=1) + "\n"
-        )
+        record = json.loads(arguments.record.read_text()) if arguments.record.exists() else {}
+        record["mutants"] = {"seeds": arguments.seeds, "each": found}
+        arguments.record.write_text(json.dumps(record, indent=1) + "\n")
 
 
 def killed_by(mutant: Mutant | None, seeds: int) -> dict[str, bool]:
