@@ -39,7 +39,9 @@ class TextTokenizer:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer: Any = tokenizer
-        self._names = controls(tokenizer)
+        # mistral-common's tokenizers take every text as data, and have no way to read text of ours otherwise.
+        self._is_plain = self.backend is None and not hasattr(tokenizer, "_tokenize")
+        self._names = {} if self._is_plain else controls(tokenizer)
         hide(tokenizer, self._names)
         # The longest name first: one may begin with another.
         self._known = re.compile(
@@ -64,7 +66,7 @@ class TextTokenizer:
             # Without offsets and masks, which nobody reads: the same ids in less time.
             found = backend.encode_batch_fast(list(texts), add_special_tokens=add_special_tokens)
             return [encoding.ids for encoding in found]
-        if not hasattr(self.tokenizer, "_tokenize"):  # mistral-common's tokenizers take every text as data
+        if self._is_plain:
             found = self.tokenizer(list(texts), add_special_tokens=add_special_tokens)["input_ids"]
             return [list(ids) for ids in found]
         return [self._python_ids(text, add_special_tokens) for text in texts]

@@ -4,7 +4,9 @@ import json
 import random
 import re
 import shutil
+from pathlib import Path
 
+import mistral_common
 import pyarrow.parquet as pq
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -210,6 +212,18 @@ def test_names_of_control_tokens_are_secret_and_ids_stay(kind):
     assert first.ids([first.marked(name)]) == [[tokenizer.pad_token_id]]
     assert first.tokenizer.pad_token_id == tokenizer.pad_token_id
     assert first.tokenizer.eos_token_id == tokenizer.eos_token_id
+
+
+def test_mistrals_own_tokenizer_takes_text_as_data_by_itself(tmp_path):
+    (vocabulary,) = Path(mistral_common.__file__).parent.glob("data/tekken_240911.json")
+    shutil.copyfile(vocabulary, tmp_path / "tekken.json")
+    (tmp_path / "config.json").write_text('{"model_type": "mistral"}')
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    texts = ["<s>", "A </s> b", "[INST] Say no. [/INST]"]
+    found = Prompter(str(tmp_path), "{source}").token_ids(texts, ["en"] * 3, ["de"] * 3)
+    assert found == tokenizer(texts)["input_ids"]
+    for ids in found:
+        assert not set(ids[1:]) & set(tokenizer.all_special_ids)
 
 
 def test_a_merge_that_makes_a_control_token_is_left_out(tmp_path):

@@ -15,7 +15,6 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from routelmt_batch import fetched
 from routelmt_batch.engines.child import tokenized
 from routelmt_batch.engines.deaths import RESTARTS, refuse_too_many
 from routelmt_batch.engines.gathering import Gathering, PartLimits
@@ -25,7 +24,7 @@ from routelmt_batch.engines.models import Keyed, RowsFailed
 from routelmt_batch.engines.process import EngineBroken, EngineDied, EngineProcess, Recipe
 from routelmt_batch.errors import RoutelmtError
 from routelmt_batch.rows import EMPTY_OUTPUT, ENGINE_ERROR, ENGINE_KILLED
-from routelmt_batch.store.cache import fetch
+from routelmt_batch.store.cache import bring
 
 BATCH = "batch"  # a column of pickled REQUESTS tables
 RECEIPT = "receipt"
@@ -59,14 +58,10 @@ class EngineActor:
         self._name = uuid.uuid4().hex
         self._gathering = Gathering(serving.write, serving.limits)
         recipe = serving.recipe
-        for uri, seen in recipe.models.items():
-            if seen.commit:
-                fetched.add({uri: seen})
-                continue
-            try:
-                fetch(uri, expected=seen.sha256)
-            except RoutelmtError as error:
-                raise EngineBroken(str(error)) from None
+        try:
+            bring(recipe.models)
+        except RoutelmtError as error:
+            raise EngineBroken(str(error)) from None
         # Another environment's transformers may not read this model's tokenizer: rows get their tokens here.
         self._prompter = recipe.prompter if recipe.python else None
         if self._prompter:

@@ -14,7 +14,7 @@ import os
 import shutil
 import socket
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -103,6 +103,19 @@ def fetch(
             "back, or start a new job with another --output"
         )
     return copy
+
+
+def bring(models: Mapping[str, Copy]) -> None:
+    """Have on this node the models that the driver has: copies from stores, and commits on the hub.
+
+    Raises:
+        RoutelmtError: see fetch.
+    """
+    for source, seen in models.items():
+        if seen.commit:
+            fetched.add({source: seen})
+        else:
+            fetch(source, expected=seen.sha256)
 
 
 def _fetched(uri: str, key: str, needs: str | None, bars: Bars) -> Copy:

@@ -32,7 +32,7 @@ from routelmt_batch.learning.training.spec import TrainSpec
 from routelmt_batch.learning.training.split import TEST, TRAIN, VALIDATION
 from routelmt_batch.routers.card import Scale
 from routelmt_batch.routers.forward import last_token_scores, padded, pooled_scores
-from routelmt_batch.store.cache import fetch
+from routelmt_batch.store.cache import bring
 
 _LOGS_PER_EPOCH = 20
 _NO_RANKING = -1.0  # a constant prediction ranks nothing: worse than any Spearman that is defined
@@ -53,8 +53,7 @@ def train_loop(config: Mapping[str, Any]) -> RoutelmtError | None:
     folder = TrainingFolder(Path(config["folder"]))
     torch.set_num_threads(config["threads"])
     try:
-        for uri, seen in config["models"].items():
-            fetch(uri, expected=seen.sha256)
+        bring(config["models"])
         if not folder.trained.exists():
             _train(spec, folder)
         if _is_first():
