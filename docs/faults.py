@@ -89,12 +89,12 @@ def _mutants(tried: Mapping[str, Any]) -> Iterable[str]:
         f"{sum(one['random faults'] for one in found)} of them by {tried['seeds']} seeds of the "
         "random faults, the others by the nearest tests.\n"
     )
-    said = {True: "noticed", False: "no"}
-    rows = [
-        (one["mutant"], f"`{one['module']}`", said[one["random faults"]], said[one["nearest tests"]])
-        for one in found
-    ]
-    yield _table(("fault in the code", "module", "random faults", "nearest tests"), rows)
+    rows = [(one["mutant"], f"`{one['module']}`", _by(one)) for one in found]
+    yield _table(("fault in the code", "module", "noticed by"), rows)
+
+
+def _by(one: Mapping[str, Any]) -> str:
+    return next((name for name in ("random faults", "nearest tests") if one[name]), "nothing")
 
 
 def _passed(seeds: int, broken: Mapping[str, str]) -> str:
