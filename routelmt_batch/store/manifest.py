@@ -184,10 +184,11 @@ def check_stage(
 
 
 def changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    """A line for each value that differs between two fingerprints; empty if none does."""
+    """A line for each value that differs between two fingerprints; empty if none does. A new one without any
+    value is of a stage that is given up: it makes nothing more."""
     return "\n".join(
         f"  {key}: was {old.get(key)!r}, is {new.get(key)!r}"
-        for key in {**old, **new}
+        for key in ({**old, **new} if new else ())
         if old.get(key) != new.get(key)
     )
 
