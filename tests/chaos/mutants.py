@@ -23,10 +23,11 @@ _COPIED = ("routelmt_batch", "tests", "jobs", "docs", "pyproject.toml")
 _DISK = "files/disk.py", "tests/files/test_power.py tests/job/test_takeover.py"
 _LOG = "store/log.py", "tests/store/test_log.py tests/job/test_takeover.py"
 _LEDGER = "store/ledger.py", "tests/store/test_log.py tests/job/test_resume.py tests/job/test_takeover.py"
-_OUTPUTS = "stages/outputs.py", "tests/stages/test_flow.py tests/job/test_takeover.py"
-
-
-_ALL = sorted({path for _, tests in (_DISK, _LOG, _LEDGER, _OUTPUTS) for path in tests.split()})
+_FLOW = "tests/stages/test_flow.py::test_"
+_OUTPUTS = (
+    "stages/outputs.py",
+    f"{_FLOW}a_shard_that_changes_before_it_is_assembled_is_named {_FLOW}a_removed_output_shard_is_written_again",
+)
 
 
 @dataclass(frozen=True)
@@ -165,10 +166,10 @@ def main() -> None:
         began = time.monotonic()
         found.append({"mutant": mutant.what, "module": mutant.module, **killed_by(mutant, arguments.seeds)})
         print(f"{number} {json.dumps(found[-1])} ({time.monotonic() - began:.0f} s)", flush=True)
-    if arguments.record:
-        record = json.loads(arguments.record.read_text()) if arguments.record.exists() else {}
-        record["mutants"] = {"seeds": arguments.seeds, "each": found}
-        arguments.record.write_text(json.dumps(record, indent=1) + "\n")
+        if arguments.record:
+            record = json.loads(arguments.record.read_text()) if arguments.record.exists() else {}
+            record["mutants"] = {"seeds": arguments.seeds, "each": found}
+            arguments.record.write_text(json.dumps(record, indent=1) + "\n")
 
 
 def killed_by(mutant: Mutant | None, seeds: int) -> dict[str, bool]:
@@ -183,23 +184,21 @@ def killed_by(mutant: Mutant | None, seeds: int) -> dict[str, bool]:
             text = path.read_text(encoding="utf8")
             assert text.count(mutant.old) == 1, f"{mutant.what}: its place in {mutant.module} changed"
             path.write_text(text.replace(mutant.old, mutant.new), encoding="utf8")
-        nearest = mutant.tests if mutant else _ALL
+        nearest = mutant.tests if mutant else []
         chaos = ["-m", "tests.chaos", "--seeds", str(seeds), "--until-broken"]
         tests = ["-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "-m", "not chaos and not engine"]
         noticed = _fails(folder, chaos)
         # The nearest tests are asked only about what the random faults do not notice.
-        return {"random faults": noticed, "nearest tests": not noticed and _fails(folder, [*tests, *nearest])}
+        tried = bool(nearest) and not noticed
+        return {"random faults": noticed, "nearest tests": tried and _fails(folder, [*tests, *nearest])}
 
 
 def _fails(folder: Path, arguments: list[str]) -> bool:
     environment = {**os.environ, "PYTHONPATH": str(folder)}
     command = [sys.executable, *arguments]
-    try:
-        return bool(
-            subprocess.run(command, cwd=folder, env=environment, capture_output=True, timeout=900).returncode
-        )
-    except subprocess.TimeoutExpired:
-        return True
+    # Longer than either takes: what does not end is not said to be noticed.
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, timeout=3600)
+    return bool(done.returncode)
 
 
 if __name__ == "__main__":
