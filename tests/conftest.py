@@ -94,6 +94,14 @@ def corpus(tmp_path: Path) -> Path:
     return root
 
 
+def with_references(corpus: Path) -> str:
+    """Add a column of references to every shard: its texts. Returns the column's name."""
+    for path in corpus.rglob("*.parquet"):
+        table = pq.read_table(path)
+        pq.write_table(table.append_column("human", table["text"]), path)
+    return "human"
+
+
 @pytest.fixture
 def make_spec(tmp_path: Path, corpus: Path) -> Callable[..., Path]:
     """Writes a spec over the corpus and the demo models; keyword arguments set dotted keys."""

@@ -101,8 +101,9 @@ class FailIfOptions:
         typer.Option(
             "--fail-if",
             metavar="CONDITION",
-            help="Exit with 4 if this holds when the job is finished: 'failed>0.01'; for `run` also "
-            "'unused_budget>0.05', 'psi>0.25', 'ks>0.2'. Can be repeated.",
+            help="Exit with 4 if this holds when the job is finished: 'failed>0.01', 'skipped>0.1'; for "
+            "`run` also truncated, doubtful, fallback and empty, each also for one direction: "
+            "'skipped[en-zh]>0.01'; and 'unused_budget>0.05', 'psi>0.25', 'ks>0.2'. Can be repeated.",
         ),
     ] = field(default_factory=list)
 

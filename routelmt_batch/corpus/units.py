@@ -20,6 +20,7 @@ from routelmt_batch.errors import InputChanged, RoutelmtError
 from routelmt_batch.files.location import Replaced
 from routelmt_batch.files.parquet import batches, parquet_file
 from routelmt_batch.files.write import sha256
+from routelmt_batch.languages import understood
 from routelmt_batch.spec import Input, Texts
 from routelmt_batch.threads import Stop
 
@@ -96,33 +97,41 @@ def read_lines(unit: Unit, spec: Input, also: Sequence[str] = ()) -> Iterator[Li
         InputChanged: the shard is not the file that was inspected.
     """
     columns = text_columns(spec, also)
-    constants = {"source_lang": spec.source_lang, "target_lang": spec.target_lang}
     for first, batch in read_unit(unit, list(columns.values()), _LINES):
+        texts: list[str | None] = batch.column(columns["source"]).to_pylist()
+        references: list[str | None] = [None] * batch.num_rows
+        if "reference" in columns:
+            references = batch.column(columns["reference"]).to_pylist()
+        source_langs, target_langs = (codes.to_pylist() for codes in languages(batch, spec))
+        rows = list(range(first, first + batch.num_rows))
+        yield Lines(rows, texts, source_langs, target_langs, references)
 
-        def values(key: str, batch: pa.RecordBatch = batch) -> list[str | None]:
-            if key not in columns:
-                return [constants.get(key)] * batch.num_rows
-            texts: list[str | None] = batch.column(columns[key]).to_pylist()
-            return texts
 
-        yield Lines(
-            list(range(first, first + batch.num_rows)),
-            *(values(key) for key in ("source", "source_lang", "target_lang", "reference")),
-        )
+def codes(batch: pa.RecordBatch | pa.Table, spec: Texts) -> tuple[pa.Array, pa.Array]:
+    """Source and target language codes of some rows as they are written, from columns or constants."""
+
+    def column(name: str, constant: str | None) -> pa.Array:
+        if constant is not None:
+            return pa.repeat(constant, batch.num_rows)
+        found = batch.column(name).cast(pa.string())
+        return found.combine_chunks() if isinstance(found, pa.ChunkedArray) else found
+
+    return (
+        column(spec.columns.source_lang, spec.source_lang),
+        column(spec.columns.target_lang, spec.target_lang),
+    )
 
 
 def languages(batch: pa.RecordBatch | pa.Table, spec: Texts) -> tuple[pa.Array, pa.Array]:
-    """Language codes of some rows, from columns or constants."""
+    """Source and target languages of some rows: LMT's codes. A code that is not understood stays as it is."""
+    source, target = codes(batch, spec)
+    return _as_understood(source), _as_understood(target)
 
-    def codes(column: str, constant: str | None) -> pa.Array:
-        if constant is not None:
-            return pa.repeat(constant, batch.num_rows)
-        return batch.column(column).cast(pa.string())
 
-    return (
-        codes(spec.columns.source_lang, spec.source_lang),
-        codes(spec.columns.target_lang, spec.target_lang),
-    )
+def _as_understood(codes: pa.Array) -> pa.Array:
+    coded = codes.dictionary_encode()
+    known = [code and (understood(code) or code) for code in coded.dictionary.to_pylist()]
+    return pa.array(known, pa.string()).take(coded.indices)
 
 
 def read_unit(

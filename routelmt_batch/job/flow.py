@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, TypeVar
 
-from routelmt_batch.corpus.units import units
+from routelmt_batch.corpus.units import Unit, units
 from routelmt_batch.engines.lanes import Engine
 from routelmt_batch.engines.nodes import processors
 from routelmt_batch.errors import OutputError
@@ -38,13 +38,14 @@ from routelmt_batch.stages.outputs import current_outputs, succeed
 from routelmt_batch.stages.recipe import Job, JobRecipe, check_models
 from routelmt_batch.stages.report import report
 from routelmt_batch.stages.score import score
-from routelmt_batch.stages.tally import directions
+from routelmt_batch.stages.skips import check_codes, refuse_skipped
 from routelmt_batch.stages.translate import check_fit, expected, reopen_failed, translate, upcoming
 from routelmt_batch.stats.selection import places
 from routelmt_batch.store.begun import Begun, settled, take
 from routelmt_batch.store.folder import Folder, check_output
 from routelmt_batch.store.log import TakenOver
 from routelmt_batch.store.workspace import find_input, open_workspace, refuse_cleaned
+from routelmt_batch.threads import Each, each
 
 
 @dataclass(frozen=True)
@@ -98,8 +99,9 @@ def run(spec: JobSpec, options: Options, bars: Bars, open_engine: OpenEngine) ->
                 )
         if workspace.ledger.rows(SCORES) < workspace.rows:
             check_fit(spec, engine, bars, _alone(workspace.recipe))
-            _warn_of_directions(workspace, bars)
+            _check_languages(workspace.recipe, workspace.units, bars, engine.each)
         score(workspace, engine, bars, upcoming=partial(upcoming, workspace, engine))
+        refuse_skipped(workspace, workspace.ledger.totals(SCORES).unanswered, workspace.rows)
         plan = allocate(workspace)
         if options.retry_failed and not done:
             reopen_failed(workspace, plan)
@@ -169,16 +171,15 @@ def plan(spec: JobSpec, options: Options, bars: Bars, open_engine: OpenEngine) -
                 "on its audit page, and in reports/job.json under `budgets`"
             )
         if workspace.ledger.rows(SCORES) < workspace.rows:
-            _warn_of_directions(workspace, bars)
+            _check_languages(workspace.recipe, workspace.units, bars, engine.each)
             score(workspace, engine, bars)
         return make_plan(workspace).budgets
 
 
-def _warn_of_directions(workspace: Job, bars: Bars) -> None:
-    """Log the router's warnings before any expensive work; the report repeats them."""
-    for warning in workspace.recipe.router.doubts(
-        "router", directions(workspace.units, workspace.spec.input)
-    ):
+def _check_languages(recipe: JobRecipe, units: Iterable[Unit], bars: Bars, spread: Each = each) -> None:
+    """Warn of codes and directions before any expensive work; the report repeats them. See check_codes."""
+    found = check_codes(recipe.spec, units, bars, spread)
+    for warning in recipe.router.doubts("router", sorted(found.directions)):
         bars.warn(warning)
 
 
@@ -206,9 +207,8 @@ def dry_run(
     begun.check(spec.command, shards, recipe.fingerprints(shards, limit), bars)
     refuse_other_budget(folder, begun.ledger, recipe.budget, spec.guard)
     rows = sum(unit.rows for unit in units(shards, limit))
-    if spec.input.source_lang and spec.input.target_lang:  # else a dry run would read every row
-        for warning in recipe.router.doubts("router", directions((), spec.input)):
-            bars.warn(warning)
+    if begun.ledger.rows(SCORES) < rows:
+        _check_languages(recipe, units(shards, limit), bars)
     return {
         "input": f"{counted(rows, 'row')} in {counted(len(shards), 'shard')} of "
         + ", ".join(revisions.get(uri, uri) for uri in spec.input.uris),

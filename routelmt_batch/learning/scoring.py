@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from routelmt_batch.corpus.codes import count_codes
 from routelmt_batch.corpus.shards import Shard, text_columns
 from routelmt_batch.engines.lanes import Engine
 from routelmt_batch.errors import InputChanged, InputError, WorkChanged
@@ -27,7 +28,6 @@ from routelmt_batch.spec import Input, Output, Prompt, Run, ScoreSpec
 from routelmt_batch.spec import Router as RouterSpec
 from routelmt_batch.stages.gains import CommittedGains
 from routelmt_batch.stages.score import score
-from routelmt_batch.stages.tally import directions
 from routelmt_batch.store import checkpoints
 from routelmt_batch.store.begun import Begun, settled, take
 from routelmt_batch.store.folder import Folder
@@ -59,7 +59,7 @@ class Scored:
 
     router: Router
     scores: npt.NDArray[np.float32]
-    directions: tuple[str, ...]  # of the tables, as tally.direction names them, in name order
+    directions: tuple[str, ...]  # of the tables, as languages.direction names them, in name order
 
 
 def router_spec(kind: str, source: str, seed: int = 0, dtype: str = "auto") -> RouterSpec:
@@ -114,7 +114,8 @@ def score_tables(
         scores = np.full(workspace.rows, np.nan, np.float32)
         for part in CommittedGains(workspace)():
             scores[first[part.rank] + part.row] = part.gain
-        return Scored(workspace.recipe.router, scores, directions(workspace.units, spec.input))
+        codes = count_codes(workspace.units, spec.input, engine.each)
+        return Scored(workspace.recipe.router, scores, tuple(sorted(codes.directions)))
 
 
 @contextlib.contextmanager

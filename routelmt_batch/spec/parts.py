@@ -5,12 +5,12 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 from decimal import Decimal
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from routelmt_batch.kinds import KINDS, ORACLES, SMALL_MODEL
-from routelmt_batch.prompts import LANGUAGES, LMT_TEMPLATE
+from routelmt_batch.prompts import LMT_TEMPLATE
 from routelmt_batch.spec.text import dump
 from routelmt_batch.spec.values import (
     NOT_HERE,
@@ -72,6 +72,11 @@ class Columns(Part):
         names = [self.source, self.source_lang, self.target_lang]
         if len(set(names)) < len(names):
             raise ValueError(f"source, source_lang and target_lang must be three columns: {names}")
+        if self.reference in names:
+            raise ValueError(
+                f"reference {self.reference!r} is the column of the text or of a language: name the column "
+                "with human translations"
+            )
         return self
 
 
@@ -81,19 +86,12 @@ class Texts(Part):
     columns: Columns = Columns()
     source_lang: Language | None = Field(
         None,
-        description="Source language of every row, such as `en`. Replaces the column. One of LMT's 60 codes.",
+        description="Source language of every row, such as `en`. Replaces the column. One of LMT's 60 codes; "
+        "other spellings, such as `EN`, `en-US`, `eng` or `zho_Hans`, are read as the code that they mean.",
     )
     target_lang: Language | None = Field(
         None, description="Target language of every row, such as `de`. Replaces the column."
     )
-
-    @model_validator(mode="after")
-    def _known_languages(self) -> Self:
-        for key in ("source_lang", "target_lang"):
-            code = getattr(self, key)
-            if code is not None and code not in LANGUAGES:
-                raise ValueError(f"{key} {code!r} is not one of LMT's 60 codes{near(code, LANGUAGES)}")
-        return self
 
 
 class Input(Texts):
@@ -385,6 +383,11 @@ class Run(Part):
     max_failed_fraction: Fraction = Field(
         Decimal("0.01"),
         description="Largest share of failed rows. More failed rows end the job with exit code 1.",
+    )
+    max_skipped_fraction: Fraction = Field(
+        Decimal("0.5"),
+        description="Largest share of skipped rows. More end the job with exit code 2: before a model "
+        "starts, if the language codes alone show it, else before a row is translated.",
     )
 
 

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from routelmt_batch.errors import UsageError
 from routelmt_batch.files.hub import HubLocation
 from routelmt_batch.files.uris import locate, without_login
+from routelmt_batch.languages import hint, understood
 
 COMET = "comet:"
 # Words of names such as AWS_SECRET_ACCESS_KEY, AZURE_STORAGE_SAS_TOKEN, HF_TOKEN or VLLM_API_KEY. They are
@@ -63,6 +64,13 @@ def _is_source(source: str) -> str:
     return source
 
 
+def _understood(code: str) -> str:
+    known = understood(code)
+    if known is None:
+        raise ValueError(f"not one of LMT's 60 codes{hint(code)}")
+    return known
+
+
 def _exact(value: object) -> object:
     """Keep the text of a decimal fraction: 0.29 is 29 rows of 100, not 28."""
     if isinstance(value, bool):
@@ -93,7 +101,7 @@ Uri = Annotated[str, AfterValidator(_is_located), Field(title="path or URI")]
 Uris = Annotated[str | Annotated[tuple[str, ...], Field(min_length=1)], AfterValidator(_are_located)]
 OutputUri = Annotated[Uri, AfterValidator(_is_writable)]
 Source = Annotated[str, AfterValidator(_is_source), Field(title="path, URI or hub name")]
-Language = Annotated[str, Field(title="language code")]
+Language = Annotated[str, AfterValidator(_understood), Field(title="language code")]
 Fraction = Annotated[
     Decimal, BeforeValidator(_exact), Field(title="fraction, 0 to 1", ge=0, le=1, allow_inf_nan=False)
 ]

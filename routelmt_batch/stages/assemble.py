@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from routelmt_batch.corpus.units import languages
+from routelmt_batch.corpus.units import codes
 from routelmt_batch.engines.lanes import Engine
 from routelmt_batch.errors import RoutelmtError
 from routelmt_batch.progress import Bars
@@ -57,7 +57,7 @@ class _JobColumns:
 
     def __call__(self, work: UnitWork, batch: pa.RecordBatch, counted: Tally) -> dict[str, pa.Array]:
         added, prompt_tokens, doubts = _columns(work, self.cut, self.margin)
-        counted.add(added, prompt_tokens, doubts, *languages(batch, self.input))
+        counted.add(added, prompt_tokens, doubts, *codes(batch, self.input))
         return added
 
 

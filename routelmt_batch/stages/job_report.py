@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import Field
 
 from routelmt_batch.files.record import Record
-from routelmt_batch.rows import FAILED, LARGE, QUARANTINED, Route
+from routelmt_batch.rows import FAILED, LARGE, QUARANTINED, SKIPPED, Route
 from routelmt_batch.stages.outputs import Report
 
 Counts = dict[str, int]
@@ -115,6 +115,18 @@ class GuardReport(Record):
     cut: Counts = Field(description="Measured rows that are longer than the metric reads.")
 
 
+class CodesReport(Record):
+    """Language codes of the input that are not LMT's, and how often each occurs."""
+
+    spelled: dict[str, Counts] = Field(
+        description="Codes that were understood, by LMT's code: `{en: {EN: 50, en-US: 2}}`."
+    )
+    unknown: Counts = Field(
+        description="Codes that were not understood. `(none)`: null or empty. `(other)`: texts that are no "
+        "codes, and codes beyond the first hundred."
+    )
+
+
 class Fraction(Record):
     """Shares of the rows with a gain: planned for the large model, and translated by it."""
 
@@ -218,7 +230,11 @@ class JobReport(Report):
     planned_route: Counts
     route: Counts
     checks: Counts
-    direction: dict[str, Counts]
+    direction: dict[str, Counts] = Field(
+        description="Rows by direction: by status, planned for and translated by the large model, truncated, "
+        "doubtful, empty (no text in the source or the translation)."
+    )
+    codes: CodesReport
     budget: BudgetReport
     guard: GuardReport | None
     threshold: float | None
@@ -242,6 +258,11 @@ class JobReport(Report):
     def failed_rows(self) -> int:
         """Rows that should have a translation and have none."""
         return self.status[FAILED] + self.status[QUARANTINED]
+
+    @property
+    def skipped_rows(self) -> int:
+        """Rows that were given to no model."""
+        return self.status[SKIPPED]
 
     @property
     def large_rows(self) -> int:

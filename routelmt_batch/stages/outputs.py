@@ -165,6 +165,11 @@ class Report(Record):
 
     @property
     @abstractmethod
+    def skipped_rows(self) -> int:
+        """Rows that were given to no model."""
+
+    @property
+    @abstractmethod
     def figures(self) -> dict[str, Any]:
         """The figures that a scheduler keeps."""
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
+from routelmt_batch.corpus.codes import MOST_CODES, OTHER
 from routelmt_batch.engines.lanes import Engine
 from routelmt_batch.metrics.metric import describe
 from routelmt_batch.routers.router import Router
@@ -51,6 +53,7 @@ def job_report(workspace: Job, plan: Plan, engine: Engine) -> JobReport:
             **counts,
             "checks": total.get("checks", {}),
             "direction": directions,
+            "codes": _codes(total.get("codes", {})),
             "budget": budget,
             "guard": guard,
             "threshold": plan.threshold,
@@ -73,6 +76,15 @@ def job_report(workspace: Job, plan: Plan, engine: Engine) -> JobReport:
             "warnings": _warnings(workspace, plan, directions, budget, guard, judged["audit"]),
         }
     )
+
+
+def _codes(total: Mapping[str, Any]) -> dict[str, Any]:
+    """Codes of all shards; of the unknown ones the hundred most frequent, and the others together."""
+    unknown = Counter(total.get("unknown", {}))
+    most = dict(unknown.most_common(MOST_CODES))
+    if left := unknown.total() - sum(most.values()):
+        most[OTHER] = most.get(OTHER, 0) + left
+    return {"spelled": total.get("spelled", {}), "unknown": most}
 
 
 def _guard(workspace: Job, plan: Plan, routes: Mapping[str, int]) -> dict[str, Any] | None:
@@ -155,17 +167,15 @@ def _distributions(plan: Plan, summed: dict[str, Any]) -> dict[str, Any]:
     """Histograms summed from the shards, and the plan's exact deciles."""
     distributions = {}
     for name, deciles in plan.deciles.items():
-        part = summed.get(
-            name, {"rows": 0, "infinite": 0, "sum": 0.0, "min": None, "max": None, "counts": {}}
-        )
+        part = summed.get(name, {"rows": 0, "infinite": 0, "sum": 0.0, min: None, max: None, "counts": {}})
         finite = part["rows"] - part["infinite"]
         counts = [part["counts"].get(index, 0) for index in range(len(EDGES) + 1)]
         distributions[name] = {
             "rows": part["rows"],
             "infinite": part["infinite"],
             "mean": part["sum"] / finite if finite else None,
-            "min": part["min"],
-            "max": part["max"],
+            "min": part[min],
+            "max": part[max],
             "deciles": deciles,
             "histogram": {"edges": EDGES.tolist(), "counts": counts},
         }

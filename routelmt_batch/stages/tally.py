@@ -12,17 +12,16 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from routelmt_batch.corpus.shards import text_columns
-from routelmt_batch.corpus.units import Unit, languages, read_unit
-from routelmt_batch.prompts import LANGUAGES
-from routelmt_batch.rows import LARGE, SMALL
-from routelmt_batch.spec import Texts
+from routelmt_batch.corpus.codes import Codes
+from routelmt_batch.languages import direction
+from routelmt_batch.rows import EMPTY, EMPTY_OUTPUT, LARGE, NULL, SMALL, TRUNCATED
 from routelmt_batch.stats.selection import Cut
 
 # Fixed bins, so that histograms of shards and of jobs add up: 2 wide on the x100 scale, open ends.
 EDGES = np.arange(-100.0, 101.0, 2.0)
 DECILES = tuple(range(1, 10))
 _COUNTERS = ("status", "reason", "planned_route", "route")
+WITHOUT_TEXT = (EMPTY, NULL, EMPTY_OUTPUT)
 _SUMS = ("rows_with_gain", "predicted_gain_bought", "tokens")
 
 
@@ -35,6 +34,7 @@ class Tally:
         self.counts: dict[str, Counter[str]] = {name: Counter() for name in _COUNTERS}
         self.directions: dict[str, Counter[str]] = {}
         self.checks: Counter[str] = Counter()
+        self.codes = Codes()
         self.tokens = {route: Counter({"in": 0, "out": 0}) for route in (SMALL, LARGE)}
         self._gains: list[npt.NDArray[np.float32]] = []
         self._planned: list[npt.NDArray[np.bool_]] = []
@@ -49,14 +49,16 @@ class Tally:
         target_lang: pa.Array,
     ) -> None:
         """Count some rows: output columns, prompt tokens of the model in the output, why its translations
-        are doubtful, language codes."""
+        are doubtful, language codes as they are written."""
+        doubtful = []
         for slugs in doubts:
             self.checks.update(slugs or ())
-        names = [*_COUNTERS, "source_lang", "target_lang"]
+            doubtful.append(bool(slugs))
+        names = [*_COUNTERS, "source_lang", "target_lang", "doubtful"]
         table = pa.table(
             {name: columns[name] for name in _COUNTERS}
             | {"source_lang": source_lang, "target_lang": target_lang}
-            | {"in": prompt_tokens, "out": columns["output_tokens"]}
+            | {"in": prompt_tokens, "out": columns["output_tokens"], "doubtful": pa.array(doubtful)}
         )
         for group in (
             table.group_by(names).aggregate([([], "count_all"), ("in", "sum"), ("out", "sum")]).to_pylist()
@@ -79,10 +81,14 @@ class Tally:
                 self.counts[name][group[name]] += rows
         if group["route"] is not None:
             self.tokens[group["route"]].update({"in": group["in_sum"] or 0, "out": group["out_sum"] or 0})
+        self.codes.add(group["source_lang"], group["target_lang"], rows)
         counts = self.directions.setdefault(
             direction(group["source_lang"], group["target_lang"]), Counter(planned_large=0, large=0)
         )
         counts.update({"rows": rows, group["status"]: rows})
+        counts["truncated"] += rows * (group["reason"] == TRUNCATED)
+        counts["empty"] += rows * (group["reason"] in WITHOUT_TEXT)
+        counts["doubtful"] += rows * group["doubtful"]
         counts["planned_large"] += rows * (group["planned_route"] == LARGE)
         counts["large"] += rows * (group["route"] == LARGE)
 
@@ -95,6 +101,7 @@ class Tally:
             **{name: dict(sorted(counter.items())) for name, counter in self.counts.items()},
             "direction": {name: dict(sorted(c.items())) for name, c in sorted(self.directions.items())},
             "checks": dict(sorted(self.checks.items())),
+            "codes": self.codes.report(),
             "threshold": self.cut.gain if self.cut else None,
             "rows_with_gain": with_gain,
             "fraction": fractions(self.counts, with_gain),
@@ -102,28 +109,6 @@ class Tally:
             "predicted_gain_bought": math.fsum(self.bought),
             "tokens": {route: dict(counter) for route, counter in self.tokens.items()},
         }
-
-
-def direction(source_lang: str | None, target_lang: str | None) -> str:
-    """`en-de`; a code that LMT does not know counts as `unknown`, so that bad codes make one entry."""
-    return "-".join(code if code in LANGUAGES and code else "unknown" for code in (source_lang, target_lang))
-
-
-def directions(units: Iterable[Unit], texts: Texts) -> tuple[str, ...]:
-    """The directions of some units' rows, in name order. Rows are read only if a language is in a column.
-
-    Raises:
-        InputChanged, RoutelmtError: see units.read_unit.
-    """
-    if texts.source_lang is not None and texts.target_lang is not None:
-        return (direction(texts.source_lang, texts.target_lang),)
-    columns = [name for key, name in text_columns(texts).items() if key != "source"]
-    names: set[str] = set()
-    for unit in units:
-        for _, batch in read_unit(unit, columns):
-            codes = pa.table(languages(batch, texts), ["source", "target"]).group_by(["source", "target"])
-            names.update(direction(*pair.values()) for pair in codes.aggregate([]).to_pylist())
-    return tuple(sorted(names))
 
 
 def fractions(counts: Mapping[str, Mapping[str, int]], with_gain: int) -> dict[str, float | None]:
@@ -166,8 +151,11 @@ def summable(report: Mapping[str, Any]) -> dict[str, Any]:
     Deciles cannot be summed; the job's are selected exactly from the scores.
     """
     gains = {
-        name: {key: dist[key] for key in ("rows", "infinite", "sum", "min", "max")}
+        name: {key: dist[key] for key in ("rows", "infinite", "sum")}
+        | {min: dist["min"], max: dist["max"]}
         | {"counts": dict(enumerate(dist["histogram"]["counts"]))}
         for name, dist in report["gain"].items()
     }
-    return {key: report[key] for key in ("rows", *_COUNTERS, "checks", "direction", *_SUMS)} | {"gain": gains}
+    return {key: report[key] for key in ("rows", *_COUNTERS, "checks", "codes", "direction", *_SUMS)} | {
+        "gain": gains
+    }

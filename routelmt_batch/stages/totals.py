@@ -12,12 +12,13 @@ from routelmt_batch.store.workspace import AnyWorkspace
 from routelmt_batch.threads import Stop
 
 _TOGETHER = 256  # reports a task
-_JOINS = {"min": min, "max": max}
+_JOINS = (min, max)
 Summable = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 
 
 def totals(workspace: AnyWorkspace, engine: Engine, summable: Summable) -> dict[str, Any]:
-    """The sum of what `summable` takes from each shard's report. Minima and maxima are joined."""
+    """The sum of what `summable` takes from each shard's report. Values under the keys `min` and `max`, which are
+    the functions, are joined by them: as words these are language codes."""
     names = [shard.name for shard in workspace.shards]
     together = (names[first : first + _TOGETHER] for first in range(0, len(names), _TOGETHER))
     with engine.each(_Adder(workspace.folder, summable), together) as sums:
@@ -55,4 +56,4 @@ def _add_to(total: dict[Any, Any], values: Mapping[Any, Any]) -> None:
         elif total.get(key) is None:
             total[key] = value
         elif value is not None:
-            total[key] = _JOINS[key](total[key], value) if key in _JOINS else total[key] + value
+            total[key] = key(total[key], value) if key in _JOINS else total[key] + value

@@ -13,6 +13,7 @@ from routelmt_batch.job.conditions import Condition, Conditions, triggered
 from routelmt_batch.stages.finished import FinishedJob
 from routelmt_batch.store.folder import Folder
 from tests.cli.test_ending import last_line, two_rows_fail
+from tests.conftest import with_references
 
 pytestmark = pytest.mark.usefixtures("no_page")
 
@@ -91,12 +92,12 @@ def test_unused_budget_is_of_the_places(invoke, make_spec, tmp_path):
     assert 0 < large < 58 and value == pytest.approx((58 - large) / 58)  # floor(0.9 x 65) places
 
 
-def test_places_that_are_held_back_for_escalation_are_of_the_budget(invoke, make_spec, tmp_path):
+def test_places_that_are_held_back_for_escalation_are_of_the_budget(invoke, make_spec, corpus, tmp_path):
     """Of 19 places six (0.1 of 65 rows) are for the small translations that score lowest."""
     spec = make_spec(
         guard={"escalate_fraction": 0.1, "escalate_below": 101},
         metric="chrf",
-        input__columns__reference="text",
+        input__columns__reference=with_references(corpus),
         budget__fraction=0.3,
     )
     answer = invoke("run", spec, "--fail-if", "unused_budget>0")

@@ -10,7 +10,7 @@ from routelmt_batch.job import rates
 from routelmt_batch.job.rates import Estimate, estimate, measured, workload
 from routelmt_batch.spec.file import load
 from routelmt_batch.stages.job_report import JobReport, LaneReport, PassReport, WhatIf
-from tests.conftest import COLUMNS
+from tests.conftest import COLUMNS, with_references
 from tests.fake_engine import FakeEngine
 from tests.stages.test_flow import BARS, run
 
@@ -179,10 +179,10 @@ def test_a_report_gives_the_rates_that_it_measured():
 
 
 @pytest.mark.parametrize("together", [False, True])
-def test_a_job_that_ran_has_rates_that_a_plan_reads(make_spec, tmp_path, together):
+def test_a_job_that_ran_has_rates_that_a_plan_reads(make_spec, corpus, tmp_path, together):
     engine = FakeEngine(tmp_path / "sent.log")
     engine.room = together
-    columns = COLUMNS | {"reference": "text"}  # any text will do
+    columns = COLUMNS | {"reference": with_references(corpus)}
     path = make_spec(guard={"verify": True}, metric="chrf", input__columns=columns)
     found = run(path, engine).report
     report = found.as_json()

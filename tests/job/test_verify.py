@@ -30,7 +30,7 @@ from routelmt_batch.store import log as logs
 from routelmt_batch.store.folder import Folder
 from routelmt_batch.tokens import load_tokenizer
 from tests import oracle
-from tests.conftest import COLUMNS, MODELS, sampled, write_shard
+from tests.conftest import COLUMNS, MODELS, sampled, with_references, write_shard
 from tests.fake_engine import FakeEngine
 from tests.job.test_resume import run_armed
 
@@ -57,7 +57,10 @@ def made(tmp_path_factory) -> SimpleNamespace:
         "run": {"part_rows": 8},
     }
     job = {**spec, "router": {"source": str(MODELS / "router"), **pool}, "budget": {"fraction": 0.3}}
-    labels = {**spec, "input": {**spec["input"], "columns": {**COLUMNS, "reference": "text"}}}
+    labels = {
+        **spec,
+        "input": {**spec["input"], "columns": {**COLUMNS, "reference": with_references(corpus)}},
+    }
     for name, value in (("job", job), ("label", labels)):
         (root / f"{name}.yaml").write_text(yaml.safe_dump(value))
     path = root / "job.yaml"

@@ -128,7 +128,10 @@ def test_a_fraction_keeps_its_decimals(make_spec, text):
         (["budget.fraction=nan"], "budget.fraction"),
         (["budget.fraction=third"], "give a number between 0 and 1"),
         (["budget.fraction=true"], "give a number between 0 and 1"),
-        (["input.source_lang=eng"], "source_lang 'eng' is not one of LMT's 60 codes; did you mean 'en'?"),
+        (
+            ["input.source_lang=zho_Hant"],
+            "input.source_lang: 'zho_Hant': not one of LMT's 60 codes; did you mean 'zh'?",
+        ),
         (["input.columns.source=reason"], "input column 'reason' is the name of an output column"),
         (["input.columns.source=to"], "must be three columns"),
         (["models.small.max_output_tokens=256"], "leaves no room for a prompt"),

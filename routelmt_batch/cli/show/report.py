@@ -6,10 +6,11 @@ from rich.console import Group
 from rich.table import Table
 
 from routelmt_batch.cli.show.parts import counts, extent, interval, new_table, number
+from routelmt_batch.corpus.codes import in_words
 from routelmt_batch.job.conditions import triggered
 from routelmt_batch.progress import counted
 from routelmt_batch.rows import LARGE, SMALL
-from routelmt_batch.stages.job_report import AuditReport, DriftReport, GuardReport, JobReport
+from routelmt_batch.stages.job_report import AuditReport, CodesReport, DriftReport, GuardReport, JobReport
 
 
 def job(report: JobReport) -> Group:
@@ -24,6 +25,8 @@ def _summary(report: JobReport) -> Table:
     rows.add_row("status", counts(report.status))
     rows.add_row("reasons", counts(report.reason) or "none")
     rows.add_row("doubtful", counts(report.checks) or "none")
+    for name, text in _codes(report.codes).items():
+        rows.add_row(name, text)
     for name, text in _budget(report).items():
         rows.add_row(name, text)
     rows.add_row(
@@ -42,6 +45,16 @@ def _summary(report: JobReport) -> Table:
     for warning in report.warnings:
         rows.add_row("warning", warning)
     return rows
+
+
+def _codes(codes: CodesReport) -> dict[str, str]:
+    """Language codes that are not LMT's, if there are any."""
+    found = {}
+    if codes.spelled:
+        found["codes"] = "; ".join(f"{known}: {counts(ways)}" for known, ways in codes.spelled.items())
+    if codes.unknown:
+        found["unknown codes"] = in_words(codes.unknown)
+    return found
 
 
 def _routes(report: JobReport) -> Table:

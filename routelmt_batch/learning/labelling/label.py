@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from routelmt_batch.corpus.units import languages
+from routelmt_batch.corpus.units import codes
 from routelmt_batch.engines.lanes import Engine
 from routelmt_batch.engines.nodes import processors
 from routelmt_batch.job.flow import OpenEngine, Options, Outcome
@@ -29,9 +29,10 @@ from routelmt_batch.learning.labelling.passes import (
 from routelmt_batch.learning.labelling.recipe import Labelling, check_label_models
 from routelmt_batch.learning.labelling.report import Counts, report
 from routelmt_batch.progress import Bars
-from routelmt_batch.rows import LABEL_FIELDS, LABEL_METADATA, QUALITY, TRANSLATIONS
+from routelmt_batch.rows import LABEL_FIELDS, LABEL_METADATA, QUALITY, SMALL, TRANSLATIONS
 from routelmt_batch.spec import Input, LabelSpec
 from routelmt_batch.stages.outputs import Addition, current_outputs, succeed, write_report, write_shards
+from routelmt_batch.stages.skips import check_codes, refuse_skipped
 from routelmt_batch.stages.translate import check_fit
 from routelmt_batch.stages.work import UnitWork
 from routelmt_batch.store.begun import settled, take
@@ -55,7 +56,10 @@ def label(spec: LabelSpec, options: Options, bars: Bars, open_engine: OpenEngine
             )
         if workspace.ledger.rows(TRANSLATIONS) < len(ROUTES) * workspace.rows:
             check_fit(spec, engine, bars, {"metric": spec.metric})
+            check_codes(spec, workspace.units, bars, engine.each)
         translate(workspace, engine, bars)
+        small = workspace.ledger.totals(TRANSLATIONS, SMALL)
+        refuse_skipped(workspace, small.unanswered, small.rows)
         measure(workspace, engine, bars)
         assemble(workspace, engine, bars)
         reported = report(workspace, engine)
@@ -111,7 +115,7 @@ class _LabelColumns:
             qualities = work.committed(QUALITY, model=route)
             added[f"quality_{route}"] = _placed(work, qualities, "quality")
         added["gain"] = pc.subtract(added["quality_large"], added["quality_small"])
-        counted.add(added, reasons, *languages(batch, self.input))
+        counted.add(added, reasons, *codes(batch, self.input))
         return added
 
 

@@ -42,6 +42,11 @@ class LabelReport(Report):
         return sum(rows for reason, rows in self.unlabelled.items() if reason not in UNTRANSLATABLE)
 
     @property
+    def skipped_rows(self) -> int:
+        """Rows that were given to no model."""
+        return sum(rows for reason, rows in self.unlabelled.items() if reason in UNTRANSLATABLE)
+
+    @property
     def figures(self) -> dict[str, Any]:
         """See Report."""
         return {

@@ -11,10 +11,10 @@ import numpy as np
 import pyarrow as pa
 
 from routelmt_batch.engines.lanes import Engine
+from routelmt_batch.languages import direction
 from routelmt_batch.learning.labelling.label_report import LabelReport
 from routelmt_batch.learning.labelling.recipe import Labelling
 from routelmt_batch.rows import LARGE, QUALITY, SMALL, UNTRANSLATABLE
-from routelmt_batch.stages.tally import direction
 from routelmt_batch.stages.totals import add, totals
 from routelmt_batch.store.manifest import versions
 
