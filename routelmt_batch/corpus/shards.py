@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.utils import glob_translate
 
+from routelmt_batch.corpus.tables import refuse_inside, refuse_part
 from routelmt_batch.errors import InputError, StoreError
 from routelmt_batch.files.location import Location, Replaced
 from routelmt_batch.files.parquet import batches, parquet_file, read_ahead
@@ -75,26 +76,34 @@ def discover_all(uris: Sequence[str], only: str | None = None) -> list[tuple[str
     found = [
         (f"{place:0{width}}/{name}", file) for place, uri in enumerate(uris) for name, file in discover(uri)
     ]
-    return _only(found, only)
+    return _once(_only(found, only))
 
 
 def discover(uri: str, only: str | None = None, key: str = "input.uri") -> list[tuple[str, Location]]:
-    """(name, location) of every Parquet file of a folder, a glob or a single file, in name order.
+    """(name, location) of every Parquet file of a folder, a glob or a single file, in name order. Links are
+    followed.
 
     Names that begin with `.` or `_`, at any depth, are ignored, as in Spark and Ray Data.
 
     Raises:
-        InputError: there are no shards, or `only` (a glob over names) matches none.
+        InputError: there are no shards, or `only` (a glob over names) matches none; a folder cannot be
+            listed; files belong to a table of another format; one file is found twice, by links.
     """
     location = locate(uri).pinned()
-    shards = [
-        (str(name), file)
-        for name, file in _files(location, uri, key)
-        if not is_passed_over(name) and _is_utf8(name)
-    ]
+    try:
+        shards = [
+            (str(name), file)
+            for name, file in _files(location, uri, key)
+            if not is_passed_over(name) and _is_utf8(name)
+        ]
+    except OSError as error:
+        raise InputError(
+            f"{key} {uri}: {error.filename} cannot be read ({error.strerror}), so its shards are not known. "
+            f"Change its permissions or the link, or give an {key} without it"
+        ) from None
     if not shards:
         raise InputError(f"{key} {uri}: no Parquet shards there (*.parquet, subfolders included)")
-    return sorted(_only(shards, only), key=lambda shard: shard[0].encode())
+    return sorted(_once(_only(shards, only)), key=lambda shard: shard[0].encode())
 
 
 def _files(location: Location, uri: str, key: str) -> Iterator[tuple[PurePosixPath, Location]]:
@@ -102,17 +111,35 @@ def _files(location: Location, uri: str, key: str) -> Iterator[tuple[PurePosixPa
     if location.exists():
         yield PurePosixPath(location.name), location
         return
-    glob_of = location.relative_to(root := _until_glob(location))
-    if glob_of.parts:
-        pattern = glob_translate(str(glob_of))
-    elif location.is_folder():
-        pattern = r"(?s:.*\.parquet)\Z"
-    else:
+    root, pattern = rule(location)
+    if root == location and not location.is_folder():
         raise InputError(f"{key} {uri}: no such folder or file{near(location.name, _beside(location))}")
+    refuse_inside(root, uri, key)
     for file in root.below():
         name = file.relative_to(root)
-        if re.match(pattern, str(name)):
+        refuse_part(name, uri, key)
+        if pattern.match(str(name)):
             yield name, file
+
+
+def rule(location: Location) -> tuple[Location, re.Pattern[str]]:
+    """The folder that a folder's or a glob's shards are below, and the pattern of their paths below it."""
+    root = _until_glob(location)
+    glob_of = location.relative_to(root)
+    return root, re.compile(glob_translate(str(glob_of)) if glob_of.parts else r"(?s:.*\.parquet)\Z")
+
+
+def _once(shards: list[tuple[str, Location]]) -> list[tuple[str, Location]]:
+    """Raises InputError if two shards are one file: its rows would be translated twice."""
+    names: dict[str, str] = {}
+    for name, file in shards:
+        first = names.setdefault(str(file.canonical()), name)
+        if first != name:
+            raise InputError(
+                f"{name}: is the same file as {first}, and its rows would be translated twice. Give each "
+                "input once, and leave out links to files of the input"
+            )
+    return shards
 
 
 def _beside(location: Location) -> list[str]:
@@ -123,13 +150,15 @@ def _beside(location: Location) -> list[str]:
 
 
 def _until_glob(location: Location) -> Location:
-    """The folder above a location's first name with a wildcard; the location itself if it has none."""
-    root = location
-    while location.name:
-        if any(mark in location.name for mark in "*?["):
-            root = location.parent
-        location = location.parent
-    return root
+    """The folder above a location's first name with a wildcard; the location itself if it has none. A folder
+    that has the very name, such as `[x]`, is taken for itself."""
+    places = [location]
+    while places[-1].name:
+        places.append(places[-1].parent)
+    for place in reversed(places):
+        if any(mark in place.name for mark in "*?[") and not place.is_folder():
+            return place.parent
+    return location
 
 
 def is_passed_over(name: PurePath) -> bool:
@@ -240,6 +269,8 @@ class _Inspector:
             return Shard(name, str(location), sum(rows), size, digest, rows, version)
         except Replaced as error:
             return str(error)
+        except UnicodeDecodeError:
+            return "the name of a column is not UTF-8"
         except (pa.ArrowException, OSError) as error:
             return " ".join(str(error).split())[:300]
 

@@ -20,6 +20,7 @@ from routelmt_batch.failpoints import reach
 from routelmt_batch.files.location import File, Location, Replaced, Stat
 
 DRAFT = ".routelmt-tmp"
+DRAFT_BYTES = len(f"..{uuid.UUID(int=0).hex}{DRAFT}")  # by which a draft's name is longer than its file's
 _PATIENCE_S = 30.0
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
@@ -70,7 +71,7 @@ class DiskLocation(Location):
         return DiskLocation(next(path for path in above if path.is_dir()))
 
     def below(self) -> Iterator[DiskLocation]:
-        return (DiskLocation(path) for path in self.path.rglob("*") if path.is_file())
+        return (DiskLocation(path) for path in _below(self.path, ())) if self.path.is_dir() else iter(())
 
     def names(self) -> list[str]:
         return sorted(path.name for path in self.path.iterdir()) if self.path.is_dir() else []
@@ -152,6 +153,25 @@ class DiskLocation(Location):
             if now != before or now != _stat(os.fstat(file.fileno())):
                 raise Replaced(f"{self}: changed since it was read")
             yield
+
+
+def _below(folder: Path, above: tuple[tuple[int, int], ...]) -> Iterator[Path]:
+    """Every file below a folder. Links are followed, and one that leads nowhere counts as a file.
+
+    Raises:
+        OSError: a folder cannot be listed, or a link leads back to a folder above it.
+    """
+    found = folder.stat()
+    here = (found.st_dev, found.st_ino)
+    if here in above:
+        raise OSError(errno.ELOOP, "it is a link to a folder above it", str(folder))
+    with os.scandir(folder) as entries:
+        inside = list(entries)
+    for entry in inside:
+        if entry.is_dir():
+            yield from _below(folder / entry.name, (*above, here))
+        elif entry.is_file() or entry.is_symlink():
+            yield folder / entry.name
 
 
 def _stat(found: os.stat_result) -> Stat:

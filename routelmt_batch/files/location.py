@@ -97,7 +97,12 @@ class Location(ABC):
 
     @abstractmethod
     def below(self) -> Iterator[Self]:
-        """Every file below a folder, at any depth. In a store the list may lack what was just written."""
+        """Every file below a folder, at any depth. In a store the list may lack what was just written. On a
+        disk links are followed; one that leads nowhere counts as a file.
+
+        Raises:
+            OSError: a folder cannot be listed, or links lead in a circle.
+        """
 
     @abstractmethod
     def names(self) -> list[str]:

@@ -31,6 +31,8 @@ def locate(uri: str) -> Location:
         UsageError: another scheme, a URI without a bucket, with a query or with a key that is no path, or one
             of the hub that is no dataset's.
     """
+    if "\0" in uri:
+        raise UsageError(f"{uri!r}: a path has no NUL character: remove it")
     if not (match := _URI.fullmatch(uri)):
         if found := _ONE_SLASH.fullmatch(uri):
             right = f"{found[1]}://{'/' if found[1] == 'file' else ''}{found[2]}"

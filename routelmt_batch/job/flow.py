@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 
 from routelmt_batch.corpus.units import Unit, units
 from routelmt_batch.engines.lanes import Engine
-from routelmt_batch.engines.nodes import processors
+from routelmt_batch.engines.nodes import check_nodes, processors
 from routelmt_batch.errors import OutputError
 from routelmt_batch.files.write import kept_folder
 from routelmt_batch.interrupts import stop_on_signals
@@ -41,6 +41,7 @@ from routelmt_batch.stages.score import score
 from routelmt_batch.stages.skips import check_codes, refuse_skipped
 from routelmt_batch.stages.translate import check_fit, expected, reopen_failed, translate, upcoming
 from routelmt_batch.stats.selection import places
+from routelmt_batch.store.beforehand import check_space
 from routelmt_batch.store.begun import Begun, settled, take
 from routelmt_batch.store.folder import Folder, check_output
 from routelmt_batch.store.log import TakenOver
@@ -99,6 +100,7 @@ def run(spec: JobSpec, options: Options, bars: Bars, open_engine: OpenEngine) ->
                 )
         if workspace.ledger.rows(SCORES) < workspace.rows:
             check_fit(spec, engine, bars, _alone(workspace.recipe))
+            check_space(workspace.folder.root, workspace.shards, options.limit, bars)
             _check_languages(workspace.recipe, workspace.units, bars, engine.each)
         score(workspace, engine, bars, upcoming=partial(upcoming, workspace, engine))
         refuse_skipped(workspace, workspace.ledger.totals(SCORES).unanswered, workspace.rows)
@@ -155,6 +157,7 @@ def _open(
     spec: JobSpec, options: Options, bars: Bars, open_engine: OpenEngine
 ) -> Iterator[tuple[Job, Engine]]:
     with take(spec, bars) as begun, open_engine(begun.folder) as engine:
+        check_nodes(options.address)
         spec, dtypes = settled(spec, begun, bars, partial(processors, options.address))
         recipe = check_models(spec, bars)
         options.conditions.check(recipe, begun.folder)
@@ -199,6 +202,7 @@ def dry_run(
     folder = Folder.at(spec.output.uri)
     check_output(folder, spec)
     begun = Begun.read(folder)
+    check_nodes(address)
     spec, _, choices = settle(spec, begun.dtypes(), partial(processors, address))
     recipe = check_models(spec, bars)
     conditions.check(recipe, folder)
@@ -208,6 +212,7 @@ def dry_run(
     refuse_other_budget(folder, begun.ledger, recipe.budget, spec.guard)
     rows = sum(unit.rows for unit in units(shards, limit))
     if begun.ledger.rows(SCORES) < rows:
+        check_space(folder.root, shards, limit, bars)
         _check_languages(recipe, units(shards, limit), bars)
     return {
         "input": f"{counted(rows, 'row')} in {counted(len(shards), 'shard')} of "

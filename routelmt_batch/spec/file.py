@@ -219,7 +219,18 @@ def at(uri: str, folder: Path) -> str:
         return uri
     location = locate(uri)
     path = location.path if isinstance(location, DiskLocation) else Path(uri)
-    return str(folder / path.expanduser())
+    return str(folder / expanded(path))
+
+
+def expanded(path: Path) -> Path:
+    """The path with its `~`. Raises SpecError if there is no such user."""
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise SpecError(
+            f"{path}: there is no user {path.parts[0].removeprefix('~')!r} here; give an absolute path, or "
+            "begin it with ./ if its name begins with ~"
+        ) from None
 
 
 _Pool = TypeVar("_Pool", bound=Pool)
@@ -230,7 +241,7 @@ def beside(source: str, folder: Path) -> str:
     a URI."""
     if is_remote(source):
         return source
-    given = Path(at(source, folder) if "://" in source else source).expanduser()
+    given = expanded(Path(at(source, folder) if "://" in source else source))
     if given.is_absolute():  # links are kept: they may lead elsewhere on a cluster's nodes
         return str(given)
     candidate = (folder / given).resolve()

@@ -42,15 +42,18 @@ def parse(text: str) -> Document:
     reader = YAML(typ="rt", pure=True)
     try:
         loaded = reader.load(text)
+        document = Document(_plain(loaded), dict(_lines(loaded, ())))
     except DuplicateKeyError as error:
         key = str(error.problem).split('"')[1]
         raise NotYaml(f'line {error.problem_mark.line + 1}: the key "{key}" is given twice') from None
     except MarkedYAMLError as error:
         at = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
         raise NotYaml(at + str(error.problem).splitlines()[0]) from None
+    except RecursionError:
+        raise NotYaml("it is nested too deeply") from None
     except (YAMLError, ValueError) as error:
         raise NotYaml(str(error).splitlines()[0]) from None
-    return Document(_plain(loaded), dict(_lines(loaded, ())))
+    return document
 
 
 def dump(value: Any) -> str:

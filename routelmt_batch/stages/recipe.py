@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from routelmt_batch.corpus.shards import Shard
+from routelmt_batch.engines.arguments import check_engines
 from routelmt_batch.errors import UsageError
 from routelmt_batch.metrics.metric import Metric, describe, open_metric
 from routelmt_batch.progress import Bars
@@ -92,9 +93,11 @@ def check_models(spec: JobSpec, bars: Bars | None = None) -> JobRecipe:
     """Check every model and the router before anything runs, and warn of what cannot be checked.
 
     Raises:
+        SpecError: an `engine` key is no argument of vLLM.
         ModelError: a model is missing or its context is too short, or the router does not fit the job.
         UsageError: the router cannot serve the budget, or the metric lacks references.
     """
+    check_engines(spec.models)
     for key, pool in (("models.small", spec.models.small), ("models.large", spec.models.large)):
         check_pool(key, pool, bars)
     small = spec.models.small

@@ -21,7 +21,7 @@ from routelmt_batch.stats.selection import Cut
 EDGES = np.arange(-100.0, 101.0, 2.0)
 DECILES = tuple(range(1, 10))
 _COUNTERS = ("status", "reason", "planned_route", "route")
-WITHOUT_TEXT = (EMPTY, NULL, EMPTY_OUTPUT)
+_NO_TEXT = (EMPTY, NULL, EMPTY_OUTPUT)
 _SUMS = ("rows_with_gain", "predicted_gain_bought", "tokens")
 
 
@@ -86,9 +86,9 @@ class Tally:
             direction(group["source_lang"], group["target_lang"]), Counter(planned_large=0, large=0)
         )
         counts.update({"rows": rows, group["status"]: rows})
-        counts["truncated"] += rows * (group["reason"] == TRUNCATED)
-        counts["empty"] += rows * (group["reason"] in WITHOUT_TEXT)
-        counts["doubtful"] += rows * group["doubtful"]
+        reason = group["reason"]
+        holds = {"truncated": reason == TRUNCATED, "empty": reason in _NO_TEXT, "doubtful": group["doubtful"]}
+        counts.update({name: rows for name, true in holds.items() if true})
         counts["planned_large"] += rows * (group["planned_route"] == LARGE)
         counts["large"] += rows * (group["route"] == LARGE)
 

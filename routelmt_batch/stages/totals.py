@@ -17,8 +17,8 @@ Summable = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 
 
 def totals(workspace: AnyWorkspace, engine: Engine, summable: Summable) -> dict[str, Any]:
-    """The sum of what `summable` takes from each shard's report. Values under the keys `min` and `max`, which are
-    the functions, are joined by them: as words these are language codes."""
+    """The sum of what `summable` takes from each shard's report. If a key is the function `min` or `max`, its
+    values are joined by it; the words may be language codes."""
     names = [shard.name for shard in workspace.shards]
     together = (names[first : first + _TOGETHER] for first in range(0, len(names), _TOGETHER))
     with engine.each(_Adder(workspace.folder, summable), together) as sums:

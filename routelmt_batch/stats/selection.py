@@ -11,7 +11,8 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from decimal import ROUND_FLOOR, Decimal
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -282,4 +283,4 @@ def _summed(keys: Keys, counts: Counts | int = 1) -> float:
 
 def places(fraction: Decimal, rows_with_gain: int) -> int:
     """floor(p N), in exact decimal arithmetic: 0.29 of 100 is 29."""
-    return int((fraction * rows_with_gain).to_integral_value(ROUND_FLOOR))
+    return math.floor(Fraction(fraction) * rows_with_gain)

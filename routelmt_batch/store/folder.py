@@ -8,12 +8,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Self, TypeVar
 
-from routelmt_batch.corpus.shards import Shard, is_passed_over
+from routelmt_batch.corpus.shards import Shard
 from routelmt_batch.errors import OutputError, StoreError, WorkChanged
 from routelmt_batch.files.location import Location, Replaced, Stat
 from routelmt_batch.files.uris import locate
 from routelmt_batch.spec import PassSpec
 from routelmt_batch.spec.file import read_written
+from routelmt_batch.store.beforehand import check_apart
 from routelmt_batch.store.ledger import Ledger
 from routelmt_batch.store.manifest import check_manifest
 from routelmt_batch.store.shard_list import read_list
@@ -196,15 +197,10 @@ def is_whole(folder: Folder, output: Mapping[str, Any]) -> bool:
 
 
 def check_output(folder: Folder, spec: PassSpec) -> None:
-    """Raises OutputError if the output is a file, not a job's folder, inside the input, or not writable."""
+    """Raises OutputError if the output is a file, not a job's folder, inside the input or around it, or not
+    writable."""
     root = folder.root
-    for uri in spec.input.uris:
-        source = locate(uri)
-        if root.is_below(source) and source.is_folder() and not is_passed_over(root.relative_to(source)):
-            raise OutputError(
-                f"output.uri {root}: lies inside input.uri {uri}, where its shards would be taken for "
-                "input. Give a folder elsewhere"
-            )
+    check_apart(root, spec.input.uris)
     if root.exists():
         raise OutputError(f"output.uri {root}: is a file; give a folder")
     found = [name for name in root.names() if not name.startswith(_PROBE)]

@@ -11,9 +11,11 @@ from routelmt_batch.corpus.shards import Shard, discover_all, first_shards, insp
 from routelmt_batch.corpus.units import Unit, units
 from routelmt_batch.errors import InputError, OutputError, WorkChanged
 from routelmt_batch.files.disk import DiskLocation, drafts
+from routelmt_batch.files.uris import locate
 from routelmt_batch.files.write import write_json, write_text
 from routelmt_batch.progress import Bars
 from routelmt_batch.spec import PassSpec
+from routelmt_batch.store.beforehand import check_names
 from routelmt_batch.store.begun import Begun, Spec
 from routelmt_batch.store.folder import Folder
 from routelmt_batch.store.ledger import Ledger
@@ -161,7 +163,9 @@ def find_input(
     Raises:
         InputError: there are no shards, none can be read, or one does not fit the spec.
     """
-    remaining = discover_all([(revisions or {}).get(uri, uri) for uri in spec.input.uris], only)
+    uris = [(revisions or {}).get(uri, uri) for uri in spec.input.uris]
+    remaining = discover_all(uris, only)
+    check_names(locate(spec.output.uri), uris, [name for name, _ in remaining])
     shards: list[Shard] = []
     unreadable: dict[str, str] = {}
     bars = bars or Bars.none()

@@ -40,7 +40,10 @@ def test_a_condition_is_a_name_and_a_number(text, name, limit):
         ("failed>nan", "give NAME>NUMBER"),
         ("failed>-1", "give NAME>NUMBER"),
         ("failed<0.1", "give NAME>NUMBER"),
-        ("fialed>0.1", "there is no condition 'fialed'. Give one of failed: .*; unused_budget: .*; psi: "),
+        (
+            "fialed>0.1",
+            "there is no condition 'fialed'; did you mean 'failed'\\?. Give one of failed: .*; unused_budget: .*; psi: ",
+        ),
         ("failed>1", "failed is never more than 1; give a number below 1"),
         ("ks>1.5", "ks is never more than 1"),
     ],
@@ -165,7 +168,7 @@ def test_what_cannot_be_evaluated_holds(invoke, make_spec, tmp_path):
     judged = Conditions.parse(["psi>0.2"], earlier).judge(job.folder, job.report, lambda: None)
     assert judged.as_json()["fail_if"][0]["holds"] and judged.fail_if[0].value is None
     assert f"psi>0.2: cannot be evaluated ({other} cannot be read" in triggered(judged.fail_if)[0]
-    report = job.report.model_copy(update={"rows": 0, "status": {"failed": 0, "quarantined": 0}})
+    report = job.report.model_copy(update={"rows": 0, "direction": {}})
     judged = Conditions.parse(["failed>0.5"], None).judge(job.folder, report, lambda: None)
     assert triggered(judged.fail_if) == [
         "failed>0.5: cannot be evaluated (there is nothing to take a share of)"

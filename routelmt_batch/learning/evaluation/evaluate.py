@@ -40,6 +40,7 @@ from routelmt_batch.progress import Bars
 from routelmt_batch.routers.card import raw_card, read_card
 from routelmt_batch.spec import Metric, near
 from routelmt_batch.spec import Router as RouterSpec
+from routelmt_batch.spec.file import expanded
 from routelmt_batch.stats.measures import Floats
 from routelmt_batch.stats.resampling import default_resamples
 from routelmt_batch.store import checkpoints
@@ -213,8 +214,8 @@ def parse_routers(given: Iterable[str], seed: int, dtype: str) -> dict[str, Rout
             raise UsageError(
                 f"--router {text}: the evaluation adds a router {name} itself; give another name"
             )
-        if source and Path(source).expanduser().exists():
-            source = str(Path(source).expanduser().resolve())
+        if source and (path := expanded(Path(source))).exists():
+            source = str(path.resolve())
         if source and raw_card(source):
             kind = read_card(source).kind
         elif name in KINDS:

@@ -19,6 +19,7 @@ from routelmt_batch.routers.card import read_card
 from routelmt_batch.rows import LARGE, SMALL, Route
 from routelmt_batch.spec import COMET, Metric, near
 from routelmt_batch.spec import Router as RouterSpec
+from routelmt_batch.spec.file import expanded
 
 ROUTES: Final[tuple[Route, Route]] = (SMALL, LARGE)
 
@@ -48,7 +49,7 @@ def parse_metrics(given: Iterable[str], taken: Collection[str]) -> dict[str, Met
         name, _, source = text.partition("=")
         if not name or name in found or name in taken:
             raise UsageError(f"--metric {text}: give NAME=METRIC, with a name that nothing else has")
-        path = Path(source.removeprefix(COMET)).expanduser()
+        path = expanded(Path(source.removeprefix(COMET)))
         if source.startswith(COMET) and path.exists():
             source = f"{COMET}{path.resolve()}"
         try:

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from routelmt_batch.corpus.units import codes
 from routelmt_batch.engines.lanes import Engine
-from routelmt_batch.engines.nodes import processors
+from routelmt_batch.engines.nodes import check_nodes, processors
 from routelmt_batch.job.flow import OpenEngine, Options, Outcome
 from routelmt_batch.learning.labelling.label_report import LabelReport
 from routelmt_batch.learning.labelling.passes import (
@@ -35,6 +35,7 @@ from routelmt_batch.stages.outputs import Addition, current_outputs, succeed, wr
 from routelmt_batch.stages.skips import check_codes, refuse_skipped
 from routelmt_batch.stages.translate import check_fit
 from routelmt_batch.stages.work import UnitWork
+from routelmt_batch.store.beforehand import check_space
 from routelmt_batch.store.begun import settled, take
 from routelmt_batch.store.folder import Folder
 from routelmt_batch.store.workspace import open_workspace, refuse_cleaned
@@ -56,6 +57,7 @@ def label(spec: LabelSpec, options: Options, bars: Bars, open_engine: OpenEngine
             )
         if workspace.ledger.rows(TRANSLATIONS) < len(ROUTES) * workspace.rows:
             check_fit(spec, engine, bars, {"metric": spec.metric})
+            check_space(workspace.folder.root, workspace.shards, options.limit, bars)
             check_codes(spec, workspace.units, bars, engine.each)
         translate(workspace, engine, bars)
         small = workspace.ledger.totals(TRANSLATIONS, SMALL)
@@ -74,6 +76,7 @@ def _open(
     spec: LabelSpec, options: Options, bars: Bars, open_engine: OpenEngine
 ) -> Iterator[tuple[Labelling, Engine]]:
     with take(spec, bars) as begun, open_engine(begun.folder) as engine:
+        check_nodes(options.address)
         spec, dtypes = settled(spec, begun, bars, partial(processors, options.address))
         recipe = check_label_models(spec)
         found = begun, recipe, bars, options.shards, options.limit, dtypes

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from routelmt_batch.corpus.shards import Shard
+from routelmt_batch.engines.arguments import check_engines
 from routelmt_batch.learning.labels import Signature
 from routelmt_batch.metrics.metric import Metric, describe, open_metric
 from routelmt_batch.rows import LARGE, QUALITY, SMALL, TRANSLATIONS
@@ -64,9 +65,11 @@ def check_label_models(spec: LabelSpec) -> LabelRecipe:
     """Check both models and the metric before anything runs.
 
     Raises:
+        SpecError: an `engine` key is no argument of vLLM.
         ModelError: a model is missing or reads too few tokens, or the metric is unknown.
         UsageError: the metric needs the quality environment, which does not work.
     """
+    check_engines(spec.models)
     for key, pool in (("models.small", spec.models.small), ("models.large", spec.models.large)):
         check_pool(key, pool)
     metric = open_metric(spec.metric)
