@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -184,6 +185,26 @@ def invoke(
     monkeypatch.setattr(flow, "ray_engine", lambda folder, options: fake_engine.opened(folder))
     runner = CliRunner(env={"COLUMNS": "200"})
     return lambda *arguments: runner.invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def routelmt(
+    commands_here: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """A whole command, errors and exit code included, in this process: there imports cost no time."""
+    from routelmt_batch.cli.main import main
+
+    def run(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "argv", ["routelmt-batch", *arguments])
+            if cwd:
+                patch.chdir(cwd)
+            with pytest.raises(SystemExit) as ended:
+                main()
+        code = ended.value.code or 0
+        return subprocess.CompletedProcess(arguments, int(code), *capsys.readouterr())
+
+    return run
 
 
 def in_quality(script: str, *arguments: str, given: object = None) -> Any:

@@ -6,6 +6,7 @@ It knows files and rows, not what the rows are for.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fnmatch
 import glob
 import re
@@ -21,6 +22,7 @@ from fsspec.utils import glob_translate
 
 from routelmt_batch.corpus.tables import refuse_inside, refuse_part
 from routelmt_batch.errors import InputError, StoreError
+from routelmt_batch.files.disk import DiskLocation
 from routelmt_batch.files.location import Location, Replaced
 from routelmt_batch.files.parquet import batches, parquet_file, read_ahead
 from routelmt_batch.files.uris import locate
@@ -120,6 +122,13 @@ def _files(location: Location, uri: str, key: str) -> Iterator[tuple[PurePosixPa
         refuse_part(name, uri, key)
         if pattern.match(str(name)):
             yield name, file
+        elif not name.suffix and not is_passed_over(name) and _leads_nowhere(file):
+            raise FileNotFoundError(errno.ENOENT, "it is a link that leads nowhere", str(file))
+
+
+def _leads_nowhere(file: Location) -> bool:
+    """Whether this is a link to what is not there, perhaps to a folder of shards."""
+    return isinstance(file, DiskLocation) and not file.path.exists()
 
 
 def rule(location: Location) -> tuple[Location, re.Pattern[str]]:
@@ -272,7 +281,7 @@ class _Inspector:
         except UnicodeDecodeError:
             return "the name of a column is not UTF-8"
         except (pa.ArrowException, OSError) as error:
-            return " ".join(str(error).split())[:300]
+            return " ".join(str(getattr(error, "strerror", None) or error).split())[:300]
 
     def _decode(self, file: pq.ParquetFile, stop: Stop) -> tuple[int, ...]:
         """Check that all text decodes; the rows of each row group."""

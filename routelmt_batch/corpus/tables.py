@@ -55,7 +55,7 @@ def _above(location: Location) -> Iterator[tuple[Location, str]]:
 
 def _refused(kind: str, given: str, where: str) -> InputError:
     return InputError(
-        f"{given}: {where} belongs to a {kind} table. Its Parquet files alone are not the table: some hold "
-        "rows that were removed or replaced, and partition columns are in none. Write the rows that you want "
-        f"to plain Parquet files, with {_WAYS_OUT[kind]}, and give those as {given.split()[0]}"
+        f"{given}: {where} belongs to a table of {kind}. Its Parquet files alone are not the table: some "
+        "hold rows that were removed or replaced, and partition columns are in none. Write the rows that you "
+        f"want to plain Parquet files, with {_WAYS_OUT[kind]}, and give those as {given.split()[0]}"
     )

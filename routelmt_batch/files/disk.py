@@ -55,7 +55,7 @@ class DiskLocation(Location):
         return PurePosixPath(self.path.relative_to(folder.path))
 
     def canonical(self) -> DiskLocation:
-        return DiskLocation(self.path.resolve())
+        return DiskLocation(Path(os.path.realpath(self.path)))  # resolve() fails on a link to itself
 
     def stat(self) -> Stat | None:
         try:
@@ -67,8 +67,8 @@ class DiskLocation(Location):
         return self.path.is_dir()
 
     def nearest(self) -> DiskLocation:
-        above = (self.path, *self.path.resolve().parents)
-        return DiskLocation(next(path for path in above if path.is_dir()))
+        above = (self.path, *self.canonical().path.parents)
+        return DiskLocation(next(path for path in above if path.exists()))
 
     def below(self) -> Iterator[DiskLocation]:
         return (DiskLocation(path) for path in _below(self.path, ())) if self.path.is_dir() else iter(())
@@ -168,10 +168,11 @@ def _below(folder: Path, above: tuple[tuple[int, int], ...]) -> Iterator[Path]:
     with os.scandir(folder) as entries:
         inside = list(entries)
     for entry in inside:
-        if entry.is_dir():
-            yield from _below(folder / entry.name, (*above, here))
-        elif entry.is_file() or entry.is_symlink():
-            yield folder / entry.name
+        path = folder / entry.name
+        if path.is_dir():
+            yield from _below(path, (*above, here))
+        elif path.is_file() or entry.is_symlink():
+            yield path
 
 
 def _stat(found: os.stat_result) -> Stat:

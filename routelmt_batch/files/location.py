@@ -93,7 +93,7 @@ class Location(ABC):
 
     @abstractmethod
     def nearest(self) -> Self:
-        """This folder, or the nearest above it that exists, if a folder has to exist to be written to."""
+        """This path, or the nearest above it that exists, which may be a file. In a store all folders do."""
 
     @abstractmethod
     def below(self) -> Iterator[Self]:

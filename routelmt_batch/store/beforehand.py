@@ -17,13 +17,16 @@ from routelmt_batch.progress import Bars
 
 _MOST_BYTES_OF_NAME = 255
 _MOST_BYTES_OF_PATH = 4095
+_OWN_BYTES = 255  # of the paths of work files below the output, at most
 _MOST_BYTES_OF_KEY = 1024  # of an object: S3, Google Cloud Storage
 _REPORT = ".json"
 
 
-def check_apart(root: Location, uris: Sequence[str]) -> None:
-    """Raises OutputError if the output lies inside an input, or an input inside the output. Links are
-    followed."""
+def check_place(root: Location, uris: Sequence[str]) -> None:
+    """Raises OutputError if the output's path is too long, if it lies inside an input, or an input inside it.
+    Links are followed."""
+    if isinstance(root, DiskLocation) and len(os.fsencode(root)) > (most := _MOST_BYTES_OF_PATH - _OWN_BYTES):
+        raise OutputError(f"output.uri {root}: has more than {most} bytes. Give a shorter path")
     here = root.canonical()
     for uri in uris:
         source = locate(uri)

@@ -14,7 +14,7 @@ from routelmt_batch.files.location import Location, Replaced, Stat
 from routelmt_batch.files.uris import locate
 from routelmt_batch.spec import PassSpec
 from routelmt_batch.spec.file import read_written
-from routelmt_batch.store.beforehand import check_apart
+from routelmt_batch.store.beforehand import check_place
 from routelmt_batch.store.ledger import Ledger
 from routelmt_batch.store.manifest import check_manifest
 from routelmt_batch.store.shard_list import read_list
@@ -200,7 +200,7 @@ def check_output(folder: Folder, spec: PassSpec) -> None:
     """Raises OutputError if the output is a file, not a job's folder, inside the input or around it, or not
     writable."""
     root = folder.root
-    check_apart(root, spec.input.uris)
+    check_place(root, spec.input.uris)
     if root.exists():
         raise OutputError(f"output.uri {root}: is a file; give a folder")
     found = [name for name in root.names() if not name.startswith(_PROBE)]

@@ -15,7 +15,6 @@ import pytest
 import yaml
 
 from routelmt_batch import __version__
-from routelmt_batch.cli.main import main
 from routelmt_batch.errors import RoutelmtError, UsageError
 from routelmt_batch.learning.training.spec import load_train_spec
 from routelmt_batch.spec.file import load, load_label
@@ -45,22 +44,6 @@ COMMANDS = [
 def process(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "routelmt_batch", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-
-
-@pytest.fixture
-def routelmt(commands_here, monkeypatch, capsys):
-    """A whole command, errors and exit code included, in this process: there imports cost no time."""
-
-    def run(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-        with monkeypatch.context() as patch:
-            patch.setattr(sys, "argv", ["routelmt-batch", *arguments])
-            if cwd:
-                patch.chdir(cwd)
-            with pytest.raises(SystemExit) as ended:
-                main()
-        return subprocess.CompletedProcess(arguments, ended.value.code or 0, *capsys.readouterr())
-
-    return run
 
 
 @pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)])
