@@ -15,6 +15,7 @@ import pyarrow as pa
 from routelmt_batch.corpus.shards import text_columns
 from routelmt_batch.corpus.units import Unit, codes, groups, read_unit
 from routelmt_batch.languages import UNKNOWN, direction, is_code, nearest, understood
+from routelmt_batch.progress import counted
 from routelmt_batch.spec import Texts
 from routelmt_batch.threads import Each, Stop, each
 
@@ -81,14 +82,14 @@ def count_codes(units: Iterable[Unit], texts: Texts, spread: Each = each) -> Cod
     Raises:
         InputChanged, RoutelmtError: see units.read_unit.
     """
-    counted = Codes()
+    found = Codes()
     if texts.source_lang is not None and texts.target_lang is not None:
-        counted.add(texts.source_lang, texts.target_lang, sum(unit.rows for unit in units))
-        return counted
+        found.add(texts.source_lang, texts.target_lang, sum(unit.rows for unit in units))
+        return found
     with spread(_Counting(texts), groups(units, lambda unit: unit)) as parts:
         for part in parts:
-            counted.update(part)
-    return counted
+            found.update(part)
+    return found
 
 
 @dataclass(frozen=True)
@@ -99,21 +100,21 @@ class _Counting:
 
     def __call__(self, units: Sequence[Unit], stop: Stop) -> Codes:
         columns = [name for key, name in text_columns(self.texts).items() if key != "source"]
-        counted = Codes()
+        found = Codes()
         for unit in units:
             for _, batch in read_unit(unit, columns):
                 stop()
                 table = pa.table(list(codes(batch, self.texts)), ["source", "target"])
                 pairs = table.group_by(["source", "target"]).aggregate([([], "count_all")])
                 for pair in pairs.to_pylist():
-                    counted.add(pair["source"], pair["target"], pair["count_all"])
-        return counted
+                    found.add(pair["source"], pair["target"], pair["count_all"])
+        return found
 
 
 def in_words(unknown: Mapping[str, int]) -> str:
     """The most frequent codes that are not understood, each with its count and the nearest code."""
     most = sorted(unknown.items(), key=lambda item: (-item[1], item[0]))
-    shown = [f"{_name(code)} {rows:,} times{_hint(code)}" for code, rows in most[:_SHOWN]]
+    shown = [f"{_name(code)} {counted(rows, 'time')}{_hint(code)}" for code, rows in most[:_SHOWN]]
     if len(most) > _SHOWN:
         shown.append(f"{len(most) - _SHOWN} others")
     return "; ".join(shown)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from routelmt_batch.corpus.codes import Codes, count_codes, in_words
 from routelmt_batch.corpus.units import Unit
 from routelmt_batch.errors import InputError
-from routelmt_batch.progress import Bars
+from routelmt_batch.progress import Bars, counted
 from routelmt_batch.rows import UNTRANSLATABLE
 from routelmt_batch.spec import PassSpec
 from routelmt_batch.store.workspace import AnyWorkspace
@@ -67,7 +67,7 @@ def _spelled(spelled: Mapping[str, Mapping[str, int]]) -> str:
         (count, code, known) for known, spellings in spelled.items() for code, count in spellings.items()
     ]
     shown = [
-        f"{code!r} {count:,} times, read as {known}"
+        f"{code!r} {counted(count, 'time')}, read as {known}"
         for count, code, known in sorted(found, key=_frequent)[:5]
     ]
     return "; ".join([*shown, *([f"{len(found) - 5} others"] if len(found) > 5 else [])])

@@ -4,7 +4,9 @@ import json
 import shutil
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 import pytest
 from scipy.stats import ks_2samp
 
@@ -13,7 +15,7 @@ from routelmt_batch.job.conditions import Condition, Conditions, triggered
 from routelmt_batch.stages.finished import FinishedJob
 from routelmt_batch.store.folder import Folder
 from tests.cli.test_ending import last_line, two_rows_fail
-from tests.conftest import with_references
+from tests.conftest import with_references, write_shard
 
 pytestmark = pytest.mark.usefixtures("no_page")
 
@@ -108,6 +110,64 @@ def test_places_that_are_held_back_for_escalation_are_of_the_budget(invoke, make
     line = last_line(answer)
     assert (answer.exit_code, line["places"], line["large"], large) == (0, 19, 19, 19), answer.output
     assert column(tmp_path / "out", "reason").count("escalated") == 6
+
+
+def test_outcomes_are_counted_in_all_rows_and_by_direction(
+    invoke, make_spec, corpus, fake_engine, tmp_path, monkeypatch
+):
+    """Against counts of the output's columns and of the committed checks."""
+    monkeypatch.setattr("tests.fake_engine.TRUNCATED", True)
+    targets = ["de", "zh_CN", "zho_Hans", "tlh"] * 4
+    write_shard(corpus / "e.parquet", ["", None, *[f"Number {i}." for i in range(14)]], to=pa.array(targets))
+    failing = {"large": range(1, 60, 2), "small": (9,)}
+    fake_engine.fails = lambda label, row: "engine_error" if row["row"] in failing.get(label, ()) else ""
+    names = ("skipped", "truncated", "doubtful", "fallback", "empty", "failed")
+    directions = {None: "", "en-de": "[en-de]", "en-zh": "[EN-zho_Hans]", "en-unknown": "[en-unknown]"}
+    given = [f"{name}{text}>0" for name in names for text in directions.values()]
+    options = [word for condition in given for word in ("--fail-if", condition)]
+    assert invoke("run", make_spec(run__max_failed_fraction=1), *options).exit_code == 4
+    out = tmp_path / "out"
+    doubts = {
+        (row["shard"], row["row"], row["route"])
+        for row in ds.dataset(out / "_job/checks").to_table().to_pylist()
+        if row["reasons"]
+    }
+    read = {"de": "en-de", "zh_CN": "en-zh", "zho_Hans": "en-zh"}
+    rows = []
+    for path in (out / "data").rglob("*.parquet"):
+        shard = path.relative_to(out / "data").as_posix()
+        for number, row in enumerate(pq.read_table(path).to_pylist()):
+            rows.append(
+                {
+                    "direction": read.get(row["to"], "en-unknown"),
+                    "skipped": row["status"] == "skipped",
+                    "fallback": row["status"] == "fallback",
+                    "failed": row["status"] in ("failed", "quarantined"),
+                    "truncated": row["reason"] == "truncated",
+                    "empty": row["reason"] in ("empty", "null", "empty_output"),
+                    "doubtful": (shard, number, row["route"]) in doubts,
+                }
+            )
+    expected = {}
+    for name in names:
+        for direction in directions:
+            of = [row[name] for row in rows if direction in (None, row["direction"])]
+            of_direction = f"[{direction}]" if direction else ""
+            expected[f"{name}{of_direction}>0"] = sum(of) / len(of)
+    report = json.loads((out / "reports/job.json").read_text())
+    assert {line["condition"]: line["value"] for line in report["fail_if"]} == pytest.approx(expected)
+    assert all(expected[f"{name}>0"] for name in names), "each is there to be counted"
+    assert report["codes"] == {
+        "spelled": {"zh": {"zh_CN": 4, "zho_Hans": 4}},
+        "unknown": {"tlh": 4, "xx": 1, "(none)": 1},
+    }
+    assert "zh: 4 zh_CN, 4 zho_Hans" in invoke("report", out).stdout
+
+
+def test_a_direction_that_no_row_has_cannot_be_evaluated(invoke, make_spec, tmp_path):
+    answer = invoke("run", make_spec(), "--fail-if", "skipped[en-zh]>0.5")
+    assert answer.exit_code == 4
+    assert "skipped[en-zh]>0.5: cannot be evaluated (no row is of the direction en-zh)" in answer.stderr
 
 
 def test_drift_is_from_an_earlier_job(invoke, make_spec, tmp_path):

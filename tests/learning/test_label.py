@@ -261,6 +261,26 @@ def test_what_cannot_be_labelled_is_told_before_anything_starts(spec, engine, tm
     assert not (tmp_path / "labels").exists()
 
 
+def test_labels_that_could_be_few_end_before_they_cost(spec, engine, tmp_path):
+    """By the codes alone, before anything is sent; else when the small model has had its rows."""
+    with pytest.raises(
+        InputError, match="30 of 31 rows have a language code that is not among LMT's 60.*'jp' 30 times"
+    ):
+        write_shard(
+            tmp_path / "corpus/a.parquet",
+            ["A."] * 30,
+            to=pa.array(["jp"] * 30),
+            reference=pa.array(["B."] * 30),
+        )
+        run(spec, engine)
+    assert not engine.log.exists()
+    write_shard(tmp_path / "corpus/a.parquet", ["A."] * 30, reference=pa.array([None] * 29 + ["B."]))
+    with pytest.raises(InputError, match="29 of 31 rows are skipped, .*: 29 no_reference. Correct the input"):
+        run(spec, engine)
+    report = run(spec, engine, "run.max_skipped_fraction=0.95").report
+    assert (report.labelled, report.skipped_rows) == (2, 29)
+
+
 def test_a_reference_column_without_a_name_is_the_default_one(spec):
     assert load_label(spec, ["input.columns.reference=null"]).input.columns.reference == "reference"
 

@@ -87,6 +87,36 @@ def test_every_row_comes_back_once_and_the_plan_is_the_top_of_a_sort(
     )
 
 
+def test_codes_that_are_spelled_otherwise_give_the_same_translations(make_spec, corpus, tmp_path, engine):
+    """`zho_Hans` is `zh` for the prompt, the router, the checks and the report; the column stays as it was."""
+    texts = [f"I saw {i}." for i in range(30)]
+    outputs = []
+    for source, target in (("en", "zh"), ("EN", "zho_Hans")):
+        columns = {"from": pa.array([source] * 30), "to": pa.array([target] * 30)}
+        shutil.rmtree(corpus)
+        write_shard(corpus / "a.parquet", texts, **columns)
+        out = tmp_path / target
+        report = run(make_spec(output__uri=str(out)), engine).report.as_json()
+        outputs.append((pq.read_table(out / "data/a.parquet").drop(["from", "to"]), report["direction"]))
+        assert pq.read_table(out / "data/a.parquet")["to"].to_pylist() == [target] * 30
+    assert outputs[0] == outputs[1]
+    assert report["codes"] == {"spelled": {"en": {"EN": 30}, "zh": {"zho_Hans": 30}}, "unknown": {}}
+
+
+def test_a_job_that_skips_most_rows_ends_before_it_translates_and_goes_on_if_that_is_allowed(
+    make_spec, corpus, tmp_path, engine
+):
+    shutil.rmtree(corpus)
+    write_shard(corpus / "a.parquet", ["", None, " ", "far too long " * 200, "A cat.", "A dog."])
+    with pytest.raises(InputError, match="4 of 6 rows are skipped, .*: 2 empty, 1 null, 1 too_long"):
+        run(make_spec(), engine)
+    assert {line.split()[0] for line in sent(engine)} == {"router"}
+    assert not (tmp_path / "out/_SUCCESS").exists()
+    outcome = run(make_spec(run__max_skipped_fraction="0.7"), engine)
+    assert outcome.report.as_json()["status"]["skipped"] == 4
+    assert sum(line.startswith("router") for line in sent(engine)) == 6, "no row is scored twice"
+
+
 def test_pools_side_by_side_make_one_pass(make_spec, corpus, tmp_path, engine):
     engine.room = True
     run(make_spec(), engine)
