@@ -9,8 +9,8 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import PurePath
 
-from routelmt_batch.errors import InputError, StoreError
-from routelmt_batch.files.hub import HubLocation
+from routelmt_batch.errors import InputError
+from routelmt_batch.files.disk import DiskLocation
 from routelmt_batch.files.location import Location
 
 _WAYS_OUT = {
@@ -27,12 +27,12 @@ def refuse_part(name: PurePath, uri: str, key: str) -> None:
 
 
 def refuse_inside(location: Location, uri: str, key: str) -> None:
-    """Raises InputError if an input lies inside a table, as its data folder or one of its partitions does."""
-    if isinstance(location, HubLocation):
-        return  # each look is a request to the hub
-    with contextlib.suppress(StoreError, OSError):  # a role may list the input alone
-        for folder, kind in _above(location):
-            raise _refused(kind, f"{key} {uri}", str(folder))
+    """Raises InputError if an input on a disk lies inside a table, as a partition does. In a store a
+    role may list the input alone."""
+    if isinstance(location, DiskLocation):
+        with contextlib.suppress(OSError):
+            for folder, kind in _above(location):
+                raise _refused(kind, f"{key} {uri}", str(folder))
 
 
 def _kind(name: PurePath) -> str | None:
