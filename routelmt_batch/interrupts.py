@@ -1,18 +1,20 @@
-"""Turns SIGTERM, SIGINT and a time limit into an exception in the main thread."""
+"""Ends a run: SIGTERM, SIGINT and a time limit become an exception in the main thread; or at once."""
 
 from __future__ import annotations
 
-import re
+import contextlib
+import os
 import signal
+import sys
 import threading
 import types
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from routelmt_batch.errors import Interrupted, UsageError
+from routelmt_batch import patience
+from routelmt_batch.errors import Interrupted, RoutelmtError, UsageError
 
 TIME_LIMIT_EXIT = 124  # that of timeout(1)
-_DURATION = re.compile(r"(?:(\d{1,5})h)?(?:(\d{1,7})m)?(?:(\d{1,9})s)?")
 
 
 def stop_on_signals() -> None:
@@ -45,20 +47,18 @@ def time_limit(duration: str | None) -> Iterator[None]:
 
 
 def seconds(duration: str) -> int:
-    """The seconds of a duration such as `1h30m`, `90m` or `45s`.
+    """The seconds of a time limit. Raises UsageError; see patience.seconds."""
+    try:
+        return patience.seconds(duration)
+    except ValueError as error:
+        raise UsageError(f"--time-limit {duration}: {error}") from None
 
-    Raises:
-        UsageError: it is not a duration, or it is 0. A number without a unit is ambiguous.
-    """
-    match = _DURATION.fullmatch(duration)
-    hours, minutes, rest = (int(part or 0) for part in match.groups()) if match else (0, 0, 0)
-    total = 3600 * hours + 60 * minutes + rest
-    if not total:
-        raise UsageError(
-            f"--time-limit {duration}: give hours, minutes or seconds, each with its unit, such as 6h, 90m, "
-            "1h30m or 45s"
-        )
-    return total
+
+def end_now(error: RoutelmtError) -> None:
+    """End the process, from any thread, without waiting for anything that may hang."""
+    with contextlib.suppress(OSError):
+        print(f"error: {error}", file=sys.stderr, flush=True)
+    os._exit(error.exit_code)
 
 
 def _interrupt(number: int, frame: types.FrameType | None) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import signal
 import sys
 import traceback
@@ -72,6 +73,14 @@ class Ending:
         if message.startswith(_TRACEBACK):
             message = "a bug in routelmt-batch: please report it with the traceback on standard error"
         self.line |= {"status": status, "exit_code": exit_code, "error": kind, "message": message}
+
+    def end_now(self, error: RoutelmtError) -> None:
+        """Fail, and end the process at once, from any thread: something in it hangs."""
+        with contextlib.suppress(OSError):
+            self.fail(error)
+            self.bars.console.show_cursor()
+            self.print_line()
+        os._exit(error.exit_code)
 
     def print_line(self) -> None:
         """Print the last line if a program reads it: logs are JSON, or standard output is not a terminal."""

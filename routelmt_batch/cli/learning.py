@@ -151,7 +151,7 @@ def label(
         label_spec = spec.read(load_label)
         ending.begin(label_spec.name, label_spec.output.uri)
         fail_if = conditions.Conditions(conditions.parse(fail.fail_if, of_labels=True))
-        options = flow.Options(**vars(scope), **vars(ray), conditions=fail_if)
+        options = flow.Options(**vars(scope), **vars(ray), conditions=fail_if, end=ending.end_now)
         carry_out(ending, run_label, label_spec, options, show.labels, what="these labels are")
 
 
@@ -170,7 +170,7 @@ def train(*, spec: SpecOptions, schedule: ScheduleOptions, ray: RayOptions) -> N
         train_spec = spec.read(load_train_spec)
         ending.begin(train_spec.name, train_spec.output.uri)
         ending.bars.say(f"{train_spec.name}: {train_spec.output.uri}")
-        outcome = run_train(train_spec, flow.Options(**vars(ray)), ending.bars)
+        outcome = run_train(train_spec, flow.Options(**vars(ray), end=ending.end_now), ending.bars)
         if not outcome.new:
             ending.bars.say("this router is already trained; nothing to do. Its held-out figures:")
         ending.show(show.training(outcome.report), train_spec.output.uri)
@@ -203,7 +203,7 @@ def evaluate(
         ending.begin(folder.resolve().name, out)
         budget, guards = fraction(evaluation.budget, "--budget"), GuardSettings(**vars(guard))
         settings = Settings(**vars(evaluation) | {"budget": budget, "guards": guards})
-        open_engine = partial(flow.ray_engine, options=flow.Options(**vars(ray)))
+        open_engine = partial(flow.ray_engine, options=flow.Options(**vars(ray), end=ending.end_now))
         result = run_evaluate(tables, settings, folder, ending.bars, open_engine)
         ending.show(table(result), f"{out}/evaluation.json, .md, .png, .svg")
         ending.end(report=f"{out}/evaluation.json", **result.figures)
@@ -241,7 +241,7 @@ def calibrate(
             raise UsageError(
                 "--fraction 0: no row goes to the large model, so there is no threshold; give a larger one"
             )
-        open_engine = partial(flow.ray_engine, options=flow.Options(**vars(ray)))
+        open_engine = partial(flow.ray_engine, options=flow.Options(**vars(ray), end=ending.end_now))
         result = run_calibrate(router, tables, wanted, traffic_rows, ending.bars, open_engine, dtype)
         ending.show(show.calibration(result))
         thresholds = {name: threshold.value for name, threshold in result.thresholds.items()}

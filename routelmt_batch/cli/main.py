@@ -107,7 +107,13 @@ def run(
             ending.show(show.checked(checked))
             ending.end(status="checked", checked=checked)
             return
-        options = flow.Options(**vars(scope), **vars(ray), retry_failed=retry_failed, conditions=conditions)
+        options = flow.Options(
+            **vars(scope),
+            **vars(ray),
+            retry_failed=retry_failed,
+            conditions=conditions,
+            end=ending.end_now,
+        )
         carry_out(ending, flow.run, job_spec, options, show.job)
 
 
@@ -132,7 +138,7 @@ def plan(
         job_spec = spec.read(load)
         ending.begin(job_spec.name, job_spec.output.uri)
         measured = rates.load(rates_file, job_spec) if rates_file else None
-        options = flow.Options(**vars(scope), **vars(ray))
+        options = flow.Options(**vars(scope), **vars(ray), end=ending.end_now)
         lines = flow.plan(job_spec, options, ending.bars, partial(flow.ray_engine, options=options))
         estimates = [rates.estimate(measured, job_spec, line) for line in lines] if measured else []
         folder, hint = Folder.at(job_spec.output.uri), _next_step()

@@ -15,13 +15,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from routelmt_batch.engines import stacks
 from routelmt_batch.engines.child import tokenized
-from routelmt_batch.engines.deaths import RESTARTS, refuse_too_many
 from routelmt_batch.engines.gathering import Gathering, PartLimits
 from routelmt_batch.engines.halving import Failure, Halving
 from routelmt_batch.engines.lanes import Answer, Receipt, as_results
 from routelmt_batch.engines.models import Keyed, RowsFailed
 from routelmt_batch.engines.process import EngineBroken, EngineDied, EngineProcess, Recipe
+from routelmt_batch.engines.roll import RESTARTS, Pulse, enter
 from routelmt_batch.errors import RoutelmtError
 from routelmt_batch.rows import EMPTY_OUTPUT, ENGINE_ERROR, ENGINE_KILLED
 from routelmt_batch.store.cache import bring
@@ -51,12 +52,15 @@ class EngineActor:
             too often.
     """
 
-    def __init__(self, serving: Serving, deaths: Any | None) -> None:
-        if deaths is not None:
-            refuse_too_many(deaths)
+    def __init__(self, serving: Serving, roll: Any | None) -> None:
+        self._beat = 0
+        self._engine: _Engine | None = None
+        self._gathering = Gathering(serving.write, serving.limits)
+        stacks.show_on_signal()
+        if roll is not None:
+            enter(roll, self._pulse)
         self._lane = serving.lane
         self._name = uuid.uuid4().hex
-        self._gathering = Gathering(serving.write, serving.limits)
         recipe = serving.recipe
         try:
             bring(recipe.models)
@@ -67,9 +71,9 @@ class EngineActor:
         if self._prompter:
             self._prompter.load()  # now: later, several threads would import transformers at once
         self._limit_tokens = recipe.limit_tokens
-        self._engine = _Engine(replace(recipe, prompter=None) if self._prompter else recipe)
+        engine = self._engine = _Engine(replace(recipe, prompter=None) if self._prompter else recipe)
         self._halving: Halving[pa.Table, Answer] = Halving(
-            self._engine,
+            engine,
             recipe.load.room,
             lambda rows, indices: rows.take(list(indices)),
             _harmless,
@@ -83,8 +87,16 @@ class EngineActor:
         return pa.table({RECEIPT: pa.array([pickle.dumps(receipt) for receipt in receipts], pa.binary())})
 
     def _serve(self, requests: pa.Table) -> Receipt:
+        assert self._engine
         part, calls = self._gathering.run(lambda: self._results(requests))
         return Receipt(self._lane, part, self._name, self._engine.started_at, self._engine.ready_at, calls)
+
+    def _pulse(self) -> Pulse:
+        """The beat rises unless calls wait for something that has no deadline of its own, such as a disk."""
+        busy = self._engine is None or self._engine.busy
+        if busy or not self._gathering.calls:
+            self._beat += 1
+        return Pulse(self._beat + self._gathering.written, busy)
 
     def _results(self, requests: pa.Table) -> pa.Table:
         wanted = pc.indices_nonzero(pc.equal(requests["skip"], ""))
@@ -107,7 +119,8 @@ class _Engine(EngineProcess):
             except EngineDied as error:
                 if not tries_left:
                     raise EngineBroken(
-                        f"{error} at each of {RESTARTS + 1} starts: it may lack memory"
+                        f"{error} at each of {RESTARTS + 1} starts: it may lack memory or, if it was not "
+                        "ready, need a longer run.start_timeout"
                     ) from None
         return None
 

@@ -54,7 +54,8 @@ class Waiting:
 class Ahead:
     """A pass whose engines are started and wait for work. Its Dataset runs in a separate thread."""
 
-    def __init__(self, lanes: Sequence[Lane], inbox: Any, dataset: Dataset, column: str) -> None:
+    def __init__(self, lanes: Sequence[Lane], inbox: Any, roll: Any, dataset: Dataset, column: str) -> None:
+        self.roll = roll
         self._lanes = {lane.label: lane for lane in lanes}
         self._inbox = inbox
         self._outcomes: queue.SimpleQueue[bytes | Exception | None] = queue.SimpleQueue()

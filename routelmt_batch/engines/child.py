@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from routelmt_batch import fetched
+from routelmt_batch.engines import stacks
 from routelmt_batch.engines.lanes import Answer
 from routelmt_batch.engines.lifeline import VARIABLE
 from routelmt_batch.engines.models import Keyed, Load, Model, RowsFailed
@@ -35,6 +36,7 @@ Batch = tuple[Sequence[int], pa.Table, list[Keyed]]  # keys, rows, and answers t
 def main(pipe: Connection) -> None:
     """Load the model that the first message names, then serve it. Messages: see process.EngineProcess."""
     os.environ[VARIABLE] = str(os.getpid())
+    stacks.show_on_signal()
     inbox: queue.SimpleQueue[Batch] = queue.SimpleQueue()
     try:
         load, prompter, limit_tokens = _first(pipe)

@@ -66,21 +66,31 @@ class Gathering:
         self._limits = limits
         self._changed = threading.Condition()
         self._group = _Group()
+        self.calls = 0  # those that have not returned
+        self.written = 0  # parts
         self._working = 0
         self._began = self._idle_since = time.monotonic()
 
     def run(self, work: Callable[[], pa.Table]) -> Written:
         """Do a call's work, and return when its RESULTS are written. Raises what either raises."""
         with self._changed:
+            self.calls += 1
+        try:
+            return self._gather(self._worked(work))
+        finally:
+            with self._changed:
+                self.calls -= 1
+
+    def _worked(self, work: Callable[[], pa.Table]) -> pa.Table:
+        with self._changed:
             self._working += 1
         try:
-            results = work()
+            return work()
         finally:
             with self._changed:
                 self._working -= 1
                 self._idle_since = time.monotonic()
                 self._changed.notify_all()
-        return self._gather(results)
 
     def _gather(self, results: pa.Table) -> Written:
         with self._changed:
@@ -96,6 +106,7 @@ class Gathering:
         if writes:
             try:
                 group.part = self._write(pa.concat_tables(group.tables))
+                self.written += 1
             except BaseException as error:
                 group.error = error
             finally:

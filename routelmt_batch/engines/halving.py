@@ -142,7 +142,7 @@ class Halving(Generic[Rows, Result]):
                 self._searching = True  # now: another call's rows would be lost in the dead engine
                 suspects = list(self._inside.values())
                 self._inside.clear()
-            logger.warning("the engine died with %d rows in it: it is restarted for them", len(suspects))
+            logger.warning("the engine died with %d rows in it (%s) and is restarted", len(suspects), error)
             self._engine.start()
             return _Failed(suspects, error)
         with self._lock:

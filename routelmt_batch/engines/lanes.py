@@ -16,6 +16,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from routelmt_batch.patience import PATIENCE, Patience
+
 if TYPE_CHECKING:
     from routelmt_batch.prompts import Prompter
     from routelmt_batch.rows import Route, Stage
@@ -144,6 +146,7 @@ class Lane:
         fills: the column of RESULTS that the scorer's values go into.
         cuts: marks the rows whose text is too long for the scorer, which reads only the beginning.
         retries: how often a row that fails is tried again.
+        patience: how long an engine may take to start, and to answer any of its rows.
         python: the interpreter of the engines' processes; None: this one.
     """
 
@@ -161,6 +164,7 @@ class Lane:
     fills: Literal["score", "reasons"] = "score"
     cuts: Callable[[pa.Table], Mask] | None = None
     retries: int = 0
+    patience: Patience = PATIENCE
     python: str | None = None
     max_output_tokens: int = 0
     end_tokens: tuple[int, ...] = ()

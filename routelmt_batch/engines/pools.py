@@ -20,13 +20,13 @@ from routelmt_batch.corpus.units import groups
 from routelmt_batch.engines import quality
 from routelmt_batch.engines.actor import BATCH, RECEIPT, EngineActor, Serving
 from routelmt_batch.engines.ahead import Ahead, Inbox, Waiting, receipts
-from routelmt_batch.engines.deaths import RESTARTS, Deaths, beside_driver
 from routelmt_batch.engines.gathering import PartLimits
 from routelmt_batch.engines.lanes import Each, Lane, Receipt, Tell
 from routelmt_batch.engines.models import Generation, Load, Scoring
 from routelmt_batch.engines.process import Recipe
+from routelmt_batch.engines.roll import Roll, beside_driver
 from routelmt_batch.engines.session import NO_TELEMETRY, Session
-from routelmt_batch.engines.watch import watching
+from routelmt_batch.engines.watch import Watch, Watched
 from routelmt_batch.errors import UsageError
 from routelmt_batch.spec import COMET, Pool, Translator
 from routelmt_batch.threads import Stop, each
@@ -43,7 +43,7 @@ _FEW_BATCHES, _MANY_BATCHES = 16, 64
 _BATCH_BYTES = 1 << 20
 # Calls that fill an engine, and those that wait for the same part.
 _MOST_CALLS, _MOST_WAITING = 16, 32
-# A call is retried whenever its actor is restarted: the limit on restarts bounds the retries.
+# A call is retried whenever its actor is restarted: the actor refuses to start too often; see roll.enter.
 _ALWAYS = -1
 
 
@@ -79,8 +79,8 @@ class Pools:
         running = [lane.pool for lane in beside]
         if self._ahead or not lanes or not self.has_room_for([lane.pool for lane in lanes], running):
             return False
-        inbox = beside_driver(Inbox)
-        self._ahead = Ahead(lanes, inbox, self._dataset(lanes, inbox), RECEIPT)
+        inbox, roll = beside_driver(Inbox), beside_driver(Roll)
+        self._ahead = Ahead(lanes, inbox, roll, self._dataset(lanes, roll, inbox), RECEIPT)
         return True
 
     def dismiss(self) -> None:
@@ -91,7 +91,7 @@ class Pools:
 
     def run(self, lanes: Sequence[Lane], tell: Tell = lambda message, level: None) -> Iterator[Receipt]:
         """Run all lanes as one Dataset. Yields a receipt for each part as it is written, and reports lost and
-        new nodes to `tell`.
+        new nodes and stuck actors to `tell`. If nothing moves any more, the process ends; see watch.Watch.
 
         Raises:
             RoutelmtError: what a read or a write raised.
@@ -101,18 +101,20 @@ class Pools:
         pools = [{lane.label: lane.pool for lane in lanes}]
         for message in self.check_fit(pools):
             tell(message, "warning")
-        with (
-            self.session.explaining(", ".join(lane.label for lane in lanes)),
-            watching(tell, lambda: self.check_fit(pools)),
-        ):
+        with self.session.explaining(", ".join(lane.label for lane in lanes)):
             if self._ahead and self._ahead.serves(lanes):
                 ahead, self._ahead = self._ahead, None
-                pickled = ahead.run({lane.label: _packed_groups(lane) for lane in lanes})
+                roll, pickled = ahead.roll, ahead.run({lane.label: _packed_groups(lane) for lane in lanes})
             else:
                 self.dismiss()
-                pickled = receipts(self._dataset(lanes), RECEIPT)
-            for receipt in pickled:
-                yield pickle.loads(receipt)
+                roll = beside_driver(Roll)
+                pickled = receipts(self._dataset(lanes, roll), RECEIPT)
+            watched = Watched(lambda: self.check_fit(pools), self.session.give_up)
+            watch = Watch(watched, tell, roll, max(lane.patience.stall_s for lane in lanes))
+            with watch.watching():
+                for receipt in pickled:
+                    watch.receipt()
+                    yield pickle.loads(receipt)
 
     def each(self, work: Callable[[Any, Stop], Any], items: Iterable[Any]) -> Each:
         """See lanes.Engine."""
@@ -151,14 +153,12 @@ class Pools:
                 )
         return warnings
 
-    def _dataset(self, lanes: Sequence[Lane], inbox: Any | None = None) -> Dataset:
+    def _dataset(self, lanes: Sequence[Lane], roll: Any, inbox: Any | None = None) -> Dataset:
         """One Dataset for all lanes; with an inbox, they wait there for their work units."""
-        # A local Ray is one node: Ray's own limit on restarts is enough.
-        deaths = None if self.session.local else beside_driver(Deaths)
-        first, *others = (self._lane(lane, deaths, inbox) for lane in lanes)
+        first, *others = (self._lane(lane, roll, inbox) for lane in lanes)
         return first.union(*others) if others else first
 
-    def _lane(self, lane: Lane, deaths: Any, inbox: Any | None) -> Dataset:
+    def _lane(self, lane: Lane, roll: Any, inbox: Any | None) -> Dataset:
         import ray.data
 
         rows = _batch_rows(lane)
@@ -184,7 +184,7 @@ class Pools:
             warnings.filterwarnings("ignore", message=".*ray_remote_args.* is deprecated")
             return ds.map_batches(
                 self.actor,
-                fn_constructor_args=(Serving(lane.label, recipe, lane.write, limits, lane.retries), deaths),
+                fn_constructor_args=(Serving(lane.label, recipe, lane.write, limits, lane.retries), roll),
                 batch_size=None,
                 batch_format="pyarrow",
                 compute=ray.data.ActorPoolStrategy(
@@ -196,7 +196,7 @@ class Pools:
                 ),
                 num_cpus=lane.pool.cpus,
                 num_gpus=self.gpus(lane.pool) or None,
-                max_restarts=RESTARTS if deaths is None else _ALWAYS,
+                max_restarts=_ALWAYS,
                 max_task_retries=_ALWAYS,
             )
 
@@ -242,6 +242,7 @@ class Pools:
             lane.python,
             self.environment(lane.pool),
             fetched.copies(*sources),
+            lane.patience,
         )
 
     def engine_arguments(self, pool: Translator) -> dict[str, Any]:

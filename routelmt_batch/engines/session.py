@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from routelmt_batch.engines import logs
-from routelmt_batch.engines.deaths import RESTARTS
 from routelmt_batch.engines.process import EngineBroken
 from routelmt_batch.engines.reaper import Reaper
+from routelmt_batch.engines.roll import RESTARTS
 from routelmt_batch.errors import EngineError, RoutelmtError, UsageError
+from routelmt_batch.interrupts import end_now
 from routelmt_batch.spec.storage import shared
 
 # No usage report leaves the machine.
@@ -41,7 +42,8 @@ class Session:
 
     Ray starts when a pass first needs it. Until the session ends, what Ray and vLLM print in this
     process goes to `driver.log` in the log folder, unless verbose. `take_signals` sets the job's signal
-    handlers again: every `ray.init` replaces that of SIGTERM, even where Ray already runs.
+    handlers again: every `ray.init` replaces that of SIGTERM, even where Ray already runs. `end` ends the
+    process with an error; see `give_up`.
     """
 
     # Reading and writing mostly wait: with a fraction of a CPU each, they run beside engines.
@@ -53,14 +55,16 @@ class Session:
         address: str | None = None,
         verbose: bool = False,
         take_signals: Callable[[], None] = lambda: None,
+        end: Callable[[RoutelmtError], None] = end_now,
     ) -> None:
         self.log_folder = log_folder
         self.address = address
         self.verbose = verbose
         self.take_signals = take_signals
+        self.end = end
         self.cores = len(os.sched_getaffinity(0))
         self.local = address in (None, "local")
-        self._open = contextlib.ExitStack()
+        self._open, self._output = contextlib.ExitStack(), contextlib.ExitStack()
         self._started_at = 0.0
         self._reaper: Reaper | None = None
 
@@ -87,7 +91,8 @@ class Session:
             use_token()
         os.environ.setdefault("RAY_process_group_cleanup_enabled", "1")
         if not self.verbose:
-            self._open.enter_context(_to_file(self.log_folder / "driver.log"))
+            self._open.callback(self._output.close)
+            self._output.enter_context(_to_file(self.log_folder / "driver.log"))
         import ray
         from ray.data import DataContext
         from ray.data.context import AutoscalingConfig
@@ -196,6 +201,19 @@ class Session:
                     raise cause from None
             self.keep_logs()
             raise EngineError(self._engine_message(label, error)) from error
+
+    def give_up(self, error: EngineError, ray_answers: bool) -> None:
+        """End this process at once, because Ray hangs, or something that it runs: an orderly end might hang,
+        too. It is as safe as SIGKILL, and again the reaper ends the processes of a local Ray."""
+        if self.local or ray_answers:
+            self.keep_logs()
+        self._output.close()
+        self.end(
+            EngineError(
+                f"{error}. The stacks of the driver and of the engines are in {self.log_folder}. Find the "
+                "cause there and run the same command again: committed work is kept"
+            )
+        )
 
     def _engine_message(self, label: str, error: Exception) -> str:
         words, logged = _last_words(str(error)), logs.faults(self.log_folder, self._started_at)

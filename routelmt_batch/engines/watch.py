@@ -1,55 +1,179 @@
-"""Reports nodes that are lost or join during a pass: Ray repeats a lost node's rows in silence."""
+"""Watches a pass: reports nodes that are lost or join, ends stuck actors, and the job if nothing moves.
+
+An engine that does not answer is its actor's affair; see EngineProcess.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import logging
 import threading
-import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
+from routelmt_batch.engines import stacks
 from routelmt_batch.engines.lanes import Tell
+from routelmt_batch.engines.roll import Place
+from routelmt_batch.errors import EngineError
+from routelmt_batch.patience import Silence, in_words
 
 logger = logging.getLogger(__name__)
 _POLL_S = 2.0
 _REMIND_S = 300.0  # how often resources that are still lacking are reported again
+_KILL_S = 30.0  # how long a node may take to kill a process
 
 
-@contextlib.contextmanager
-def watching(tell: Tell, lacks: Callable[[], Sequence[str]]) -> Iterator[None]:
-    """Report nodes that are lost or join, and the resources that the pools then lack.
+class Watched(NamedTuple):
+    """What a watch asks and tells its pass.
 
     Args:
         lacks: returns a message for each resource that the pools need and the cluster lacks now.
+        give_up: ends the job's process at once, with an error; takes whether Ray answers.
     """
-    ended = threading.Event()
-    thread = threading.Thread(target=_watch, args=(ended, tell, lacks), daemon=True, name="watch")
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
+
+    lacks: Callable[[], Sequence[str]]
+    give_up: Callable[[EngineError, bool], None]
 
 
-def _watch(ended: threading.Event, tell: Tell, lacks: Callable[[], Sequence[str]]) -> None:
-    before: dict[str, str] | None = None
-    remind_at = time.monotonic() + _REMIND_S
-    while not ended.wait(_POLL_S if before is not None else 0):
+class Watch:
+    """The watch over one pass. `receipt` must be called for each receipt of the pass.
+
+    Args:
+        roll: the pass's Roll, an actor.
+        stall_s: how long nothing may move.
+    """
+
+    def __init__(self, watched: Watched, tell: Tell, roll: Any, stall_s: float) -> None:
+        self._watched = watched
+        self._tell = tell
+        self._roll = roll
+        self._stall_s = stall_s
+        self._poll_s = min(_POLL_S, stall_s / 10)
+        self._nodes: dict[str, str] | None = None
+        self._receipts = self._polls = self._ended_actors = 0
+        self._reminded_s = 0.0
+        self._called: dict[str, Any] = {}
+        self._actors: defaultdict[str, Silence] = defaultdict(Silence)
+        self._pass = Silence()
+        self._over = threading.Event()
+
+    def receipt(self) -> None:
+        self._receipts += 1
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        """Watch while the body runs. Raises nothing: see Watched.give_up."""
+        watch = threading.Thread(target=self._watch, daemon=True, name="watch")
+        # Another thread, because each question to Ray may take for ever.
+        threads = [watch, threading.Thread(target=self._watch_head, daemon=True, name="watch-head")]
+        for thread in threads:
+            thread.start()
         try:
-            now = _alive()
-            known = now if before is None else before
-            for node in known.keys() - now.keys():
-                tell(f"node {known[node]} is lost: other nodes process its unfinished rows again", "warning")
-            for node in now.keys() - known.keys():
-                tell(f"node {now[node]} has joined", "info")
-            if now.keys() != known.keys() or time.monotonic() > remind_at:
-                remind_at = time.monotonic() + _REMIND_S
-                for message in lacks():
-                    tell(message, "warning")
-            before = now
-        except Exception:
-            logger.exception("could not list the cluster's nodes")  # if Ray itself is gone, the pass fails
+            yield
+        finally:
+            self._over.set()
+            watch.join(_KILL_S)
+
+    def _watch(self) -> None:
+        wait_s = 0.0
+        while not self._over.wait(wait_s):
+            wait_s = self._poll_s
+            try:
+                self._look_at_nodes()
+                self._look_at_actors()
+                self._polls += 1
+            except Exception:
+                logger.exception("Ray gave no answer about the cluster's nodes and actors")
+
+    def _watch_head(self) -> None:
+        head = Silence()
+        while not self._over.wait(self._poll_s):
+            if head.after(self._poll_s, self._polls) >= self._stall_s:
+                self._end_job(
+                    f"Ray's head has not answered for {in_words(self._stall_s)} (run.stall_timeout): it "
+                    "hangs, or cannot be reached",
+                    ray_answers=False,
+                )
+                return
+
+    def _look_at_nodes(self) -> None:
+        now = _alive()
+        known = now if self._nodes is None else self._nodes
+        for node in known.keys() - now.keys():
+            self._tell(
+                f"node {known[node]} is lost: other nodes process its unfinished rows again", "warning"
+            )
+        for node in now.keys() - known.keys():
+            self._tell(f"node {now[node]} has joined", "info")
+        self._reminded_s += self._poll_s
+        if now.keys() != known.keys() or self._reminded_s > _REMIND_S:
+            self._reminded_s = 0.0
+            for message in self._watched.lacks():
+                self._tell(message, "warning")
+        self._nodes = now
+
+    def _look_at_actors(self) -> None:
+        import ray
+
+        self._called = ray.get(self._roll.called.remote())
+        for actor, (place, pulse) in self._called.items():
+            if self._actors[actor].after(self._poll_s, (place, pulse.beat)) >= self._stall_s:
+                self._end_actor(place)
+                del self._actors[actor]
+        busy = [pulse.beat for _, pulse in self._called.values() if pulse.busy]
+        moved = (self._receipts, self._ended_actors, busy)
+        if self._pass.after(self._poll_s, moved) < self._stall_s:
+            return
+        if self._watched.lacks():  # the job waits for them, and says so
+            self._pass = Silence()
+            return
+        engines = f"{len(self._called)} engines have started, and none of them works"
+        self._end_job(f"no row was committed for {in_words(self._stall_s)} (run.stall_timeout): {engines}")
+
+    def _end_actor(self, place: Place) -> None:
+        if self._nodes and place.node in self._nodes and _at(place, stacks.show_and_end):
+            self._ended_actors += 1
+            self._tell(
+                f"the actor of an engine (process {place.pid} on {self._nodes[place.node]}) gave no sign of "
+                f"life for {in_words(self._stall_s)} and was ended: its rows are processed again",
+                "warning",
+            )
+
+    def _end_job(self, words: str, ray_answers: bool = True) -> None:
+        if self._over.is_set():
+            return
+        faulthandler.dump_traceback(file=2)  # the driver's log, unless the job is verbose
+        for place, _ in self._called.values():
+            with contextlib.suppress(Exception):
+                _at(place, _show, ray_answers)
+        self._watched.give_up(EngineError(words), ray_answers)
+
+
+def _show(pid: int, began: float) -> bool:
+    stacks.show(pid)
+    return True
+
+
+def _at(place: Place, act: Callable[[int, float], bool], ray_answers: bool = True) -> bool:
+    """Do something to a process where it is. Returns what `act` does; False if the node does not answer."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    if place.node == ray.get_runtime_context().get_node_id():
+        return act(place.pid, place.began)
+    if not ray_answers:
+        return False
+    there = NodeAffinitySchedulingStrategy(place.node, soft=False)
+    task = ray.remote(num_cpus=0, max_retries=0)(act).options(scheduling_strategy=there)
+    try:
+        return bool(ray.get(task.remote(place.pid, place.began), timeout=_KILL_S))
+    except Exception as error:  # the node may be gone
+        logger.warning(
+            "process %d on node %s was not reached: %s", place.pid, place.node, type(error).__name__
+        )
+        return False
 
 
 def _alive() -> dict[str, str]:

@@ -11,9 +11,9 @@ from typing import Any, Generic, TypeVar
 from routelmt_batch.corpus.units import Unit, units
 from routelmt_batch.engines.lanes import Engine
 from routelmt_batch.engines.nodes import check_nodes, processors
-from routelmt_batch.errors import OutputError
+from routelmt_batch.errors import OutputError, RoutelmtError
 from routelmt_batch.files.write import kept_folder
-from routelmt_batch.interrupts import stop_on_signals
+from routelmt_batch.interrupts import end_now, stop_on_signals
 from routelmt_batch.job.conditions import NO_CONDITIONS, Conditions
 from routelmt_batch.page.page import write_page
 from routelmt_batch.progress import Bars, counted
@@ -59,6 +59,7 @@ class Options:
     address: str | None = None
     verbose: bool = False
     conditions: Conditions = NO_CONDITIONS
+    end: Callable[[RoutelmtError], None] = end_now  # ends a process in which something hangs
 
 
 Report = TypeVar("Report", covariant=True)
@@ -293,7 +294,7 @@ def ray_engine(folder: Folder, options: Options) -> Iterator[Engine]:
 
     with (
         kept_folder(folder.logs) as logs,
-        Session(logs, options.address, options.verbose, stop_on_signals) as session,
+        Session(logs, options.address, options.verbose, stop_on_signals, options.end) as session,
     ):
         pools = Pools(session)
         try:

@@ -10,10 +10,12 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from routelmt_batch.kinds import KINDS, ORACLES, SMALL_MODEL
+from routelmt_batch.patience import Patience, seconds
 from routelmt_batch.prompts import LMT_TEMPLATE
 from routelmt_batch.spec.text import dump
 from routelmt_batch.spec.values import (
     NOT_HERE,
+    Duration,
     Fraction,
     Language,
     OutputUri,
@@ -389,6 +391,19 @@ class Run(Part):
         description="Largest share of skipped rows. More end the job with exit code 2: before a model "
         "starts, if the language codes alone show it, else before a row is translated.",
     )
+    stall_timeout: Duration = Field(
+        "30m",
+        description="An engine that answers none of its rows for so long is ended, and its rows are tried "
+        "again, as after a crash. If no row is committed and nothing else moves for so long, the job ends "
+        "with exit code 1.",
+    )
+    start_timeout: Duration = Field(
+        "1h", description="The longest start of an engine. A slower one is ended, and started twice more."
+    )
+
+    @property
+    def patience(self) -> Patience:
+        return Patience(seconds(self.stall_timeout), seconds(self.start_timeout))
 
 
 def near(word: str, known: Iterable[str]) -> str:

@@ -15,6 +15,7 @@ from routelmt_batch.errors import UsageError
 from routelmt_batch.files.hub import HubLocation
 from routelmt_batch.files.uris import locate, without_login
 from routelmt_batch.languages import hint, understood
+from routelmt_batch.patience import seconds
 
 COMET = "comet:"
 # Words of names such as AWS_SECRET_ACCESS_KEY, AZURE_STORAGE_SAS_TOKEN, HF_TOKEN or VLLM_API_KEY. They are
@@ -95,6 +96,11 @@ def _calibrated_or_finite(value: object) -> object:
     return score
 
 
+def _is_duration(value: object) -> str:
+    seconds(str(value))
+    return str(value)
+
+
 # The title describes the type in docs/pages/spec-reference.md.
 Uri = Annotated[str, AfterValidator(_is_located), Field(title="path or URI")]
 # Checked as a whole: pydantic would report a wrong URI as a wrong list, too.
@@ -105,6 +111,7 @@ Language = Annotated[str, AfterValidator(_understood), Field(title="language cod
 Fraction = Annotated[
     Decimal, BeforeValidator(_exact), Field(title="fraction, 0 to 1", ge=0, le=1, allow_inf_nan=False)
 ]
+Duration = Annotated[str, BeforeValidator(_is_duration), Field(title="duration, such as `30m` or `1h30m`")]
 GuardMode = Literal["off", "predicted", "hypothesis"]
 Threshold = Annotated[
     float | Literal["calibrated"] | None,

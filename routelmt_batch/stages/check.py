@@ -51,6 +51,7 @@ def _lane(workspace: Job, route: Route) -> Lane:
         pending=Pending(Unchecked(route), CheckReader(spec.input, route)),
         write=CheckWriter(part_writer(workspace.ledger, CHECKS, route), route),
         part_rows=spec.run.part_rows,
+        patience=spec.run.patience,
         stage=CHECKS,
         model=route,
     )

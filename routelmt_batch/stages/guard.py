@@ -122,5 +122,6 @@ def _predict(workspace: Job, plan: Plan, candidates: Cut | None, engine: Engine,
         limit_tokens=router.prompt_limit(workspace.recipe.prompt_limit_tokens),
         scorer=router.scorer,
         retries=spec.run.retries,
+        patience=spec.run.patience,
     )
     run_pass(workspace, engine, bars, [lane])

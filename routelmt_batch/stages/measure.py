@@ -145,6 +145,7 @@ def lane(
         pending=Pending(Measurable(route, wanted), QualityReader(spec.input, route, metric.needs_reference)),
         write=QualityWriter(part_writer(workspace.ledger, stage, route), route),
         part_rows=spec.run.part_rows,
+        patience=spec.run.patience,
         stage=stage,
         model=route,
     )

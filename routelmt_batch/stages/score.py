@@ -111,4 +111,5 @@ def _lane(workspace: AnyWorkspace) -> Lane:
         cuts=router.cuts,
         python=router.python,
         retries=spec.run.retries,
+        patience=spec.run.patience,
     )

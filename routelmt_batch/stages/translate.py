@@ -205,6 +205,7 @@ def lane(
         prompter=Prompter(pool.source, spec.prompt.template, pool.trust_remote_code),
         limit_tokens=pool.prompt_limit_tokens,
         retries=spec.run.retries,
+        patience=spec.run.patience,
         max_output_tokens=pool.max_output_tokens,
         end_tokens=checkpoints.end_tokens(pool.source),
     )

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from routelmt_batch import fetched
-from routelmt_batch.engines.deaths import RESTARTS
+from routelmt_batch.engines.roll import RESTARTS
 from routelmt_batch.engines.session import Session
 from routelmt_batch.errors import EngineError, RoutelmtError, UsageError
 from routelmt_batch.learning.training.folder import TrainingFolder, step_of
