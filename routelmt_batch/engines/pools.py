@@ -110,7 +110,7 @@ class Pools:
                 roll = beside_driver(Roll)
                 pickled = receipts(self._dataset(lanes, roll), RECEIPT)
             watched = Watched(lambda: self.check_fit(pools), self.session.give_up)
-            watch = Watch(watched, tell, roll, max(lane.patience.stall_s for lane in lanes))
+            watch = Watch(watched, tell, roll, max(lane.patience for lane in lanes))
             with watch.watching():
                 for receipt in pickled:
                     watch.receipt()

@@ -17,7 +17,7 @@ from routelmt_batch.engines import stacks
 from routelmt_batch.engines.lanes import Tell
 from routelmt_batch.engines.roll import Place
 from routelmt_batch.errors import EngineError
-from routelmt_batch.patience import Silence, in_words
+from routelmt_batch.patience import Patience, Silence, in_words
 
 logger = logging.getLogger(__name__)
 _POLL_S = 2.0
@@ -42,15 +42,15 @@ class Watch:
 
     Args:
         roll: the pass's Roll, an actor.
-        stall_s: how long nothing may move.
+        patience: how long nothing may move, and how long the first engine may take to come.
     """
 
-    def __init__(self, watched: Watched, tell: Tell, roll: Any, stall_s: float) -> None:
+    def __init__(self, watched: Watched, tell: Tell, roll: Any, patience: Patience) -> None:
         self._watched = watched
         self._tell = tell
         self._roll = roll
-        self._stall_s = stall_s
-        self._poll_s = min(_POLL_S, stall_s / 10)
+        self._stall_s, self._start_s = patience
+        self._poll_s = min(_POLL_S, self._stall_s / 10)
         self._nodes: dict[str, str] | None = None
         self._receipts = self._polls = self._ended_actors = 0
         self._reminded_s = 0.0
@@ -124,13 +124,19 @@ class Watch:
                 del self._actors[actor]
         busy = [pulse.beat for _, pulse in self._called.values() if pulse.busy]
         moved = (self._receipts, self._ended_actors, busy)
-        if self._pass.after(self._poll_s, moved) < self._stall_s:
+        limit_s = self._stall_s if self._called else self._start_s
+        if self._pass.after(self._poll_s, moved) < limit_s:
             return
         if self._watched.lacks():  # the job waits for them, and says so
             self._pass = Silence()
             return
-        engines = f"{len(self._called)} engines have started, and none of them works"
-        self._end_job(f"no row was committed for {in_words(self._stall_s)} (run.stall_timeout): {engines}")
+        what = (
+            f"no row was committed for {in_words(limit_s)} (run.stall_timeout), and none of "
+            f"{len(self._called)} engines has rows to work on"
+            if self._called
+            else f"no engine was started for {in_words(limit_s)} (run.start_timeout)"
+        )
+        self._end_job(what)
 
     def _end_actor(self, place: Place) -> None:
         if self._nodes and place.node in self._nodes and _at(place, stacks.show_and_end):
