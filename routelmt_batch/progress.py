@@ -28,6 +28,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from routelmt_batch.sinks import Sink
+
 Advance = Callable[[int], None]
 Tell = Callable[[int, str], None]  # takes the steps just done and a note to show
 Level = Literal["info", "warning", "error"]
@@ -41,7 +43,7 @@ def counted(number: int, noun: str) -> str:
 
 def stderr_console() -> Console:
     """A console on a copy of standard error: while engines run, standard error itself goes to a log file."""
-    return Console(file=os.fdopen(os.dup(2), "w", encoding="utf8"), highlight=False, markup=False)
+    return Console(file=Sink(os.dup(2), owned=True), highlight=False, markup=False)
 
 
 class _RowsPerSecond(ProgressColumn):

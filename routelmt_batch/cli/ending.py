@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import typer
 
 from routelmt_batch import interrupts
+from routelmt_batch.cli.options import host_and_port
 from routelmt_batch.errors import Interrupted, RoutelmtError
 from routelmt_batch.progress import Bars, Level, counted, stderr_console
+from routelmt_batch.sinks import spare_standard_output
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -76,10 +78,9 @@ class Ending:
 
     def end_now(self, error: RoutelmtError) -> None:
         """Fail, and end the process at once, from any thread: something in it hangs."""
-        with contextlib.suppress(OSError):
-            self.fail(error)
-            self.bars.console.show_cursor()
-            self.print_line()
+        self.fail(error)
+        self.bars.console.show_cursor()
+        self.print_line()
         os._exit(error.exit_code)
 
     def print_line(self) -> None:
@@ -99,14 +100,16 @@ def scheduled(command: str, options: ScheduleOptions) -> Iterator[Ending]:
     """
     ending = Ending(command, Bars(stderr_console(), as_json=options.log_format == "json"))
     interrupts.stop_on_signals()
+    spare_standard_output()
     try:
         with contextlib.ExitStack() as stack:
             stack.enter_context(interrupts.time_limit(options.time_limit))
             if options.metrics_port is not None:
                 from routelmt_batch.cli.exposition import JobCollector, serve
 
+                host, port = host_and_port(options.metrics_port)
                 ending.collector = JobCollector(command, ending.bars)
-                stack.enter_context(serve(options.metrics_port, ending.collector))
+                stack.enter_context(serve(host, port, ending.collector))
             yield ending
     except BaseException as error:
         if isinstance(error, typer.Exit) or is_exit(error):

@@ -14,7 +14,6 @@ from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from routelmt_batch.errors import UsageError
 from routelmt_batch.progress import Bars
 from routelmt_batch.rows import AUDIT_TRANSLATIONS, LARGE, NO_GAIN, SCORES, SMALL, TRANSLATIONS
 from routelmt_batch.store.folder import Folder, read_json
@@ -121,22 +120,23 @@ def _budget(folder: Folder, ledger: Ledger) -> Iterator[Metric]:
 
 
 @contextlib.contextmanager
-def serve(port: int, collector: JobCollector) -> Iterator[None]:
-    """Serve the metrics on all interfaces, as exporters do, while the body runs. Port 0: any free port.
-
-    Raises:
-        UsageError: the port is taken, or may not be opened.
-    """
+def serve(host: str, port: int, collector: JobCollector) -> Iterator[None]:
+    """Serve the metrics while the body runs. Port 0: any free port. If it is taken, or may not be opened, the
+    body runs without metrics, with a warning."""
     registry = CollectorRegistry()
     registry.register(collector)
     try:
-        server, thread = start_http_server(port, registry=registry)
-    except (OSError, OverflowError) as error:
-        raise UsageError(
-            f"--metrics-port {port}: cannot listen there ({error}); give another port, or 0 for any free one"
-        ) from None
+        server, thread = start_http_server(port, host, registry=registry)
+    except OSError as error:
+        collector.bars.warn(
+            f"--metrics-port {host}:{port}: cannot listen there ({error}), so this run has no metrics. "
+            "Give another port, or 0 for any free one"
+        )
+        yield
+        return
+    shown = f"[{host}]" if ":" in host else host
     collector.bars.say(
-        f"metrics: http://localhost:{server.server_port}/metrics", metrics_port=server.server_port
+        f"metrics: http://{shown}:{server.server_port}/metrics", metrics_port=server.server_port
     )
     try:
         yield

@@ -30,6 +30,7 @@ from routelmt_batch.cli.options import (
 )
 from routelmt_batch.errors import OutputError, UsageError, WorkChanged
 from routelmt_batch.progress import Bars, stderr_console
+from routelmt_batch.sinks import open_standard
 from routelmt_batch.submission.submissions import SUBMITTED
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ app = typer.Typer(
 
 def main() -> None:
     """Run a command and exit with its code: 0, 1, 2, 3, 4, 124, 130 or 143."""
+    open_standard()
     try:
         app(standalone_mode=True)
     except BaseException as error:

@@ -14,10 +14,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, get_type_hin
 
 import typer
 
+from routelmt_batch.errors import UsageError
+
 if TYPE_CHECKING:
     from routelmt_batch.learning.training.spec import TrainSpec
     from routelmt_batch.spec import JobSpec, LabelSpec
 
+_MOST_PORT = 65535
 Spec = TypeVar("Spec", bound="JobSpec | LabelSpec | TrainSpec")
 
 
@@ -135,13 +138,12 @@ class ScheduleOptions:
         ),
     ] = None
     metrics_port: Annotated[
-        int | None,
+        str | None,
         typer.Option(
             "--metrics-port",
-            metavar="PORT",
-            min=0,
-            max=65535,
-            help="Serve Prometheus metrics while it runs, on all interfaces; 0: any free port.",
+            metavar="[HOST:]PORT",
+            help="Serve Prometheus metrics while it runs, by default for this machine alone; 0.0.0.0:PORT: on "
+            "all interfaces. Port 0: any free one.",
         ),
     ] = None
     log_format: Annotated[
@@ -150,6 +152,17 @@ class ScheduleOptions:
             "--log-format", help="json: each log line is an object, and stdout has only the last line."
         ),
     ] = "text"
+
+
+def host_and_port(given: str) -> tuple[str, int]:
+    """Where --metrics-port listens. Raises UsageError."""
+    host, _, port = given.rpartition(":")
+    host = host.removeprefix("[").removesuffix("]")  # of an IPv6 address
+    if not (port.isascii() and port.isdigit() and int(port) <= _MOST_PORT) or given.startswith(":"):
+        raise UsageError(
+            f"--metrics-port {given}: give a port from 0 to {_MOST_PORT}, or HOST:PORT, such as 0.0.0.0:9090"
+        )
+    return host or "127.0.0.1", int(port)
 
 
 VerboseOption = Annotated[

@@ -23,6 +23,7 @@ from routelmt_batch.cli.options import (
     ScopeOptions,
     VerboseOption,
     grouped,
+    host_and_port,
 )
 from routelmt_batch.errors import UsageError
 from routelmt_batch.progress import stderr_console
@@ -109,6 +110,8 @@ def submit(
     parse(fail.fail_if, fail.against, of_labels=order.command == "label")
     if schedule.time_limit:
         seconds(schedule.time_limit)
+    if schedule.metrics_port is not None:
+        host_and_port(schedule.metrics_port)
     cluster = _cluster(hand_over.address)
     submission, new = start(cluster, order, hand_over.attach)
     typer.echo(submission.id)

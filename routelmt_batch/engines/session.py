@@ -297,20 +297,29 @@ def use_token() -> None:
 @contextlib.contextmanager
 def _to_file(path: Path) -> Iterator[None]:
     """Send this process's standard output and error to a file, C++ and child processes included."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+    _flush()
     kept = os.dup(1), os.dup(2)
-    with open(path, "ab") as file:
+    try:
+        file = open(path, "ab")  # noqa: SIM115
+    except OSError as error:  # a full disk; the job needs no log
+        logger.warning("%s: cannot be written (%s)", path, error.strerror)
+        file = open(os.devnull, "ab")  # noqa: SIM115
+    with file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     try:
         yield
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        _flush()
         for number, descriptor in zip((1, 2), kept, strict=True):
             os.dup2(descriptor, number)
             os.close(descriptor)
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):  # the reader of a pipe is gone, or a disk is full
+            stream.flush()
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

@@ -8,11 +8,12 @@ from decimal import Decimal
 from urllib.error import URLError
 from urllib.request import urlopen
 
+import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from routelmt_batch.cli.exposition import JobCollector, serve
-from routelmt_batch.errors import UsageError
+from routelmt_batch.cli.options import host_and_port
 from routelmt_batch.job import flow
 from routelmt_batch.learning.evaluation.evaluate import Settings, evaluate
 from routelmt_batch.progress import Bars
@@ -58,7 +59,7 @@ def watched(make_spec, tmp_path):
     collector = JobCollector("run", bars)
     told = []
     bars.say = lambda message, level="info", **fields: told.append(fields)
-    with serve(0, collector):
+    with serve("127.0.0.1", 0, collector):
         engine.port = told[0]["metrics_port"]
         engine.seen = [scraped(engine.port)]
         collector.begin(spec.name, spec.output.uri)
@@ -116,7 +117,7 @@ def test_an_evaluation_has_its_progress_and_no_job_s_counts(tmp_path):
     collector = JobCollector("evaluate", bars)
     collector.begin("eval", str(out))
     settings = Settings(Decimal("0.3"), (f"length={MODELS / 'small'}",), resamples=20)
-    with serve(0, collector):
+    with serve("127.0.0.1", 0, collector):
         engine = FakeEngine(tmp_path / "sent.log")
         evaluate([str(table(tmp_path / "labels.parquet"))], settings, out, bars, engine.opened)
         found = scraped(next(fields["metrics_port"] for fields in told if "metrics_port" in fields))
@@ -126,22 +127,48 @@ def test_an_evaluation_has_its_progress_and_no_job_s_counts(tmp_path):
     assert not {name for name, *_ in found if name.startswith(("routelmt_model", "routelmt_budget"))}
 
 
-def test_a_port_that_is_taken_is_told_before_anything_starts(invoke, make_spec, tmp_path):
+def test_without_its_port_a_job_runs_and_warns(invoke, make_spec):
     with socket.socket() as taken:
-        taken.bind(("0.0.0.0", 0))
+        taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
         answer = invoke("run", make_spec(), "--metrics-port", port)
-        with (
-            pytest.raises(UsageError, match="or 0 for any free one"),
-            serve(port, JobCollector("", Bars.none())),
-        ):
-            pass
+    assert answer.exit_code == 0
+    assert f"warning: --metrics-port 127.0.0.1:{port}: cannot listen there" in answer.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "host"),
+    [("0", "127.0.0.1"), ("127.0.0.1:0", "127.0.0.1"), ("0.0.0.0:0", "0.0.0.0"), ("[::1]:0", "[::1]")],
+)
+def test_a_free_port_is_told(invoke, make_spec, given, host):
+    answer = invoke("run", make_spec(), "--metrics-port", given)
+    assert answer.exit_code == 0 and f"metrics: http://{host}:" in answer.stderr
+
+
+def test_only_this_machine_is_answered_unless_told_otherwise():
+    others = [
+        each.address
+        for addresses in psutil.net_if_addrs().values()
+        for each in addresses
+        if each.family == socket.AF_INET and not each.address.startswith("127.")
+    ]
+    for given, answers in (("0", False), ("0.0.0.0:0", True)):
+        told: list[int] = []
+        bars = Bars.none()
+        bars.say = lambda message, level="info", told=told, **fields: told.append(fields["metrics_port"])
+        with serve(*host_and_port(given), JobCollector("", bars)):
+            for address in others:
+                with socket.socket() as asking:
+                    asking.settimeout(5)
+                    assert (asking.connect_ex((address, told[0])) == 0) is answers, address
+
+
+@pytest.mark.parametrize("given", ["", "port", ":9090", "localhost:", "localhost:http", "65536", "-1", "1.5"])
+def test_a_port_that_is_none_is_refused(invoke, make_spec, tmp_path, given):
+    answer = invoke("run", make_spec(), f"--metrics-port={given}")
     assert answer.exit_code == 2
-    assert f"--metrics-port {port}: cannot listen there" in last_line(answer)["message"]
+    assert (
+        f"--metrics-port {given}: give a port from 0 to 65535, or HOST:PORT" in last_line(answer)["message"]
+    )
     assert not (tmp_path / "sent.log").exists()
-
-
-def test_a_free_port_is_told(invoke, make_spec):
-    answer = invoke("run", make_spec(), "--metrics-port", "0")
-    assert answer.exit_code == 0 and "metrics: http://localhost:" in answer.stderr
