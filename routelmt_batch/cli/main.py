@@ -159,7 +159,10 @@ def _next_step() -> str:
     """The next step after a plan."""
     if os.environ.get(SUBMITTED):
         return "Next: submit it again, with --budget P instead of --plan"
-    run_command = shlex.join(["routelmt-batch", "run", *_without("--rates", sys.argv[2:])])
+    from routelmt_batch.spec.variables import without_value
+
+    arguments = [without_value(argument) for argument in _without("--rates", sys.argv[2:])]
+    run_command = shlex.join(["routelmt-batch", "run", *arguments])
     return f"Next: {run_command} --budget P"
 
 

@@ -38,20 +38,23 @@ class SpecOptions:
         typer.Option("--set", metavar="KEY=VALUE", help="Set a key of the spec; can be repeated."),
     ] = field(default_factory=list)
 
-    def read(self, load: Callable[..., Spec]) -> Spec:
+    def read(self, load: Callable[..., Spec], runs_here: bool = True) -> Spec:
         """Load the spec with the function for its kind, and put its `storage` into the environment, where
-        stores' clients look for it.
+        stores' clients look for it. If it runs here, all variables that it names must have values here.
 
         Raises:
             UsageError: the file is not on a disk.
-            SpecError: see spec.file.read.
+            SpecError: see spec.file.read and spec.variables.check_set.
         """
         from routelmt_batch.files.uris import on_disk
+        from routelmt_batch.spec.variables import check_set
 
         keys = {name: value for name, value in vars(self).items() if name not in ("path", "settings")}
         given = {name: value for name, value in keys.items() if value is not None}
         spec = load(on_disk(self.path, "a spec file"), self.settings, **given)
         spec.storage.apply(os.environ)
+        if runs_here:
+            check_set(spec, os.environ)
         return spec
 
 
@@ -142,8 +145,8 @@ class ScheduleOptions:
         typer.Option(
             "--metrics-port",
             metavar="[HOST:]PORT",
-            help="Serve Prometheus metrics while it runs, by default for this machine alone; 0.0.0.0:PORT: on "
-            "all interfaces. Port 0: any free one.",
+            help="Serve Prometheus metrics while it runs, by default to this machine alone; 0.0.0.0:PORT: "
+            "on all interfaces. Port 0: any free one.",
         ),
     ] = None
     log_format: Annotated[

@@ -98,12 +98,14 @@ def submit(
     """Run a spec on a Ray cluster, or continue a stopped one there. Prints the submission's id.
 
     A spec for `label` or `train` is run by that command, and options that the command lacks are refused.
-    The package and the spec are uploaded, but no credentials. Models, tables, input, output, --against and
+    The package and the spec are uploaded, but no credentials and no values of variables (`env` of pools,
+    `storage`): the job takes those of the cluster's head. Models, tables, input, output, --against and
     --rates are URIs, or paths on the cluster's nodes; relative paths are made absolute here. An output is
     refused while another submission waits or runs for it.
     """
     from routelmt_batch.interrupts import seconds
     from routelmt_batch.job.conditions import parse
+    from routelmt_batch.spec.variables import variables
     from routelmt_batch.submission.submit import submit as start
 
     order = _order(context, spec, hand_over)
@@ -117,8 +119,14 @@ def submit(
     typer.echo(submission.id)
     console = stderr_console()
     done = f"attempt {submission.attempt}" if new else "already submitted"
+    unsent = ", ".join(dict.fromkeys(variable.name for variable in variables(order.spec)))
     for line in (
         f"{submission.name}: {order.command}, {done}; {', '.join(order.sources)} -> {submission.output}",
+        *(
+            [f"not submitted: the values of {unsent}. The job takes those of the cluster's head"]
+            if unsent
+            else []
+        ),
         f"watch: {_command('logs', submission, hand_over.address)} --follow",
         f"stop:  {_command('stop', submission, hand_over.address)}",
     ):
@@ -152,7 +160,7 @@ def _order(context: typer.Context, spec: RunSpecOptions, hand_over: HandOverOpti
             raise UsageError(f"--plan: {why}, and only a job can be planned. Leave --plan out")
         command, why = "plan", "--plan hands over `plan`"
     options = tuple(_given(context, command, why))
-    return Order(spec.read(loads[kind]), options, hand_over.python, hand_over.plan)
+    return Order(spec.read(loads[kind], runs_here=False), options, hand_over.python, hand_over.plan)
 
 
 def _given(context: typer.Context, command: str, why: str) -> Iterator[str]:

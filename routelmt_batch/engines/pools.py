@@ -275,7 +275,7 @@ class Pools:
                 # waits, above all on a virtual machine.
                 "GOMP_SPINCOUNT": "200000",
             }
-        return environment | pool.env
+        return environment | pool.variables
 
 
 def _packed_groups(lane: Lane) -> list[bytes]:

@@ -16,6 +16,7 @@ from routelmt_batch.files.uris import is_remote, locate, without_login
 from routelmt_batch.kinds import KINDS, SMALL_MODEL
 from routelmt_batch.spec import COMET, Input, JobSpec, LabelSpec, Models, Pool, SpecFile, near
 from routelmt_batch.spec.text import Document, NotYaml, parse
+from routelmt_batch.spec.variables import is_hidden, without_value
 
 Spec = TypeVar("Spec", bound=SpecFile)
 
@@ -84,7 +85,7 @@ def read(
     try:
         return kind.model_validate(raw)
     except ValidationError as error:
-        given = {setting.partition("=")[0]: f"--set {setting}" for setting in settings}
+        given = {setting.partition("=")[0]: f"--set {without_value(setting)}" for setting in settings}
         given |= {dotted: f"{_OPTIONS.get(dotted, dotted)} {value}" for dotted, value in overrides}
         raise SpecError(_explain(path, document, error, kind, given)) from None
 
@@ -123,11 +124,11 @@ def _document(path: Path | Location, kind: type[SpecFile]) -> Document:
 def _set(raw: dict[str, Any], setting: str) -> None:
     key, equals, text = setting.partition("=")
     if not equals or not key:
-        raise SpecError(f"--set {setting}: give key=value, such as models.large.replicas=4")
+        raise SpecError(f"--set {without_value(setting)}: give key=value, such as models.large.replicas=4")
     try:
         value = parse(text).value
     except NotYaml as error:
-        raise SpecError(f"--set {setting}: the value is not YAML: {error}") from None
+        raise SpecError(f"--set {without_value(setting)}: the value is not YAML: {error}") from None
     _put(raw, key, value)
 
 
@@ -164,7 +165,7 @@ def _explain(
             message = "required, but missing"
         else:
             value = fault["input"]
-            shown = "" if isinstance(value, Mapping) else f"{value!r}: "
+            shown = "" if isinstance(value, Mapping) or is_hidden(fault["loc"]) else f"{value!r}: "
             message = shown + fault["msg"].removeprefix("Value error, ")
         lines.append(f"  {at}{where or 'spec'}: {message}")
     options = [origin for origin in dict.fromkeys(origins) if origin]

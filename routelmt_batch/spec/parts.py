@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterable
 from decimal import Decimal
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    FieldSerializationInfo,
+    field_serializer,
+    model_validator,
+)
 
 from routelmt_batch.kinds import KINDS, ORACLES, SMALL_MODEL
 from routelmt_batch.patience import Patience, seconds
@@ -39,6 +48,9 @@ OWN_ENGINE_KEYS = {
 }
 
 
+NAMES_ALONE = "names alone"  # the context in which a spec is dumped without values of variables
+
+
 class Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
@@ -54,8 +66,8 @@ class SpecFile(Part):
         return f"`routelmt-batch init --kind {cls.command}` writes one"
 
     def dump(self) -> str:
-        """The spec as YAML."""
-        return dump(self.model_dump(mode="json"))
+        """The spec as YAML, to be written. Of variables it has the names alone: a value may be a secret."""
+        return dump(self.model_dump(mode="json", context=NAMES_ALONE))
 
 
 class Columns(Part):
@@ -184,9 +196,10 @@ class Pool(Part):
     trust_remote_code: bool = Field(
         False, description="Run Python code that comes with the model. Only for models that you trust."
     )
-    env: dict[str, str] = Field(
+    env: dict[str, str | None] = Field(
         default={},
-        description="Environment variables of the engines, such as `VLLM_CACHE_ROOT`.",
+        description="Environment variables of the engines, such as `VLLM_CACHE_ROOT`. A name without a value "
+        "has the value of the command's own environment. Values are written nowhere, and not submitted.",
     )
 
     @model_validator(mode="before")
@@ -197,6 +210,16 @@ class Pool(Part):
             if isinstance(given, dict) and (found := secrets(map(str, given))):
                 raise ValueError(f"{key}: {', '.join(found)}: {NOT_HERE}")
         return value
+
+    @field_serializer("env")
+    def _env(self, env: dict[str, str | None], info: FieldSerializationInfo) -> dict[str, str | None]:
+        return dict.fromkeys(env) if info.context == NAMES_ALONE else env
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """`env`, with the values that the environment has; a name that it does not have is left out."""
+        known = {name: os.environ.get(name) if value is None else value for name, value in self.env.items()}
+        return {name: value for name, value in known.items() if value is not None}
 
     @property
     def gpus_of_model(self) -> int:

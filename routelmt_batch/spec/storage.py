@@ -1,22 +1,31 @@
 """Options of object stores that are no secret.
 
-They become environment variables, which stores' clients read. It knows no client and no credential.
+They become environment variables, which stores' clients read. It knows no client and no credential. A spec
+that is written has their names alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, MutableMapping
+from typing import Any
 
-from pydantic import Field, model_validator
+from pydantic import (
+    Field,
+    SerializationInfo,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from routelmt_batch.files.endpoints import fault as endpoint_fault
-from routelmt_batch.spec.parts import Part
+from routelmt_batch.spec.parts import NAMES_ALONE, Part
 from routelmt_batch.spec.values import NOT_HERE, secrets
 
 
 class Storage(Part):
     """Options of the object stores that the job reads and writes: environment variables, in lower case. A
-    variable that is set where the command runs replaces its option. Credentials are refused."""
+    variable that is set where the command runs replaces its option. Credentials are refused. Values are
+    written nowhere, and not submitted."""
 
     aws_endpoint_url: str | None = Field(
         None, description="Address of an S3 store other than Amazon's, such as `https://minio.example:9000`."
@@ -75,6 +84,15 @@ class Storage(Part):
             if address is not None and (wrong := endpoint_fault(address)):
                 raise ValueError(f"{name}: {wrong}")
         return self
+
+    @model_serializer(mode="wrap")
+    def _given(self, serialize: SerializerFunctionWrapHandler, info: SerializationInfo) -> dict[str, Any]:
+        names = self.named()
+        return dict.fromkeys(names) if info.context == NAMES_ALONE else serialize(self)
+
+    def named(self) -> list[str]:
+        """The options that are given, or named without a value."""
+        return [name for name in type(self).model_fields if name in self.model_fields_set]
 
     def variables(self) -> dict[str, str]:
         """The options that are given, as environment variables."""
