@@ -9,6 +9,8 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
+from routelmt_batch.files.disk import follow_folder
+
 logger = logging.getLogger(__name__)
 # The package's actors, as Ray names them at the start of their logs.
 _OUR_ACTORS = (b"EngineActor", b"RayTrainWorker")
@@ -32,7 +34,7 @@ def copy(folder: Path, since: float = 0.0, job: str = "*", node: str = "") -> No
         with contextlib.suppress(OSError):
             if log.suffix in (".out", ".err") and log.stat().st_mtime >= since and _is_ours(log):
                 process = "-".join(filter(None, (node, log.stem.rpartition("-")[2])))
-                shutil.copy2(log, folder / f"{_PREFIX}{process}{log.suffix}")
+                follow_folder(Path(shutil.copy2(log, folder / f"{_PREFIX}{process}{log.suffix}")))
 
 
 def copy_from_nodes(folder: Path) -> None:

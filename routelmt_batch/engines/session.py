@@ -20,6 +20,7 @@ from routelmt_batch.engines.process import EngineBroken
 from routelmt_batch.engines.reaper import Reaper
 from routelmt_batch.engines.roll import RESTARTS
 from routelmt_batch.errors import EngineError, RoutelmtError, UsageError
+from routelmt_batch.files.disk import follow_folder
 from routelmt_batch.interrupts import end_now
 from routelmt_batch.spec.storage import shared
 
@@ -301,6 +302,7 @@ def _to_file(path: Path) -> Iterator[None]:
     kept = os.dup(1), os.dup(2)
     try:
         file = open(path, "ab")  # noqa: SIM115
+        follow_folder(path)
     except OSError as error:  # a full disk; the job needs no log
         logger.warning("%s: cannot be written (%s)", path, error.strerror)
         file = open(os.devnull, "ab")  # noqa: SIM115

@@ -1,4 +1,8 @@
-"""Files on disks, written so that they survive a power cut and so that no late writer overwrites them."""
+"""Files on disks, written so that they survive a power cut and so that no late writer overwrites them.
+
+They have no more permissions than their folder. A job's output folder is its owner's alone, unless it was
+made before.
+"""
 
 from __future__ import annotations
 
@@ -22,6 +26,7 @@ from routelmt_batch.files.location import File, Location, Replaced, Stat
 DRAFT = ".routelmt-tmp"
 DRAFT_BYTES = len(f"..{uuid.UUID(int=0).hex}{DRAFT}")  # by which a draft's name is longer than its file's
 _PATIENCE_S = 30.0
+_PRIVATE = 0o700
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
@@ -70,6 +75,13 @@ class DiskLocation(Location):
         above = (self.path, *self.canonical().path.parents)
         return DiskLocation(next(path for path in above if path.exists()))
 
+    def make_private(self) -> None:
+        if not self.path.is_dir():
+            make_folder(self.path.parent)
+            with contextlib.suppress(FileExistsError):
+                self.path.mkdir(_PRIVATE)
+            sync(self.path.parent)
+
     def below(self) -> Iterator[DiskLocation]:
         return (DiskLocation(path) for path in _below(self.path, ())) if self.path.is_dir() else iter(())
 
@@ -94,7 +106,7 @@ class DiskLocation(Location):
 
     @contextmanager
     def draft(self) -> Iterator[Path]:
-        _make_folder(self.path.parent)
+        make_folder(self.path.parent)
         draft = self.path.with_name(f".{self.path.name}.{uuid.uuid4().hex}{DRAFT}")
         try:
             yield draft
@@ -106,6 +118,7 @@ class DiskLocation(Location):
             draft.unlink(missing_ok=True)
 
     def publish(self, draft: Path, over: Stat | None) -> Stat:
+        follow_folder(draft)
         sync(draft)
         written = _stat(draft.stat())
         reach("disk.synced")
@@ -196,13 +209,19 @@ def _lock(file: BinaryIO, path: Path) -> None:
             return
 
 
-def _make_folder(folder: Path) -> None:
-    """Make a folder and those above it, durably."""
+def follow_folder(path: Path) -> None:
+    """Give a file no more permissions than its folder has: 0600 in a folder that is its owner's alone."""
+    if path.is_file():  # not /dev/null
+        path.chmod(path.stat().st_mode & path.parent.stat().st_mode & 0o777)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, durably. A new one has no more permissions than the one above it."""
     missing = [folder, *folder.parents]
     missing = missing[: next((i for i, path in enumerate(missing) if path.is_dir()), len(missing))]
     for path in reversed(missing):
         with contextlib.suppress(FileExistsError):
-            path.mkdir()
+            path.mkdir(path.parent.stat().st_mode & 0o777)
         sync(path.parent)
 
 

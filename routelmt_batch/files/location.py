@@ -95,6 +95,10 @@ class Location(ABC):
     def nearest(self) -> Self:
         """This path, or the nearest above it that exists, which may be a file. In a store all folders do."""
 
+    def make_private(self) -> None:
+        """Make this folder, if folders have to be made and it does not exist, for its owner alone."""
+        return
+
     @abstractmethod
     def below(self) -> Iterator[Self]:
         """Every file below a folder, at any depth. In a store the list may lack what was just written. On a

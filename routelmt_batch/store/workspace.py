@@ -102,6 +102,7 @@ def open_workspace(
     unreadable = begun.unreadable() | unreadable
     left = list(drafts(folder.root.path)) if isinstance(folder.root, DiskLocation) else []
     if left or not folder.is_finished():
+        folder.root.make_private()
         ledger.take()
         ledger.check_parts()
         for draft in left:

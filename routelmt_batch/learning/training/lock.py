@@ -18,7 +18,7 @@ def lock(folder: Path) -> Iterator[None]:
     Raises:
         OutputError: another process holds it.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # it holds rows of the tables
     try:
         with FileLock(folder / "lock", timeout=0):
             yield
