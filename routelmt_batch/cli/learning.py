@@ -99,6 +99,13 @@ class GuardOptions:
             help="Measure the tables' translations with chrf or comet:MODEL, as NAME_small and NAME_large.",
         ),
     ] = field(default_factory=list)
+    allow_pickle: Annotated[
+        bool,
+        typer.Option(
+            "--allow-pickle",
+            help="Trust metrics with pickled weights (.ckpt): to load them can run code.",
+        ),
+    ] = False
     candidates: Annotated[
         float, typer.Option("--candidates", metavar="F", help="Candidates of a guard for each place.")
     ] = 2.0

@@ -26,6 +26,7 @@ from routelmt_batch.stages.passes import run_pass
 from routelmt_batch.stages.requests import column_requests
 from routelmt_batch.stages.work import UnitWork, work_on
 from routelmt_batch.store.manifest import of_input
+from routelmt_batch.store.pickles import check_pickles
 from routelmt_batch.store.workspace import Workspace
 
 _REFERENCE = "reference"  # the reference column, if a table names none
@@ -122,6 +123,7 @@ def measure_tables(
     )
 
     metric = open_metric(pool)
+    check_pickles(spec, bars)
     if not metric.needs_reference:
         spec = spec.without_references()
     check_texts(files, text_columns(spec.input, spec.also).values())

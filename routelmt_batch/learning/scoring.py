@@ -32,6 +32,7 @@ from routelmt_batch.store import checkpoints
 from routelmt_batch.store.begun import Begun, settled, take
 from routelmt_batch.store.folder import Folder
 from routelmt_batch.store.manifest import of_input
+from routelmt_batch.store.pickles import check_pickles
 from routelmt_batch.store.workspace import R, Workspace, open_workspace
 
 _LONGEST_PROMPT_TOKENS = 2048
@@ -107,6 +108,7 @@ def score_tables(
 
     spec, dtypes = settled(spec, Begun.read(Folder(folder)), bars)
     recipe = ScoreRecipe(spec, open_router(spec, spec.router, None, small_weights))
+    check_pickles(spec, bars)
     with open_tables(recipe, bars, dtypes=dtypes) as workspace:
         score(workspace, engine, bars, f"score {name}")
         rows = workspace.shard_rows

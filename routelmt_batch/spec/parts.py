@@ -196,6 +196,11 @@ class Pool(Part):
     trust_remote_code: bool = Field(
         False, description="Run Python code that comes with the model. Only for models that you trust."
     )
+    allow_pickle: bool = Field(
+        False,
+        description="Load weights that are pickles (`.bin`, `.ckpt`, `.pt`), which can run code. Only for "
+        "models that you trust. Without it, pickles on the hub are refused, and others loaded with a warning.",
+    )
     env: dict[str, str | None] = Field(
         default={},
         description="Environment variables of the engines, such as `VLLM_CACHE_ROOT`. A name without a value "

@@ -27,6 +27,7 @@ from routelmt_batch.spec import Budget, JobSpec
 from routelmt_batch.store import checkpoints
 from routelmt_batch.store.checkpoints import check_pool
 from routelmt_batch.store.manifest import of_input, of_translations
+from routelmt_batch.store.pickles import check_pickles
 from routelmt_batch.store.workspace import Workspace
 
 
@@ -112,6 +113,7 @@ def check_models(spec: JobSpec, bars: Bars | None = None) -> JobRecipe:
     for warning in router.warnings:
         (bars or Bars.none()).warn(warning)
     metric = _metric(spec)
+    check_pickles(spec, bars or Bars.none())
     if not (metric and metric.needs_reference):
         spec = spec.without_references()
     return JobRecipe(spec, router, *threshold, _quality_router(spec, weights), metric)

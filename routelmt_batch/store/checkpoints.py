@@ -31,8 +31,8 @@ _BLOB = re.compile(r"[0-9a-f]{64}")
 # Configuration, tokenizer, chat templates and code: whatever else than weights changes what a model does.
 _TEXTS = ("*.json", "*.txt", "*.model", "*.tiktoken", "*.spm", "*.vocab", "*.yaml", "**/*.jinja", "**/*.py")
 _CARD = "routelmt.json"  # its parts that matter have fingerprints of their own; `calibrate` changes it
-_WEIGHTS = ("*.safetensors", "*.bin")
-_COMET = "checkpoints/model.ckpt"
+_WEIGHTS = ("*.safetensors", "*.bin", "*.pt")
+COMET_WEIGHTS = "checkpoints/model.ckpt"
 _COMET_SETTINGS = "hparams.yaml"
 
 
@@ -101,13 +101,13 @@ def comet(source: str, key: str) -> CometFiles:
         RoutelmtError: it cannot be fetched from its object store; see cache.fetch.
     """
     if is_remote(source):
-        checkpoint = source if source.endswith(".ckpt") else f"{source.rstrip('/')}/{_COMET}"
+        checkpoint = source if source.endswith(".ckpt") else f"{source.rstrip('/')}/{COMET_WEIGHTS}"
         folder = locate_uri(checkpoint).parent.parent
         fetch(str(folder), key, str(locate_uri(checkpoint).relative_to(folder)))
         path = Path(fetched.local(checkpoint))
     else:
         path = Path(source).absolute()
-        path = path / _COMET if path.is_dir() else path
+        path = path / COMET_WEIGHTS if path.is_dir() else path
         checkpoint = str(path)
     if path.suffix == ".ckpt":
         settings = path.parents[1] / _COMET_SETTINGS
@@ -115,7 +115,7 @@ def comet(source: str, key: str) -> CometFiles:
             if not file.is_file():
                 raise ModelError(
                     f"{key} {source}: no {file}; a COMET checkpoint is a folder with {_COMET_SETTINGS} "
-                    f"and {_COMET}"
+                    f"and {COMET_WEIGHTS}"
                 )
         return CometFiles(checkpoint, _settings(settings), _digest(path))
     if not _HUB_NAME.fullmatch(source):
@@ -139,8 +139,8 @@ def _settings(path: Path) -> dict[str, Any]:
 def _comet_digest(source: str) -> str:
     from huggingface_hub import try_to_load_from_cache
 
-    cached = try_to_load_from_cache(source, _COMET)
-    return _digest(Path(cached)) if isinstance(cached, str) else _hub_lists(source)[_COMET]
+    cached = try_to_load_from_cache(source, COMET_WEIGHTS)
+    return _digest(Path(cached)) if isinstance(cached, str) else _hub_lists(source)[COMET_WEIGHTS]
 
 
 @functools.lru_cache(maxsize=16)
@@ -235,6 +235,16 @@ def _weight_files(folder: Path) -> list[Path]:
         if files := sorted(folder.glob(pattern)):
             return files
     return []
+
+
+def file_names(source: str) -> list[str]:
+    """Names of the files on the top level of a checkpoint: of its folder, or of the cache or the hub."""
+    folder = _folder(source)
+    if not folder.is_dir():
+        folder = Path(_hub_file(source, "config.json")).parent
+        if not _weight_files(folder):
+            return [name for name in _hub_lists(source) if "/" not in name]
+    return [path.name for path in folder.iterdir()]
 
 
 def _digest(file: Path) -> str:

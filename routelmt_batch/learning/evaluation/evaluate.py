@@ -134,7 +134,7 @@ def _select(tables: Sequence[LabelTable], settings: Settings) -> Selected:
     names = [*routers, *settings.score_columns]
     taken = [*names, *BUILT_IN]
     guarded = guards.parse(settings.guards, names, taken)
-    metrics = parse_metrics(settings.guards.metrics, taken)
+    metrics = parse_metrics(settings.guards.metrics, taken, settings.guards.allow_pickle)
     qualities = find_qualities(guarded, routers, metrics, tables[0].schema.names)
     routes = {route for routes in qualities.measured.values() for route in routes}
     check_texts(tables, [f"translation_{route}" for route in sorted(routes)])

@@ -30,6 +30,7 @@ class GuardSettings:
     keep_small_above: float | None = None
     margin: float = 0.0
     metrics: Sequence[str] = ()  # NAME=METRIC, for the qualities NAME_small and NAME_large
+    allow_pickle: bool = False  # whether metrics with weights that are pickles are trusted
 
 
 @dataclass(frozen=True)

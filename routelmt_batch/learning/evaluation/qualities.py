@@ -38,7 +38,9 @@ def measured_name(metric: str, route: Route) -> str:
     return f"{metric}_{route}"
 
 
-def parse_metrics(given: Iterable[str], taken: Collection[str]) -> dict[str, Metric]:
+def parse_metrics(
+    given: Iterable[str], taken: Collection[str], allow_pickle: bool = False
+) -> dict[str, Metric]:
     """Parse `NAME=METRIC` into metrics by name.
 
     Raises:
@@ -53,7 +55,7 @@ def parse_metrics(given: Iterable[str], taken: Collection[str]) -> dict[str, Met
         if source.startswith(COMET) and path.exists():
             source = f"{COMET}{path.resolve()}"
         try:
-            found[name] = Metric.model_validate(source)
+            found[name] = Metric.model_validate({"source": source, "allow_pickle": allow_pickle})
         except ValidationError as error:
             raise UsageError(f"--metric {text}: {error.errors()[0]['msg']}") from None
     return found

@@ -78,7 +78,7 @@ def _open(
     with take(spec, bars) as begun, open_engine(begun.folder) as engine:
         check_nodes(options.address)
         spec, dtypes = settled(spec, begun, bars, partial(processors, options.address))
-        recipe = check_label_models(spec)
+        recipe = check_label_models(spec, bars)
         found = begun, recipe, bars, options.shards, options.limit, dtypes
         yield open_workspace(*found, engine.each), engine
 

@@ -9,11 +9,13 @@ from routelmt_batch.corpus.shards import Shard
 from routelmt_batch.engines.arguments import check_engines
 from routelmt_batch.learning.labels import Signature
 from routelmt_batch.metrics.metric import Metric, describe, open_metric
+from routelmt_batch.progress import Bars
 from routelmt_batch.rows import LARGE, QUALITY, SMALL, TRANSLATIONS
 from routelmt_batch.spec import LabelSpec
 from routelmt_batch.store import checkpoints
 from routelmt_batch.store.checkpoints import check_pool
 from routelmt_batch.store.manifest import engine_meaning, of_input, of_prompt, of_translations
+from routelmt_batch.store.pickles import check_pickles
 from routelmt_batch.store.workspace import Workspace
 
 
@@ -61,7 +63,7 @@ class LabelRecipe:
 Labelling: TypeAlias = Workspace[LabelSpec, LabelRecipe]
 
 
-def check_label_models(spec: LabelSpec) -> LabelRecipe:
+def check_label_models(spec: LabelSpec, bars: Bars) -> LabelRecipe:
     """Check both models and the metric before anything runs.
 
     Raises:
@@ -73,6 +75,7 @@ def check_label_models(spec: LabelSpec) -> LabelRecipe:
     for key, pool in (("models.small", spec.models.small), ("models.large", spec.models.large)):
         check_pool(key, pool)
     metric = open_metric(spec.metric)
+    check_pickles(spec, bars)
     if not metric.needs_reference:
         spec = spec.without_references()
     return LabelRecipe(spec, metric)
