@@ -28,6 +28,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from routelmt_batch.names import visible
 from routelmt_batch.sinks import Sink
 
 Advance = Callable[[int], None]
@@ -41,9 +42,16 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
+class SafeConsole(Console):
+    """A console on which texts cannot move the cursor, set a title or pretend to be other lines."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        return super().render_str(visible(text), **options)
+
+
 def stderr_console() -> Console:
     """A console on a copy of standard error: while engines run, standard error itself goes to a log file."""
-    return Console(file=Sink(os.dup(2), owned=True), highlight=False, markup=False)
+    return SafeConsole(file=Sink(os.dup(2), owned=True), highlight=False, markup=False)
 
 
 class _RowsPerSecond(ProgressColumn):

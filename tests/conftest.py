@@ -163,13 +163,12 @@ def no_page(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def commands_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Commands in this process: their signal handlers are no other test's, what they print can be read."""
-    from rich.console import Console
-
     from routelmt_batch import interrupts
+    from routelmt_batch.progress import SafeConsole
 
     monkeypatch.setattr(interrupts, "stop_on_signals", lambda: None)
     for module in ("cli.main", "cli.ending", "cli.submission"):
-        monkeypatch.setattr(f"routelmt_batch.{module}.stderr_console", lambda: Console(stderr=True))
+        monkeypatch.setattr(f"routelmt_batch.{module}.stderr_console", lambda: SafeConsole(stderr=True))
 
 
 @pytest.fixture

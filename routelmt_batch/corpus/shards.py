@@ -10,7 +10,6 @@ import errno
 import fnmatch
 import glob
 import re
-import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePath, PurePosixPath
@@ -27,6 +26,7 @@ from routelmt_batch.files.location import Location, Replaced
 from routelmt_batch.files.parquet import batches, parquet_file, read_ahead
 from routelmt_batch.files.uris import locate
 from routelmt_batch.files.write import sha256_of
+from routelmt_batch.names import one_line, quoted
 from routelmt_batch.rows import OUTPUT_NAMES
 from routelmt_batch.spec import Input, Texts, near
 from routelmt_batch.threads import Each, Stop, each
@@ -196,7 +196,7 @@ def _is_utf8(name: PurePath) -> bool:
 
 def alone(name: str) -> str:
     """The command-line option that selects only this shard, quoted for a shell."""
-    return f"--shards {shlex.quote(glob.escape(name))}"
+    return f"--shards {quoted(glob.escape(name))}"
 
 
 def first_shards(found: list[tuple[str, Location]], limit: int) -> list[tuple[str, Location]]:
@@ -302,6 +302,7 @@ def text_columns(spec: Texts, also: Sequence[str] = ()) -> dict[str, str]:
 
 def check_columns(name: str, schema: pa.Schema, texts: Mapping[str, str], added: Sequence[str]) -> None:
     """Raises InputError if a shard's schema does not fit the spec."""
+    name = one_line(name)
     for key, column in texts.items():
         if column not in schema.names:
             constant = f", or give a constant as input.{key}" if key.endswith("_lang") else ""

@@ -21,6 +21,7 @@ from routelmt_batch.files.location import Replaced
 from routelmt_batch.files.parquet import batches, parquet_file
 from routelmt_batch.files.write import sha256
 from routelmt_batch.languages import understood
+from routelmt_batch.names import one_line
 from routelmt_batch.spec import Input, Texts
 from routelmt_batch.threads import Stop
 
@@ -230,7 +231,7 @@ def _explained(shard: Shard) -> Iterator[None]:
     except (pa.ArrowException, OSError) as error:
         check_unchanged(shard)
         raise RoutelmtError(
-            f"{shard.name}: cannot be read at the moment: {error}. Nothing is lost: check the file "
+            f"{one_line(shard.name)}: cannot be read at the moment: {error}. Nothing is lost: check the file "
             "system and run the same command again"
         ) from error
 
@@ -248,6 +249,6 @@ def check_unchanged(shard: Shard, stop: Stop = lambda: None) -> None:
 
 def changed(shard: Shard) -> InputChanged:
     return InputChanged(
-        f"{shard.name}: the shard changed after it was first read. Restore the original file and run the "
-        "same command again, or start a new job with another output folder"
+        f"{one_line(shard.name)}: the shard changed after it was first read. Restore the original file and "
+        "run the same command again, or start a new job with another output folder"
     )

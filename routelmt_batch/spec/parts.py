@@ -199,7 +199,7 @@ class Pool(Part):
     allow_pickle: bool = Field(
         False,
         description="Load weights that are pickles (`.bin`, `.ckpt`, `.pt`), which can run code. Only for "
-        "models that you trust. Without it, pickles on the hub are refused, and others loaded with a warning.",
+        "models that you trust. Without it, those on the hub are refused, and others loaded with a warning.",
     )
     env: dict[str, str | None] = Field(
         default={},

@@ -25,6 +25,7 @@ from routelmt_batch.files.location import Location
 from routelmt_batch.files.parquet import parquet_file
 from routelmt_batch.files.record import Record
 from routelmt_batch.files.write import sha256, sha256_at, write_file, write_json
+from routelmt_batch.names import one_line
 from routelmt_batch.progress import Bars
 from routelmt_batch.rows import Stage
 from routelmt_batch.stages.passes import record_time
@@ -261,8 +262,8 @@ class _ShardWriter:
             written = pq.read_metadata(draft).num_rows
             if written != rows or written != counted.rows:
                 raise RoutelmtError(
-                    f"{shard.name}: {written} rows written and {counted.rows} counted, but the shard has "
-                    f"{rows}: please report it"
+                    f"{one_line(shard.name)}: {written} rows written and {counted.rows} counted, but the "
+                    f"shard has {rows}: please report it"
                 )
             digests.append(sha256_at(draft))
 

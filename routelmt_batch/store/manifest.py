@@ -15,6 +15,7 @@ from routelmt_batch.corpus.shards import Shard, alone
 from routelmt_batch.errors import InputChanged, OutputError, WorkChanged
 from routelmt_batch.files.location import Location
 from routelmt_batch.files.write import json_text
+from routelmt_batch.names import one_line
 from routelmt_batch.spec import JobSpec, LabelSpec, PassSpec, Pool, Translator
 from routelmt_batch.store import checkpoints
 from routelmt_batch.store.harmless import HARMLESS
@@ -154,14 +155,14 @@ def check_shards(before: Sequence[Shard], left_out: Mapping[str, str], shards: S
     repaired = [name for name in new if name in left_out]
     if repaired:
         raise InputChanged(
-            f"{', '.join(repaired[:10])}: could not be read when this job began, but can be read now. "
-            f"This job leaves it out; run it as a separate job, with {alone(repaired[0])} "
+            f"{', '.join(map(one_line, repaired[:10]))}: could not be read when this job began, but can be "
+            f"read now. This job leaves it out; run it as a separate job, with {alone(repaired[0])} "
             "and another --output"
         )
     faults = [
-        *(f"{name}: changed" for name in old if name in new and old[name] != new[name]),
-        *(f"{name}: now missing or unreadable" for name in old if name not in new),
-        *(f"{name}: not there before" for name in new if name not in old),
+        *(f"{one_line(name)}: changed" for name in old if name in new and old[name] != new[name]),
+        *(f"{one_line(name)}: now missing or unreadable" for name in old if name not in new),
+        *(f"{one_line(name)}: not there before" for name in new if name not in old),
     ]
     if faults:
         shown = "\n".join(f"  {fault}" for fault in faults[:10])

@@ -13,6 +13,7 @@ from routelmt_batch.errors import InputError, OutputError, WorkChanged
 from routelmt_batch.files.disk import DiskLocation, drafts
 from routelmt_batch.files.uris import locate
 from routelmt_batch.files.write import write_json, write_text
+from routelmt_batch.names import one_line
 from routelmt_batch.progress import Bars
 from routelmt_batch.spec import PassSpec
 from routelmt_batch.store.beforehand import check_names
@@ -180,13 +181,15 @@ def find_input(
             rows += sum(shard.rows for shard in good)
             remaining = remaining[len(batch) :]
     if not shards:
-        shown = "\n".join(f"  {name}: {reason}" for name, reason in list(unreadable.items())[:_MOST_SHOWN])
+        shown = "\n".join(
+            f"  {one_line(name)}: {reason}" for name, reason in list(unreadable.items())[:_MOST_SHOWN]
+        )
         raise InputError(
             f"input.uri {', '.join(spec.input.uris)}: none of {len(unreadable)} shards can be read:\n"
             f"{shown}\nRepair or replace them, or give another input.uri"
         )
     for name, reason in list(unreadable.items())[:_MOST_SHOWN]:
-        bars.warn(f"{name} cannot be read and is left out: {reason}")
+        bars.warn(f"{one_line(name)} cannot be read and is left out: {reason}")
     return shards, unreadable
 
 

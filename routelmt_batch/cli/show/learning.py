@@ -9,6 +9,7 @@ from routelmt_batch.cli.show.parts import counts, extent, new_table, number
 from routelmt_batch.job.conditions import triggered
 from routelmt_batch.learning.labelling.label_report import LabelReport
 from routelmt_batch.learning.training.report import TrainReport
+from routelmt_batch.names import one_line
 from routelmt_batch.routers.card import Calibration
 
 
@@ -24,7 +25,7 @@ def labels(report: LabelReport) -> Group:
     for condition in triggered(report.fail_if or ()):
         rows.add_row("fail if", condition)
     for name, reason in report.unreadable.items():
-        rows.add_row("unreadable", f"{name}: {reason}")
+        rows.add_row("unreadable", f"{one_line(name)}: {reason}")
     means = new_table("direction", "labelled", "small", "large", "gain", "st. dev.")
     for name, part in [*report.direction.items(), ("all", report.overall)]:
         values = (part.quality_small, part.quality_large, part.gain, part.gain_standard_deviation)

@@ -10,7 +10,7 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from routelmt_batch.progress import counted
+from routelmt_batch.progress import SafeConsole, counted
 
 _NO_TERMINAL = 1000  # columns
 
@@ -19,7 +19,7 @@ def console() -> Console:
     """Standard output. Unless it is a terminal or COLUMNS is set, lines are not cut or wrapped, so that they
     can be searched."""
     wide = not sys.stdout.isatty() and "COLUMNS" not in os.environ
-    return Console(highlight=False, markup=False, width=_NO_TERMINAL if wide else None)
+    return SafeConsole(highlight=False, markup=False, width=_NO_TERMINAL if wide else None)
 
 
 def new_table(*columns: str) -> Table:

@@ -8,6 +8,7 @@ from rich.table import Table
 from routelmt_batch.cli.show.parts import counts, extent, interval, new_table, number
 from routelmt_batch.corpus.codes import in_words
 from routelmt_batch.job.conditions import triggered
+from routelmt_batch.names import one_line
 from routelmt_batch.progress import counted
 from routelmt_batch.rows import LARGE, SMALL
 from routelmt_batch.stages.job_report import AuditReport, CodesReport, DriftReport, GuardReport, JobReport
@@ -41,7 +42,7 @@ def _summary(report: JobReport) -> Table:
     for condition in triggered(report.fail_if or ()):
         rows.add_row("fail if", condition)
     for name, reason in report.unreadable.items():
-        rows.add_row("unreadable", f"{name}: {reason}")
+        rows.add_row("unreadable", f"{one_line(name)}: {reason}")
     for warning in report.warnings:
         rows.add_row("warning", warning)
     return rows
