@@ -20,7 +20,7 @@ from routelmt_batch.engines.process import EngineBroken
 from routelmt_batch.engines.reaper import Reaper
 from routelmt_batch.engines.roll import RESTARTS
 from routelmt_batch.errors import EngineError, RoutelmtError, UsageError
-from routelmt_batch.files.disk import follow_folder
+from routelmt_batch.files.disk import DiskLocation, follow_folder, make_folder
 from routelmt_batch.interrupts import end_now
 from routelmt_batch.spec.storage import shared
 
@@ -84,7 +84,9 @@ class Session:
         if self._started_at:
             return
         self._started_at = time.time()
-        self.log_folder.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(OSError):  # a disk for logs that is full, or not there
+            DiskLocation(self.log_folder.parents[1]).make_private()  # the output, or a training's
+            make_folder(self.log_folder)
         # Before Ray is imported; a local Ray's processes inherit it.
         os.environ.update(NO_TELEMETRY)
         if not self.local:
