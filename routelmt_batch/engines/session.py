@@ -85,7 +85,7 @@ class Session:
             return
         self._started_at = time.time()
         with contextlib.suppress(OSError):  # a disk for logs that is full, or not there
-            DiskLocation(self.log_folder.parents[1]).make_private()  # the output, or a training's
+            DiskLocation(self.log_folder.parent.parent).make_private()  # the output, or a training's
             make_folder(self.log_folder)
         # Before Ray is imported; a local Ray's processes inherit it.
         os.environ.update(NO_TELEMETRY)
