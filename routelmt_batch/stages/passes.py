@@ -198,7 +198,7 @@ def _seconds_left(lanes: Mapping[str, LaneTime], total: int) -> float:
 
 
 def _refuse_killers(workspace: AnyWorkspace, entry: PartEntry) -> None:
-    """End the job if too many rows kill an engine, because each costs about ten engine starts to find. The
+    """End the job if too many rows kill an engine, because each costs about twelve engine starts to find. The
     small model may still translate them, so they are not failures. Each model and each try has its own count.
 
     Raises:
