@@ -202,7 +202,7 @@ class Log:
         path, data = self._path(number, 0), _encode(header, records)
         try:
             path.create(data)
-        except Replaced:
+        except (Replaced, FileNotFoundError):  # a run that takes the job over removes this one's drafts
             if not self._is_own(path):
                 raise self._taken_over() from None
             # A signal came between an earlier attempt's write and its end: its records are there.
@@ -264,7 +264,7 @@ class Log:
             kept = [record for part in parts for record in part.records if record.get("event") != "alive"]
             try:
                 self._path(first, level).create(_encode(header, kept))
-            except Replaced:
+            except (Replaced, FileNotFoundError):
                 return
 
     def _parts(self, first: int, level: int) -> list[Segment]:

@@ -49,6 +49,22 @@ def test_what_is_added_is_read_in_order_by_all(folder, tmp_path):
     assert record["text"] == "a\u2028b\r\nü"
 
 
+def test_a_late_writer_whose_draft_was_swept_says_that_it_was_replaced(folder, monkeypatch):
+    """The run that takes a job over removes what the one before has drafted."""
+    late, publish = writing(folder), DiskLocation.publish
+
+    def slow(location, draft, over):
+        monkeypatch.setattr(DiskLocation, "publish", publish)
+        writing(folder)
+        draft.unlink()
+        return publish(location, draft, over)
+
+    monkeypatch.setattr(DiskLocation, "publish", slow)
+    with pytest.raises(TakenOver, match="was taken over by"):
+        late.add([{"n": 1}])
+    assert numbers(opened(folder)[1]) == []
+
+
 def test_a_writer_that_was_replaced_adds_nothing_any_more(folder, tmp_path):
     late = writing(folder)
     late.add([{"n": 1}])
