@@ -108,3 +108,4 @@ def test_a_sink_writes_each_line_at_once_and_what_a_terminal_cannot_show(tmp_pat
     sink = Sink(os.open(path, os.O_WRONLY | os.O_CREAT), owned=True)
     print("größer \udcff", file=sink)
     assert path.read_text() == "größer \\udcff\n"
+    sink.close()
