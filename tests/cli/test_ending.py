@@ -203,7 +203,7 @@ def test_json_logs_are_an_object_a_line(invoke, make_spec, corpus, tmp_path):
     assert unreadable.startswith(
         "broken.parquet cannot be read and is left out: Parquet file size is 7 bytes"
     )
-    assert unknown == "2 of 72 rows will be skipped: unknown language codes: 'xx' 1 time; no code 1 time"
+    assert unknown == "2 of 72 rows will be skipped: unknown language codes: no code 1 time; 'xx' 1 time"
     assert untrained == "router: not trained on en-fr; its scores there are a guess"
     assert left == (
         "1 shard could not be read: repair each and run it as a separate job, with --shards broken.parquet and another --output"
