@@ -167,6 +167,7 @@ def commands_here(monkeypatch: pytest.MonkeyPatch) -> None:
     from routelmt_batch.progress import SafeConsole
 
     monkeypatch.setattr(interrupts, "stop_on_signals", lambda: None)
+    monkeypatch.setattr("routelmt_batch.cli.main.open_standard", lambda: None)
     for module in ("cli.main", "cli.ending", "cli.submission"):
         monkeypatch.setattr(f"routelmt_batch.{module}.stderr_console", lambda: SafeConsole(stderr=True))
 

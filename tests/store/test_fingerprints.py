@@ -58,8 +58,10 @@ def models(tmp_path):
 
 
 @pytest.fixture
-def fingerprints(make_spec, models):
-    """The fingerprints of a job with some settings, taken as by a new process."""
+def fingerprints(make_spec, models, monkeypatch):
+    """The fingerprints of a job with some settings, taken as by a new process. vLLM may know the arguments or
+    not."""
+    monkeypatch.setattr("routelmt_batch.stages.recipe.check_engines", lambda models: None)
 
     def now(**settings):
         for remembered in (checkpoints.weights_hash, checkpoints.texts, checkpoints.content):
