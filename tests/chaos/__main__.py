@@ -6,16 +6,13 @@ import argparse
 import contextlib
 import json
 import math
-import platform
 import shutil
 import tempfile
 import time
-from collections import Counter
-from collections.abc import Iterator
-from datetime import UTC, datetime
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from tests.chaos.faults import KINDS
+from tests.chaos import real
 from tests.chaos.trial import Broken, Trial, clean
 from tests.files.s3 import S3Server, s3_server
 
@@ -32,62 +29,45 @@ def main() -> None:
         "--record", type=Path, help="a JSON file for what was run, such as docs/pages/chaos.json"
     )
     arguments = parser.parse_args()
-    began = time.monotonic()
-    if arguments.real:
-        from tests.chaos import real
-
-        name, found = "real engines", real.run_all(range(arguments.first, arguments.first + arguments.real))
-    else:
-        name, found = (
-            "made-up engine",
-            run_all(arguments.first, arguments.seeds, arguments.keep, arguments.until_broken),
-        )
-    found |= {"seconds": round(time.monotonic() - began), "at": datetime.now(UTC).date().isoformat()}
-    found["python"], found["machine"] = platform.python_version(), platform.machine()
-    print(json.dumps({key: value for key, value in found.items() if key != "seeds"}, indent=1))
-    if arguments.record:
-        record = json.loads(arguments.record.read_text()) if arguments.record.exists() else {}
-        arguments.record.write_text(json.dumps(record | {name: found}, indent=1) + "\n")
-    raise SystemExit(bool(found["broken"]))
+    seeds = range(arguments.first, arguments.first + (arguments.real or arguments.seeds))
+    name = "real engines" if arguments.real else "made-up engine"
+    until, broken = time.monotonic() + 60 * arguments.minutes, 0
+    for found in real.run_all(seeds) if arguments.real else run_all(seeds, arguments.keep):
+        broken += "broken" in found
+        print(json.dumps(found), flush=True)
+        if arguments.record:
+            keep(arguments.record, name, found)
+        if (broken and arguments.until_broken) or time.monotonic() > until:
+            break
+    raise SystemExit(bool(broken))
 
 
-def run_all(
-    first: int, number: int, keep: Path | None = None, until_broken: bool = False, minutes: float = math.inf
-) -> dict[str, object]:
-    """Run seeds; gives what was run, how often each kind of fault was met, and what broke, by seed."""
-    met: Counter[str] = Counter()
-    drawn_kinds: Counter[str] = Counter()
-    broken: dict[int, str] = {}
-    runs, last = 0, first
-    until = time.monotonic() + 60 * minutes
+def keep(record: Path, name: str, found: dict[str, object]) -> None:
+    """Put a seed's outcome into a record, in the place of an earlier one."""
+    whole = json.loads(record.read_text()) if record.exists() else {}
+    seeds = {one["seed"]: one for one in whole.get(name, [])} | {found["seed"]: found}
+    whole[name] = sorted(seeds.values(), key=lambda one: one["seed"])
+    lines = (f' "{key}": [\n  ' + ",\n  ".join(map(json.dumps, each)) + "\n ]" for key, each in whole.items())
+    record.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+
+
+def run_all(seeds: Iterable[int], kept: Path | None = None) -> Iterator[dict[str, object]]:
+    """Run seeds; gives of each its faults, which of them changed their run, and why it is `broken`, if it is."""
     with tempfile.TemporaryDirectory(prefix="routelmt-chaos-") as name, server(Path(name)) as store:
         expected = clean(Path(name) / "clean")
-        for seed in range(first, first + number):
-            if (broken and until_broken) or time.monotonic() > until:
-                break
-            last = seed
+        for seed in seeds:
             folder = Path(name) / f"seed{seed}"
             folder.mkdir()
             trial = Trial(seed, folder, store)
-            drawn_kinds.update(fault.kind for fault in trial.faults)
+            found: dict[str, object] = {"seed": seed, "faults": [fault.kind for fault in trial.faults]}
             try:
                 trial.run(expected)
             except Broken as error:
-                broken[seed] = f"{', '.join(map(str, trial.faults))}: {error}"
-                print(f"seed {seed}: {broken[seed]}", flush=True)
-                if keep:
-                    shutil.copytree(folder, keep / folder.name, dirs_exist_ok=True)
-            met += trial.met
-            runs += trial.runs
+                found["broken"] = f"{', '.join(map(str, trial.faults))}: {error}"
+                if kept:
+                    shutil.copytree(folder, kept / folder.name, dirs_exist_ok=True)
+            yield found | {"met": trial.met, "runs": trial.runs}
             shutil.rmtree(folder)
-    return {
-        "seeds": [first, last],
-        "runs": runs,
-        "faults": {
-            kind: {"what": what, "drawn": drawn_kinds[kind], "met": met[kind]} for kind, what in KINDS.items()
-        },
-        "broken": broken,
-    }
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ from pathlib import Path
 from rich.console import Console
 
 from routelmt_batch.errors import Interrupted, RoutelmtError
+from routelmt_batch.files import disk
 from routelmt_batch.interrupts import stop_on_signals
 from routelmt_batch.job import flow
 from routelmt_batch.progress import Bars
@@ -77,6 +78,7 @@ def _run(start: Start) -> None:
         0.05,
         0.1,
     )
+    disk._PATIENCE_S = LEASE_S
     flow._draw_page = lambda workspace, bars: None  # its charts take half of the time
     if start.kind == "stderr":
         reading, writing = os.pipe()

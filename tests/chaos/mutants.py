@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from tests.chaos.__main__ import keep
+
 REPOSITORY = Path(__file__).parents[2]
 _SEEDS = 40
 _COPIED = ("routelmt_batch", "tests", "jobs", "docs", "pyproject.toml")
@@ -159,17 +161,15 @@ def main() -> None:
     arguments = parser.parse_args()
     if any(killed_by(None, arguments.seeds).values()):
         raise SystemExit("what is not changed fails as well: mend it first")
-    found = []
     for number, mutant in enumerate(MUTANTS):
         if arguments.only and number not in arguments.only:
             continue
         began = time.monotonic()
-        found.append({"mutant": mutant.what, "module": mutant.module, **killed_by(mutant, arguments.seeds)})
-        print(f"{number} {json.dumps(found[-1])} ({time.monotonic() - began:.0f} s)", flush=True)
+        found: dict[str, object] = {"seed": number, "mutant": mutant.what, "module": mutant.module}
+        found |= {"seeds": arguments.seeds, **killed_by(mutant, arguments.seeds)}
+        print(f"{json.dumps(found)} ({time.monotonic() - began:.0f} s)", flush=True)
         if arguments.record:
-            record = json.loads(arguments.record.read_text()) if arguments.record.exists() else {}
-            record["mutants"] = {"seeds": arguments.seeds, "each": found}
-            arguments.record.write_text(json.dumps(record, indent=1) + "\n")
+            keep(arguments.record, "mutants", found)
 
 
 def killed_by(mutant: Mutant | None, seeds: int) -> dict[str, bool]:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import random
 import signal
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -34,21 +33,23 @@ _WINDOW_S = 40.0  # about a run's length on two cores
 _EXPECTED = {("SIGKILL", "driver"): {0, -signal.SIGKILL}, ("SIGKILL", "raylet"): {0, 1}}
 
 
-def run_all(seeds: Iterable[int]) -> dict[str, object]:
-    """Run seeds; gives for each its fault and what came of it, and what broke."""
-    found: dict[int, dict[str, object]] = {}
-    broken: dict[int, str] = {}
+def run_all(seeds: Iterable[int]) -> Iterator[dict[str, object]]:
+    """Run seeds; gives of each its fault and what came of it, and why it is `broken`, if it is."""
     with tempfile.TemporaryDirectory(prefix="routelmt-chaos-") as name:
         expected = _clean(Path(name) / "clean")
         for seed in seeds:
             folder = Path(name) / f"seed{seed}"
             folder.mkdir()
+            number, process, after_s = _fault(seed)
+            found: dict[str, object] = {
+                "seed": seed,
+                "fault": f"{number} to the {process}",
+                "after_s": after_s,
+            }
             try:
-                found[seed] = _trial(seed, folder, expected)
+                yield found | _trial(seed, folder, expected)
             except (Broken, AssertionError) as error:
-                broken[seed] = f"{_fault(seed)}: {error}"
-            print(f"seed {seed}: {json.dumps(found.get(seed, broken.get(seed)))}", flush=True)
-    return {"runs": found, "broken": broken}
+                yield found | {"broken": str(error)}
 
 
 def _fault(seed: int) -> tuple[str, str, float]:
@@ -104,11 +105,9 @@ def _trial(seed: int, folder: Path, expected: dict[str, pa.Table]) -> dict[str, 
     if sent != sum(row["status"] != "skipped" for row in rows.values()):
         raise Broken(f"{sent} rows were translated of {len(rows)}")
     return {
-        "fault": f"{number} to the {name}",
-        "after_s": after_s,
         "met": hit,
         "exit_code": code,
-        "rows_committed_before": len(before),
+        "parts_committed_before": len(before),
         "rows_other_than_clean": _others(results(output), expected),
     }
 

@@ -8,7 +8,6 @@ import os
 import shutil
 import signal
 import time
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from multiprocessing.context import ForkServerProcess
@@ -35,7 +34,8 @@ _EXPECTED = {
     "late kill": {0, -signal.SIGKILL},
     "cut": {0, -signal.SIGKILL},
     "term": {0, 128 + signal.SIGTERM},
-    "stop": {0, 2, TAKEN_OVER},
+    # 1: the run that is stopped holds a file that it was replacing; the other says so, and ends.
+    "stop": {0, 1, 2, TAKEN_OVER},
     "two": {0, 2, TAKEN_OVER},
     "full": {0, 1, 2},  # 2: the folder cannot be written when the run begins
     "io": {0, 1, 2},
@@ -53,12 +53,12 @@ class Broken(AssertionError):
 
 @dataclass
 class Trial:
-    """One seed's job. `met` counts the runs that their fault changed, by kind."""
+    """One seed's job. `met` has the faults that changed their run."""
 
     seed: int
     folder: Path
     server: S3Server | None = None
-    met: Counter[str] = field(default_factory=Counter)
+    met: list[str] = field(default_factory=list)
     runs: int = 0
     _held: dict[Path, set[str]] = field(default_factory=dict)  # rows that were committed when a run began
 
@@ -100,7 +100,7 @@ class Trial:
         with faulty(self.server, fault.store) as proxy:
             self.environ = proxy.environ
             yield
-            self.met["store"] += bool(proxy.met)
+            self.met += [fault.kind] if proxy.met else []
         self.environ = self.server.environ
 
     def _round(self, fault: Fault) -> None:
@@ -121,9 +121,11 @@ class Trial:
         if not set(codes) <= _EXPECTED[fault.kind]:
             words = "; ".join(said(it) for it in (start, *(of for _, of in others)))
             raise Broken(f"{fault}: ended with {codes}: {words}")
+        if kind == "stop" and 1 in codes and codes.index(1) == 0:
+            raise Broken(f"{fault}: the run that came back did not say why it ended: {said(start)}")
         if kind == "two" and 0 not in codes:
             raise Broken(f"{fault}: neither run came to its end: {codes}")
-        self.met[fault.kind] += codes != [0]
+        self.met += [fault.kind] if codes != [0] and not self.in_store else []
 
     def _cut(self, left: Path) -> None:
         """The disk is what the power cut left. One commit may have been under way; no other may be lost."""

@@ -83,6 +83,23 @@ def test_a_writer_that_was_replaced_adds_nothing_any_more(folder, tmp_path):
     ]
 
 
+def test_a_writer_whose_draft_was_swept_says_who_took_the_log(folder, monkeypatch):
+    """It is stopped when its draft is durable, and comes back when another run has swept the folder."""
+    late = writing(folder)
+    usual = os.link
+
+    def link(draft, path):
+        monkeypatch.setattr(os, "link", usual)
+        writing(folder)
+        Path(draft).unlink()
+        usual(draft, path)
+
+    monkeypatch.setattr(os, "link", link)
+    with pytest.raises(TakenOver, match=rf"out: this job was taken over by process {os.getpid()} on"):
+        late.add([{"n": 99}])
+    assert numbers(opened(folder)[1]) == []
+
+
 def test_a_writer_finds_out_before_it_writes_anything_else(folder):
     late = writing(folder)
     late.check()
