@@ -6,11 +6,14 @@ It knows the record's form, which tests/chaos writes, and nothing of the package
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+import runpy
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 RECORD = Path(__file__).parent / "pages/chaos.json"
+_OUTCOME = ("exit_code", "rows_other_than_clean")
 HEAD = """\
 # Random faults
 
@@ -40,71 +43,69 @@ def page() -> str:
     """The whole page."""
     record = json.loads(RECORD.read_text(encoding="utf8"))
     sections = {"made-up engine": _made_up, "real engines": _real, "mutants": _mutants}
-    parts = [part for key, write in sections.items() if key in record for part in write(record[key])]
+    parts = [part for key, write in sections.items() if record.get(key) for part in write(record[key])]
     return "\n".join([HEAD, *parts])
 
 
-def _made_up(found: Mapping[str, Any]) -> Iterable[str]:
-    first, last = found["seeds"]
+def _made_up(found: Sequence[Mapping[str, Any]]) -> Iterable[str]:
     yield (
         "## With a made-up engine\n\n"
-        f"Seeds {first} to {last}, {found['runs']} runs, {found['seconds'] // 60} minutes on two cores "
-        f"({found['at']}). {_passed(last - first + 1, found['broken'])} A fault counts as met if its run "
-        "ended otherwise than a run without a fault; a store's, if a request met it. The output's disk has a "
-        "layer over it, in the driver's process; the store is moto's S3 server behind a proxy.\n"
+        f"{_seeds(found)} {sum(one['runs'] for one in found)} runs. A fault counts as met if its run ended "
+        "otherwise than a run without a fault; a store's, if a request met it. The output's disk has a layer "
+        "over it, in the driver's process; the store is moto's S3 server behind a proxy.\n"
     )
-    rows = [(kind, fault["what"], fault["drawn"], fault["met"]) for kind, fault in found["faults"].items()]
-    yield _table(("fault", "what happens", "drawn", "met"), rows)
+    drawn, met = (Counter(kind for one in found for kind in one[key]) for key in ("faults", "met"))
+    kinds = runpy.run_path(str(Path(__file__).parents[1] / "tests/chaos/kinds.py"))["KINDS"]
+    yield _table(
+        ("fault", "what happens", "drawn", "met"),
+        [(kind, what, drawn[kind], met[kind]) for kind, what in kinds.items()],
+    )
 
 
-def _real(found: Mapping[str, Any]) -> Iterable[str]:
-    runs = found["runs"]
-    seeds = len(runs) + len(found["broken"])
+def _real(found: Sequence[Mapping[str, Any]]) -> Iterable[str]:
     yield (
         "## With real engines\n\n"
-        f"{seeds} seeds with `routelmt-batch run`, Ray and vLLM ({found['at']}). "
-        f"{_passed(seeds, found['broken'])} A process that got SIGSTOP got SIGCONT after five seconds. No "
-        "process was left. The last column counts rows whose translation is not that of a run without "
+        f"{_seeds(found)} Each is `routelmt-batch run` with Ray and vLLM. A process that got SIGSTOP got "
+        "SIGCONT after five seconds. The last column counts rows whose translation is not that of a run without "
         "faults: see [what is not promised](reliability.md#what-is-not-promised).\n"
     )
-    lines = [
-        (
-            one["fault"],
-            one["after_s"],
-            "yes" if one["met"] else "no",
-            one["exit_code"],
-            one["rows_other_than_clean"],
-        )
-        for one in runs.values()
-    ]
-    yield _table(("fault", "seconds after the process was there", "met", "exit code", "other rows"), lines)
+    yield _table(
+        ("fault", "seconds after the process was there", "met", "exit code", "other rows"),
+        [
+            (one["fault"], one["after_s"], _yes(one.get("met")), *(one.get(key, "") for key in _OUTCOME))
+            for one in found
+        ],
+    )
 
 
-def _mutants(tried: Mapping[str, Any]) -> Iterable[str]:
-    found = tried["each"]
-    killed = [one for one in found if one["random faults"] or one["nearest tests"]]
+def _mutants(found: Sequence[Mapping[str, Any]]) -> Iterable[str]:
+    by = Counter(map(_by, found))
     yield (
         "## The tests tried\n\n"
-        f"{len(found)} small faults in the code that commits, one at a time: {len(killed)} are noticed, "
-        f"{sum(one['random faults'] for one in found)} of them by {tried['seeds']} seeds of the "
-        "random faults, the others by the nearest tests.\n"
+        f"{len(found)} small faults in the code that commits, one at a time. {by['random faults']} are "
+        f"noticed by {found[0]['seeds']} seeds of the random faults, {by['nearest tests']} more by the nearest tests, "
+        f"{by['nothing']} by neither.\n"
     )
-    rows = [(one["mutant"], f"`{one['module']}`", _by(one)) for one in found]
-    yield _table(("fault in the code", "module", "noticed by"), rows)
+    yield _table(
+        ("fault in the code", "module", "noticed by"),
+        [(one["mutant"], f"`{one['module']}`", _by(one)) for one in found],
+    )
 
 
 def _by(one: Mapping[str, Any]) -> str:
     return next((name for name in ("random faults", "nearest tests") if one[name]), "nothing")
 
 
-def _passed(seeds: int, broken: Mapping[str, str]) -> str:
+def _yes(value: object) -> str:
+    return "yes" if value else "no"
+
+
+def _seeds(found: Sequence[Mapping[str, Any]]) -> str:
+    broken = {one["seed"]: one["broken"] for one in found if "broken" in one}
     if not broken:
-        return "All passed."
-    return (
-        f"{seeds - len(broken)} passed; not: "
-        + "; ".join(f"{seed} ({why})" for seed, why in broken.items())
-        + "."
-    )
+        return f"{len(found)} seeds; all passed."
+    why = "; ".join(f"{seed} ({reason})" for seed, reason in broken.items())
+    return f"{len(found)} seeds; {len(found) - len(broken)} passed. Not: {why}."
 
 
 def _table(head: Iterable[str], rows: Iterable[Iterable[object]]) -> str:

@@ -27,9 +27,12 @@ class Reaper:
     """The job's handle on the reaper: start it before Ray, finish it after Ray."""
 
     def __init__(self, environment: MutableMapping[str, str]) -> None:
-        mark = environment[MARK] = uuid.uuid4().hex  # a new one: the parent process may be a job, too
-        self._process = subprocess.Popen(
-            [sys.executable, __file__, str(psutil.Process().pid), mark],
+        self._mark = environment[MARK] = uuid.uuid4().hex  # a new one: the parent process may be a job, too
+        self._process = self._started()
+
+    def _started(self) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [sys.executable, __file__, str(psutil.Process().pid), self._mark],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             # Ctrl-C goes to the terminal's whole process group; the reaper must survive it.
@@ -37,7 +40,10 @@ class Reaper:
         )
 
     def look(self) -> None:
-        """Make it record all current descendants, before they lose their parents."""
+        """Make it record all current descendants, before they lose their parents. If it was killed, another
+        takes its place."""
+        if self._process.poll() is not None:
+            self._process = self._started()
         assert self._process.stdin and self._process.stdout
         self._process.stdin.write(b"\n")
         self._process.stdin.flush()

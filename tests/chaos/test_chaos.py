@@ -3,7 +3,8 @@
 import pytest
 
 from tests.chaos.__main__ import run_all
-from tests.chaos.faults import DISK, KINDS, STORE, drawn
+from tests.chaos.faults import drawn
+from tests.chaos.kinds import DISK, KINDS, STORE
 
 pytestmark = pytest.mark.slow
 
