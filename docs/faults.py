@@ -66,8 +66,8 @@ def _real(found: Sequence[Mapping[str, Any]]) -> Iterable[str]:
     yield (
         "## With real engines\n\n"
         f"{_seeds(found)} Each is `routelmt-batch run` with Ray and vLLM. A process that got SIGSTOP got "
-        "SIGCONT after five seconds. The last column counts rows whose translation is not that of a run without "
-        "faults: see [what is not promised](reliability.md#what-is-not-promised).\n"
+        "SIGCONT after five seconds. The last column counts rows whose translation is not that of a run "
+        "without faults: see [what is not promised](reliability.md#what-is-not-promised).\n"
     )
     yield _table(
         ("fault", "seconds after the process was there", "met", "exit code", "other rows"),
@@ -83,8 +83,8 @@ def _mutants(found: Sequence[Mapping[str, Any]]) -> Iterable[str]:
     yield (
         "## The tests tried\n\n"
         f"{len(found)} small faults in the code that commits, one at a time. {by['random faults']} are "
-        f"noticed by {found[0]['seeds']} seeds of the random faults, {by['nearest tests']} more by the nearest tests, "
-        f"{by['nothing']} by neither.\n"
+        f"noticed by {found[0]['seeds']} seeds of the random faults, {by['nearest tests']} more by the "
+        f"nearest tests, {by['nothing']} by neither.\n"
     )
     yield _table(
         ("fault in the code", "module", "noticed by"),
