@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import random
 import signal
+import subprocess
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
@@ -28,6 +29,7 @@ PROCESSES: Final = {
 }
 FAULTS: Final = [(number, name) for number in ("SIGKILL", "SIGSTOP") for name in PROCESSES]
 _STOPPED_S = 5.0
+_LONGEST_S = 900.0
 _WINDOW_S = 40.0  # about a run's length on two cores
 # What a run may end with: without its driver or its raylet it cannot go on.
 _EXPECTED = {("SIGKILL", "driver"): {0, -signal.SIGKILL}, ("SIGKILL", "raylet"): {0, 1}}
@@ -61,7 +63,7 @@ def _fault(seed: int) -> tuple[str, str, float]:
 def _clean(folder: Path) -> dict[str, pa.Table]:
     folder.mkdir()
     spec = _spec(folder)
-    code, errors = Command(spec).finish()
+    code, errors = _ended(Command(spec))
     assert code == 0, errors
     oracle.check(folder / "out", folder / "corpus", FRACTION)
     return results(folder / "out")
@@ -79,7 +81,7 @@ def _trial(seed: int, folder: Path, expected: dict[str, pa.Table]) -> dict[str, 
     spec, output = _spec(folder), folder / "out"
     command = Command(spec)
     hit = _send(command, getattr(signal, number), PROCESSES[name], after_s)
-    code, errors = command.finish()
+    code, errors = _ended(command)
     if code not in _EXPECTED.get((number, name), {0}):
         raise Broken(f"ended with {code}: {errors[-1000:]}")
     if left := command.survivors(within_s=20):
@@ -87,7 +89,7 @@ def _trial(seed: int, folder: Path, expected: dict[str, pa.Table]) -> dict[str, 
     before = parts(output) if (output / "_job/log").is_dir() else {}
     if code:
         again = Command(spec)
-        last, errors = again.finish()
+        last, errors = _ended(again)
         if last:
             raise Broken(f"it did not go on: {last}: {errors[-1000:]}")
         if left := again.survivors(within_s=20):
@@ -110,6 +112,17 @@ def _trial(seed: int, folder: Path, expected: dict[str, pa.Table]) -> dict[str, 
         "parts_committed_before": len(before),
         "rows_other_than_clean": _others(results(output), expected),
     }
+
+
+def _ended(command: Command) -> tuple[int, str]:
+    """Its exit code and what it said."""
+    try:
+        return command.finish(_LONGEST_S)
+    except subprocess.TimeoutExpired:
+        for process in [psutil.Process(command.process.pid), *command.family]:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        raise Broken(f"it did not end in {_LONGEST_S:.0f} s") from None
 
 
 def _send(command: Command, number: signal.Signals, name: str, after_s: float) -> bool:

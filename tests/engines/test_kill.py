@@ -50,8 +50,8 @@ class Command:
                 self.seen |= set(self.names())
                 time.sleep(0.05)
 
-    def finish(self) -> tuple[int, str]:
-        self.told, errors = self.process.communicate(timeout=300)
+    def finish(self, within_s: float = 300) -> tuple[int, str]:
+        self.told, errors = self.process.communicate(timeout=within_s)
         return self.process.returncode, errors
 
     def names(self) -> list[str]:
