@@ -212,14 +212,16 @@ class Trial:
                 raise Broken(f"the committed part {part} is gone or was changed")
 
     def _contents(self) -> dict[str, str]:
-        """Every file that readers read, by its path: parts that the log names, the log, results, reports."""
+        """Every file that readers read, by its path: what the log and the manifest name, results, reports."""
         output = self._disk()
         named = {path for stage in _STAGES for path in oracle.committed(output, stage)}
+        manifest = (output / "_job/manifest.json").read_text()
+        named |= {path for path in (output / "_job/shards").iterdir() if path.name in manifest}
         return {
             str(path): sha256(path)
             for path in sorted(output.rglob("*"))
             if path.is_file() and not path.name.endswith("tmp")
-            if path.parent.name not in _STAGES or path in named
+            if path.parent.name not in (*_STAGES, "shards") or path in named
             if path.parent.name != "logs"
         }
 
