@@ -41,7 +41,8 @@ def open_standard() -> None:
             os.fstat(descriptor)
         except OSError:
             os.open(os.devnull, os.O_RDWR)  # it gets the lowest free number
-    sys.stderr = Sink(2)
+    if sys.stderr is sys.__stderr__:  # else somebody listens
+        sys.stderr = Sink(2)
     sys.stdout = sys.stdout or Sink(1)
 
 

@@ -61,8 +61,8 @@ MUTANTS: Final = (
     Mutant(
         "a new folder's name is not made durable",
         _DISK,
-        "path.mkdir()\n        sync(path.parent)",
-        "path.mkdir()",
+        "path.mkdir(path.parent.stat().st_mode & 0o777)\n        sync(path.parent)",
+        "path.mkdir(path.parent.stat().st_mode & 0o777)",
     ),
     Mutant(
         "a file is put over one that is there",
