@@ -18,6 +18,7 @@ from routelmt_batch import failpoints
 from routelmt_batch.engines import reaper
 from tests import oracle
 from tests.files.s3 import S3Server, s3_server
+from tests.waiting import rest, wait_for
 
 pytestmark = pytest.mark.engine
 CHILD = "routelmt_batch.engines.child"  # an engine's process, by its command
@@ -46,9 +47,10 @@ class Command:
         # Ray and vLLM rename their processes, which hides their environment: note them as they come.
         with contextlib.suppress(psutil.Error):
             while True:
+                began = time.monotonic()
                 self.family |= set(psutil.Process(self.process.pid).children(recursive=True))
                 self.seen |= set(self.names())
-                time.sleep(0.05)
+                rest(began)
 
     def finish(self, within_s: float = 300) -> tuple[int, str]:
         self.told, errors = self.process.communicate(timeout=within_s)
@@ -118,12 +120,8 @@ def test_kill_9_while_scoring_and_while_translating(make_spec, corpus, tmp_path,
 )
 def test_a_signal_stops_cleanly_and_says_how_to_go_on(make_spec, number, code):
     command = Command(make_spec())
-    deadline = time.monotonic() + 120
     # In the middle of the engine's start: the actor is there, its engine process not yet.
-    while time.monotonic() < deadline:
-        if any("EngineActor" in name for name in command.names()):
-            break
-        time.sleep(0.2)
+    wait_for(lambda: any("EngineActor" in name for name in command.names()), "actor", within_s=120)
     command.process.send_signal(number)
     returned, errors = command.finish()
     assert returned == code, errors
