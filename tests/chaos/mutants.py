@@ -28,7 +28,7 @@ _LEDGER = "store/ledger.py", "tests/store/test_log.py tests/job/test_resume.py t
 _FLOW = "tests/stages/test_flow.py::test_"
 _OUTPUTS = (
     "stages/outputs.py",
-    f"{_FLOW}a_shard_that_changes_before_it_is_assembled_is_named {_FLOW}a_removed_output_shard_is_written_again",
+    f"{_FLOW}a_shard_that_changes_before_it_is_assembled_is_named tests/job/test_clean.py",
 )
 
 
@@ -78,7 +78,7 @@ MUTANTS: Final = (
     ),
     Mutant(
         "the rows of a part are not read back",
-        ("files/write.py", "tests/files tests/job/test_resume.py"),
+        ("files/write.py", "tests/files/test_write.py"),
         "if rows != table.num_rows:",
         "if False:",
     ),
