@@ -58,8 +58,8 @@ def main(pipe: Connection) -> None:
 
 @contextlib.contextmanager
 def _few_collections() -> Iterator[None]:
-    """While a model loads. What its libraries make stays. Searching it for garbage again and again took a sixth
-    of the CPU time of vLLM's start. Afterwards it is not searched any more."""
+    """While a model loads. What its libraries make stays. Searching it for garbage again and again took a
+    sixth of the CPU time of vLLM's start. Afterwards it is not searched any more."""
     before = gc.get_threshold()
     gc.set_threshold(100_000, *before[1:])
     try:
