@@ -70,7 +70,7 @@ def test_a_cleaned_job_is_a_finished_job(invoke, make_spec, out, tmp_path):
     assert invoke("run", spec, "--fail-if", "ks>0.9", "--against", other).exit_code == 0
     refused = invoke("run", spec, "--budget", "0.9")
     assert refused.exit_code == 2 and "frozen at budget.fraction 0.3" in refused.stderr
-    settings = ("audit.fraction=0.1", "metric=chrf", "input.columns.reference=text")
+    settings = ("audit.fraction=0.1", "metric=chrf", "input.columns.reference=human")
     refused = invoke("run", spec, *(f"--set={setting}" for setting in settings))
     assert refused.exit_code == 2 and "an audit (audit.fraction) needs them" in refused.stderr
     refused = invoke("plan", spec)
