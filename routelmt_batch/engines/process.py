@@ -114,7 +114,9 @@ class EngineProcess:
                 pass_fds=[theirs.fileno()],
                 env={**os.environ, **recipe.environment},
             )
-        threading.Thread(target=self._watch, args=(self._process, self._ended), daemon=True).start()
+        self._created = stacks.began(self._process.pid)  # it has not been waited for: its number is its own
+        watched = self._process, self._created, self._ended
+        threading.Thread(target=self._watch, args=watched, daemon=True).start()
         models = fetched.copies(*recipe.models)
         self._put((recipe.load, recipe.prompter, recipe.limit_tokens, models))
         self.receive()
@@ -156,26 +158,28 @@ class EngineProcess:
         self._answered += len(content or ())
         return content or []
 
-    def _watch(self, process: subprocess.Popen[bytes], ended: threading.Event) -> None:
+    def _watch(self, process: subprocess.Popen[bytes], created: float, ended: threading.Event) -> None:
         silence = Silence()
         tick_s = min(_MOST_TICK_S, min(self._recipe.patience) / 10)
         while not ended.wait(tick_s):
             before = self._messages, self._limit_s
             if silence.after(tick_s, before) < (limit_s := self._limit_s or math.inf):
                 continue
-            stacks.show(process.pid)
+            stacks.show(process.pid, created)
             if before != (self._messages, self._limit_s) or ended.is_set():
                 continue
             did = "was not ready after" if self._starting else "answered none of its rows for"
-            self._silent_for = f"{did} {in_words(limit_s)} ({stacks.state(process.pid)}) and was killed"
+            self._silent_for = (
+                f"{did} {in_words(limit_s)} ({stacks.state(process.pid, created)}) and was killed"
+            )
             logger.warning("the engine's process %d %s", process.pid, self._silent_for)
-            stacks.end(process.pid)
+            stacks.end(process.pid, created)
             return
 
     def end(self) -> None:
         """Kill the process and its descendants if it is alive, and wait until it is gone."""
         self._ended.set()
-        stacks.end(self._process.pid)
+        stacks.end(self._process.pid, self._created)
         self._process.wait()
         with self._sending:
             self._pipe.close()

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from routelmt_batch.engines import stacks
 from routelmt_batch.engines.process import EngineBroken
 
 # How often an actor or an engine's process is restarted before the job fails.
@@ -76,12 +77,11 @@ def enter(roll: Any, pulse: Callable[[], Pulse]) -> None:
     Raises:
         EngineBroken: it died more often than it is restarted.
     """
-    import psutil
     import ray
 
     context = ray.get_runtime_context()
     actor = context.get_actor_id()
-    place = Place(context.get_node_id(), os.getpid(), psutil.Process().create_time())
+    place = Place(context.get_node_id(), os.getpid(), stacks.began())
     died = ray.get(roll.started.remote(actor, place))
     if died > RESTARTS:
         raise EngineBroken(

@@ -153,13 +153,8 @@ class Watch:
         faulthandler.dump_traceback(file=2)  # the driver's log, unless the job is verbose
         for place, _ in self._called.values():
             with contextlib.suppress(Exception):
-                _at(place, _show, ray_answers)
+                _at(place, stacks.show, ray_answers)
         self._watched.give_up(EngineError(words), ray_answers)
-
-
-def _show(pid: int, began: float) -> bool:
-    stacks.show(pid)
-    return True
 
 
 def _at(place: Place, act: Callable[[int, float], bool], ray_answers: bool = True) -> bool:

@@ -1,6 +1,8 @@
 """Engines that do not answer, in real processes without vLLM: they are ended, and their rows are tried again."""
 
 import pickle
+import signal
+import subprocess
 import time
 
 import psutil
@@ -8,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from routelmt_batch.engines import stacks
 from routelmt_batch.engines.actor import BATCH, EngineActor, Serving
 from routelmt_batch.engines.gathering import PartLimits
 from routelmt_batch.engines.process import EngineBroken, EngineDied, EngineProcess, Recipe
@@ -103,3 +106,13 @@ def test_an_engine_that_never_becomes_ready_ends_its_actor_with_words(tmp_path):
         EngineBroken, match=r"not ready after 1 s .* at each of 3 starts: .* run.start_timeout"
     ):
         actor(tmp_path, Shouting(loading="sleep"), Patience(stall_s=0.5, start_s=1))
+
+
+def test_another_process_with_the_number_of_one_that_ended_is_left_alone():
+    """Numbers of processes are used again; an engine that died long ago may still be ended."""
+    with subprocess.Popen(["sleep", "60"]) as other:
+        assert not stacks.show_and_end(other.pid, stacks.began(other.pid) - 1)
+        assert other.poll() is None
+        assert stacks.show_and_end(other.pid, stacks.began(other.pid))
+        assert other.wait() == -signal.SIGKILL
+        assert not stacks.end(other.pid, 0.0)
