@@ -49,7 +49,7 @@ def demo(tmp_path_factory, ray_session) -> Path:
 
     @contextlib.contextmanager
     def opened(folder: Folder):
-        with Session(folder.logs, verbose=True) as session:
+        with Session(folder.logs.path, verbose=True) as session:
             yield Pools(session)
 
     outcome = flow.run(spec, flow.Options(), BARS, opened)
