@@ -8,7 +8,6 @@ from __future__ import annotations
 import importlib
 import multiprocessing
 import os
-import sys
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,7 +20,7 @@ from routelmt_batch.errors import Interrupted, RoutelmtError
 from routelmt_batch.files import disk
 from routelmt_batch.interrupts import stop_on_signals
 from routelmt_batch.job import flow
-from routelmt_batch.progress import Bars
+from routelmt_batch.progress import Bars, stderr_console
 from routelmt_batch.spec.file import load
 from routelmt_batch.store import ledger
 from routelmt_batch.store.log import TakenOver
@@ -92,7 +91,7 @@ def _run(start: Start) -> None:
 
 
 def _code(start: Start) -> int:
-    bars = Bars(Console(file=sys.stderr, quiet=start.kind != "stderr"), quiet=start.kind != "stderr")
+    bars = Bars(stderr_console()) if start.kind == "stderr" else Bars(Console(quiet=True), quiet=True)
     words, code = "", 0
     try:
         stop_on_signals()
@@ -104,8 +103,6 @@ def _code(start: Start) -> int:
         )
     except RoutelmtError as error:
         words, code = str(error), TAKEN_OVER if isinstance(error, TakenOver) else error.exit_code
-    except SystemExit as error:  # rich ends the process if standard error is closed
-        words, code = "standard error is closed", int(error.code or 0)
     except Interrupted as error:
         words, code = str(error), error.exit_code
     except OSError as error:  # the command says its words, and ends with 1

@@ -40,7 +40,7 @@ _EXPECTED = {
     "full": {0, 1, 2},  # 2: the folder cannot be written when the run begins
     "io": {0, 1, 2},
     "input": {0, 2},
-    "stderr": {0, 1},
+    "stderr": {0},
     "store": {0},
     "store kill": {0, -signal.SIGKILL},
     "store two": {0, 2, TAKEN_OVER},
@@ -125,7 +125,8 @@ class Trial:
             raise Broken(f"{fault}: the run that came back did not say why it ended: {said(start)}")
         if kind == "two" and 0 not in codes:
             raise Broken(f"{fault}: neither run came to its end: {codes}")
-        self.met += [fault.kind] if codes != [0] and not self.in_store else []
+        changed = codes != [0] or kind == "stderr"
+        self.met += [fault.kind] if changed and not self.in_store else []
 
     def _cut(self, left: Path) -> None:
         """The disk is what the power cut left. One commit may have been under way; no other may be lost."""
