@@ -51,9 +51,9 @@ def _made_up(found: Sequence[Mapping[str, Any]]) -> Iterable[str]:
     yield (
         "## With a made-up engine\n\n"
         f"{_seeds(found)} {sum(one['runs'] for one in found)} runs. A fault counts as met if its run ended "
-        "otherwise than a run without a fault; a store's, if a request met it; a closed standard error always. "
-        "The output's disk has a layer over it, in the driver's process; the store is moto's S3 server behind a "
-        "proxy.\n"
+        "otherwise than a run without a fault; a store's, if a request met it; a closed standard error "
+        "always. The output's disk has a layer over it, in the driver's process; the store is moto's S3 "
+        "server behind a proxy.\n"
     )
     drawn, met = (Counter(kind for one in found for kind in one[key]) for key in ("faults", "met"))
     kinds = runpy.run_path(str(Path(__file__).parents[1] / "tests/chaos/kinds.py"))["KINDS"]
