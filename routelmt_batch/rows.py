@@ -34,6 +34,9 @@ NOT_A_NUMBER: Final = "not_a_number"  # the score is NaN
 NO_REFERENCE: Final = "no_reference"  # the row cannot be labelled without a reference
 UNTRANSLATABLE: Final = (*SKIP_REASONS, NO_REFERENCE)
 NO_GAIN: Final = "no_gain"  # the router failed on the row; the small model translates it
+HASH_COLLISION: Final = (
+    "hash_collision"  # the row was folded with another text by a collision of their hashes
+)
 
 # A guard's decisions.
 ROUTE: Final = "route"
@@ -71,6 +74,22 @@ _ROW: Final = (
     pa.field("row", pa.int64(), nullable=False),
 )
 _ROUTE: Final = pa.field("route", pa.string(), nullable=False)
+
+# Rows with the same text and languages are one call, made for the first of them, which the others follow.
+# There is a line for each row that is not the only one of its call. `position` is the row's place among all
+# rows of the job, `first` that of the row that it follows (null: it follows none), and `copies` the rows of
+# the call (0 for a row that follows).
+FOLDS: Final = Stage(
+    "folds",
+    pa.schema(
+        [
+            *_ROW,
+            pa.field("position", pa.int64(), nullable=False),
+            pa.field("first", pa.int64()),
+            pa.field("copies", pa.int64(), nullable=False),
+        ]
+    ),
+)
 
 SCORES: Final = Stage(
     "scores",
@@ -148,20 +167,6 @@ AUDIT_TRANSLATIONS: Final = Stage(
 )
 AUDIT_QUALITY: Final = Stage("audit_quality", _QUALITY, answer=QUALITY.answer, sums=QUALITY.sums)
 
-STAGES: Final = {
-    stage.name: stage
-    for stage in (
-        SCORES,
-        TRANSLATIONS,
-        CHECKS,
-        QUALITY,
-        DECISIONS,
-        SAMPLE,
-        AUDIT_TRANSLATIONS,
-        AUDIT_QUALITY,
-    )
-}
-
 OUTPUT_FIELDS: Final = (
     pa.field("translation", pa.string()),
     pa.field("route", pa.string()),
@@ -172,6 +177,27 @@ OUTPUT_FIELDS: Final = (
     pa.field("output_tokens", pa.int32()),
 )
 OUTPUT_NAMES: Final = tuple(field.name for field in OUTPUT_FIELDS)
+
+# The output of rows that follow another, and why its translation is doubtful.
+FOLLOWERS: Final = Stage(
+    "followers", pa.schema([*_ROW, *OUTPUT_FIELDS, pa.field("doubts", pa.list_(pa.string()))])
+)
+
+STAGES: Final = {
+    stage.name: stage
+    for stage in (
+        FOLDS,
+        SCORES,
+        TRANSLATIONS,
+        CHECKS,
+        QUALITY,
+        DECISIONS,
+        SAMPLE,
+        AUDIT_TRANSLATIONS,
+        AUDIT_QUALITY,
+        FOLLOWERS,
+    )
+}
 
 LABEL_FIELDS: Final = (
     pa.field("translation_small", pa.string()),

@@ -4,12 +4,17 @@ import hashlib
 import json
 import math
 import struct
+from collections import Counter
 from decimal import Decimal
 from pathlib import Path
 
 import jsonschema
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import yaml
+
+Key = tuple[str, int]  # shard, row
 
 OURS = {
     "translation": pa.string(),
@@ -69,10 +74,34 @@ def scores(output: Path) -> dict[tuple[str, int], dict]:
     return found
 
 
-def top(scored: dict[tuple[str, int], dict], fraction: str) -> set[tuple[str, int]]:
-    """The routed rows, by sorting everything."""
+def calls(output: Path, corpus: Path) -> dict[Key, list[Key]]:
+    """The rows of each row's call, in the input's order, by the spec that the job wrote: rows with the same text
+    and languages, unless it does not fold."""
+    given = yaml.safe_load((output / "_job/spec.yaml").read_text())["input"]
+    columns = given["columns"]
+    rows: dict[object, list[Key]] = {}
+    call: dict[Key, list[Key]] = {}
+    for path in sorted(
+        corpus.rglob("*.parquet"), key=lambda path: path.relative_to(corpus).as_posix().encode()
+    ):
+        shard = path.relative_to(corpus).as_posix()
+        for row, line in enumerate(pq.read_table(path).to_pylist()):
+            text = line[columns["source"]]
+            languages = [given[key] or line[columns[key]] for key in ("source_lang", "target_lang")]
+            # YAML 1.1, which pyyaml reads, has `off` for false.
+            alone = given["fold"] in ("off", False) or not (text and text.strip() and all(languages))
+            call[shard, row] = rows.setdefault((shard, row) if alone else (text, *languages), [])
+            call[shard, row].append((shard, row))
+    return call
+
+
+def top(scored: dict[Key, dict], fraction: str, call: dict[Key, list[Key]] | None = None) -> set[Key]:
+    """The routed rows, by sorting everything; of calls for several rows the first rows, by their total gain as
+    float32."""
     gains = {key: line["gain"] for key, line in scored.items() if line["gain"] is not None}
     gains = {key: gain for key, gain in gains.items() if not math.isnan(gain)}
+    if call:
+        gains = {key: float(np.float32(gain) * np.float32(len(call[key]))) for key, gain in gains.items()}
     places = math.floor(Decimal(fraction) * len(gains))
     order = sorted(gains, key=lambda key: (-gains[key], key[0].encode(), key[1]))
     return set(order[:places])
@@ -86,8 +115,8 @@ def check_report(output: Path, kind: str) -> None:
 
 def check(output: Path, corpus: Path, fraction: str) -> dict[tuple[str, int], dict]:
     """Check a finished job against its input; give its rows by (shard, row)."""
-    scored = scores(output)
-    routed = top(scored, fraction)
+    scored, call = scores(output), calls(output, corpus)
+    routed = top(scored, fraction, call)
     check_report(output, "job")
     success = json.loads((output / "_SUCCESS").read_text())
     named = {shard["shard"]: shard for shard in success["shards"]}
@@ -102,19 +131,45 @@ def check(output: Path, corpus: Path, fraction: str) -> dict[tuple[str, int], di
         data = written.read_bytes()
         assert named[shard]["sha256"] == hashlib.sha256(data).hexdigest()
         assert (named[shard]["bytes"], named[shard]["rows"]) == (len(data), before.num_rows)
-        counted: dict[str, int] = {}
+        counted: Counter[str] = Counter()
+        followers = 0
         for index, line in enumerate(added.to_pylist()):
             key = (shard, index)
-            _check_row(key, line, scored[key], key in routed)
-            counted[line["status"]] = counted.get(line["status"], 0) + 1
+            first = call[key][0]
+            _check_row(key, line, scored[first], first in routed)
+            counted[line["status"]] += 1
+            followers += key != first
             rows[key] = line
         report = json.loads((output / "reports" / f"{shard}.json").read_text())
         assert (report["rows"], report["status"]) == (before.num_rows, counted)
-    assert set(rows) == set(scored)
-    job = json.loads((output / "reports" / "job.json").read_text())
-    assert job["budget"]["planned"] == len(routed)
-    assert sum(job["status"].values()) == job["rows"] == len(rows)
+        assert report["folded_rows"] == followers
+    for key, line in rows.items():
+        assert line == rows[call[key][0]], "rows of one call have one output"
+    assert set(scored) == {same[0] for same in call.values()}
+    _check_job(json.loads((output / "reports" / "job.json").read_text()), rows, scored, routed)
     return rows
+
+
+def _check_job(job: dict, rows: dict[Key, dict], scored: dict[Key, dict], routed: set[Key]) -> None:
+    """Check what a job's report says of rows and calls."""
+    assert sum(job["status"].values()) == job["rows"] == len(rows) == len(scored) + job["folded_rows"]
+    used = Counter(rows[key]["route"] for key in scored)
+    assert job["used_calls"] == {route: count for route, count in used.items() if route}
+    gains = sorted(line["predicted_gain"] for line in rows.values() if _is_number(line["predicted_gain"]))
+    budget = job["budget"]
+    assert budget["planned"] == len(routed)
+    assert budget["rows_with_gain"] == len(gains)
+    assert budget["calls_with_gain"] == sum(_is_number(line["gain"]) for line in scored.values())
+    ranks = [math.ceil(len(gains) * tenth / 10) for tenth in range(1, 10)] if gains else []
+    deciles = [gains[rank - 1] for rank in ranks]
+    assert job["gain"]["all"]["deciles"] == [gain if math.isfinite(gain) else None for gain in deciles]
+    planned = [line["predicted_gain"] for line in rows.values() if line["planned_route"] == "large"]
+    planned = [gain for gain in planned if math.isfinite(gain)]
+    assert math.isclose(job["predicted_gain_planned"], math.fsum(planned), rel_tol=1e-5, abs_tol=1e-3)
+
+
+def _is_number(gain: float | None) -> bool:
+    return gain is not None and not math.isnan(gain)
 
 
 def _check_row(key: tuple[str, int], line: dict, score: dict, routed: bool) -> None:

@@ -18,14 +18,24 @@ from routelmt_batch.errors import OutputError
 from routelmt_batch.files.location import Location
 from routelmt_batch.files.write import sha256
 from routelmt_batch.progress import Bars
-from routelmt_batch.rows import CHECKS, DECISIONS, LARGE, OK, QUALITY, SCORES, TRANSLATIONS
+from routelmt_batch.rows import (
+    CHECKS,
+    DECISIONS,
+    FOLDS,
+    FOLLOWERS,
+    LARGE,
+    OK,
+    QUALITY,
+    SCORES,
+    TRANSLATIONS,
+)
 from routelmt_batch.stages.finished import FinishedJob
 from routelmt_batch.stages.passes import part_writer
 from routelmt_batch.store.folder import Folder
 from routelmt_batch.store.ledger import Ledger, PartEntry
 from routelmt_batch.threads import Stop, each
 
-CLEARED = (SCORES, TRANSLATIONS, CHECKS, QUALITY, DECISIONS)
+CLEARED = (FOLDS, SCORES, TRANSLATIONS, CHECKS, QUALITY, DECISIONS, FOLLOWERS)
 _PART_ROWS = 100_000
 
 
@@ -128,7 +138,7 @@ def _keep(folder: Folder, ledger: Ledger, bars: Bars) -> Iterator[PartEntry]:
     if folder.manifest_of_job()["command"] == "label":
         return
     job = FinishedJob.read(folder)
-    if ledger.totals(TRANSLATIONS).answered == sum(job.report.route.values()):
+    if ledger.totals(TRANSLATIONS).answered == sum(job.report.used_calls.values()):
         return
     write = part_writer(ledger, TRANSLATIONS, generation=ledger.generation)
     waiting = TRANSLATIONS.schema.empty_table()

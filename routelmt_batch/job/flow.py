@@ -1,4 +1,4 @@
-"""The main job, in order: score, allocate, guard, translate, check, assemble, audit, report."""
+"""The main job, in order: fold, score, allocate, guard, translate, check, assemble, audit, report."""
 
 from __future__ import annotations
 
@@ -32,6 +32,8 @@ from routelmt_batch.stages.audit import audit, audit_is_due
 from routelmt_batch.stages.check import check as check_texts
 from routelmt_batch.stages.check import checks_came_late, checks_pool
 from routelmt_batch.stages.finished import FinishedJob
+from routelmt_batch.stages.fold import fold
+from routelmt_batch.stages.gains import skipped_rows
 from routelmt_batch.stages.guard import guard, verify
 from routelmt_batch.stages.job_report import JobReport, WhatIf
 from routelmt_batch.stages.outputs import current_outputs, succeed
@@ -99,12 +101,13 @@ def run(spec: JobSpec, options: Options, bars: Bars, open_engine: OpenEngine) ->
                 return Outcome(
                     options.conditions.judge(workspace.folder, done, workspace.ledger.check), new=False
                 )
-        if workspace.ledger.rows(SCORES) < workspace.rows:
+        if workspace.ledger.rows(SCORES) < workspace.calls:
             check_fit(spec, engine, bars, _alone(workspace.recipe))
             check_space(workspace.folder.root, workspace.shards, options.limit, bars)
             _check_languages(workspace.recipe, workspace.units, bars, engine.each)
+        fold(workspace, engine, bars)
         score(workspace, engine, bars, upcoming=partial(upcoming, workspace, engine))
-        refuse_skipped(workspace, workspace.ledger.totals(SCORES).unanswered, workspace.rows)
+        refuse_skipped(workspace, skipped_rows(workspace), workspace.rows)
         plan = allocate(workspace)
         if options.retry_failed and not done:
             reopen_failed(workspace, plan)
@@ -174,8 +177,9 @@ def plan(spec: JobSpec, options: Options, bars: Bars, open_engine: OpenEngine) -
                 f"{workspace.folder.root}: `clean` removed its scores. What each budget would have bought is "
                 "on its audit page, and in reports/job.json under `budgets`"
             )
-        if workspace.ledger.rows(SCORES) < workspace.rows:
+        if workspace.ledger.rows(SCORES) < workspace.calls:
             _check_languages(workspace.recipe, workspace.units, bars, engine.each)
+            fold(workspace, engine, bars)
             score(workspace, engine, bars)
         return make_plan(workspace).budgets
 

@@ -21,7 +21,7 @@ _WIDTH, _HEIGHT = 7.2, 3.4  # inches
 
 def budget_curve(report: JobReport) -> str | None:
     """Predicted gain bought by each budget, with what the job planned and got; None if no row has a gain."""
-    budgets, rows = report.budgets, report.budget.rows_with_gain
+    budgets, rows = report.budgets, report.budget.calls_with_gain
     if not budgets or not rows:
         return None
 

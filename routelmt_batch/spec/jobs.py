@@ -7,7 +7,18 @@ from typing import Any, ClassVar, Self
 from pydantic import Field, model_validator
 
 from routelmt_batch.rows import LABEL_NAMES, OUTPUT_NAMES
-from routelmt_batch.spec.parts import Budget, Input, Models, Output, Page, Prompt, Router, Run, SpecFile
+from routelmt_batch.spec.parts import (
+    Budget,
+    Corpus,
+    Input,
+    Models,
+    Output,
+    Page,
+    Prompt,
+    Router,
+    Run,
+    SpecFile,
+)
 from routelmt_batch.spec.quality import Audit, Checks, Guard, Metric
 from routelmt_batch.spec.storage import Storage
 
@@ -49,6 +60,7 @@ class JobSpec(PassSpec):
     command = "run"
     added: ClassVar[tuple[str, ...]] = OUTPUT_NAMES
 
+    input: Corpus
     models: Models
     router: Router
     budget: Budget

@@ -129,6 +129,17 @@ class Input(Texts):
         return Texts(columns=self.columns, source_lang=self.source_lang, target_lang=self.target_lang)
 
 
+class Corpus(Input):
+    """The corpus of a job."""
+
+    fold: Literal["exact", "off"] = Field(
+        "exact",
+        description="`exact`: rows with the same text and languages are one call: scored once, translated "
+        "once, and written to each of them. The budget counts calls, and a call is worth its gain once for "
+        "each of its rows. `off`: each row is a call.",
+    )
+
+
 class Output(Part):
     """Where the results go."""
 

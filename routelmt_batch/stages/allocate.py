@@ -23,7 +23,7 @@ from routelmt_batch.stages.job_report import WhatIf
 from routelmt_batch.stages.passes import record_time
 from routelmt_batch.stages.recipe import Job
 from routelmt_batch.stages.tally import DECILES
-from routelmt_batch.stats.selection import Cut, GainOrder, places
+from routelmt_batch.stats.selection import Cut, GainOrder, Selected, places
 from routelmt_batch.store.folder import Folder, damaged
 from routelmt_batch.store.ledger import Ledger
 from routelmt_batch.store.workspace import write_spec
@@ -32,14 +32,15 @@ WHAT_IF = tuple(Decimal(step) / 20 for step in range(1, 21))
 
 
 class Plan(Record):
-    """`places` is floor(p N) less `held_back`; `large` rows take them (fewer only with `min_gain`). With a
-    threshold, `at_least`, `places` is what the cap allows, and the rows that reach the threshold take them.
-    The guard later gives the `held_back` places to rows whose small translation is bad. With `hypotheses`
-    the small model also translates the large one's rows.
+    """It counts calls, and orders them by the total gain of their rows; a job without folded rows has a call
+    for each row. `places` is floor(p N) less `held_back`; `large` rows take them (fewer only with
+    `min_gain`). With a threshold, `at_least`, `places` is what the cap allows, and the rows that reach the
+    threshold take them. The guard later gives the `held_back` places to rows whose small translation is bad.
+    With `hypotheses` the small model also translates the large one's rows.
 
     `reached` counts the rows whose gain reaches `min_gain` or the threshold. `held_out` is what a
     threshold was calibrated on; it is kept here because the router's card may change. `deciles` are those of
-    all gains and of the `large` rows'. `epoch` is the number of the run that wrote it.
+    the gains of all rows and of those whose call is `large`. `epoch` is the number of the run that wrote it.
     """
 
     fraction: Decimal
@@ -47,7 +48,7 @@ class Plan(Record):
     at_least: float | None
     cap: Decimal | None
     held_out: HeldOut | None
-    rows_with_gain: int
+    calls_with_gain: int
     reached: int
     places: int
     held_back: int
@@ -175,8 +176,8 @@ def make_plan(workspace: Job) -> Plan:
     The same two reads give what other budgets would buy, and the gains' deciles.
     """
     scored = workspace.ledger.totals(SCORES)
-    if scored.rows != workspace.rows:
-        raise RoutelmtError(f"{scored.rows} scores for {workspace.rows} rows: a defect, please report it")
+    if scored.rows != workspace.calls:
+        raise RoutelmtError(f"{scored.rows} scores for {workspace.calls} calls: a defect, please report it")
     budget, guard, at_least = workspace.spec.budget, workspace.spec.guard, workspace.recipe.at_least
     order = GainOrder(CommittedGains(workspace), budget.min_gain if at_least is None else at_least)
     held_back, most = 0, order.rows
@@ -188,10 +189,13 @@ def make_plan(workspace: Job) -> Plan:
     worth = order.reached if at_least is None else order.rows
     wanted = [min(places(fraction, order.rows), worth) for fraction in WHAT_IF]
     sizes = {"all": order.rows, "routed": large}
-    ranked = [size - math.ceil(size * tenth / 10) + 1 for size in sizes.values() for tenth in DECILES if size]
+    ranked = [rank for size in sizes.values() for rank in _ranks(size)]
     chosen, *others = order.select([large, *wanted, *ranked])
     cut = chosen.cut if at_least is None or budget.most is not None else Cut.at_least(at_least)
-    deciles = (selected.threshold for selected in others[len(wanted) :])
+    selected = others[len(wanted) :]
+    deciles = {"all": selected[: -len(_ranks(large)) or None], "routed": selected[len(_ranks(order.rows)) :]}
+    if workspace.folded_rows:
+        deciles = {"all": _of_rows(workspace, None), "routed": _of_rows(workspace, cut) if cut else []}
     skipped = sum(scored.unanswered[reason] for reason in SKIP_REASONS)
     return Plan.of(
         {
@@ -200,7 +204,7 @@ def make_plan(workspace: Job) -> Plan:
             "at_least": at_least,
             "cap": budget.cap,
             "held_out": workspace.recipe.held_out,
-            "rows_with_gain": order.rows,
+            "calls_with_gain": order.rows,
             "reached": order.reached,
             "places": most,
             "held_back": held_back,
@@ -223,11 +227,20 @@ def make_plan(workspace: Job) -> Plan:
                 }
                 for fraction, bought in zip(WHAT_IF, others, strict=False)
             ],
-            "deciles": {
-                name: [next(deciles) for _ in DECILES] if size else [] for name, size in sizes.items()
-            },
+            "deciles": {name: [one.threshold for one in those] for name, those in deciles.items()},
         }
     )
+
+
+def _ranks(size: int) -> list[int]:
+    """Places of the deciles among so many gains, the highest gain first."""
+    return [size - math.ceil(size * tenth / 10) + 1 for tenth in DECILES if size]
+
+
+def _of_rows(workspace: Job, cut: Cut | None) -> list[Selected]:
+    """Deciles of the gains of rows, all or those whose call is inside a cut. Calls have another order."""
+    order = GainOrder(CommittedGains(workspace, by_row=True, inside=cut))
+    return order.select(_ranks(order.rows))
 
 
 def read_plan(path: Location) -> Plan:

@@ -37,6 +37,7 @@ from routelmt_batch.rows import (
 from routelmt_batch.stages import measure
 from routelmt_batch.stages.allocate import Plan
 from routelmt_batch.stages.attempts import attempts, translated
+from routelmt_batch.stages.gains import gain_of
 from routelmt_batch.stages.job_report import JobReport
 from routelmt_batch.stages.measure import verified_small
 from routelmt_batch.stages.passes import part_writer, record_time, run_pass
@@ -118,7 +119,8 @@ def _eligible(workspace: Job, plan: Plan, unit: Unit) -> pa.Table:
     planned = planned_rows(work, plan.cut)
     state = attempts(work, planned.called)
     kept_small = verified_small(work, state, planned.called, spec.guard.verify_margin)
-    known = state.translated & ~np.isnan(planned.gains.gain)
+    gain = gain_of(planned.scores)
+    known = state.translated & ~np.isnan(gain)
     columns = [
         codes
         for codes, constant in (
@@ -133,7 +135,7 @@ def _eligible(workspace: Job, plan: Plan, unit: Unit) -> pa.Table:
     return pa.table(
         {
             "row": at.to_numpy() + unit.first_row,
-            "gain": planned.gains.gain[known],
+            "gain": gain[known],
             "direction": pa.chunked_array(pairs).take(at),
             "route": state.table["route"].take(pa.array(state.chosen(kept_small)[known])),
         }

@@ -52,7 +52,7 @@ def _audit(workspace: Job, plan: Plan) -> dict[str, Any] | None:
     event = next(ledger.events_of("audit"), None)
     if event is None or not workspace.spec.audit.fraction:
         return None
-    rows = plan.rows_with_gain
+    rows = plan.calls_with_gain
     # The planned share, rounded up so that, of the job's rows, it gives the planned number.
     fraction = (Decimal(plan.large) / max(rows, 1)).quantize(Decimal("1e-12"), ROUND_UP)
     return {
@@ -102,7 +102,7 @@ def _drift(workspace: Job) -> Drift | None:
     if not (card and card.calibration):
         return None
     quantiles = np.array(card.calibration.quantiles)
-    below, rows = at_most(CommittedGains(workspace)(keys=False), quantiles)
+    below, rows = at_most(CommittedGains(workspace, by_row=True)(keys=False), quantiles)
     return from_quantiles(below, rows, quantiles, card.calibration.rows) if rows else None
 
 

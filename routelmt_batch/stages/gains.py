@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +11,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from routelmt_batch.rows import SCORES, SKIP_REASONS
+from routelmt_batch.rows import FOLDS, SCORES, SKIP_REASONS, TOO_LONG
+from routelmt_batch.stages.work import read_part
 from routelmt_batch.stats.selection import Cut, Gains
 from routelmt_batch.store.ledger import PartEntry
 from routelmt_batch.store.workspace import AnyWorkspace
@@ -21,9 +23,15 @@ _NO_KEYS = np.zeros(0, np.int64)
 
 @dataclass(frozen=True)
 class CommittedGains:
-    """Reads the committed gains of a job, weighted by prompt tokens. See selection.Parts."""
+    """Reads the committed gains of a job, weighted by prompt tokens. See selection.Parts.
+
+    There is one gain for each call: the total of its rows. With `by_row` there is one for each row, its own;
+    with `inside` only of the rows whose call is inside that cut.
+    """
 
     workspace: AnyWorkspace
+    by_row: bool = False
+    inside: Cut | None = None
 
     def __call__(self, keys: bool = True, ranks: Collection[int] | None = None) -> Iterator[Gains]:
         names = None
@@ -40,25 +48,70 @@ class CommittedGains:
     def _read(self, entry: PartEntry, keys: bool, stop: Stop) -> Gains:
         stop()
         columns = ["gain", "prompt_tokens"]
-        if keys:
+        folded = self.workspace.folded_rows > 0
+        if keys or folded or self.inside:
             # The ledger knows the shard of a part of one: reading its column takes longest.
             columns += ["row"] if len(entry.spans) == 1 else ["row", "shard"]
         table = self.workspace.ledger.read(entry, columns)
+        gain = gain_of(table)
         tokens = pc.fill_null(table["prompt_tokens"], 0).to_numpy().astype(np.int64)
-        if not keys:
-            return Gains(gain_of(table), _NO_KEYS, _NO_KEYS, tokens)
-        if "shard" in columns:
-            rank = _ranks(table, self.workspace.ranks)
-        else:
-            (shard,) = entry.spans
-            rank = np.full(table.num_rows, self.workspace.ranks[shard], np.int64)
-        return Gains(gain_of(table), rank, table["row"].to_numpy(), tokens)
+        if "row" not in columns:
+            return Gains(gain, _NO_KEYS, _NO_KEYS, tokens)
+        names = table["shard"] if "shard" in columns else pa.repeat(next(iter(entry.spans)), table.num_rows)
+        rank, row = _by_shard(names, self.workspace.ranks), table["row"].to_numpy()
+        copies = copies_of(self.workspace, entry, names, row) if folded else np.ones(len(row), np.int64)
+        of_calls = Gains(total_gain(gain, copies), rank, row, tokens)
+        if not self.by_row:
+            return of_calls
+        times = np.where(self.inside.admits(of_calls), copies, 0) if self.inside else copies
+        return Gains(*(np.repeat(values, times) for values in (gain, rank, row, tokens)))
 
 
-def _ranks(table: pa.Table, ranks: dict[str, int]) -> npt.NDArray[np.int64]:
-    shard = table["shard"].combine_chunks().dictionary_encode()
-    rank_of = np.array([ranks[name] for name in shard.dictionary.to_pylist()], np.int64)
-    return np.asarray(rank_of[shard.indices.to_numpy()])
+def copies_of(
+    workspace: AnyWorkspace, entry: PartEntry, shard: pa.Array, row: npt.NDArray[np.int64]
+) -> npt.NDArray[np.int64]:
+    """How many rows the call of each row of a part of scores is for."""
+    ledger = workspace.ledger
+    parts = {
+        part.part: part
+        for name, span in entry.spans.items()
+        for part in ledger.overlapping(FOLDS, name, span.low, span.high + 1)
+    }
+    copies = np.ones(len(row), np.int64)
+    position = _by_shard(shard, workspace.positions) + row
+    for part in parts.values():
+        folds = read_part(ledger.part_path(part), part.sha256)
+        known = folds["position"].to_numpy()  # in order, as rows are
+        at = np.minimum(np.searchsorted(known, position), len(known) - 1)
+        found = known[at] == position
+        copies[found] = folds["copies"].to_numpy()[at[found]]
+    return copies
+
+
+def skipped_rows(workspace: AnyWorkspace) -> Counter[str]:
+    """The job's rows that are skipped, by reason. A call that is too long may be for several."""
+    ledger = workspace.ledger
+    found = Counter({reason: ledger.totals(SCORES).unanswered[reason] for reason in SKIP_REASONS})
+    if workspace.folded_rows and found[TOO_LONG]:
+        for entry in ledger.parts(SCORES):
+            if TOO_LONG in entry.unanswered:
+                table = ledger.read(entry, ["shard", "row", "reason"])
+                table = table.filter(pc.equal(table["reason"], TOO_LONG))
+                copies = copies_of(workspace, entry, table["shard"], table["row"].to_numpy())
+                found[TOO_LONG] += int((copies - 1).sum())
+    return found
+
+
+def _by_shard(shard: pa.Array | pa.ChunkedArray, values: Mapping[str, int]) -> npt.NDArray[np.int64]:
+    """The value of each row's shard."""
+    names = (shard.combine_chunks() if isinstance(shard, pa.ChunkedArray) else shard).dictionary_encode()
+    of_name = np.array([values[name] for name in names.dictionary.to_pylist()], np.int64)
+    return np.asarray(of_name[names.indices.to_numpy()])
+
+
+def total_gain(gain: npt.NDArray[np.float32], copies: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+    """What calls are worth: each one's gain for every row that it is for, as float32."""
+    return np.asarray(gain * copies.astype(np.float32), np.float32)
 
 
 def gain_of(table: pa.Table | pa.RecordBatch, column: str = "gain") -> npt.NDArray[np.float32]:

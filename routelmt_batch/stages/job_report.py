@@ -72,14 +72,16 @@ class Calibrated(Record):
 
 
 class BudgetReport(Record):
-    """The budget's rule and its result. With a threshold there are no places to fill: `reached` rows have at
-    least that score, and `realised` is the share of rows planned for the large model; a cap may lower it."""
+    """The budget's rule and its result, in calls. With a threshold there are no places to fill: `reached`
+    rows have at least that score, and `realised` is the share of rows planned for the large model; a cap may
+    lower it."""
 
     fraction: str
     min_gain: float | None
     threshold: float | None
     cap: str | None
     rows_with_gain: int
+    calls_with_gain: int
     places: int
     planned: int
     used: int
@@ -135,8 +137,9 @@ class Fraction(Record):
 
 
 class WhatIf(Record):
-    """What one budget would buy, by the rows' gains alone: rows and prompt tokens for the large model, their
-    summed gain, the threshold. The counts of all translatable rows do not depend on the budget."""
+    """What one budget would buy, by the gains alone: calls (`rows`) and prompt tokens for the large model,
+    the summed gain of their rows, the threshold. The counts of all translatable calls do not depend on the
+    budget."""
 
     fraction: Decimal
     rows: int
@@ -225,6 +228,9 @@ class DriftReport(Record):
 class JobReport(Report):
     """A finished job: `reports/job.json`. A key that the file lacks does not apply to the job."""
 
+    calls: Counts = Field(description="Rows sent to `score`, and calls to the models `small` and `large`.")
+    folded_rows: int = Field(description="Rows with the output of another row's call: they cost no call.")
+    used_calls: Counts = Field(description="Calls whose translation is in the output, by model.")
     status: Counts
     reason: Counts
     planned_route: Counts

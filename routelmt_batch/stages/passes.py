@@ -248,9 +248,9 @@ def refuse_failures(workspace: AnyWorkspace, failed: int, problem: str) -> None:
             message: what happened to the rows.
     """
     allowed = workspace.spec.run.max_failed_fraction
-    if failed > allowed * workspace.rows:
+    if failed > allowed * workspace.calls:
         raise RoutelmtError(
-            f"{problem} {failed} of {workspace.rows} rows, more than run.max_failed_fraction {allowed} "
+            f"{problem} {failed} of {workspace.calls} rows, more than run.max_failed_fraction {allowed} "
             f"allows. Find the cause in {workspace.folder.logs}, fix it, and run the same command again"
         )
 

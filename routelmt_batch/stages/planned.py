@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from routelmt_batch.engines.lanes import Mask
 from routelmt_batch.errors import RoutelmtError
 from routelmt_batch.rows import DECISIONS, LARGE, SCORES
-from routelmt_batch.stages.gains import admitted, gain_of, is_skipped
+from routelmt_batch.stages.gains import admitted, gain_of, is_skipped, total_gain
 from routelmt_batch.stages.work import UnitWork
 from routelmt_batch.stats.selection import Cut, Gains
 
@@ -20,9 +20,11 @@ from routelmt_batch.stats.selection import Cut, Gains
 @dataclass(frozen=True)
 class PlannedRows:
     """A unit's rows in row order. The plan sends the rows in `large` to the large model; after the guard's
-    decisions those in `called` go there. `reason` is the guard's."""
+    decisions those in `called` go there. Rows in `skipped` go to no model; those that follow another row are
+    among them, and have no score. `gains` are those that the plan orders by, `reason` is the guard's."""
 
     scores: pa.Table
+    copies: npt.NDArray[np.int64]
     gains: Gains
     large: Mask
     called: Mask
@@ -31,16 +33,19 @@ class PlannedRows:
 
 
 def planned_rows(work: UnitWork, cut: Cut | None) -> PlannedRows:
-    """Join a unit's scores and decisions. Raises RoutelmtError if any row is not scored exactly once."""
-    unit = work.unit
+    """Join a unit's scores and decisions. Raises RoutelmtError if any call is not scored exactly once."""
+    unit, copies = work.unit, work.copies()
+    rows = np.arange(unit.first_row, unit.end_row)
     scores = work.committed(SCORES)
-    rows = scores["row"].to_numpy()
-    if not np.array_equal(rows, np.arange(unit.first_row, unit.end_row)):
+    if not np.array_equal(scores["row"].to_numpy(), rows[copies > 0]):
         raise RoutelmtError(
             f"{unit.shard.name}: rows {unit.first_row} to {unit.end_row - 1} are not scored exactly once "
             "each: please report it"
         )
-    gains = Gains(gain_of(scores), np.full(len(rows), work.rank, np.int64), rows)
+    if scores.num_rows < len(rows):
+        follows = copies == 0
+        scores = scores.take(pa.array(np.cumsum(copies > 0) - 1, mask=follows))
+    gains = Gains(total_gain(gain_of(scores), copies), np.full(len(rows), work.rank, np.int64), rows)
     large = admitted(cut, gains)
     called, reason = large.copy(), np.full(len(rows), None, object)
     decided = work.committed(DECISIONS)
@@ -50,4 +55,5 @@ def planned_rows(work: UnitWork, cut: Cut | None) -> PlannedRows:
     for mask, call in ((~to_large, False), (to_large, True)):
         called[offsets[mask]] = call
         reason[offsets[mask]] = decided["reason"].to_numpy(zero_copy_only=False)[mask]
-    return PlannedRows(scores, gains, large, called, is_skipped(scores), reason)
+    skipped = is_skipped(scores) | (copies == 0)
+    return PlannedRows(scores, copies, gains, large, called, skipped, reason)

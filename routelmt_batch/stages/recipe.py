@@ -18,6 +18,8 @@ from routelmt_batch.rows import (
     AUDIT_TRANSLATIONS,
     CHECKS,
     DECISIONS,
+    FOLDS,
+    FOLLOWERS,
     QUALITY,
     SAMPLE,
     SCORES,
@@ -62,6 +64,7 @@ class JobRecipe:
         return {
             SCORES.name: {
                 **of_input(self.spec, shards, limit),
+                "input.fold": self.spec.input.fold,
                 **self.router.fingerprint(),
                 "longest prompt in tokens": self.prompt_limit_tokens,
             },
@@ -77,6 +80,8 @@ class JobRecipe:
             # These follow from the other stages; the guard's settings are frozen with the plan.
             CHECKS.name: {"checks": self.spec.checks.model_dump(mode="json", exclude={"replicas"})},
             DECISIONS.name: {},
+            FOLDS.name: {},
+            FOLLOWERS.name: {},
             SAMPLE.name: self._audit(),
             AUDIT_TRANSLATIONS.name: of_translations(self.spec),
             AUDIT_QUALITY.name: metric,

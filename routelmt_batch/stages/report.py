@@ -12,7 +12,18 @@ from routelmt_batch.corpus.codes import MOST_CODES, OTHER
 from routelmt_batch.engines.lanes import Engine
 from routelmt_batch.metrics.metric import describe
 from routelmt_batch.routers.router import Router
-from routelmt_batch.rows import ESCALATE, LARGE, PREDICTED, QUALITY, ROUTE, SMALL, STATUSES, TRANSLATIONS
+from routelmt_batch.rows import (
+    ESCALATE,
+    LARGE,
+    PREDICTED,
+    QUALITY,
+    ROUTE,
+    SCORES,
+    SKIP_REASONS,
+    SMALL,
+    STATUSES,
+    TRANSLATIONS,
+)
 from routelmt_batch.spec import Guard, Pool
 from routelmt_batch.stages.allocate import Plan
 from routelmt_batch.stages.audited import audited
@@ -22,6 +33,7 @@ from routelmt_batch.stages.recipe import Job
 from routelmt_batch.stages.tally import EDGES, fractions, summable
 from routelmt_batch.stages.totals import totals
 from routelmt_batch.store import checkpoints
+from routelmt_batch.store.ledger import Ledger
 from routelmt_batch.store.manifest import versions
 
 
@@ -41,8 +53,9 @@ def job_report(workspace: Job, plan: Plan, engine: Engine) -> JobReport:
     total = totals(workspace, engine, summable)
     counts = {name: total.get(name, {}) for name in ("status", "reason", "planned_route", "route")}
     counts["status"] = {status: counts["status"].get(status, 0) for status in STATUSES}
-    passes, budget = _passes(workspace), _budget(plan, counts["route"].get(LARGE, 0))
-    guard, judged = _guard(workspace, plan, counts["route"]), audited(workspace, plan)
+    used, with_gain = total.get("used_calls", {}), total.get("rows_with_gain", 0)
+    passes, budget = _passes(workspace), _budget(plan, with_gain, used.get(LARGE, 0))
+    guard, judged = _guard(workspace, plan, used), audited(workspace, plan)
     directions = total.get("direction", {})
     return JobReport.of(
         {
@@ -50,6 +63,9 @@ def job_report(workspace: Job, plan: Plan, engine: Engine) -> JobReport:
             "rows": total.get("rows", 0),
             "shards": len(workspace.shards),
             "unreadable": workspace.unreadable,
+            "calls": _calls(workspace.ledger),
+            "folded_rows": workspace.folded_rows,
+            "used_calls": used,
             **counts,
             "checks": total.get("checks", {}),
             "direction": directions,
@@ -57,7 +73,7 @@ def job_report(workspace: Job, plan: Plan, engine: Engine) -> JobReport:
             "budget": budget,
             "guard": guard,
             "threshold": plan.threshold,
-            "fraction": fractions(counts, plan.rows_with_gain),
+            "fraction": fractions(counts, with_gain),
             "predicted_gain_planned": plan.predicted_gain,
             "predicted_gain_bought": total.get("predicted_gain_bought", 0.0),
             "budgets": [line.as_json() for line in plan.budgets],
@@ -78,6 +94,15 @@ def job_report(workspace: Job, plan: Plan, engine: Engine) -> JobReport:
     )
 
 
+def _calls(ledger: Ledger) -> dict[str, int]:
+    """Rows that were sent to the router and to each model. A row that is sent twice counts twice."""
+    scored = ledger.totals(SCORES)
+    skipped = sum(scored.unanswered[reason] for reason in SKIP_REASONS)
+    return {"score": scored.rows - skipped} | {
+        model: ledger.rows(TRANSLATIONS, model) for model in (SMALL, LARGE)
+    }
+
+
 def _codes(total: Mapping[str, Any]) -> dict[str, Any]:
     """Codes of all shards; of the unknown ones the hundred most frequent, and the others together."""
     unknown = Counter(total.get("unknown", {}))
@@ -87,15 +112,15 @@ def _codes(total: Mapping[str, Any]) -> dict[str, Any]:
     return {"spelled": total.get("spelled", {}), "unknown": most}
 
 
-def _guard(workspace: Job, plan: Plan, routes: Mapping[str, int]) -> dict[str, Any] | None:
-    """What the guard did and what it cost; None if the job has no guard."""
+def _guard(workspace: Job, plan: Plan, used: Mapping[str, int]) -> dict[str, Any] | None:
+    """What the guard did and what it cost; None if the job has no guard. `used` counts calls by model."""
     guard, ledger = workspace.spec.guard, workspace.ledger
     if guard == Guard():
         return None
     steps = {event["step"]: event for event in ledger.events_of("guard")}
     route, escalation = steps.get(ROUTE, {}), steps.get(ESCALATE, {})
     unused = {
-        model: ledger.totals(TRANSLATIONS, model).answered - routes.get(model, 0) for model in (SMALL, LARGE)
+        model: ledger.totals(TRANSLATIONS, model).answered - used.get(model, 0) for model in (SMALL, LARGE)
     }
     return {
         **guard.model_dump(mode="json", exclude={"router"}),
@@ -118,20 +143,21 @@ def _guard(workspace: Job, plan: Plan, routes: Mapping[str, int]) -> dict[str, A
     }
 
 
-def _budget(plan: Plan, used: int) -> dict[str, Any]:
+def _budget(plan: Plan, with_gain: int, used: int) -> dict[str, Any]:
     figures: dict[str, Any] = {
         "fraction": str(plan.fraction),
         "min_gain": plan.min_gain,
         "threshold": plan.at_least,
         "cap": None if plan.cap is None else str(plan.cap),
-        "rows_with_gain": plan.rows_with_gain,
+        "rows_with_gain": with_gain,
+        "calls_with_gain": plan.calls_with_gain,
         "places": plan.places,
         "planned": plan.large,
         "used": used,
     }
     if plan.at_least is None:
         return figures | {"unfilled": plan.places - plan.large}
-    rows = plan.rows_with_gain
+    rows = plan.calls_with_gain
     figures |= {
         "reached": plan.reached,
         "reached_fraction": plan.reached / rows if rows else None,

@@ -14,7 +14,7 @@ from routelmt_batch.engines.lanes import Engine, Lane, Mask, Pending
 from routelmt_batch.progress import Bars
 from routelmt_batch.routers.card import Scale
 from routelmt_batch.routers.router import Router
-from routelmt_batch.rows import NOT_A_NUMBER, SCORES
+from routelmt_batch.rows import FOLDS, NOT_A_NUMBER, SCORES
 from routelmt_batch.stages.passes import PartWriter, part_writer, refuse_failures, run_pass
 from routelmt_batch.stages.requests import PromptReader
 from routelmt_batch.stages.work import UnitWork, work_on
@@ -23,7 +23,7 @@ from routelmt_batch.store.workspace import AnyWorkspace, Recipe
 
 
 def unscored(work: UnitWork) -> Mask:
-    return work.missing(SCORES)
+    return np.asarray(work.missing(SCORES) & (work.copies() > 0))
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def score(
     name: str = "score",
     upcoming: Callable[[], Sequence[Lane]] | None = None,
 ) -> None:
-    """Run the router over every row that has no committed score.
+    """Run the router over every row that has no committed score and follows no other row.
 
     Args:
         upcoming: see run_pass.
@@ -100,7 +100,7 @@ def _lane(workspace: AnyWorkspace) -> Lane:
     return Lane(
         label="router",
         pool=router.pool,
-        units=[work_on(workspace, unit, [SCORES]) for unit in workspace.units],
+        units=[work_on(workspace, unit, [FOLDS, SCORES]) for unit in workspace.units],
         pending=Pending(unscored, PromptReader(spec.input)),
         write=ScoreWriter(part_writer(workspace.ledger, SCORES), router.scale),
         part_rows=spec.run.part_rows,

@@ -22,7 +22,7 @@ EDGES = np.arange(-100.0, 101.0, 2.0)
 DECILES = tuple(range(1, 10))
 _COUNTERS = ("status", "reason", "planned_route", "route")
 _NO_TEXT = (EMPTY, NULL, EMPTY_OUTPUT)
-_SUMS = ("rows_with_gain", "predicted_gain_bought", "tokens")
+_SUMS = ("rows_with_gain", "predicted_gain_bought", "tokens", "folded_rows", "used_calls")
 
 
 class Tally:
@@ -35,6 +35,8 @@ class Tally:
         self.directions: dict[str, Counter[str]] = {}
         self.checks: Counter[str] = Counter()
         self.codes = Codes()
+        self.folded_rows = 0
+        self.used_calls: Counter[str] = Counter()
         self.tokens = {route: Counter({"in": 0, "out": 0}) for route in (SMALL, LARGE)}
         self._gains: list[npt.NDArray[np.float32]] = []
         self._planned: list[npt.NDArray[np.bool_]] = []
@@ -45,20 +47,22 @@ class Tally:
         columns: Mapping[str, pa.Array],
         prompt_tokens: pa.Array,
         doubts: Iterable[Iterable[str] | None],
+        folded: npt.NDArray[np.bool_],
         source_lang: pa.Array,
         target_lang: pa.Array,
     ) -> None:
         """Count some rows: output columns, prompt tokens of the model in the output, why its translations
-        are doubtful, language codes as they are written."""
+        are doubtful, which rows have the output of another row's call, language codes as they are written."""
         doubtful = []
         for slugs in doubts:
             self.checks.update(slugs or ())
             doubtful.append(bool(slugs))
-        names = [*_COUNTERS, "source_lang", "target_lang", "doubtful"]
+        names = [*_COUNTERS, "source_lang", "target_lang", "doubtful", "folded"]
         table = pa.table(
             {name: columns[name] for name in _COUNTERS}
             | {"source_lang": source_lang, "target_lang": target_lang}
             | {"in": prompt_tokens, "out": columns["output_tokens"], "doubtful": pa.array(doubtful)}
+            | {"folded": pa.array(folded)}
         )
         for group in (
             table.group_by(names).aggregate([([], "count_all"), ("in", "sum"), ("out", "sum")]).to_pylist()
@@ -79,7 +83,10 @@ class Tally:
         for name in _COUNTERS:
             if group[name] is not None:
                 self.counts[name][group[name]] += rows
-        if group["route"] is not None:
+        if group["folded"]:
+            self.folded_rows += rows
+        elif group["route"] is not None:
+            self.used_calls[group["route"]] += rows
             self.tokens[group["route"]].update({"in": group["in_sum"] or 0, "out": group["out_sum"] or 0})
         self.codes.add(group["source_lang"], group["target_lang"], rows)
         counts = self.directions.setdefault(
@@ -108,6 +115,8 @@ class Tally:
             "gain": {"all": _distribution(gains), "routed": _distribution(gains[planned])},
             "predicted_gain_bought": math.fsum(self.bought),
             "tokens": {route: dict(counter) for route, counter in self.tokens.items()},
+            "folded_rows": self.folded_rows,
+            "used_calls": dict(sorted(self.used_calls.items())),
         }
 
 

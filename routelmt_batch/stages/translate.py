@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from routelmt_batch.corpus.units import Unit
 from routelmt_batch.engines.lanes import Engine, Lane, Mask, Pending
 from routelmt_batch.errors import RoutelmtError
 from routelmt_batch.progress import Bars
@@ -20,6 +20,7 @@ from routelmt_batch.rows import (
     ENGINE_KILLED,
     ESCALATE,
     FAILED,
+    FOLLOWERS,
     LARGE,
     OK,
     QUARANTINED,
@@ -239,14 +240,14 @@ def check_failures(workspace: Job, plan: Plan, exactly: bool = False) -> None:
         )
 
 
-def _dead(workspace: Job, plan: Plan) -> Iterator[tuple[Unit, Mask, Mask]]:
-    """Each unit that has attempts, with two masks of its rows: the large model is called for them; no model
-    is left to try them."""
+def _dead(workspace: Job, plan: Plan) -> Iterator[tuple[UnitWork, Mask, Mask]]:
+    """Each unit that has attempts or follows some, with two masks of its rows: the large model is called for
+    them; no model is left to try them."""
     for unit in workspace.units:
         work = work_on(workspace, unit)
-        if work.parts[TRANSLATIONS.name]:
+        if work.parts[TRANSLATIONS.name] or work.parts[FOLLOWERS.name]:
             called = planned_rows(work, plan.cut).called
-            yield unit, called, attempts(work, called).dead(called)
+            yield work, called, attempts(work, called).dead(called)
 
 
 def reopen_failed(workspace: Job, plan: Plan) -> int:
@@ -257,12 +258,13 @@ def reopen_failed(workspace: Job, plan: Plan) -> int:
     """
     large = small = 0
     shards = set()
-    for unit, called, dead in _dead(workspace, plan):
+    for work, called, dead in _dead(workspace, plan):
         large += int((dead & called).sum())
         small += int((dead & ~called).sum())
-        if dead.any():
-            shards.add(unit.shard.name)
-    if shards:
+        followers = work.committed(FOLLOWERS, generation=work.generation)["status"]
+        if dead.any() or pc.any(pc.is_in(followers, pa.array([FAILED, QUARANTINED]))).as_py():
+            shards.add(work.unit.shard.name)
+    if large + small:
         success = workspace.folder.success
         before = success.stat()
         workspace.ledger.record(

@@ -17,11 +17,21 @@ from routelmt_batch.corpus.units import Unit
 from routelmt_batch.engines.lanes import Mask
 from routelmt_batch.files.location import Location
 from routelmt_batch.files.parquet import read_parquet
-from routelmt_batch.rows import CHECKS, DECISIONS, QUALITY, SCORES, STAGES, TRANSLATIONS, Stage
+from routelmt_batch.rows import (
+    CHECKS,
+    DECISIONS,
+    FOLDS,
+    FOLLOWERS,
+    QUALITY,
+    SCORES,
+    STAGES,
+    TRANSLATIONS,
+    Stage,
+)
 from routelmt_batch.store.workspace import AnyWorkspace
 
 _CACHE_BYTES = 64 << 20
-OF_JOB = (SCORES, DECISIONS, TRANSLATIONS, QUALITY, CHECKS)
+OF_JOB = (FOLDS, SCORES, DECISIONS, TRANSLATIONS, QUALITY, CHECKS, FOLLOWERS)
 
 
 class Part(NamedTuple):
@@ -75,7 +85,7 @@ class UnitWork:
         if model is not None:
             wanted &= pc.field("route") == model
         tables = [
-            _read(self.folder / stage / part.name, part.sha256).cast(schema).filter(wanted)
+            read_part(self.folder / stage / part.name, part.sha256).cast(schema).filter(wanted)
             for stage, part in parts
         ]
         return pa.concat_tables(tables).sort_by("row")
@@ -90,13 +100,20 @@ class UnitWork:
         mask[self.offsets(rows)] = True
         return mask
 
+    def copies(self) -> npt.NDArray[np.int64]:
+        """For each row of the unit, how many rows its call is for; 0 if it follows another row."""
+        copies = np.ones(self.unit.rows, np.int64)
+        folded = self.committed(FOLDS)
+        copies[self.offsets(folded)] = folded["copies"].to_numpy()
+        return copies
+
     def missing(self, *stages: Stage, model: str | None = None) -> Mask:
         """Rows of the unit that are not committed to any of the stages."""
         return ~self.mask(self.committed(*stages, model=model))
 
 
 @cached(LRUCache(_CACHE_BYTES, getsizeof=lambda table: table.nbytes), lock=threading.Lock())
-def _read(location: Location, sha256: str) -> pa.Table:
+def read_part(location: Location, sha256: str) -> pa.Table:
     """A part's rows. The next unit reads mostly the same parts."""
     return read_parquet(location, sha256)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
@@ -57,6 +58,22 @@ class Workspace(Generic[Spec, R]):
     @functools.cached_property
     def ranks(self) -> dict[str, int]:
         return {name: rank for rank, name in enumerate(self.shard_rows)}
+
+    @functools.cached_property
+    def positions(self) -> dict[str, int]:
+        """Place of each shard's first row among all rows of the job."""
+        ends = itertools.accumulate(self.shard_rows.values(), initial=0)
+        return dict(zip(self.shard_rows, ends, strict=False))
+
+    @property
+    def folded_rows(self) -> int:
+        """Rows that follow another row with the same text and languages."""
+        return sum(event["folded"] for event in self.ledger.events_of("fold"))
+
+    @property
+    def calls(self) -> int:
+        """Rows that follow no other row."""
+        return self.rows - self.folded_rows
 
 
 AnyWorkspace: TypeAlias = Workspace[Any, Any]

@@ -342,7 +342,7 @@ def test_run_takes_a_threshold_and_a_cap(invoke, make_spec, tmp_path):
         f"-1: {budget['reached']} of 65 rows with a gain reach it, {budget['reached'] / 65:.4f}"
         in answer.stdout
     )
-    assert "13 planned, 13 used; 0.2000 of rows with a gain" in answer.stdout
+    assert "13 planned, 13 used; 0.2000 of those with a gain" in answer.stdout
     assert "the cap of 13 rows was reached" in answer.stdout
 
 

@@ -240,8 +240,8 @@ def test_a_part_is_opened_for_its_own_model_alone(spec, engine, tmp_path, monkey
         opened[location.parent.name, location.name] += 1
         return usual(location, sha256)
 
-    usual = work._read
-    monkeypatch.setattr("routelmt_batch.stages.work._read", counting)
+    usual = work.read_part
+    monkeypatch.setattr("routelmt_batch.stages.work.read_part", counting)
     run(spec, engine, f"input.uri={tmp_path / 'one'}")
     counts = {stage: [n for (of, _), n in opened.items() if of == stage] for stage, _ in opened}
     assert counts == {"translations": [4, 4], "quality": [1, 1]}

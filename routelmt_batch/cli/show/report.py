@@ -23,6 +23,9 @@ def _summary(report: JobReport) -> Table:
     gain = report.gain
     rows = new_table(report.name, "")
     rows.add_row("rows", extent(report.rows, report.shards))
+    if report.folded_rows:
+        rows.add_row("folded", f"{report.folded_rows:,} rows have the output of another row's call")
+    rows.add_row("calls", counts(report.calls))
     rows.add_row("status", counts(report.status))
     rows.add_row("reasons", counts(report.reason) or "none")
     rows.add_row("doubtful", counts(report.checks) or "none")
@@ -147,7 +150,7 @@ def _drift(drift: DriftReport | None) -> dict[str, str]:
 def _budget(report: JobReport) -> dict[str, str]:
     """The budget's rule and its result: a fraction's places, or the rows that reach a threshold."""
     budget = report.budget
-    with_gain = f"{budget.rows_with_gain:,} rows with a gain"
+    with_gain = f"{budget.calls_with_gain:,} {'calls' if report.folded_rows else 'rows'} with a gain"
     usage = f"{budget.planned:,} planned, {budget.used:,} used"
     # Places held back for escalation belong to the budget but not to the plan.
     held_back = report.guard.held_back if report.guard else 0
@@ -162,7 +165,7 @@ def _budget(report: JobReport) -> dict[str, str]:
     found = {"threshold": f"{budget.threshold:g}: {budget.reached:,} of {with_gain} reach it"}
     if budget.realised is not None:
         found["threshold"] += f", {budget.reached_fraction:.4f}"
-        usage += f"; {budget.realised:.4f} of rows with a gain"
+        usage += f"; {budget.realised:.4f} of those with a gain"
     if expected := budget.calibrated:
         found["calibrated"] = (
             f"for {budget.fraction} on {expected.rows:,} held-out rows: {expected.low:.4f} to "
