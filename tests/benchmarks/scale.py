@@ -4,6 +4,7 @@
     python -m tests.benchmarks.scale --rows 1_000_000 10_000_000 --shards 100     # compares the driver's peaks
     python -m tests.benchmarks.scale --rows 1_000_000 --nodes 3                   # nodes of a local Ray cluster
     python -m tests.benchmarks.scale --rows 1_000_000 --kills 5                   # kills at random moments
+    python -m tests.benchmarks.scale --rows 10_000_000 --duplicates 0.4 --no-kill # rows to fold
 
 In the engines' place, actors make up scores and translations a batch at a time; all else is a job's own: Ray
 Data, reading, parts, the log, the plan, checks, assembly, report. Each size runs twice, in a process of its own:
@@ -76,8 +77,9 @@ WORDS = np.array(
 )
 
 
-def corpus(folder: Path, rows: int, shards: int) -> None:
-    """English sentences of made-up words, and a number for each row."""
+def corpus(folder: Path, rows: int, shards: int, duplicates: float) -> None:
+    """English sentences of made-up words, and a number for each row. A share of the rows, `duplicates`, repeat
+    any row before them."""
     folder.mkdir(parents=True)
     random = np.random.default_rng(3)
     sentences = [" ".join(random.choice(WORDS, size)) for size in random.integers(4, 24, 4096)]
@@ -85,8 +87,9 @@ def corpus(folder: Path, rows: int, shards: int) -> None:
     ends = np.linspace(0, rows, shards + 1).astype(int)
     for shard, (first, end) in enumerate(itertools.pairwise(ends)):
         number = np.arange(first, end)
+        of = np.where(random.random(len(number)) < duplicates, random.integers(0, number + 1), number)
         source = pc.binary_join_element_wise(
-            known.take(pa.array(number % len(sentences))), pa.array(number).cast(pa.string()), " "
+            known.take(pa.array(of % len(sentences))), pa.array(of).cast(pa.string()), " "
         )
         pq.write_table(
             pa.table({"source": source, "number": number}),
@@ -125,6 +128,7 @@ def job(folder: Path, output: str, address: str | None) -> dict[str, Any]:
         "passes": outcome.report.as_json()["passes"],
         "driver_peak_mb": usage.ru_maxrss / 1024,
         "family_peak_mb": family["peak"],
+        "calls": outcome.report.calls["score"],
         "parts": {stage.name: len(ledger.parts(stage)) for stage in (SCORES, TRANSLATIONS)},
         "tasks": {path.name: path.stat().st_size for path in sorted(notes.iterdir())},
         "log_mb": sum(path.stat().st_size for path in log.iterdir()) / 1e6,
@@ -263,12 +267,12 @@ def measured(rows: int, options: argparse.Namespace, address: str | None) -> dic
     shards = options.shards or max(4, rows // 250_000)
     with tempfile.TemporaryDirectory(dir=options.scratch) as name:
         folder = Path(name)
-        corpus(folder / "in", rows, shards)
-        found: dict[str, Any] = {"rows": rows, "shards": shards}
+        corpus(folder / "in", rows, shards, options.duplicates)
+        found: dict[str, Any] = {"rows": rows, "shards": shards, "duplicates": options.duplicates}
         found["whole"] = in_a_process(folder, "out", address)
         data = digest(folder / "out/data") if options.kills or not options.no_kill else ""
         if not options.no_kill:
-            killed(folder, "killed", address, until_half(folder / "killed", rows))
+            killed(folder, "killed", address, until_half(folder / "killed", found["whole"]["calls"]))
             found["resumed"] = resumed(folder, "killed", address)
             found["equal"] = data == digest(folder / "killed/data")
         if options.kills:
@@ -317,6 +321,7 @@ def main() -> int:
     )
     parser.add_argument("--rows", type=int, nargs="+", default=[100_000])
     parser.add_argument("--shards", type=int)
+    parser.add_argument("--duplicates", type=float, default=0.0, help="share of rows that repeat another")
     parser.add_argument("--nodes", type=int, default=1, help="Ray nodes, on this machine")
     parser.add_argument("--no-kill", action="store_true", help="without the run that is killed and resumed")
     parser.add_argument("--kills", type=int, default=0, help="kills at random moments of another run")

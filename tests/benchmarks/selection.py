@@ -48,6 +48,7 @@ class Committed:
 
     ledger: Ledger
     ranks: dict[str, int]
+    folded_rows: int = 0
 
     @classmethod
     def at(cls, work: Path, rows: int) -> Committed:
