@@ -110,3 +110,12 @@ def test_long_texts_are_tokenized_a_few_at_a_time(monkeypatch):
 @pytest.mark.parametrize("code", ["xx", "EN", ""])
 def test_codes_are_exact(code):
     assert code not in LANGUAGES
+
+
+def test_a_batch_of_nothing_but_too_long_prompts_is_refused_row_by_row():
+    rows = pa.table(
+        {"source": ["one two three four"] * 2, "source_lang": ["en"] * 2, "target_lang": ["de"] * 2}
+    )
+    keys, kept, refused = tokenized([1, 2], rows, Prompter(str(MODELS / "small")), 5)
+    assert (list(keys), kept.num_rows) == ([], 0)
+    assert [(key, answer.skip) for key, answer in refused] == [(1, "too_long"), (2, "too_long")]

@@ -1,4 +1,5 @@
-"""Write the demo's input shards from sentences.tsv: `python jobs/demo/make_input.py`.
+"""Write the demo's input shards from sentences.tsv, and those of its second night, in which some texts were
+corrected and some are new: `python jobs/demo/make_input.py`.
 
 The sentences were written for this project. Beside them stand the rows that a real corpus has: empty,
 null, far too long, repeated, emoji, right-to-left, line breaks, markup, a language nobody knows.
@@ -27,7 +28,7 @@ SCHEMA = pa.schema(
     ]
 )
 # Shard name, rows of each row group. Rows are dealt out in order.
-SHARDS = {
+SHARDS: dict[str, list[int | None]] = {
     "part-0.parquet": [40, 25, 15],
     "part-1.parquet": [70],
     "part-2-one-row.parquet": [1],
@@ -52,6 +53,23 @@ ODD = [
     ("Good night, sleep well.", "en", "de"),
     ("12:30", "en", "de"),
     ("!!!", "de", "en"),
+]
+# The second night: other texts by id, and new rows.
+CORRECTED = {
+    1001: "My bicycle has two flat tyres.",
+    1004: "The soup needs some more pepper.",
+    1006: "She reads the paper every evening.",
+    1008: "The children are playing in the street.",
+    1012: "Our neighbours have two old dogs.",
+}
+NEW = [
+    ("The bakery opens at seven.", "en", "de"),
+    ("The bakery opens at seven.", "en", "zh"),
+    ("My sister is learning to swim.", "en", "de"),
+    ("We had fish for dinner.", "en", "zh"),
+    ("Der Zug hat zehn Minuten Verspätung.", "de", "en"),
+    ("Die Katze schläft auf dem Stuhl.", "de", "en"),
+    ("他在图书馆看书。", "zh", "en"),
 ]
 
 
@@ -85,16 +103,36 @@ def rows() -> list[dict]:
 
 
 def main() -> None:
-    left = rows()
+    lines = rows()
+    first = sum(size or 0 for size in SHARDS["part-0.parquet"])
+    corrected = [line | {"source": CORRECTED.get(line["id"], line["source"])} for line in lines[:first]]
+    new = [
+        line
+        | {
+            "id": 2000 + index,
+            "source": text,
+            "source_lang": source,
+            "target_lang": target,
+            "reference": None,
+        }
+        for index, (line, (text, source, target)) in enumerate(zip(lines, NEW, strict=False))
+    ]
+    write(HERE / "second-night/part-0.parquet", SHARDS["part-0.parquet"], corrected)
+    write(HERE / "second-night/part-6.parquet", [None], new)
     for name, groups in SHARDS.items():
-        path = HERE / "input" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with pq.ParquetWriter(path, SCHEMA) as writer:
-            for size in groups:
-                size = len(left) if size is None else size
-                writer.write_table(pa.Table.from_pylist(left[:size], SCHEMA))
-                left = left[size:]
-    assert not left
+        lines = write(HERE / "input" / name, groups, lines)
+    assert not lines
+
+
+def write(path: Path, groups: list[int | None], lines: list[dict]) -> list[dict]:
+    """Write a shard with so many rows in each row group (None: the rest); give the rows that are left."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with pq.ParquetWriter(path, SCHEMA) as writer:
+        for size in groups:
+            size = len(lines) if size is None else size
+            writer.write_table(pa.Table.from_pylist(lines[:size], SCHEMA))
+            lines = lines[size:]
+    return lines
 
 
 if __name__ == "__main__":

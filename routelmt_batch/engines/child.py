@@ -119,7 +119,9 @@ def tokenized(keys: Sequence[int], rows: pa.Table, prompter: Prompter, limit_tok
     if far:
         refused = [(keys[index], Answer(TOO_LONG)) for index in far]
         kept = sorted(set(range(len(texts))) - set(far))
-        keys, rows, others = tokenized([keys[i] for i in kept], rows.take(kept), prompter, limit_tokens)
+        keys, rows, others = tokenized(
+            [keys[i] for i in kept], rows.take(pa.array(kept, pa.int64())), prompter, limit_tokens
+        )
         return keys, rows, refused + others
     columns = (rows[name].to_pylist() for name in ("source", "source_lang", "target_lang"))
     tokens = prompter.token_ids(*columns)
@@ -131,7 +133,7 @@ def tokenized(keys: Sequence[int], rows: pa.Table, prompter: Prompter, limit_tok
     rows = rows.append_column("tokens", pa.array(tokens, pa.list_(pa.int32())))
     if refused:
         kept = [index for index, ids in enumerate(tokens) if len(ids) <= limit_tokens]
-        keys, rows = [keys[index] for index in kept], rows.take(kept)
+        keys, rows = [keys[index] for index in kept], rows.take(pa.array(kept, pa.int64()))
     return keys, rows, refused
 
 

@@ -1,4 +1,4 @@
-"""The main job, in order: fold, score, allocate, guard, translate, check, assemble, audit, report."""
+"""The main job, in order: fold, reuse, score, allocate, guard, translate, check, assemble, audit, report."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ from routelmt_batch.stages.assemble import assemble
 from routelmt_batch.stages.audit import audit, audit_is_due
 from routelmt_batch.stages.check import check as check_texts
 from routelmt_batch.stages.check import checks_came_late, checks_pool
+from routelmt_batch.stages.earlier import named
 from routelmt_batch.stages.finished import FinishedJob
 from routelmt_batch.stages.fold import fold
 from routelmt_batch.stages.gains import skipped_rows
@@ -39,6 +40,7 @@ from routelmt_batch.stages.job_report import JobReport, WhatIf
 from routelmt_batch.stages.outputs import current_outputs, succeed
 from routelmt_batch.stages.recipe import Job, JobRecipe, check_models
 from routelmt_batch.stages.report import report
+from routelmt_batch.stages.reuse import reuse
 from routelmt_batch.stages.score import score
 from routelmt_batch.stages.skips import check_codes, refuse_skipped
 from routelmt_batch.stages.translate import check_fit, expected, reopen_failed, translate, upcoming
@@ -106,6 +108,7 @@ def run(spec: JobSpec, options: Options, bars: Bars, open_engine: OpenEngine) ->
             check_space(workspace.folder.root, workspace.shards, options.limit, bars)
             _check_languages(workspace.recipe, workspace.units, bars, engine.each)
         fold(workspace, engine, bars)
+        reuse(workspace, engine, bars)
         score(workspace, engine, bars, upcoming=partial(upcoming, workspace, engine))
         refuse_skipped(workspace, skipped_rows(workspace), workspace.rows)
         plan = allocate(workspace)
@@ -180,6 +183,7 @@ def plan(spec: JobSpec, options: Options, bars: Bars, open_engine: OpenEngine) -
         if workspace.ledger.rows(SCORES) < workspace.calls:
             _check_languages(workspace.recipe, workspace.units, bars, engine.each)
             fold(workspace, engine, bars)
+            reuse(workspace, engine, bars)
             score(workspace, engine, bars)
         return make_plan(workspace).budgets
 
@@ -228,6 +232,7 @@ def dry_run(
         "router": recipe.router.describe(),
         "dtype": _dtypes(spec, choices),
         "budget": _budget(recipe, rows),
+        **_reused(spec, folder, bars),
         **_measured(recipe),
         "longest prompt": f"{recipe.prompt_limit_tokens} tokens",
         "output": f"{spec.output.uri} ({_state(folder, begun)})",
@@ -238,6 +243,13 @@ def _dtypes(spec: JobSpec, choices: Sequence[Choice]) -> str:
     pools = {"router": spec.router, SMALL: spec.models.small, LARGE: spec.models.large}
     shown = ", ".join(f"{name} {pool.dtype}" for name, pool in pools.items())
     return shown + "".join(f" ({reason})" for reason in dict.fromkeys(choice.reason for choice in choices))
+
+
+def _reused(spec: JobSpec, folder: Folder, bars: Bars) -> dict[str, str]:
+    """The jobs that a new job would take scores and translations from, if its spec names any."""
+    if spec.reuse is None:
+        return {}
+    return {"reuse": ", ".join(str(job.root) for job in named(spec.reuse, folder, bars)) or "nothing"}
 
 
 def _measured(recipe: JobRecipe) -> dict[str, str]:

@@ -21,6 +21,7 @@ from routelmt_batch.spec.parts import (
     near,
 )
 from routelmt_batch.spec.quality import Audit, Checks, Guard, Metric
+from routelmt_batch.spec.reuse import Reuse
 from routelmt_batch.spec.storage import Storage
 from routelmt_batch.spec.values import COMET
 
@@ -45,6 +46,7 @@ __all__ = [
     "Pool",
     "Prompt",
     "Replicas",
+    "Reuse",
     "Router",
     "Run",
     "ScoreSpec",

@@ -204,6 +204,9 @@ def resolve(spec: PassSpecs, path: Path) -> PassSpecs:
         resolved["metric"] = spec.metric.model_copy(update={"source": source})
     if isinstance(spec, JobSpec):
         resolved["router"] = with_source(spec.router)
+        if spec.reuse:
+            outputs = tuple(map(from_here, spec.reuse.outputs))
+            resolved["reuse"] = spec.reuse.model_copy(update={"outputs": outputs})
         if spec.guard.router:
             resolved["guard"] = spec.guard.model_copy(update={"router": with_source(spec.guard.router)})
     return spec.model_copy(update=resolved)

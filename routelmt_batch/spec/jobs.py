@@ -20,6 +20,7 @@ from routelmt_batch.spec.parts import (
     SpecFile,
 )
 from routelmt_batch.spec.quality import Audit, Checks, Guard, Metric
+from routelmt_batch.spec.reuse import Reuse
 from routelmt_batch.spec.storage import Storage
 
 
@@ -67,6 +68,7 @@ class JobSpec(PassSpec):
     checks: Checks = Checks()
     guard: Guard = Guard()
     audit: Audit = Audit()
+    reuse: Reuse | None = Field(None, description="Earlier jobs whose work is taken over.")
     metric: Metric | None = Field(
         None, description="Metric that the guard and the audit measure with. Nothing else reads it."
     )

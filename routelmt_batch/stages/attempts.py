@@ -47,7 +47,8 @@ class Attempts:
     def to_send(self, route: Route, called: Mask, hypotheses: bool, skipped: Mask) -> Mask:
         """Rows that one model has still to translate: its own share and, for the small model, the rows that
         the large one failed on. With `hypotheses` the small model's share is every row."""
-        share = called if route == LARGE else hypotheses | ~called | self.failed[LARGE]
+        own = ~called & (self.translation[LARGE] < 0)  # an earlier job's large translation may be there
+        share = called if route == LARGE else hypotheses | own | self.failed[LARGE]
         return np.asarray(share & ~skipped & (self.translation[route] < 0) & ~self.failed[route])
 
 
@@ -82,4 +83,6 @@ def attempts(work: UnitWork, called: Mask) -> Attempts:
         tables.append(table)
         offset += table.num_rows
     state.table = pa.concat_tables([state.table, *tables])
+    if not work.upgrade:
+        state.translation[LARGE][~called] = -1
     return state

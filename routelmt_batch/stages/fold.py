@@ -7,7 +7,6 @@ stretches. See follow for how the other rows get the first one's translation, an
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from routelmt_batch.corpus.units import Unit, read_lines
+from routelmt_batch.corpus.units import read_lines
 from routelmt_batch.engines.lanes import Engine
 from routelmt_batch.progress import Bars
 from routelmt_batch.rows import FOLDS
@@ -27,45 +26,13 @@ from routelmt_batch.stages.exchange import Exchange, exchange_folder, remove_lef
 from routelmt_batch.stages.passes import PartWriter, part_writer, record_time
 from routelmt_batch.stages.recipe import Job
 from routelmt_batch.stages.requests import requests
+from routelmt_batch.stages.stretches import KEY, Stretch, keys_of, stretches
 from routelmt_batch.store.ledger import PartEntry
-from routelmt_batch.store.workspace import AnyWorkspace
 from routelmt_batch.threads import Stop
 
-_STRETCH_ROWS = 1 << 19
-_STRETCH_BYTES = 256 << 20  # of its shards' files, for corpora of long rows
-
 # A row or several with the same key: `position` is that of the first, and `copies` how many they are.
-_KEYS = pa.schema(
-    [("high", pa.uint64()), ("low", pa.uint64()), ("position", pa.int64()), ("copies", pa.int64())]
-)
+_KEYS = pa.schema([*KEY, ("position", pa.int64()), ("copies", pa.int64())])
 _MATCHES = pa.schema([*_KEYS, ("first", pa.int64())])
-
-
-@dataclass(frozen=True)
-class Stretch:
-    """Consecutive units that one task works on: their place among the stretches, and the position of each
-    unit's first row among all rows of the job."""
-
-    number: int
-    units: Sequence[Unit]
-    positions: Sequence[int]
-
-
-def stretches(workspace: AnyWorkspace) -> list[Stretch]:
-    """All units of a job, in order."""
-    found: list[list[Unit]] = []
-    rows, size = _STRETCH_ROWS, 0.0
-    for unit in workspace.units:
-        bytes_of_unit = unit.shard.size_bytes * unit.rows / max(unit.shard.rows, 1)
-        if rows + unit.rows > _STRETCH_ROWS or size + bytes_of_unit > _STRETCH_BYTES:
-            found.append([])
-            rows, size = 0, 0.0
-        found[-1].append(unit)
-        rows, size = rows + unit.rows, size + bytes_of_unit
-    return [
-        Stretch(number, units, [workspace.positions[unit.shard.name] + unit.first_row for unit in units])
-        for number, units in enumerate(found)
-    ]
 
 
 def fold(workspace: Job, engine: Engine, bars: Bars) -> None:
@@ -83,7 +50,7 @@ def fold(workspace: Job, engine: Engine, bars: Bars) -> None:
         with engine.each(_Keys(workspace.spec.input, keys), parts) as files:
             for part, file in zip(parts, files, strict=True):
                 sent.append(file)
-                advance(sum(unit.rows for unit in part.units))
+                advance(part.rows)
         first = np.array([part.positions[0] for part in parts])
         with engine.each(_Matches(keys, matches, sent, first), range(len(parts))) as files:
             matched = list(files)
@@ -126,14 +93,8 @@ class _Keys:
 
 def _keys(rows: pa.Table, before: int) -> pa.Table:
     """The keys of some rows of a shard; `before` rows of the job come before the shard's first."""
-    columns = (rows[name].to_pylist() for name in ("source_lang", "target_lang", "source"))
-    digests = b"".join(
-        hashlib.blake2b("\0".join(row).encode(), digest_size=16).digest()
-        for row in zip(*columns, strict=True)
-    )
-    high, low = np.frombuffer(digests, np.uint64).reshape(-1, 2).T
     position = rows["row"].to_numpy() + before
-    return pa.table([high, low, position, np.ones(len(position), np.int64)], schema=_KEYS)
+    return pa.table([*keys_of(rows), position, np.ones(len(position), np.int64)], schema=_KEYS)
 
 
 def _starts(keys: pa.Table) -> npt.NDArray[np.int64]:

@@ -21,32 +21,23 @@ from routelmt_batch.progress import Bars
 from routelmt_batch.rows import FAILED, FOLDS, FOLLOWERS, HASH_COLLISION, OUTPUT_FIELDS
 from routelmt_batch.spec import Input
 from routelmt_batch.stages.exchange import Exchange, exchange_folder
-from routelmt_batch.stages.fold import Stretch, stretches
 from routelmt_batch.stages.passes import PartWriter, part_writer, record_time
 from routelmt_batch.stages.recipe import Job
-from routelmt_batch.stages.work import UnitWork, work_on
+from routelmt_batch.stages.stretches import TEXTS, Work, stretches, work_of
+from routelmt_batch.stages.work import UnitWork
 from routelmt_batch.store.ledger import PartEntry
 from routelmt_batch.threads import Stop
 
 _OUTPUT = (*OUTPUT_FIELDS, FOLLOWERS.schema.field("doubts"))
-_TEXTS = ("source", "source_lang", "target_lang")
 _PART_ROWS = 65_536
 
 # The output of a call, with the position of its row and what was translated.
-_CALLS = pa.schema([("first", pa.int64()), *((name, pa.large_string()) for name in _TEXTS), *_OUTPUT])
+_CALLS = pa.schema([("first", pa.int64()), *((name, pa.large_string()) for name in TEXTS), *_OUTPUT])
 # A call whose output a stretch needs.
 _WANTED = pa.schema([("first", pa.int64()), ("stretch", pa.int64())])
 
 # Gives the output of a unit's rows: the columns of OUTPUT_FIELDS, and `doubts`.
 Outputs = Callable[[UnitWork], pa.Table]
-
-
-@dataclass(frozen=True)
-class _Work:
-    """A stretch and its units with their committed parts."""
-
-    stretch: Stretch
-    units: Sequence[UnitWork]
 
 
 def follow(workspace: Job, outputs: Outputs, engine: Engine, bars: Bars) -> None:
@@ -61,8 +52,6 @@ def follow(workspace: Job, outputs: Outputs, engine: Engine, bars: Bars) -> None
         return
     started, parts = time.time(), stretches(workspace)
     write = part_writer(ledger, FOLLOWERS, generation=ledger.generation)
-    work = (_Work(part, [work_on(workspace, unit) for unit in part.units]) for part in parts)
-    again = (_Work(part, [work_on(workspace, unit, [FOLDS]) for unit in part.units]) for part in parts)
     with (
         exchange_folder(workspace) as folder,
         bars.rows("copy to folded rows", workspace.folded_rows) as advance,
@@ -70,12 +59,15 @@ def follow(workspace: Job, outputs: Outputs, engine: Engine, bars: Bars) -> None
         calls, wanted, answers = (
             Exchange(folder, schema, len(parts)) for schema in (_CALLS, _WANTED, _CALLS)
         )
-        with engine.each(_Sender(workspace.spec.input, outputs, calls, wanted), work) as files:
+        with engine.each(
+            _Sender(workspace.spec.input, outputs, calls, wanted), work_of(workspace, parts)
+        ) as files:
             sent = list(files)
         with engine.each(_Router(calls, wanted, answers, sent), range(len(parts))) as files:
             answered = list(files)
         entries: list[PartEntry] = []
-        with engine.each(_Writer(workspace.spec.input, answers, answered, write), again) as written:
+        writer = _Writer(workspace.spec.input, answers, answered, write)
+        with engine.each(writer, work_of(workspace, parts, [FOLDS])) as written:
             for some in written:
                 entries += some
                 advance(sum(entry.rows for entry in some))
@@ -93,7 +85,7 @@ class _Sender:
     calls: Exchange
     wanted: Exchange
 
-    def __call__(self, work: _Work, stop: Stop) -> tuple[str, str]:
+    def __call__(self, work: Work, stop: Stop) -> tuple[str, str]:
         tables, firsts = [_CALLS.empty_table()], [np.zeros(0, np.int64)]
         for unit in work.units:
             stop()
@@ -154,7 +146,7 @@ class _Writer:
     answered: Sequence[str]
     write: PartWriter
 
-    def __call__(self, work: _Work, stop: Stop) -> list[PartEntry]:
+    def __call__(self, work: Work, stop: Stop) -> list[PartEntry]:
         calls = self.answers.receive(self.answered, work.stretch.number, stop).sort_by("first")
         return [
             self.write(rows.slice(start, _PART_ROWS))
@@ -171,7 +163,7 @@ class _Writer:
         mine = calls.take(np.searchsorted(calls["first"].to_numpy(), folds["first"].to_numpy()))
         texts = _texts(work, work.mask(folds), self.input, stop)
         same = np.ones(folds.num_rows, bool)
-        for name, text in zip(_TEXTS, texts, strict=True):
+        for name, text in zip(TEXTS, texts, strict=True):
             same &= pc.equal(text, mine[name].combine_chunks()).to_numpy(zero_copy_only=False)
         columns = {field.name: mine[field.name] for field in _OUTPUT} | _collided(mine, same)
         yield pa.table({"shard": folds["shard"], "row": folds["row"], **columns}, schema=FOLLOWERS.schema)

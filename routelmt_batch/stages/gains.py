@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from routelmt_batch.rows import FOLDS, SCORES, SKIP_REASONS, TOO_LONG
+from routelmt_batch.stages.stretches import found_in
 from routelmt_batch.stages.work import read_part
 from routelmt_batch.stats.selection import Cut, Gains
 from routelmt_batch.store.ledger import PartEntry
@@ -81,9 +82,7 @@ def copies_of(
     position = _by_shard(shard, workspace.positions) + row
     for part in parts.values():
         folds = read_part(ledger.part_path(part), part.sha256)
-        known = folds["position"].to_numpy()  # in order, as rows are
-        at = np.minimum(np.searchsorted(known, position), len(known) - 1)
-        found = known[at] == position
+        found, at = found_in(folds["position"].to_numpy(), position)  # a part's rows are in order
         copies[found] = folds["copies"].to_numpy()[at[found]]
     return copies
 

@@ -136,6 +136,23 @@ class Fraction(Record):
     actual: float | None
 
 
+class Changed(Record):
+    """Calls whose score or translation could not be taken, and the settings that differ."""
+
+    calls: int
+    because: list[str]
+
+
+class Reused(Record):
+    """What was taken from an earlier job, and what could not be taken because of what changed since, in calls
+    by kind: score, small and large translation. `success` is the SHA-256 of its `_SUCCESS`."""
+
+    output: str
+    success: str
+    taken: Counts
+    changed: dict[str, Changed]
+
+
 class WhatIf(Record):
     """What one budget would buy, by the gains alone: calls (`rows`) and prompt tokens for the large model,
     the summed gain of their rows, the threshold. The counts of all translatable calls do not depend on the
@@ -231,6 +248,8 @@ class JobReport(Report):
     calls: Counts = Field(description="Rows sent to `score`, and calls to the models `small` and `large`.")
     folded_rows: int = Field(description="Rows with the output of another row's call: they cost no call.")
     used_calls: Counts = Field(description="Calls whose translation is in the output, by model.")
+    reused_rows: Counts = Field(description="Calls that earlier jobs saved, by kind: score, small, large.")
+    reuse: list[Reused]
     status: Counts
     reason: Counts
     planned_route: Counts

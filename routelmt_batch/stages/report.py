@@ -27,6 +27,7 @@ from routelmt_batch.rows import (
 from routelmt_batch.spec import Guard, Pool
 from routelmt_batch.stages.allocate import Plan
 from routelmt_batch.stages.audited import audited
+from routelmt_batch.stages.earlier import KINDS, SCORE
 from routelmt_batch.stages.job_report import JobReport
 from routelmt_batch.stages.outputs import write_report
 from routelmt_batch.stages.recipe import Job
@@ -53,6 +54,8 @@ def job_report(workspace: Job, plan: Plan, engine: Engine) -> JobReport:
     total = totals(workspace, engine, summable)
     counts = {name: total.get(name, {}) for name in ("status", "reason", "planned_route", "route")}
     counts["status"] = {status: counts["status"].get(status, 0) for status in STATUSES}
+    jobs = [job for event in workspace.ledger.events_of("reuse") for job in event["jobs"]]
+    taken = {kind: sum(job["taken"][kind] for job in jobs) for kind in KINDS}
     used, with_gain = total.get("used_calls", {}), total.get("rows_with_gain", 0)
     passes, budget = _passes(workspace), _budget(plan, with_gain, used.get(LARGE, 0))
     guard, judged = _guard(workspace, plan, used), audited(workspace, plan)
@@ -63,7 +66,9 @@ def job_report(workspace: Job, plan: Plan, engine: Engine) -> JobReport:
             "rows": total.get("rows", 0),
             "shards": len(workspace.shards),
             "unreadable": workspace.unreadable,
-            "calls": _calls(workspace.ledger),
+            "calls": _calls(workspace.ledger, taken),
+            "reused_rows": taken,
+            "reuse": jobs,
             "folded_rows": workspace.folded_rows,
             "used_calls": used,
             **counts,
@@ -94,13 +99,15 @@ def job_report(workspace: Job, plan: Plan, engine: Engine) -> JobReport:
     )
 
 
-def _calls(ledger: Ledger) -> dict[str, int]:
-    """Rows that were sent to the router and to each model. A row that is sent twice counts twice."""
+def _calls(ledger: Ledger, taken: Mapping[str, int]) -> dict[str, int]:
+    """Rows that were sent to the router and to each model, without those whose work was `taken` from an
+    earlier job. A row that is sent twice counts twice."""
     scored = ledger.totals(SCORES)
     skipped = sum(scored.unanswered[reason] for reason in SKIP_REASONS)
-    return {"score": scored.rows - skipped} | {
+    made = {SCORE: scored.rows - skipped} | {
         model: ledger.rows(TRANSLATIONS, model) for model in (SMALL, LARGE)
     }
+    return {kind: rows - taken[kind] for kind, rows in made.items()}
 
 
 def _codes(total: Mapping[str, Any]) -> dict[str, Any]:

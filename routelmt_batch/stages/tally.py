@@ -51,8 +51,9 @@ class Tally:
         source_lang: pa.Array,
         target_lang: pa.Array,
     ) -> None:
-        """Count some rows: output columns, prompt tokens of the model in the output, why its translations
-        are doubtful, which rows have the output of another row's call, language codes as they are written."""
+        """Count some rows: output columns, the tokens that a model of this job read for them, why
+        translations are doubtful, which rows have the output of another row's call, language codes as they
+        are written."""
         doubtful = []
         for slugs in doubts:
             self.checks.update(slugs or ())
@@ -61,7 +62,11 @@ class Tally:
         table = pa.table(
             {name: columns[name] for name in _COUNTERS}
             | {"source_lang": source_lang, "target_lang": target_lang}
-            | {"in": prompt_tokens, "out": columns["output_tokens"], "doubtful": pa.array(doubtful)}
+            | {
+                "in": prompt_tokens,
+                "out": pc.if_else(pc.is_valid(prompt_tokens), columns["output_tokens"], None),
+            }
+            | {"doubtful": pa.array(doubtful)}
             | {"folded": pa.array(folded)}
         )
         for group in (

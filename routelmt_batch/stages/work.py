@@ -50,7 +50,8 @@ class UnitWork:
     """A unit and, by stage, the committed parts that may hold its rows. It is sent to the reading task.
 
     `folder` is the job's work folder, which holds the parts. `rank` is its shard's position in the input,
-    `generation` the number of `--retry-failed` runs so far. With a `model`, only its parts are named.
+    `generation` the number of `--retry-failed` runs so far. With a `model`, only its parts are named. Without
+    `upgrade`, large translations of rows that the large model is not called for do not count.
     """
 
     folder: Location
@@ -59,6 +60,7 @@ class UnitWork:
     generation: int
     parts: Mapping[str, Sequence[Part]]
     model: str | None = None
+    upgrade: bool = True
 
     def within(self, unit: Unit) -> UnitWork:
         """A smaller unit of the same shard, with its parts."""
@@ -138,7 +140,16 @@ def work_on(
         ]
         for stage in stages
     }
-    return UnitWork(ledger.folder, unit, workspace.ranks[unit.shard.name], ledger.generation, parts, model)
+    reuse = getattr(workspace.spec, "reuse", None)  # only jobs have it
+    return UnitWork(
+        ledger.folder,
+        unit,
+        workspace.ranks[unit.shard.name],
+        ledger.generation,
+        parts,
+        model,
+        upgrade=reuse is None or reuse.upgrade,
+    )
 
 
 def refreshed(workspace: AnyWorkspace, work: UnitWork) -> UnitWork:

@@ -4,7 +4,7 @@
     python -m tests.benchmarks.scale --rows 1_000_000 10_000_000 --shards 100     # compares the driver's peaks
     python -m tests.benchmarks.scale --rows 1_000_000 --nodes 3                   # nodes of a local Ray cluster
     python -m tests.benchmarks.scale --rows 1_000_000 --kills 5                   # kills at random moments
-    python -m tests.benchmarks.scale --rows 10_000_000 --duplicates 0.4 --no-kill # rows to fold
+    python -m tests.benchmarks.scale --rows 10_000_000 --duplicates 0.4 --again 0.8 --no-kill   # fold and reuse
 
 In the engines' place, actors make up scores and translations a batch at a time; all else is a job's own: Ray
 Data, reading, parts, the log, the plan, checks, assembly, report. Each size runs twice, in a process of its own:
@@ -77,9 +77,9 @@ WORDS = np.array(
 )
 
 
-def corpus(folder: Path, rows: int, shards: int, duplicates: float) -> None:
+def corpus(folder: Path, rows: int, shards: int, duplicates: float, new: float = 0.0) -> None:
     """English sentences of made-up words, and a number for each row. A share of the rows, `duplicates`, repeat
-    any row before them."""
+    any row before them. A share of the texts are `new`: a corpus without has none of them."""
     folder.mkdir(parents=True)
     random = np.random.default_rng(3)
     sentences = [" ".join(random.choice(WORDS, size)) for size in random.integers(4, 24, 4096)]
@@ -88,6 +88,7 @@ def corpus(folder: Path, rows: int, shards: int, duplicates: float) -> None:
     for shard, (first, end) in enumerate(itertools.pairwise(ends)):
         number = np.arange(first, end)
         of = np.where(random.random(len(number)) < duplicates, random.integers(0, number + 1), number)
+        of += rows * (random.permutation(len(number)) < new * len(number))
         source = pc.binary_join_element_wise(
             known.take(pa.array(of % len(sentences))), pa.array(of).cast(pa.string()), " "
         )
@@ -98,10 +99,12 @@ def corpus(folder: Path, rows: int, shards: int, duplicates: float) -> None:
         )
 
 
-def job(folder: Path, output: str, address: str | None) -> dict[str, Any]:
-    """Run the job in this process; its passes, its peak of memory, its parts, and where its tasks ran."""
+def job(folder: Path, output: str, address: str | None, again: str | None = None) -> dict[str, Any]:
+    """Run the job in this process; its passes, its peak of memory, its parts, and where its tasks ran. With
+    `again`, it is the next night's, which takes what that output has."""
     settings = [
-        f"input.uri={folder / 'in'}",
+        f"input.uri={folder / ('next' if again else 'in')}",
+        *([f"reuse=[{folder / again}]"] if again else []),
         "input.source_lang=en",
         "input.target_lang=de",
         f"output.uri={folder / output}",
@@ -129,6 +132,8 @@ def job(folder: Path, output: str, address: str | None) -> dict[str, Any]:
         "driver_peak_mb": usage.ru_maxrss / 1024,
         "family_peak_mb": family["peak"],
         "calls": outcome.report.calls["score"],
+        "folded_rows": outcome.report.folded_rows,
+        "reused_rows": outcome.report.reused_rows,
         "parts": {stage.name: len(ledger.parts(stage)) for stage in (SCORES, TRANSLATIONS)},
         "tasks": {path.name: path.stat().st_size for path in sorted(notes.iterdir())},
         "log_mb": sum(path.stat().st_size for path in log.iterdir()) / 1e6,
@@ -271,6 +276,9 @@ def measured(rows: int, options: argparse.Namespace, address: str | None) -> dic
         found: dict[str, Any] = {"rows": rows, "shards": shards, "duplicates": options.duplicates}
         found["whole"] = in_a_process(folder, "out", address)
         data = digest(folder / "out/data") if options.kills or not options.no_kill else ""
+        if options.again is not None:
+            corpus(folder / "next", rows, shards, options.duplicates, 1 - options.again)
+            found["again"] = in_a_process(folder, "again", address, "out")
         if not options.no_kill:
             killed(folder, "killed", address, until_half(folder / "killed", found["whole"]["calls"]))
             found["resumed"] = resumed(folder, "killed", address)
@@ -289,12 +297,15 @@ def measured(rows: int, options: argparse.Namespace, address: str | None) -> dic
 def show(sizes: list[dict[str, Any]]) -> None:
     for found in sizes:
         whole, resume = found["whole"], found.get("resumed")
-        table = Table(f"{found['rows']:,} rows, {found['shards']:,} shards", "seconds", "µs a row")
-        for line in [*whole["passes"], {"name": "all", "seconds": whole["seconds"]}]:
-            table.add_row(
-                line["name"], f"{line['seconds']:.1f}", f"{line['seconds'] / found['rows'] * 1e6:.1f}"
-            )
-        Console().print(table)
+        for name, run in (("", whole), (" the next night", found.get("again"))):
+            if run:
+                title = f"{found['rows']:,} rows, {found['shards']:,} shards{name}"
+                table = Table(title, "seconds", "µs a row")
+                for line in [*run["passes"], {"name": "all", "seconds": run["seconds"]}]:
+                    seconds = line["seconds"]
+                    table.add_row(line["name"], f"{seconds:.1f}", f"{seconds / found['rows'] * 1e6:.1f}")
+                Console().print(table)
+                print(f"{run['calls']:,} calls, {run['folded_rows']:,} folded, reused {run['reused_rows']}")
         print(
             f"driver {whole['driver_processor_seconds']:.0f} processor seconds and "
             f"{whole['driver_peak_mb']:.0f} MB, family {whole['family_peak_mb']:.0f} MB; "
@@ -322,6 +333,7 @@ def main() -> int:
     parser.add_argument("--rows", type=int, nargs="+", default=[100_000])
     parser.add_argument("--shards", type=int)
     parser.add_argument("--duplicates", type=float, default=0.0, help="share of rows that repeat another")
+    parser.add_argument("--again", type=float, help="share of the rows that a next night has, too")
     parser.add_argument("--nodes", type=int, default=1, help="Ray nodes, on this machine")
     parser.add_argument("--no-kill", action="store_true", help="without the run that is killed and resumed")
     parser.add_argument("--kills", type=int, default=0, help="kills at random moments of another run")

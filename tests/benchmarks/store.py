@@ -44,7 +44,7 @@ PRICE = {
     "head": 0.0004 / 1000,
     "delete": 0.0,
 }
-SETTINGS = ("checks.enabled=false", "page.rows=0")
+SETTINGS = ("checks.enabled=false", "page.rows=0", "input.fold=off")  # all copies are rows to read and write
 
 
 def corpus(folder: Path, copies: int, many_shards: bool) -> int:

@@ -17,7 +17,7 @@ from routelmt_batch.errors import OutputError
 from routelmt_batch.job import flow
 from routelmt_batch.progress import Bars
 from routelmt_batch.spec.file import load
-from routelmt_batch.stages import exchange, fold
+from routelmt_batch.stages import exchange, stretches
 from tests import oracle
 from tests.conftest import sampled, with_references, write_shard
 from tests.fake_engine import FakeEngine
@@ -72,7 +72,7 @@ def sent(engine: FakeEngine, *labels: str) -> list[Key]:
 @pytest.mark.parametrize("stretch_rows", [1 << 19, 10, 1], ids=["one", "some", "each unit"])
 @pytest.mark.parametrize("fraction", ["0", "0.3", "1"])
 def test_each_text_is_one_call(folding, repeated, tmp_path, engine, fraction, stretch_rows, monkeypatch):
-    monkeypatch.setattr(fold, "_STRETCH_ROWS", stretch_rows)
+    monkeypatch.setattr(stretches, "_ROWS", stretch_rows)
     report = run(folding(budget__fraction=fraction), engine).report
     output = tmp_path / "out"
     oracle.check(output, repeated, fraction)
@@ -104,7 +104,7 @@ def test_without_fold_each_row_is_a_call(make_spec, repeated, tmp_path, engine):
     stretch_rows=st.integers(1, 20),
 )
 def test_any_corpus(make_spec, tmp_path_factory, monkeypatch, shards, fraction, stretch_rows):
-    monkeypatch.setattr(fold, "_STRETCH_ROWS", stretch_rows)
+    monkeypatch.setattr(stretches, "_ROWS", stretch_rows)
     folder = tmp_path_factory.mktemp("any")
     for number, texts in enumerate(shards):
         write_shard(folder / "in" / f"{number}.parquet", texts, row_group_size=3)
@@ -133,7 +133,7 @@ def test_texts_whose_hashes_are_equal_are_not_mixed(folding, tmp_path, engine, m
         def digest(self) -> bytes:
             return bytes([hashlib.sha256(self.data).digest()[0] % 16]) * 16
 
-    monkeypatch.setattr(fold.hashlib, "blake2b", Weak)
+    monkeypatch.setattr(stretches.hashlib, "blake2b", Weak)
     run(folding(run__max_failed_fraction=1), engine)
     lines = {
         (path.relative_to(tmp_path / "out/data").as_posix(), row): line
@@ -207,7 +207,7 @@ def test_what_a_killed_run_left_is_removed(folding, tmp_path, engine, monkeypatc
     ),
 )
 def test_killed_anywhere_it_goes_on(folding, repeated, tmp_path, place, time, monkeypatch):
-    monkeypatch.setattr(fold, "_STRETCH_ROWS", 10)
+    monkeypatch.setattr(stretches, "_ROWS", 10)
     spec, log = folding(), tmp_path / "sent.log"
     assert run_armed(spec, log, f"{place}:{time}") == -signal.SIGKILL, "the failpoint is on the way"
     run(spec, FakeEngine(log))

@@ -26,6 +26,13 @@ def _summary(report: JobReport) -> Table:
     if report.folded_rows:
         rows.add_row("folded", f"{report.folded_rows:,} rows have the output of another row's call")
     rows.add_row("calls", counts(report.calls))
+    for job in report.reuse:
+        rows.add_row("reused", f"{counts(job.taken) or 'nothing'} of {job.output}")
+        for kind, changed in job.changed.items():
+            rows.add_row(
+                "not reused",
+                f"{changed.calls:,} {kind} of {job.output}: changed {', '.join(changed.because)}",
+            )
     rows.add_row("status", counts(report.status))
     rows.add_row("reasons", counts(report.reason) or "none")
     rows.add_row("doubtful", counts(report.checks) or "none")
