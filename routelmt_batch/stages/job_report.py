@@ -249,6 +249,7 @@ class JobReport(Report):
     folded_rows: int = Field(description="Rows with the output of another row's call: they cost no call.")
     used_calls: Counts = Field(description="Calls whose translation is in the output, by model.")
     reused_rows: Counts = Field(description="Calls that earlier jobs saved, by kind: score, small, large.")
+    saved_calls: Counts = Field(description="Calls that folding and reuse saved, by kind.")
     reuse: list[Reused]
     status: Counts
     reason: Counts
@@ -257,7 +258,8 @@ class JobReport(Report):
     checks: Counts
     direction: dict[str, Counts] = Field(
         description="Rows by direction: by status, planned for and translated by the large model, truncated, "
-        "doubtful, empty (no text in the source or the translation)."
+        "doubtful, empty (no text in the source or the translation), folded (output of another row's call), "
+        "reused (with an earlier job's translation)."
     )
     codes: CodesReport
     budget: BudgetReport

@@ -68,6 +68,10 @@ def job_report(workspace: Job, plan: Plan, engine: Engine) -> JobReport:
             "unreadable": workspace.unreadable,
             "calls": _calls(workspace.ledger, taken),
             "reused_rows": taken,
+            "saved_calls": {
+                SCORE: workspace.folded_rows + taken[SCORE],
+                **{m: counts["route"].get(m, 0) - used.get(m, 0) + taken[m] for m in (SMALL, LARGE)},
+            },
             "reuse": jobs,
             "folded_rows": workspace.folded_rows,
             "used_calls": used,

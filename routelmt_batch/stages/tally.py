@@ -22,7 +22,7 @@ EDGES = np.arange(-100.0, 101.0, 2.0)
 DECILES = tuple(range(1, 10))
 _COUNTERS = ("status", "reason", "planned_route", "route")
 _NO_TEXT = (EMPTY, NULL, EMPTY_OUTPUT)
-_SUMS = ("rows_with_gain", "predicted_gain_bought", "tokens", "folded_rows", "used_calls")
+_SUMS = ("rows_with_gain", "predicted_gain_bought", "tokens", "folded_rows", "used_calls", "reused_calls")
 
 
 class Tally:
@@ -37,6 +37,7 @@ class Tally:
         self.codes = Codes()
         self.folded_rows = 0
         self.used_calls: Counter[str] = Counter()
+        self.reused_calls: Counter[str] = Counter()
         self.tokens = {route: Counter({"in": 0, "out": 0}) for route in (SMALL, LARGE)}
         self._gains: list[npt.NDArray[np.float32]] = []
         self._planned: list[npt.NDArray[np.bool_]] = []
@@ -58,16 +59,13 @@ class Tally:
         for slugs in doubts:
             self.checks.update(slugs or ())
             doubtful.append(bool(slugs))
-        names = [*_COUNTERS, "source_lang", "target_lang", "doubtful", "folded"]
+        names = [*_COUNTERS, "source_lang", "target_lang", "doubtful", "folded", "made"]
+        made = pc.is_valid(prompt_tokens)  # by a model of this job
         table = pa.table(
             {name: columns[name] for name in _COUNTERS}
             | {"source_lang": source_lang, "target_lang": target_lang}
-            | {
-                "in": prompt_tokens,
-                "out": pc.if_else(pc.is_valid(prompt_tokens), columns["output_tokens"], None),
-            }
-            | {"doubtful": pa.array(doubtful)}
-            | {"folded": pa.array(folded)}
+            | {"in": prompt_tokens, "out": pc.if_else(made, columns["output_tokens"], None)}
+            | {"doubtful": pa.array(doubtful), "folded": pa.array(folded), "made": made}
         )
         for group in (
             table.group_by(names).aggregate([([], "count_all"), ("in", "sum"), ("out", "sum")]).to_pylist()
@@ -92,14 +90,22 @@ class Tally:
             self.folded_rows += rows
         elif group["route"] is not None:
             self.used_calls[group["route"]] += rows
+            self.reused_calls[group["route"]] += rows * (not group["made"])
             self.tokens[group["route"]].update({"in": group["in_sum"] or 0, "out": group["out_sum"] or 0})
         self.codes.add(group["source_lang"], group["target_lang"], rows)
         counts = self.directions.setdefault(
-            direction(group["source_lang"], group["target_lang"]), Counter(planned_large=0, large=0)
+            direction(group["source_lang"], group["target_lang"]),
+            Counter(planned_large=0, large=0),
         )
         counts.update({"rows": rows, group["status"]: rows})
         reason = group["reason"]
-        holds = {"truncated": reason == TRUNCATED, "empty": reason in _NO_TEXT, "doubtful": group["doubtful"]}
+        holds = {
+            "truncated": reason == TRUNCATED,
+            "empty": reason in _NO_TEXT,
+            "doubtful": group["doubtful"],
+            "folded": group["folded"],
+            "reused": group["route"] is not None and not (group["folded"] or group["made"]),
+        }
         counts.update({name: rows for name, true in holds.items() if true})
         counts["planned_large"] += rows * (group["planned_route"] == LARGE)
         counts["large"] += rows * (group["route"] == LARGE)
@@ -122,6 +128,7 @@ class Tally:
             "tokens": {route: dict(counter) for route, counter in self.tokens.items()},
             "folded_rows": self.folded_rows,
             "used_calls": dict(sorted(self.used_calls.items())),
+            "reused_calls": dict(sorted(self.reused_calls.items())),
         }
 
 

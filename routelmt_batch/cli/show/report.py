@@ -26,6 +26,8 @@ def _summary(report: JobReport) -> Table:
     if report.folded_rows:
         rows.add_row("folded", f"{report.folded_rows:,} rows have the output of another row's call")
     rows.add_row("calls", counts(report.calls))
+    if any(report.saved_calls.values()):
+        rows.add_row("saved calls", counts(report.saved_calls))
     for job in report.reuse:
         rows.add_row("reused", f"{counts(job.taken) or 'nothing'} of {job.output}")
         for kind, changed in job.changed.items():
