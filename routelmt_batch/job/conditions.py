@@ -218,7 +218,7 @@ def _value(condition: Condition, report: Report, drifted: Callable[[], Drift]) -
         return _share(*_rows(condition, report))
     if name == "unused_budget":
         assert isinstance(report, JobReport), "labels have no budget"
-        return _share(report.all_places - report.budget.used, report.all_places)
+        return _share(max(0, report.all_places - report.budget.used), report.all_places)
     moved = drifted()[name]
     if moved is None or not math.isfinite(moved):
         raise _Unknown("it is not a finite number")

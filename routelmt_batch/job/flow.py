@@ -220,7 +220,7 @@ def dry_run(
     begun.check(spec.command, shards, recipe.fingerprints(shards, limit), bars)
     refuse_other_budget(folder, begun.ledger, recipe.budget, spec.guard)
     rows = sum(unit.rows for unit in units(shards, limit))
-    if begun.ledger.rows(SCORES) < rows:
+    if begun.ledger.rows(SCORES) < rows - begun.ledger.folded_rows:
         check_space(folder.root, shards, limit, bars)
         _check_languages(recipe, units(shards, limit), bars)
     return {
@@ -293,7 +293,7 @@ def unfinished(folder: Folder) -> dict[str, Any]:
 def progress(folder: Folder) -> dict[str, list[int]]:
     """A job's progress by stage, `[done, total]`, from its ledger."""
     ledger, (shards, rows) = folder.ledger(), folder.extent()
-    stages = {"score": [ledger.rows(SCORES), rows]}
+    stages = {"score": [ledger.rows(SCORES), rows - ledger.folded_rows]}
     if folder.plan.exists():
         plan = read_plan(folder.plan)
         for route in (LARGE, SMALL):

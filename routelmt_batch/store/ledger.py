@@ -410,6 +410,11 @@ class Ledger:
         return self.totals(stage, model).rows
 
     @property
+    def folded_rows(self) -> int:
+        """Rows that follow another row with the same text and languages."""
+        return sum(int(event["folded"]) for event in self.events_of("fold"))
+
+    @property
     def cleaned(self) -> bool:
         """Whether `clean` removed the work files of the job after it had finished."""
         return any(self.events_of("cleaned"))

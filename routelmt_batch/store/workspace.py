@@ -68,7 +68,7 @@ class Workspace(Generic[Spec, R]):
     @property
     def folded_rows(self) -> int:
         """Rows that follow another row with the same text and languages."""
-        return sum(event["folded"] for event in self.ledger.events_of("fold"))
+        return self.ledger.folded_rows
 
     @property
     def calls(self) -> int:

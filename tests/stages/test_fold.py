@@ -18,6 +18,7 @@ from routelmt_batch.job import flow
 from routelmt_batch.progress import Bars
 from routelmt_batch.spec.file import load
 from routelmt_batch.stages import exchange, stretches
+from routelmt_batch.store.folder import Folder
 from tests import oracle
 from tests.conftest import sampled, with_references, write_shard
 from tests.fake_engine import FakeEngine
@@ -216,3 +217,11 @@ def test_killed_anywhere_it_goes_on(folding, repeated, tmp_path, place, time, mo
     assert len(lines) == len(set(lines)), "no row goes to an engine twice"
     assert not list((tmp_path / "out/_job").glob("exchange*"))
     assert json.loads((tmp_path / "out/reports/job.json").read_text())["folded_rows"] == 29
+
+
+def test_a_running_job_counts_calls(folding, tmp_path, engine):
+    with engine.stopping(lambda label, row: label == "small"):
+        run(folding(), engine)
+    stages = flow.progress(Folder.at(str(tmp_path / "out")))
+    assert stages["score"] == [39, 39]
+    assert stages["translate large"] == [10, 10] and stages["translate small"] == [0, 25]
