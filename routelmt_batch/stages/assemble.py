@@ -28,13 +28,13 @@ from routelmt_batch.spec import Input
 from routelmt_batch.stages.allocate import Plan
 from routelmt_batch.stages.attempts import attempts
 from routelmt_batch.stages.check import reasons
+from routelmt_batch.stages.gains import Rule
 from routelmt_batch.stages.measure import verified_small
 from routelmt_batch.stages.outputs import Addition, write_shards
 from routelmt_batch.stages.planned import planned_rows
 from routelmt_batch.stages.recipe import Job
 from routelmt_batch.stages.tally import Tally
 from routelmt_batch.stages.work import UnitWork
-from routelmt_batch.stats.selection import Cut
 
 
 def assemble(workspace: Job, plan: Plan, engine: Engine, bars: Bars) -> None:
@@ -43,31 +43,31 @@ def assemble(workspace: Job, plan: Plan, engine: Engine, bars: Bars) -> None:
     Raises:
         InputChanged: see outputs.write_shards.
     """
-    columns = _JobColumns(plan.cut, workspace.spec.guard.verify_margin, workspace.spec.input)
-    write_shards(workspace, Addition(OUTPUT_FIELDS, partial(Tally, plan.cut), columns), engine, bars)
+    columns = _JobColumns(plan.rule, workspace.spec.guard.verify_margin, workspace.spec.input)
+    write_shards(workspace, Addition(OUTPUT_FIELDS, partial(Tally, plan.threshold), columns), engine, bars)
 
 
 @dataclass(frozen=True)
 class _JobColumns:
     """See outputs.Columns."""
 
-    cut: Cut | None
+    rule: Rule
     margin: float | None
     input: Input
 
     def __call__(self, work: UnitWork, batch: pa.RecordBatch, counted: Tally) -> dict[str, pa.Array]:
-        added, prompt_tokens, doubts = _columns(work, self.cut, self.margin)
+        added, prompt_tokens, doubts = _columns(work, self.rule, self.margin)
         counted.add(added, prompt_tokens, doubts, *codes(batch, self.input))
         return added
 
 
 def _columns(
-    work: UnitWork, cut: Cut | None, margin: float | None
+    work: UnitWork, rule: Rule, margin: float | None
 ) -> tuple[dict[str, pa.Array], pa.Array, list[list[str] | None]]:
     """The output columns of some rows, the prompt tokens that the chosen model read, and why its
     translations are doubtful."""
     unit = work.unit
-    planned = planned_rows(work, cut)
+    planned = planned_rows(work, rule)
     state = attempts(work, planned.called)
     kept_small = verified_small(work, state, planned.called, margin)
     chosen = state.chosen(kept_small)

@@ -12,9 +12,9 @@ import pyarrow.compute as pc
 from routelmt_batch.engines.lanes import Mask
 from routelmt_batch.errors import RoutelmtError
 from routelmt_batch.rows import DECISIONS, LARGE, SCORES
-from routelmt_batch.stages.gains import admitted, gain_of, is_skipped
+from routelmt_batch.stages.gains import Rule, gain_of, is_skipped
 from routelmt_batch.stages.work import UnitWork
-from routelmt_batch.stats.selection import Cut, Gains
+from routelmt_batch.stats.selection import Gains
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,12 @@ class PlannedRows:
     reason: npt.NDArray[np.object_]
 
 
-def planned_rows(work: UnitWork, cut: Cut | None) -> PlannedRows:
-    """Join a unit's scores and decisions. Raises RoutelmtError if any row is not scored exactly once."""
+def planned_rows(work: UnitWork, rule: Rule | None) -> PlannedRows:
+    """Join a unit's scores and decisions. Without a rule no row is planned for the large model.
+
+    Raises:
+        RoutelmtError: a row is not scored exactly once.
+    """
     unit = work.unit
     scores = work.committed(SCORES)
     rows = scores["row"].to_numpy()
@@ -41,7 +45,7 @@ def planned_rows(work: UnitWork, cut: Cut | None) -> PlannedRows:
             "each: please report it"
         )
     gains = Gains(gain_of(scores), np.full(len(rows), work.rank, np.int64), rows)
-    large = admitted(cut, gains)
+    large = rule(gains, scores) if rule else np.zeros(len(rows), bool)
     called, reason = large.copy(), np.full(len(rows), None, object)
     decided = work.committed(DECISIONS)
     offsets = work.offsets(decided)

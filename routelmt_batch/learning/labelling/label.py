@@ -29,8 +29,9 @@ from routelmt_batch.learning.labelling.passes import (
 from routelmt_batch.learning.labelling.recipe import Labelling, check_label_models
 from routelmt_batch.learning.labelling.report import Counts, report
 from routelmt_batch.progress import Bars
-from routelmt_batch.rows import LABEL_FIELDS, LABEL_METADATA, QUALITY, SMALL, TRANSLATIONS
+from routelmt_batch.rows import LABEL_FIELDS, LABEL_METADATA, LARGE, OK, QUALITY, SMALL, TRANSLATIONS
 from routelmt_batch.spec import Input, LabelSpec
+from routelmt_batch.stages.lengths import add_lengths
 from routelmt_batch.stages.outputs import Addition, current_outputs, succeed, write_report, write_shards
 from routelmt_batch.stages.skips import check_codes, refuse_skipped
 from routelmt_batch.stages.translate import check_fit
@@ -118,7 +119,12 @@ class _LabelColumns:
             qualities = work.committed(QUALITY, model=route)
             added[f"quality_{route}"] = _placed(work, qualities, "quality")
         added["gain"] = pc.subtract(added["quality_large"], added["quality_small"])
-        counted.add(added, reasons, *codes(batch, self.input))
+        written = codes(batch, self.input)
+        counted.add(added, reasons, *written)
+        large = work.committed(TRANSLATIONS, model=LARGE).filter(pc.field("status") == OK)
+        for name, code in zip(("source_lang", "target_lang"), written, strict=True):
+            large = large.append_column(name, code.take(pa.array(work.offsets(large))))
+        add_lengths(counted.lengths, large)
         return added
 
 
