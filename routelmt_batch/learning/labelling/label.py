@@ -5,7 +5,7 @@ It runs the main job's passes with another recipe, so it commits and resumes ali
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -111,21 +111,26 @@ class _LabelColumns:
 
     def __call__(self, work: UnitWork, batch: pa.RecordBatch, counted: Counts) -> dict[str, pa.Array]:
         added: dict[str, pa.Array] = {}
-        reasons = []
+        reasons, written = [], codes(batch, self.input)
         for route in ROUTES:
             table = work.committed(TRANSLATIONS, model=route)
             reasons.append(_placed(work, table, "reason"))
             added[f"translation_{route}"] = _placed(work, table, "translation")
             qualities = work.committed(QUALITY, model=route)
             added[f"quality_{route}"] = _placed(work, qualities, "quality")
+            if route == LARGE:
+                add_lengths(counted.lengths, _with_codes(work, table, written))
         added["gain"] = pc.subtract(added["quality_large"], added["quality_small"])
-        written = codes(batch, self.input)
         counted.add(added, reasons, *written)
-        large = work.committed(TRANSLATIONS, model=LARGE).filter(pc.field("status") == OK)
-        for name, code in zip(("source_lang", "target_lang"), written, strict=True):
-            large = large.append_column(name, code.take(pa.array(work.offsets(large))))
-        add_lengths(counted.lengths, large)
         return added
+
+
+def _with_codes(work: UnitWork, table: pa.Table, written: Sequence[pa.Array]) -> pa.Table:
+    """The translations among committed rows, with language codes as they are written."""
+    table = table.filter(pc.field("status") == OK)
+    for name, code in zip(("source_lang", "target_lang"), written, strict=True):
+        table = table.append_column(name, code.take(pa.array(work.offsets(table))))
+    return table
 
 
 def _placed(work: UnitWork, table: pa.Table, name: str) -> pa.Array:
