@@ -145,6 +145,8 @@ def _bounds(field: FieldInfo) -> str:
 
 def _part(field: FieldInfo) -> type[BaseModel] | None:
     """The model that a key holds, if its keys are a section of their own."""
+    if get_origin(field.annotation) is dict:
+        return None
     inside = [field.annotation, *get_args(field.annotation)]
     parts = [one for one in inside if isinstance(one, type) and issubclass(one, BaseModel)]
     return parts[0] if parts and parts[0] is not Replicas else None

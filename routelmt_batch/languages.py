@@ -30,6 +30,12 @@ def direction(source_lang: str | None, target_lang: str | None) -> str:
     return "-".join((code and understood(code)) or UNKNOWN for code in (source_lang, target_lang))
 
 
+def is_direction(text: str) -> bool:
+    """Whether a text is a direction in LMT's codes, such as `en-zh`."""
+    codes = text.split("-")
+    return len(codes) == 2 and set(codes) <= LANGUAGES.keys()
+
+
 def is_code(text: str) -> bool:
     """Whether a text has the form of a language code. Anything else may be corpus text, and is not shown."""
     return _CODE.fullmatch(text) is not None

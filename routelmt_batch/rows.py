@@ -98,6 +98,7 @@ SCORES: Final = Stage(
             *_ROW,
             pa.field("gain", pa.float32()),
             pa.field("prompt_tokens", pa.int32()),
+            pa.field("direction", pa.int16()),  # see directions.numbers
             pa.field("reason", pa.string()),
         ]
     ),

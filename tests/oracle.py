@@ -30,6 +30,7 @@ SCORES = {
     "row": pa.int64(),
     "gain": pa.float32(),
     "prompt_tokens": pa.int32(),
+    "direction": pa.int16(),
     "reason": pa.string(),
 }
 SCHEMAS = Path(__file__).parent.parent / "docs/pages"

@@ -133,35 +133,42 @@ def plan(
     with scheduled("plan", schedule) as ending:
         from routelmt_batch.cli import show
         from routelmt_batch.job import flow, rates
-        from routelmt_batch.spec.file import load
+        from routelmt_batch.spec.file import from_here, load
         from routelmt_batch.stages.allocate import is_begun
         from routelmt_batch.store.folder import Folder
 
         job_spec = spec.read(load)
         ending.begin(job_spec.name, job_spec.output.uri)
+        budget, spent_at = job_spec.budget, None
+        if rates_file and budget.rates is None and budget.measure in ("seconds", "cost"):
+            spent_at = from_here(rates_file)
+            budget = budget.model_copy(update={"rates": spent_at})
+            job_spec = job_spec.model_copy(update={"budget": budget})
         measured = rates.load(rates_file, job_spec) if rates_file else None
         options = flow.Options(**vars(scope), **vars(ray), end=ending.end_now)
         lines = flow.plan(job_spec, options, ending.bars, partial(flow.ray_engine, options=options))
         estimates = [rates.estimate(measured, job_spec, line) for line in lines] if measured else []
-        folder, hint = Folder.at(job_spec.output.uri), _next_step()
+        folder, hint = Folder.at(job_spec.output.uri), _next_step(spent_at)
         if is_begun(folder, folder.ledger()):
             hint = (
                 "Its budget is frozen: rows were translated under it. Another budget needs another --output"
             )
-        ending.show(show.what_if(lines, estimates), hint)
-        budgets = [vars(line) | {"fraction": str(line.fraction)} for line in lines]
-        for budget, estimate in zip(budgets, estimates, strict=bool(estimates)):
-            budget |= vars(estimate)
-        ending.end(budgets=budgets)
+        ending.show(show.what_if(lines, job_spec.budget.measure, estimates), hint)
+        shown = [line.as_json() for line in lines]
+        for line, estimate in zip(shown, estimates, strict=bool(estimates)):
+            line |= vars(estimate)
+        ending.end(budgets=shown)
 
 
-def _next_step() -> str:
-    """The next step after a plan."""
+def _next_step(rates_file: str | None) -> str:
+    """The next step after a plan; `rates_file` is what the budget was spent at, if the spec has none."""
     if os.environ.get(SUBMITTED):
         return "Next: submit it again, with --budget P instead of --plan"
     from routelmt_batch.spec.variables import without_value
 
     arguments = [without_value(argument) for argument in _without("--rates", sys.argv[2:])]
+    if rates_file:
+        arguments += ["--set", f"budget.rates={rates_file}"]
     run_command = shlex.join(["routelmt-batch", "run", *arguments])
     return f"Next: {run_command} --budget P"
 

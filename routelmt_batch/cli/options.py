@@ -64,7 +64,12 @@ class PlanSpecOptions(SpecOptions):
 
     budget_fraction: Annotated[
         str | None,
-        typer.Option("--budget", metavar="P", help="Fraction of rows for the large model; budget.fraction."),
+        typer.Option(
+            "--budget",
+            metavar="P",
+            help="Fraction of rows for the large model, budget.fraction; or an amount, budget.amount: "
+            "200000calls, 5000000tokens, 3h, 35usd.",
+        ),
     ] = None
 
 

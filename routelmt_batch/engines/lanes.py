@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from routelmt_batch.directions import numbers
 from routelmt_batch.patience import PATIENCE, Patience
 
 if TYPE_CHECKING:
@@ -42,11 +43,12 @@ REQUESTS = pa.schema(
 
 # A row back from an engine. Its answer is a score, reasons to doubt a translation, or a text; without one,
 # `error` says why. `cut`: the scorer read only the beginning of the text. `truncated`: the translation ends
-# without an end token.
+# without an end token. `direction`: see directions.numbers.
 RESULTS = pa.schema(
     [
         ("shard", pa.string()),
         ("row", pa.int64()),
+        ("direction", pa.int16()),
         ("skip", pa.string()),
         ("error", pa.string()),
         ("prompt_tokens", pa.int32()),
@@ -83,7 +85,10 @@ def as_results(requests: pa.Table, answers: Mapping[int, Answer]) -> pa.Table:
         pa.array(values, RESULTS.field(name).type)
         for name, values in zip(Answer._fields, columns, strict=True)
     ]
-    return pa.table([requests["shard"], requests["row"], *arrays], schema=RESULTS)
+    direction: Any = pa.nulls(requests.num_rows, pa.int16())
+    if "source_lang" in requests.column_names:
+        direction = numbers(requests["source_lang"], requests["target_lang"])
+    return pa.table([requests["shard"], requests["row"], direction, *arrays], schema=RESULTS)
 
 
 class Scorer(Protocol):

@@ -164,7 +164,7 @@ class Conditions:
                 )
         most = recipe.budget.most
         for condition in self.conditions:
-            if condition.name == "unused_budget" and not most:
+            if condition.name == "unused_budget" and not most and recipe.budget.amount is None:
                 budget_kind = "a threshold without --cap" if most is None else "a budget of 0"
                 raise UsageError(
                     f"--fail-if {condition}: {budget_kind} has no places; leave the condition out"

@@ -20,6 +20,7 @@ from routelmt_batch.progress import Bars, counted
 from routelmt_batch.rows import LARGE, SCORES, SMALL, TRANSLATIONS
 from routelmt_batch.spec import Guard, JobSpec, Pool
 from routelmt_batch.spec.dtypes import Choice, settle
+from routelmt_batch.spec.values import amount_of
 from routelmt_batch.stages.allocate import (
     allocate,
     guard_words,
@@ -218,7 +219,7 @@ def dry_run(
     revisions = begun.revisions(spec.input.uris)
     shards, unreadable = find_input(spec, only, limit, begun.known_shards(), bars, revisions)
     begun.check(spec.command, shards, recipe.fingerprints(shards, limit), bars)
-    refuse_other_budget(folder, begun.ledger, recipe.budget, spec.guard)
+    refuse_other_budget(folder, begun.ledger, recipe)
     rows = sum(unit.rows for unit in units(shards, limit))
     if begun.ledger.rows(SCORES) < rows - begun.ledger.folded_rows:
         check_space(folder.root, shards, limit, bars)
@@ -266,7 +267,13 @@ def _measured(recipe: JobRecipe) -> dict[str, str]:
 
 def _budget(recipe: JobRecipe, rows: int) -> str:
     budget, at_least = recipe.spec.budget, recipe.at_least
+    if at_least is None and recipe.spending:
+        of = f"{budget.fraction} of what all rows cost, in {budget.measure}"
+        return f"{budget.amount or of}; the highest gain per cost to large first"
+    if budget.amount is not None:
+        return f"{budget.amount}: at most {min(int(amount_of(budget.amount)[0]), rows):,} rows to large"
     if at_least is None:
+        assert budget.fraction is not None
         return f"{budget.fraction}: at most {places(budget.fraction, rows):,} rows to large"
     cap = "" if budget.cap is None else f", at most {places(budget.cap, rows):,}"
     return f"rows with a score of at least {at_least:g} to large{cap}"

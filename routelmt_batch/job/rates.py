@@ -4,79 +4,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
-
-from pydantic import Field, model_validator
+from typing import Any
 
 from routelmt_batch.errors import SpecError
 from routelmt_batch.files.uris import locate
 from routelmt_batch.rows import AUDIT_QUALITY, LARGE, QUALITY, SCORES, SMALL, TRANSLATIONS
-from routelmt_batch.spec import JobSpec, Part, SpecFile
+from routelmt_batch.spec import JobSpec
 from routelmt_batch.spec.file import read
+from routelmt_batch.spec.rates import Rate, Rates, Work
 from routelmt_batch.spec.text import dump
 from routelmt_batch.stages.job_report import JobReport, LaneReport, PassReport, WhatIf
 
 ROUTER, METRIC = "router", "metric"
-_HOUR_S = 3600.0
 _HEADER = """\
 # Measured by {name}: the speed of one GPU of each pool once it runs, and how long the pool takes to start.
 # Set gpus to the number that the job will have and price_per_gpu_hour to the price of one. Then run
 # `routelmt-batch plan SPEC --rates FILE`. Without GPUs, one engine counts as one GPU.
 """
-
-
-class Work(NamedTuple):
-    rows: int
-    prompt_tokens: int
-
-
-class Rate(Part):
-    """The measured speed of one GPU of a pool, in rows or in prompt tokens (the time includes the output),
-    the pool's number of GPUs, and the price of one GPU per hour."""
-
-    rows_per_second_per_gpu: float | None = Field(None, gt=0, allow_inf_nan=False)
-    prompt_tokens_per_second_per_gpu: float | None = Field(None, gt=0, allow_inf_nan=False)
-    start_seconds: float = Field(0, ge=0, allow_inf_nan=False)  # until its engines take the first row
-    gpus: int = Field(ge=1)
-    price_per_gpu_hour: float | None = Field(None, ge=0, allow_inf_nan=False)
-
-    @model_validator(mode="after")
-    def _one_measure(self) -> Rate:
-        if (self.rows_per_second_per_gpu is None) == (self.prompt_tokens_per_second_per_gpu is None):
-            raise ValueError("give either rows_per_second_per_gpu or prompt_tokens_per_second_per_gpu")
-        return self
-
-    def hours(self, work: Work) -> float:
-        """From the start of the pool's engines to its last row; 0 without rows."""
-        if not work.rows:
-            return 0.0
-        if self.rows_per_second_per_gpu is not None:
-            seconds = work.rows / self.rows_per_second_per_gpu
-        else:
-            assert self.prompt_tokens_per_second_per_gpu is not None
-            seconds = work.prompt_tokens / self.prompt_tokens_per_second_per_gpu
-        return (self.start_seconds + seconds / self.gpus) / _HOUR_S
-
-
-class Rates(SpecFile):
-    """The file that `plan --rates` reads."""
-
-    command: ClassVar[str] = "plan"
-
-    router: Rate
-    small: Rate
-    large: Rate
-    metric: Rate | None = None  # for a guard that measures
-
-    @classmethod
-    def starter(cls) -> str:
-        return "`routelmt-batch report OUTPUT --rates` writes one"
-
-    @model_validator(mode="after")
-    def _metric_by_rows(self) -> Rates:
-        if self.metric and self.metric.rows_per_second_per_gpu is None:
-            raise ValueError("metric: give rows_per_second_per_gpu, because a metric reads no prompt")
-        return self
 
 
 @dataclass(frozen=True)
@@ -144,7 +88,8 @@ def workload(spec: JobSpec, line: WhatIf) -> dict[str, Work]:
 
 
 def measured(report: JobReport) -> str:
-    """A rates file from a finished job's report: rows/s of each pool that ran, its start, its GPUs."""
+    """A rates file from a finished job's report: rows/s of each pool that ran, tokens/s of the translators,
+    each pool's start and GPUs."""
     rates: dict[str, dict[str, Any]] = {}
     for pool in (ROUTER, SMALL, LARGE, METRIC):
         lanes = [
@@ -156,13 +101,23 @@ def measured(report: JobReport) -> str:
         gpus = [_gpus(pass_report, label) for pass_report, label, _ in lanes]
         seconds = sum(lane.seconds * number for (*_, lane), number in zip(lanes, gpus, strict=True))
         if seconds > 0:
+            rows_per_second = sum(lane.rows for *_, lane in lanes) / seconds
             rates[pool] = {
-                "rows_per_second_per_gpu": round(sum(lane.rows for *_, lane in lanes) / seconds, 3),
+                "rows_per_second_per_gpu": round(rows_per_second, 3),
+                **_tokens_per_second(report, pool, rows_per_second),
                 "start_seconds": max(pass_report.engine_start_seconds for pass_report, *_ in lanes),
                 "gpus": gpus[-1],
                 "price_per_gpu_hour": None,
             }
     return _HEADER.format(name=report.name) + dump(rates)
+
+
+def _tokens_per_second(report: JobReport, pool: str, rows_per_second: float) -> dict[str, float]:
+    """The speed of a translator's GPU in tokens, by the mean length of its rows in the output."""
+    rows, tokens = report.route.get(pool, 0), report.tokens.get(pool, {})
+    return (
+        {"tokens_per_second_per_gpu": round(rows_per_second * sum(tokens.values()) / rows, 3)} if rows else {}
+    )
 
 
 def _gpus(pass_report: PassReport, label: str) -> int:

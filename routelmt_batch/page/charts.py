@@ -29,7 +29,8 @@ def budget_curve(report: JobReport) -> str | None:
         axes = _axes(figure, "rows sent to the large model (%)", "predicted gain bought")
         shares = [0.0, *(100 * line.rows / rows for line in budgets)]
         bought = [0.0, *(line.predicted_gain for line in budgets)]
-        axes.plot(shares, bought, color=_LARGE, linewidth=1.8, label="highest gains first")
+        first = "highest gains first" if report.budget.unit == "calls" else "highest gain per cost first"
+        axes.plot(shares, bought, color=_LARGE, linewidth=1.8, label=first)
         mean = report.gain.all.mean
         if mean is not None:
             axes.plot(

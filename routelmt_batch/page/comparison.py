@@ -112,6 +112,9 @@ def _made_from(report: JobReport) -> dict[str, Any]:
     budget = report.budget
     rule = {
         "budget.fraction": budget.fraction,
+        "budget.amount": budget.amount,
+        "budget.unit": budget.unit,
+        "budget.directions": budget.directions,
         "budget.min_gain": budget.min_gain,
         "budget.threshold": budget.threshold,
         "budget.cap": budget.cap,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,6 +24,7 @@ Spec = TypeVar("Spec", bound=SpecFile)
 
 _OPTIONS = {
     "budget.fraction": "--budget",
+    "budget.amount": "--budget",
     "budget.threshold": "--threshold",
     "budget.cap": "--cap",
     "output.uri": "--output",
@@ -32,12 +34,13 @@ _OPTIONS = {
 def load(path: str | Path, settings: Iterable[str] = (), **overrides: str | None) -> JobSpec:
     """Read a job's spec file, apply `--set key=value` settings and overrides, resolve its paths.
 
-    Overrides are `budget_fraction`, `budget_threshold`, `budget_cap` and `output_uri`.
+    Overrides are `budget_fraction` (a fraction or an amount), `budget_threshold`, `budget_cap` and
+    `output_uri`.
 
     Raises:
         SpecError: see read.
     """
-    given = [_override(name, value) for name, value in overrides.items() if value is not None]
+    given = [key for name, value in overrides.items() if value is not None for key in _override(name, value)]
     spec = resolve(read(Path(path), settings, JobSpec, given), Path(path))
     if not spec.router.source and KINDS[spec.router.kind] is SMALL_MODEL:
         router = spec.router.model_copy(update={"source": spec.models.small.source})
@@ -60,8 +63,13 @@ def load_label(path: str | Path, settings: Iterable[str] = (), output_uri: str |
     return resolve(read(Path(path), settings, LabelSpec, given), Path(path))
 
 
-def _override(name: str, value: str) -> tuple[str, str]:
-    return name.replace("_", ".", 1), value
+def _override(name: str, value: str) -> list[tuple[str, str | None]]:
+    """The keys that an option of the command line sets. A fraction and an amount replace each other."""
+    if name != "budget_fraction":
+        return [(name.replace("_", ".", 1), value)]
+    if re.fullmatch(r"\d.*[a-z]", value):
+        return [("budget.amount", value), ("budget.fraction", None), ("budget.unit", None)]
+    return [("budget.fraction", value), ("budget.amount", None)]
 
 
 def read(
@@ -86,7 +94,11 @@ def read(
         return kind.model_validate(raw)
     except ValidationError as error:
         given = {setting.partition("=")[0]: f"--set {without_value(setting)}" for setting in settings}
-        given |= {dotted: f"{_OPTIONS.get(dotted, dotted)} {value}" for dotted, value in overrides}
+        given |= {
+            dotted: f"{_OPTIONS.get(dotted, dotted)} {value}"
+            for dotted, value in overrides
+            if value is not None
+        }
         raise SpecError(_explain(path, document, error, kind, given)) from None
 
 
@@ -207,6 +219,10 @@ def resolve(spec: PassSpecs, path: Path) -> PassSpecs:
         if spec.reuse:
             outputs = tuple(map(from_here, spec.reuse.outputs))
             resolved["reuse"] = spec.reuse.model_copy(update={"outputs": outputs})
+        files = {"rates": spec.budget.rates, "fitted_on": spec.budget.fitted_on}
+        resolved["budget"] = spec.budget.model_copy(
+            update={key: uri and at(uri, folder) for key, uri in files.items()}
+        )
         if spec.guard.router:
             resolved["guard"] = spec.guard.model_copy(update={"router": with_source(spec.guard.router)})
     return spec.model_copy(update=resolved)

@@ -96,6 +96,10 @@ class JobSpec(PassSpec):
     @model_validator(mode="after")
     def _escalation_fits_the_budget(self) -> JobSpec:
         reserved, most = self.guard.escalate_fraction, self.budget.most
+        if reserved and self.budget.amount is not None:
+            raise ValueError(
+                "guard.escalate_fraction reserves a share of the rows: give budget.fraction, not amount"
+            )
         if reserved and most is None:
             raise ValueError(
                 "guard.escalate_fraction reserves part of the budget: give budget.cap with budget.threshold"
@@ -105,6 +109,21 @@ class JobSpec(PassSpec):
                 f"guard.escalate_fraction {reserved} is more than the budget {most}: lower it, or raise "
                 "the budget"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _guard_moves_calls(self) -> JobSpec:
+        """The guard gives a call from one row to another: their costs and directions may differ."""
+        moves, budget = self.guard.mode != "off" or self.guard.escalate_fraction, self.budget
+        for key, given in (
+            (f"budget.unit {budget.measure}", budget.measure != "calls"),
+            ("budget.directions", bool(budget.directions)),
+        ):
+            if moves and given:
+                raise ValueError(
+                    f"{key}: the guard moves calls between rows that differ in cost and direction. Leave "
+                    "guard.mode and guard.escalate_fraction out, or budget calls without directions"
+                )
         return self
 
     @property

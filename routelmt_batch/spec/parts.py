@@ -19,18 +19,23 @@ from pydantic import (
 )
 
 from routelmt_batch.kinds import KINDS, ORACLES, SMALL_MODEL
+from routelmt_batch.languages import is_direction
 from routelmt_batch.patience import Patience, seconds
 from routelmt_batch.prompts import LMT_TEMPLATE
 from routelmt_batch.spec.text import dump
 from routelmt_batch.spec.values import (
     NOT_HERE,
+    Amount,
     Duration,
     Fraction,
     Language,
     OutputUri,
     Source,
     Threshold,
+    Unit,
+    Uri,
     Uris,
+    amount_of,
     secrets,
 )
 
@@ -332,17 +337,65 @@ class Router(Pool):
         return self
 
 
+class Share(Part):
+    """Smallest and largest share of a direction's calls."""
+
+    min: Fraction = Decimal(0)
+    max: Fraction = Decimal(1)
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Share:
+        if self.min > self.max:
+            raise ValueError(f"min {self.min} is more than max {self.max}")
+        return self
+
+
 class Budget(Part):
     """How many rows go to the large model."""
 
-    fraction: Fraction = Field(
-        description="Largest share of the rows that goes to the large model. `--budget` replaces it."
+    fraction: Fraction | None = Field(
+        None,
+        description="Largest share of the rows that goes to the large model; with another `unit`, of what "
+        "all rows would cost. `--budget 0.3` replaces it, and `amount`. Default: required without `amount`.",
+    )
+    amount: Amount | None = Field(
+        None,
+        description="Instead of `fraction`: the most calls, tokens, time or money for the large model: "
+        "`200000calls`, `5000000tokens`, `3h`, `35usd`. `--budget 35usd` replaces it, and `fraction`.",
+    )
+    unit: Unit | None = Field(
+        None,
+        description="What the budget counts. With `tokens`, `seconds` or `cost`, a row costs its prompt "
+        "tokens and the output tokens that the large model is expected to write, and rows with the highest "
+        "gain per cost come first. Default: the unit of `amount`, else `calls`.",
+    )
+    rates: Uri | None = Field(
+        None,
+        description="File of rates, as `report OUTPUT --rates` writes it. `seconds` and `cost` need it: the "
+        "large model's `tokens_per_second_per_gpu`, `gpus` and `price_per_gpu_hour`.",
+    )
+    fitted_on: Uri | None = Field(
+        None,
+        description="Output of a finished job or of labels. Its large model's translations tell how many "
+        "output tokens to expect, by direction. Without it: as many as the prompt has.",
+    )
+    directions: dict[str, Share] = Field(
+        default_factory=dict,
+        title="mapping of direction to `{min, max}`",
+        description="Smallest and largest share of a direction's rows that goes to the large model, such as "
+        "`{en-zh: {min: 0.1, max: 0.5}}`. Both are met exactly.",
     )
     min_gain: float | None = Field(
         None,
         allow_inf_nan=False,
         description="Lowest predicted gain of a row that goes to the large model. Places without such a row "
         "stay empty. Only for routers that predict gains.",
+    )
+    min_gain_per_cost: float | None = Field(
+        None,
+        allow_inf_nan=False,
+        description="Lowest predicted gain per token, second or unit of money, by `unit`, of a row that "
+        "goes to the large model. The rest of the budget is not spent. Only for routers that predict gains.",
     )
     threshold: Threshold = Field(
         None,
@@ -354,6 +407,52 @@ class Budget(Part):
     )
 
     @model_validator(mode="after")
+    def _one_size(self) -> Budget:
+        if (self.fraction is None) == (self.amount is None):
+            raise ValueError(
+                "give either budget.fraction, such as 0.3, or budget.amount, such as 200000calls"
+            )
+        if self.amount is not None:
+            number, unit = amount_of(self.amount)
+            if self.unit not in (None, unit):
+                raise ValueError(f"amount {self.amount} is in {unit}, unit is {self.unit}: leave unit out")
+            if unit == "calls" and number % 1:
+                raise ValueError(f"amount {self.amount}: give a whole number of calls")
+        return self
+
+    @model_validator(mode="after")
+    def _unit_fits(self) -> Budget:
+        if self.measure == "calls":
+            if self.min_gain_per_cost is not None:
+                raise ValueError(
+                    "min_gain_per_cost needs unit tokens, seconds or cost; give min_gain for calls"
+                )
+            return self
+        if self.min_gain is not None:
+            raise ValueError(
+                f"min_gain is for unit calls; give min_gain_per_cost, because unit {self.measure} ranks by it"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _directions(self) -> Budget:
+        for name in self.directions:
+            if not is_direction(name):
+                raise ValueError(f"directions: {name!r} is not a direction in LMT's codes, such as en-zh")
+        return self
+
+    @model_validator(mode="after")
+    def _threshold_alone(self) -> Budget:
+        for key, given in (
+            (f"unit {self.measure}", self.measure != "calls"),
+            ("amount", self.amount is not None),
+            ("directions", bool(self.directions)),
+        ):
+            if given and self.threshold is not None:
+                raise ValueError(f"{key} and threshold are two rules: give only one")
+        return self
+
+    @model_validator(mode="after")
     def _one_rule(self) -> Budget:
         if self.cap is not None and self.threshold is None:
             raise ValueError("cap needs threshold; without a threshold, fraction is the cap")
@@ -363,8 +462,19 @@ class Budget(Part):
 
     @property
     def most(self) -> Decimal | None:
-        """Largest share of the rows that goes to the large model; None: a threshold without a cap."""
+        """Largest share of the rows that goes to the large model; None: an amount, or a threshold without a
+        cap."""
         return self.fraction if self.threshold is None else self.cap
+
+    @property
+    def is_open(self) -> bool:
+        """Whether nothing limits the rows: a threshold without a cap."""
+        return self.threshold is not None and self.cap is None
+
+    @property
+    def measure(self) -> Unit:
+        """The unit that the budget counts."""
+        return self.unit or ("calls" if self.amount is None else amount_of(self.amount)[1])
 
 
 class Page(Part):

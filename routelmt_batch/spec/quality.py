@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from routelmt_batch.prompts import LANGUAGES
+from routelmt_batch.languages import is_direction
 from routelmt_batch.spec.parts import Part, Pool, Router
 from routelmt_batch.spec.values import COMET, Fraction, GuardMode, Source
 
@@ -201,7 +201,7 @@ class Checks(Part):
     @model_validator(mode="after")
     def _directions_and_bounds(self) -> Checks:
         for direction, (low, high) in self.length_ratios.items():
-            if not set(direction.split("-")) <= LANGUAGES.keys() or direction.count("-") != 1:
+            if not is_direction(direction):
                 raise ValueError(
                     f"length_ratios: {direction!r} is not a direction in LMT's codes, such as en-zh"
                 )

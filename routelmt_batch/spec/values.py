@@ -18,6 +18,9 @@ from routelmt_batch.languages import hint, understood
 from routelmt_batch.patience import seconds
 
 COMET = "comet:"
+Unit = Literal["calls", "tokens", "seconds", "cost"]
+_UNITS: dict[str, Unit] = {"calls": "calls", "tokens": "tokens", "usd": "cost"}
+_AMOUNT = re.compile(r"(\d{1,15}(?:\.\d{1,9})?) ?(calls|tokens|usd)")
 # Words of names such as AWS_SECRET_ACCESS_KEY, AZURE_STORAGE_SAS_TOKEN, HF_TOKEN or VLLM_API_KEY. They are
 # matched whole: TOKENIZERS_PARALLELISM holds no secret.
 _SECRET = re.compile(
@@ -96,6 +99,28 @@ def _calibrated_or_finite(value: object) -> object:
     return score
 
 
+def amount_of(text: str) -> tuple[Decimal, Unit]:
+    """The number of an amount such as `200000calls`, `5000000tokens`, `3h` or `35usd`, and its unit.
+
+    Raises:
+        ValueError: it is not an amount.
+    """
+    if found := _AMOUNT.fullmatch(text.strip()):
+        return Decimal(found[1]), _UNITS[found[2]]
+    try:
+        return Decimal(seconds(text.strip())), "seconds"
+    except ValueError:
+        raise ValueError(
+            "give an amount with its unit: 200000calls, 5000000tokens, 35usd, or a duration such as 3h"
+        ) from None
+
+
+def _is_amount(value: object) -> object:
+    if value is not None:
+        amount_of(str(value))
+    return value if value is None else str(value)
+
+
 def _is_duration(value: object) -> str:
     seconds(str(value))
     return str(value)
@@ -112,6 +137,7 @@ Fraction = Annotated[
     Decimal, BeforeValidator(_exact), Field(title="fraction, 0 to 1", ge=0, le=1, allow_inf_nan=False)
 ]
 Duration = Annotated[str, BeforeValidator(_is_duration), Field(title="duration, such as `30m` or `1h30m`")]
+Amount = Annotated[str, BeforeValidator(_is_amount), Field(title="amount, such as `200000calls` or `35usd`")]
 GuardMode = Literal["off", "predicted", "hypothesis"]
 Threshold = Annotated[
     float | Literal["calibrated"] | None,

@@ -31,13 +31,13 @@ from routelmt_batch.stages.allocate import Plan
 from routelmt_batch.stages.attempts import attempts
 from routelmt_batch.stages.check import reasons
 from routelmt_batch.stages.follow import follow
+from routelmt_batch.stages.gains import Rule
 from routelmt_batch.stages.measure import verified_small
 from routelmt_batch.stages.outputs import Addition, write_shards
 from routelmt_batch.stages.planned import planned_rows
 from routelmt_batch.stages.recipe import Job
 from routelmt_batch.stages.tally import Tally
 from routelmt_batch.stages.work import UnitWork
-from routelmt_batch.stats.selection import Cut
 
 
 def assemble(workspace: Job, plan: Plan, engine: Engine, bars: Bars) -> None:
@@ -46,10 +46,10 @@ def assemble(workspace: Job, plan: Plan, engine: Engine, bars: Bars) -> None:
     Raises:
         InputChanged: see outputs.write_shards.
     """
-    outputs = _Outputs(plan.cut, workspace.spec.guard.verify_margin)
+    outputs = _Outputs(plan.rule, workspace.spec.guard.verify_margin)
     follow(workspace, outputs, engine, bars)
     columns = _JobColumns(outputs, workspace.spec.input)
-    write_shards(workspace, Addition(OUTPUT_FIELDS, partial(Tally, plan.cut), columns), engine, bars)
+    write_shards(workspace, Addition(OUTPUT_FIELDS, partial(Tally, plan.threshold), columns), engine, bars)
 
 
 @dataclass(frozen=True)
@@ -81,11 +81,11 @@ class _Outputs:
     """The output of a unit's rows: OUTPUT_FIELDS, the prompt tokens that the chosen model read, and `doubts`:
     why its translation is doubtful. Rows that follow another are as if they were skipped."""
 
-    cut: Cut | None
+    rule: Rule
     margin: float | None
 
     def __call__(self, work: UnitWork) -> pa.Table:
-        planned = planned_rows(work, self.cut)
+        planned = planned_rows(work, self.rule)
         state = attempts(work, planned.called)
         kept_small = verified_small(work, state, planned.called, self.margin)
         chosen = state.chosen(kept_small)

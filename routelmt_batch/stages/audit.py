@@ -116,7 +116,7 @@ def _measuring(workspace: Job, route: Route, work: Sequence[UnitWork]) -> Lane:
 def _eligible(workspace: Job, plan: Plan, unit: Unit) -> pa.Table:
     """A unit's rows that have a translation and a gain: row, gain, direction, route."""
     work, spec = work_on(workspace, unit), workspace.spec
-    planned = planned_rows(work, plan.cut)
+    planned = planned_rows(work, plan.rule)
     state = attempts(work, planned.called)
     kept_small = verified_small(work, state, planned.called, spec.guard.verify_margin)
     gain = gain_of(planned.scores)

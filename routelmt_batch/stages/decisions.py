@@ -34,13 +34,12 @@ from routelmt_batch.rows import (
 from routelmt_batch.stages.allocate import Plan
 from routelmt_batch.stages.attempts import attempts
 from routelmt_batch.stages.check import reasons
-from routelmt_batch.stages.gains import admitted
 from routelmt_batch.stages.measure import quality_by_row
 from routelmt_batch.stages.passes import part_writer, record_time
 from routelmt_batch.stages.planned import planned_rows
 from routelmt_batch.stages.recipe import Job
 from routelmt_batch.stages.work import UnitWork, work_on
-from routelmt_batch.stats.selection import Cut, GainOrder, Gains, Parts
+from routelmt_batch.stats.selection import Cut, GainOrder, Gains, Parts, admitted
 from routelmt_batch.store.ledger import PartEntry
 
 _DECISION_ROWS = 65_536
@@ -74,7 +73,7 @@ def decide_routes(workspace: Job, plan: Plan, candidates: Cut | None) -> None:
 
     def decisions(work: UnitWork, gain: npt.NDArray[np.float32], called: Mask) -> pa.Table:
         reason = np.where(called, FREED_PLACE, why)
-        changed = called != planned_rows(work, plan.cut).large
+        changed = called != planned_rows(work, plan.rule).large
         return _table(work, called, changed, reason, quality_by_row(work, source))
 
     _decide(workspace, ROUTE, plan.large, Contest(contenders, decisions))
@@ -85,7 +84,7 @@ def decide_escalations(workspace: Job, plan: Plan) -> None:
     below = workspace.spec.guard.escalate_below
 
     def contenders(work: UnitWork) -> npt.NDArray[np.float32]:
-        planned = planned_rows(work, plan.cut)
+        planned = planned_rows(work, plan.rule)
         severity = _severities(work, below)
         return np.where(planned.called | planned.skipped, np.float32(np.nan), severity)
 

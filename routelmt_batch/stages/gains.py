@@ -1,10 +1,10 @@
-"""The committed scores as gains, for selection."""
+"""The committed scores as gains, for selection, with costs and directions where a budget needs them."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -12,9 +12,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from routelmt_batch.rows import FOLDS, SCORES, SKIP_REASONS, TOO_LONG
+from routelmt_batch.stages.costs import Costs
 from routelmt_batch.stages.stretches import found_in
 from routelmt_batch.stages.work import read_part
-from routelmt_batch.stats.selection import Cut, Gains
+from routelmt_batch.stats.selection import Cuts, Gains
 from routelmt_batch.store.ledger import PartEntry
 from routelmt_batch.store.workspace import AnyWorkspace
 from routelmt_batch.threads import Stop, each
@@ -23,16 +24,52 @@ _NO_KEYS = np.zeros(0, np.int64)
 
 
 @dataclass(frozen=True)
+class Measure:
+    """What a budget reads of a row besides its gain: its direction if directions are named, and its cost if
+    it has one. Then rows are ordered by gain per cost, unless `by_gain`."""
+
+    costs: Costs | None = None
+    directions: bool = False
+    by_gain: bool = False
+
+    @property
+    def columns(self) -> list[str]:
+        return ["direction"] if self.costs or self.directions else []
+
+    def __call__(self, gains: Gains, table: pa.Table) -> Gains:
+        """Some gains with the directions and costs of their scores."""
+        if not self.columns:
+            return gains
+        direction = pc.fill_null(table["direction"], -1).to_numpy().astype(np.int16)
+        if self.costs is None:
+            return replace(gains, direction=direction)
+        cost = self.costs(prompt_tokens(table), direction)
+        return replace(gains, direction=direction, cost=cost, per_cost=not self.by_gain)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Which rows the plan sends to the large model: it follows from a row's own score."""
+
+    cuts: Cuts
+    measure: Measure
+
+    def __call__(self, gains: Gains, scores: pa.Table) -> npt.NDArray[np.bool_]:
+        return self.cuts.admits(self.measure(gains, scores))
+
+
+@dataclass(frozen=True)
 class CommittedGains:
     """Reads the committed gains of a job, weighted by prompt tokens. See selection.Parts.
 
     There is one gain for each call: the total of its rows. With `by_row` there is one for each row, its own;
-    with `inside` only of the rows whose call is inside that cut.
+    with `inside`, only of the rows whose call that rule takes.
     """
 
     workspace: AnyWorkspace
+    measure: Measure = Measure()
     by_row: bool = False
-    inside: Cut | None = None
+    inside: Rule | None = None
 
     def __call__(self, keys: bool = True, ranks: Collection[int] | None = None) -> Iterator[Gains]:
         names = None
@@ -48,24 +85,24 @@ class CommittedGains:
 
     def _read(self, entry: PartEntry, keys: bool, stop: Stop) -> Gains:
         stop()
-        columns = ["gain", "prompt_tokens"]
+        columns = ["gain", "prompt_tokens", *self.measure.columns]
         folded = self.workspace.folded_rows > 0
         if keys or folded or self.inside:
             # The ledger knows the shard of a part of one: reading its column takes longest.
             columns += ["row"] if len(entry.spans) == 1 else ["row", "shard"]
         table = self.workspace.ledger.read(entry, columns)
-        gain = gain_of(table)
-        tokens = pc.fill_null(table["prompt_tokens"], 0).to_numpy().astype(np.int64)
+        gain, tokens = gain_of(table), prompt_tokens(table)
         if "row" not in columns:
-            return Gains(gain, _NO_KEYS, _NO_KEYS, tokens)
+            gains = Gains(gain, _NO_KEYS, _NO_KEYS, tokens)
+            return gains if self.by_row else self.measure(gains, table)
         names = table["shard"] if "shard" in columns else pa.repeat(next(iter(entry.spans)), table.num_rows)
         rank, row = _by_shard(names, self.workspace.ranks), table["row"].to_numpy()
         copies = copies_of(self.workspace, entry, names, row) if folded else np.ones(len(row), np.int64)
-        of_calls = Gains(total_gain(gain, copies), rank, row, tokens)
+        calls = self.measure(Gains(total_gain(gain, copies), rank, row, tokens), table)
         if not self.by_row:
-            return of_calls
-        times = np.where(self.inside.admits(of_calls), copies, 0) if self.inside else copies
-        return Gains(*(np.repeat(values, times) for values in (gain, rank, row, tokens)))
+            return calls
+        times = np.where(self.inside.cuts.admits(calls), copies, 0) if self.inside else copies
+        return Gains(np.repeat(gain, times), np.repeat(rank, times), np.repeat(row, times))
 
 
 def copies_of(
@@ -117,8 +154,8 @@ def gain_of(table: pa.Table | pa.RecordBatch, column: str = "gain") -> npt.NDArr
     return np.asarray(table[column].to_numpy(zero_copy_only=False), np.float32)
 
 
-def admitted(cut: Cut | None, part: Gains) -> npt.NDArray[np.bool_]:
-    return cut.admits(part) if cut else np.zeros(len(part.row), bool)
+def prompt_tokens(table: pa.Table) -> npt.NDArray[np.int64]:
+    return np.asarray(pc.fill_null(table["prompt_tokens"], 0).to_numpy(), np.int64)
 
 
 def is_skipped(table: pa.Table) -> npt.NDArray[np.bool_]:

@@ -19,7 +19,7 @@ from routelmt_batch.stages import measure
 from routelmt_batch.stages.allocate import Plan
 from routelmt_batch.stages.check import check
 from routelmt_batch.stages.decisions import decide_escalations, decide_routes, decided
-from routelmt_batch.stages.gains import CommittedGains, admitted
+from routelmt_batch.stages.gains import CommittedGains, Rule
 from routelmt_batch.stages.measure import unmeasured
 from routelmt_batch.stages.passes import part_writer, run_pass
 from routelmt_batch.stages.planned import planned_rows
@@ -27,7 +27,7 @@ from routelmt_batch.stages.recipe import Job
 from routelmt_batch.stages.requests import PromptReader
 from routelmt_batch.stages.translate import translate
 from routelmt_batch.stages.work import UnitWork, work_on
-from routelmt_batch.stats.selection import Cut, GainOrder
+from routelmt_batch.stats.selection import Cut, GainOrder, admitted
 
 
 def guard(workspace: Job, plan: Plan, engine: Engine, bars: Bars) -> None:
@@ -45,7 +45,7 @@ def guard(workspace: Job, plan: Plan, engine: Engine, bars: Bars) -> None:
         translate(workspace, plan, engine, bars, small_first=True)
         check(workspace, [SMALL], engine, bars)
         if spec.escalate_below is not None:
-            measured(workspace, SMALL, Called(plan.cut, False), engine, bars)
+            measured(workspace, SMALL, Called(plan.rule, False), engine, bars)
         decide_escalations(workspace, plan)
 
 
@@ -53,7 +53,7 @@ def verify(workspace: Job, plan: Plan, engine: Engine, bars: Bars) -> None:
     """Measure both translations of every row that the large model was called for."""
     if workspace.spec.guard.verify:
         for route in (SMALL, LARGE):
-            measured(workspace, route, Called(plan.cut, True), engine, bars)
+            measured(workspace, route, Called(plan.rule, True), engine, bars)
 
 
 @dataclass(frozen=True)
@@ -70,11 +70,11 @@ class Candidates:
 class Called:
     """Selects the translatable rows that the large model is, or is not, called for."""
 
-    cut: Cut | None
+    rule: Rule
     called: bool
 
     def __call__(self, work: UnitWork) -> Mask:
-        planned = planned_rows(work, self.cut)
+        planned = planned_rows(work, self.rule)
         return np.asarray((planned.called == self.called) & ~planned.skipped)
 
 

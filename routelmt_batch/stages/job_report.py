@@ -9,6 +9,9 @@ from pydantic import Field
 
 from routelmt_batch.files.record import Record
 from routelmt_batch.rows import FAILED, LARGE, QUARANTINED, SKIPPED, Route
+from routelmt_batch.spec.values import Unit
+from routelmt_batch.stages.costs import Line
+from routelmt_batch.stages.lengths import Lengths
 from routelmt_batch.stages.outputs import Report
 
 Counts = dict[str, int]
@@ -74,9 +77,12 @@ class Calibrated(Record):
 class BudgetReport(Record):
     """The budget's rule and its result, in calls. With a threshold there are no places to fill: `reached`
     rows have at least that score, and `realised` is the share of rows planned for the large model; a cap may
-    lower it."""
+    lower it.
 
-    fraction: str
+    With a unit other than calls, `budgeted` and `spent` are in that unit: what the budget allows, and what
+    the planned rows are expected to cost. `expected_output` says how well lengths of translations fit."""
+
+    fraction: str | None
     min_gain: float | None
     threshold: float | None
     cap: str | None
@@ -90,6 +96,16 @@ class BudgetReport(Record):
     reached_fraction: float | None = None
     realised: float | None = None
     calibrated: Calibrated | None = None
+    amount: str | None = None
+    unit: Unit = "calls"
+    directions: dict[str, dict[str, str]] | None = None
+    min_gain_per_cost: float | None = None
+    gain_per_cost: float | None = Field(None, description="Of the last row that the plan takes.")
+    budgeted: float | None = None
+    spent: float | None = None
+    expected_output: dict[str, Line] | None = Field(
+        None, description="The line of output tokens over prompt tokens, by direction; `other`: all others."
+    )
 
 
 class GuardReport(Record):
@@ -154,9 +170,10 @@ class Reused(Record):
 
 
 class WhatIf(Record):
-    """What one budget would buy, by the gains alone: calls (`rows`) and prompt tokens for the large model,
-    the summed gain of their rows, the threshold. The counts of all translatable calls do not depend on the
-    budget."""
+    """What one budget would buy, without a guard: calls (`rows`) and prompt tokens for the large model, the
+    summed gain of their rows, the gain (or gain per cost) of the last call. The counts of all translatable
+    calls do not depend on the budget. `spent` is in the budget's unit, if that is not calls;
+    `predicted_gain_by_gain` is what the same amount buys if the calls with the highest gains come first."""
 
     fraction: Decimal
     rows: int
@@ -165,6 +182,8 @@ class WhatIf(Record):
     threshold: float | None
     all_rows: int
     all_prompt_tokens: int
+    spent: float | None = None
+    predicted_gain_by_gain: float | None = None
 
 
 class Histogram(Record):
@@ -271,6 +290,9 @@ class JobReport(Report):
     budgets: list[WhatIf]
     gain: Gains
     tokens: dict[str, Counts]
+    lengths: dict[str, Lengths] = Field(
+        {}, description="Sums over the large model's translations, by direction, for `budget.fitted_on`."
+    )
     passes: list[PassReport]
     seconds: float
     models: ModelReports

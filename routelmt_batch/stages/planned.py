@@ -12,9 +12,9 @@ import pyarrow.compute as pc
 from routelmt_batch.engines.lanes import Mask
 from routelmt_batch.errors import RoutelmtError
 from routelmt_batch.rows import DECISIONS, LARGE, SCORES
-from routelmt_batch.stages.gains import admitted, gain_of, is_skipped, total_gain
+from routelmt_batch.stages.gains import Rule, gain_of, is_skipped, total_gain
 from routelmt_batch.stages.work import UnitWork
-from routelmt_batch.stats.selection import Cut, Gains
+from routelmt_batch.stats.selection import Gains
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,6 @@ class PlannedRows:
     among them, and have no score. `gains` are those that the plan orders by, `reason` is the guard's."""
 
     scores: pa.Table
-    copies: npt.NDArray[np.int64]
     gains: Gains
     large: Mask
     called: Mask
@@ -32,8 +31,12 @@ class PlannedRows:
     reason: npt.NDArray[np.object_]
 
 
-def planned_rows(work: UnitWork, cut: Cut | None) -> PlannedRows:
-    """Join a unit's scores and decisions. Raises RoutelmtError if any call is not scored exactly once."""
+def planned_rows(work: UnitWork, rule: Rule | None) -> PlannedRows:
+    """Join a unit's scores and decisions. Without a rule no row is planned for the large model.
+
+    Raises:
+        RoutelmtError: a call is not scored exactly once.
+    """
     unit, copies = work.unit, work.copies()
     rows = np.arange(unit.first_row, unit.end_row)
     scores = work.committed(SCORES)
@@ -46,7 +49,7 @@ def planned_rows(work: UnitWork, cut: Cut | None) -> PlannedRows:
         follows = copies == 0
         scores = scores.take(pa.array(np.cumsum(copies > 0) - 1, mask=follows))
     gains = Gains(total_gain(gain_of(scores), copies), np.full(len(rows), work.rank, np.int64), rows)
-    large = admitted(cut, gains)
+    large = rule(gains, scores) if rule else np.zeros(len(rows), bool)
     called, reason = large.copy(), np.full(len(rows), None, object)
     decided = work.committed(DECISIONS)
     offsets = work.offsets(decided)
@@ -56,4 +59,4 @@ def planned_rows(work: UnitWork, cut: Cut | None) -> PlannedRows:
         called[offsets[mask]] = call
         reason[offsets[mask]] = decided["reason"].to_numpy(zero_copy_only=False)[mask]
     skipped = is_skipped(scores) | (copies == 0)
-    return PlannedRows(scores, copies, gains, large, called, skipped, reason)
+    return PlannedRows(scores, gains, large, called, skipped, reason)

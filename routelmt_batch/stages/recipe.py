@@ -26,6 +26,8 @@ from routelmt_batch.rows import (
     TRANSLATIONS,
 )
 from routelmt_batch.spec import Budget, JobSpec
+from routelmt_batch.stages.costs import Spending
+from routelmt_batch.stages.gains import Measure
 from routelmt_batch.store import checkpoints
 from routelmt_batch.store.checkpoints import check_pool
 from routelmt_batch.store.manifest import of_input, of_translations
@@ -37,7 +39,8 @@ from routelmt_batch.store.workspace import Workspace
 class JobRecipe:
     """A job's spec and router, and the quality router and metric of guard and audit. See workspace.Recipe.
 
-    If the budget is a threshold, `at_least` is its score, and `held_out` the rows it was calibrated on."""
+    If the budget is a threshold, `at_least` is its score, and `held_out` the rows it was calibrated on. If it
+    is in tokens, seconds or money, `spending` says what a row costs."""
 
     spec: JobSpec
     router: Router
@@ -45,11 +48,30 @@ class JobRecipe:
     held_out: HeldOut | None
     quality_router: Router | None
     metric: Metric | None
+    spending: Spending | None
 
     @property
     def budget(self) -> Budget:
-        """The spec's budget, with a calibrated threshold replaced by its number."""
-        return self.spec.budget.model_copy(update={"threshold": self.at_least})
+        """The spec's budget, with a calibrated threshold replaced by its number, and without the files that
+        `spending` is made from."""
+        budget = self.spec.budget
+        files: dict[str, Any] = {"rates": None, "fitted_on": None}
+        # The unit is named only if it is not calls, however it was given.
+        unit = budget.measure if self.spending else None
+        return budget.model_copy(update={"threshold": self.at_least, "unit": unit, **files})
+
+    @property
+    def measure(self) -> Measure:
+        """What the budget reads of a row."""
+        return Measure(self.spending.costs if self.spending else None, bool(self.spec.budget.directions))
+
+    @property
+    def least(self) -> float | None:
+        """The lowest value of a row that the budget takes: see selection.Gains."""
+        budget = self.spec.budget
+        if self.spending and budget.min_gain_per_cost is not None:
+            return self.spending.value(budget.min_gain_per_cost)
+        return budget.min_gain if self.at_least is None else self.at_least
 
     @property
     def prompt_limit_tokens(self) -> int:
@@ -110,10 +132,17 @@ def check_models(spec: JobSpec, bars: Bars | None = None) -> JobRecipe:
     small = spec.models.small
     weights = checkpoints.weights_hash(small.source)
     router = open_router(spec, spec.router, small, weights)
-    if spec.budget.min_gain is not None and not router.predicts_gain:
+    for key in ("min_gain", "min_gain_per_cost"):
+        if (least := getattr(spec.budget, key)) is not None and not router.predicts_gain:
+            raise UsageError(
+                f"budget.{key} {least}: scores of router.kind {spec.router.kind} are not "
+                f"gains; only their order is meaningful. Leave budget.{key} out"
+            )
+    spending = Spending.of_job(spec)
+    if spending and not router.predicts_gain:
         raise UsageError(
-            f"budget.min_gain {spec.budget.min_gain}: scores of router.kind {spec.router.kind} are not "
-            "gains; only their order is meaningful. Leave budget.min_gain out"
+            f"budget.unit {spending.unit}: scores of router.kind {spec.router.kind} are not gains, so there "
+            "is no gain per cost. Use budget.unit calls, or a router that predicts gains"
         )
     threshold = _threshold(spec, router)
     for warning in router.warnings:
@@ -122,7 +151,7 @@ def check_models(spec: JobSpec, bars: Bars | None = None) -> JobRecipe:
     check_pickles(spec, bars or Bars.none())
     if not (metric and metric.needs_reference):
         spec = spec.without_references()
-    return JobRecipe(spec, router, *threshold, _quality_router(spec, weights), metric)
+    return JobRecipe(spec, router, *threshold, _quality_router(spec, weights), metric, spending)
 
 
 def _quality_router(spec: JobSpec, weights: str) -> Router | None:
@@ -161,7 +190,7 @@ def _threshold(spec: JobSpec, router: Router) -> tuple[float | None, HeldOut | N
             "a router folder written by `train` can. Give the threshold as a number"
         )
     known = router.card.calibration.known() if router.card.calibration else {}
-    if budget.fraction in known:
+    if budget.fraction is not None and budget.fraction in known:
         return known[budget.fraction]
     raise UsageError(
         f"budget.threshold calibrated: {spec.router.source} has no threshold for "

@@ -88,6 +88,7 @@ def job_report(workspace: Job, plan: Plan, engine: Engine) -> JobReport:
             "budgets": [line.as_json() for line in plan.budgets],
             "gain": _distributions(plan, total.get("gain", {})),
             "tokens": total.get("tokens", {}),
+            "lengths": total.get("lengths", {}),
             "passes": passes,
             "seconds": math.fsum(line["seconds"] for line in passes),
             "models": {
@@ -156,7 +157,7 @@ def _guard(workspace: Job, plan: Plan, used: Mapping[str, int]) -> dict[str, Any
 
 def _budget(plan: Plan, with_gain: int, used: int) -> dict[str, Any]:
     figures: dict[str, Any] = {
-        "fraction": str(plan.fraction),
+        "fraction": None if plan.fraction is None else str(plan.fraction),
         "min_gain": plan.min_gain,
         "threshold": plan.at_least,
         "cap": None if plan.cap is None else str(plan.cap),
@@ -166,6 +167,19 @@ def _budget(plan: Plan, with_gain: int, used: int) -> dict[str, Any]:
         "planned": plan.large,
         "used": used,
     }
+    if plan.amount is not None:
+        figures["amount"] = plan.amount
+    if plan.shares:
+        figures["directions"] = {name: share.model_dump(mode="json") for name, share in plan.shares.items()}
+    if spending := plan.spending:
+        figures |= {
+            "unit": spending.unit,
+            "min_gain_per_cost": plan.min_gain_per_cost,
+            "gain_per_cost": plan.gain_per_cost,
+            "budgeted": plan.budgeted,
+            "spent": plan.spent,
+            "expected_output": {**spending.costs.lines, "other": spending.costs.others},
+        }
     if plan.at_least is None:
         return figures | {"unfilled": plan.places - plan.large}
     rows = plan.calls_with_gain

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from routelmt_batch.corpus.units import Unit, languages, read_lines, read_unit
+from routelmt_batch.directions import numbers
 from routelmt_batch.engines.lanes import Engine
 from routelmt_batch.progress import Bars
 from routelmt_batch.prompts import Prompter
@@ -336,6 +337,7 @@ def _scores(rows: pa.Table, reason: Column, gain: Column = None, tokens: Column 
         "row": rows["row"],
         "gain": pa.nulls(size, pa.float32()) if gain is None else gain,
         "prompt_tokens": pa.nulls(size, pa.int32()) if tokens is None else tokens,
+        "direction": numbers(rows["source_lang"], rows["target_lang"]),
         "reason": reason.cast(pa.string()),
     }
     return pa.table(columns, schema=SCORES.schema)

@@ -49,6 +49,7 @@ class ScoreWriter:
                 "row": results["row"],
                 "gain": pa.array(gain, pa.float32(), mask=missing.to_numpy()),
                 "prompt_tokens": results["prompt_tokens"],
+                "direction": results["direction"],
                 "reason": pa.array(reasons, pa.string()),
             },
             schema=SCORES.schema,

@@ -15,21 +15,29 @@ import pyarrow.compute as pc
 from routelmt_batch.corpus.codes import Codes
 from routelmt_batch.languages import direction
 from routelmt_batch.rows import EMPTY, EMPTY_OUTPUT, LARGE, NULL, SMALL, TRUNCATED
-from routelmt_batch.stats.selection import Cut
+from routelmt_batch.stages.lengths import Sums, add_lengths
 
 # Fixed bins, so that histograms of shards and of jobs add up: 2 wide on the x100 scale, open ends.
 EDGES = np.arange(-100.0, 101.0, 2.0)
 DECILES = tuple(range(1, 10))
 _COUNTERS = ("status", "reason", "planned_route", "route")
 _NO_TEXT = (EMPTY, NULL, EMPTY_OUTPUT)
-_SUMS = ("rows_with_gain", "predicted_gain_bought", "tokens", "folded_rows", "used_calls", "reused_calls")
+_SUMS = (
+    "rows_with_gain",
+    "predicted_gain_bought",
+    "tokens",
+    "lengths",
+    "folded_rows",
+    "used_calls",
+    "reused_calls",
+)
 
 
 class Tally:
     """Counts of one shard. Only its gains take memory that grows with the rows."""
 
-    def __init__(self, cut: Cut | None) -> None:
-        self.cut = cut
+    def __init__(self, threshold: float | None) -> None:
+        self.threshold = threshold
         self.rows = 0
         self.counts: dict[str, Counter[str]] = {name: Counter() for name in _COUNTERS}
         self.directions: dict[str, Counter[str]] = {}
@@ -39,6 +47,7 @@ class Tally:
         self.used_calls: Counter[str] = Counter()
         self.reused_calls: Counter[str] = Counter()
         self.tokens = {route: Counter({"in": 0, "out": 0}) for route in (SMALL, LARGE)}
+        self.lengths: Sums = {}  # of the large model's translations
         self._gains: list[npt.NDArray[np.float32]] = []
         self._planned: list[npt.NDArray[np.bool_]] = []
         self.bought: list[float] = []
@@ -71,6 +80,10 @@ class Tally:
             table.group_by(names).aggregate([([], "count_all"), ("in", "sum"), ("out", "sum")]).to_pylist()
         ):
             self._count(group)
+        names = ["source_lang", "target_lang", "in", "out"]
+        by_large = pc.and_(table["made"], pc.fill_null(pc.equal(table["route"], LARGE), False))
+        large = table.filter(by_large).select(names)
+        add_lengths(self.lengths, large.rename_columns([*names[:2], "prompt_tokens", "output_tokens"]))
         gains = np.asarray(columns["predicted_gain"].to_numpy(zero_copy_only=False), np.float32)
         planned, route = (
             np.asarray(pc.fill_null(pc.equal(columns[name], LARGE), False).to_numpy(zero_copy_only=False))
@@ -120,7 +133,7 @@ class Tally:
             "direction": {name: dict(sorted(c.items())) for name, c in sorted(self.directions.items())},
             "checks": dict(sorted(self.checks.items())),
             "codes": self.codes.report(),
-            "threshold": self.cut.gain if self.cut else None,
+            "threshold": self.threshold,
             "rows_with_gain": with_gain,
             "fraction": fractions(self.counts, with_gain),
             "gain": {"all": _distribution(gains), "routed": _distribution(gains[planned])},
@@ -129,6 +142,7 @@ class Tally:
             "folded_rows": self.folded_rows,
             "used_calls": dict(sorted(self.used_calls.items())),
             "reused_calls": dict(sorted(self.reused_calls.items())),
+            "lengths": {name: dict(sums) for name, sums in sorted(self.lengths.items())},
         }
 
 

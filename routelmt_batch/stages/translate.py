@@ -33,12 +33,12 @@ from routelmt_batch.rows import (
 from routelmt_batch.spec import JobSpec, LabelSpec, Pool, Translator
 from routelmt_batch.stages.allocate import Plan
 from routelmt_batch.stages.attempts import attempts
+from routelmt_batch.stages.gains import Rule
 from routelmt_batch.stages.passes import PartWriter, part_writer, run_pass
 from routelmt_batch.stages.planned import planned_rows
 from routelmt_batch.stages.recipe import Job
 from routelmt_batch.stages.requests import PromptReader
 from routelmt_batch.stages.work import UnitWork, work_on
-from routelmt_batch.stats.selection import Cut
 from routelmt_batch.store import checkpoints
 from routelmt_batch.store.ledger import Ledger, PartEntry
 from routelmt_batch.store.workspace import AnyWorkspace
@@ -52,11 +52,11 @@ class ToSend:
     """Selects the rows of a unit that one model has still to translate."""
 
     route: Route
-    cut: Cut | None
+    rule: Rule
     hypotheses: bool
 
     def __call__(self, work: UnitWork) -> Mask:
-        plan = planned_rows(work, self.cut)
+        plan = planned_rows(work, self.rule)
         state = attempts(work, plan.called)
         return state.to_send(self.route, plan.called, self.hypotheses, plan.skipped)
 
@@ -174,7 +174,7 @@ def _sum(ledger: Ledger, event: str, name: str) -> int:
 
 
 def _lane(workspace: Job, plan: Plan, route: Route) -> Lane:
-    pending = Pending(ToSend(route, plan.cut, plan.hypotheses), PromptReader(workspace.spec.input))
+    pending = Pending(ToSend(route, plan.rule, plan.hypotheses), PromptReader(workspace.spec.input))
     return lane(workspace, route, [work_on(workspace, unit) for unit in workspace.units], pending)
 
 
@@ -246,7 +246,7 @@ def _dead(workspace: Job, plan: Plan) -> Iterator[tuple[UnitWork, Mask, Mask]]:
     for unit in workspace.units:
         work = work_on(workspace, unit)
         if work.parts[TRANSLATIONS.name] or work.parts[FOLLOWERS.name]:
-            called = planned_rows(work, plan.cut).called
+            called = planned_rows(work, plan.rule).called
             yield work, called, attempts(work, called).dead(called)
 
 

@@ -71,6 +71,7 @@ def commit(work: Path, rows: int, part_rows: int, equal: bool) -> None:
                 row % SHARD_ROWS,
                 gain.astype(np.float32),
                 random.integers(20, 90, len(row), dtype=np.int32),
+                pa.nulls(len(row), pa.int16()),
                 pa.nulls(len(row), pa.string()),
             ]
             committed.ledger.commit(write(pa.table(columns, schema=SCORES.schema)))

@@ -157,7 +157,11 @@ def test_a_report_gives_the_rates_that_it_measured():
         a_pass(1, "checks", large=(1, 50, 1), small=(1, 50, 1)),
         a_pass(60, "audit_translations", large=(1, 50, 1)),
     ]
-    report = JobReport.model_construct(name="tonight", passes=passes)
+    # 40 and 120 tokens a row in the output.
+    tokens = {"small": {"in": 18_000, "out": 10_000}, "large": {"in": 9_000, "out": 9_000}}
+    report = JobReport.model_construct(
+        name="tonight", passes=passes, route={"small": 700, "large": 150}, tokens=tokens
+    )
     text = measured(report)
     assert yaml.safe_load(text) == {
         "router": {
@@ -169,11 +173,18 @@ def test_a_report_gives_the_rates_that_it_measured():
         # 700 rows in 6 GPU seconds of the first run, 16 of the second.
         "small": {
             "rows_per_second_per_gpu": 31.818,
+            "tokens_per_second_per_gpu": 1272.727,
             "start_seconds": 50,
             "gpus": 4,
             "price_per_gpu_hour": None,
         },
-        "large": {"rows_per_second_per_gpu": 2, "start_seconds": 50, "gpus": 4, "price_per_gpu_hour": None},
+        "large": {
+            "rows_per_second_per_gpu": 2,
+            "tokens_per_second_per_gpu": 240,
+            "start_seconds": 50,
+            "gpus": 4,
+            "price_per_gpu_hour": None,
+        },
     }
     assert text.startswith("# Measured by tonight")
 

@@ -323,7 +323,7 @@ def test_labels_are_checked_like_a_job(invoke, made, a_copy):
 def test_a_row_that_is_committed_twice_is_told(invoke, out):
     shard = pa.array([A] * 3, pa.string())
     nothing = pa.nulls(3)
-    table = pa.table([shard, pa.array([6, 7, 39]), nothing, nothing, nothing], names=SCORES.schema.names)
+    table = pa.table([shard, pa.array([6, 7, 39]), *[nothing] * 4], names=SCORES.schema.names)
     ledger = Folder.at(str(out)).ledger()
     with ledger.writing():
         ledger.commit(part_writer(ledger, SCORES)(table.cast(SCORES.schema)))
@@ -337,7 +337,7 @@ def test_a_row_that_is_committed_twice_is_told(invoke, out):
 
 
 def test_rows_that_the_job_does_not_have_are_told(invoke, out):
-    table = pa.table([pa.array([SUB]), pa.array([20]), *[pa.nulls(1)] * 3], names=SCORES.schema.names)
+    table = pa.table([pa.array([SUB]), pa.array([20]), *[pa.nulls(1)] * 4], names=SCORES.schema.names)
     ledger = Folder.at(str(out)).ledger()
     with ledger.writing():
         ledger.commit(part_writer(ledger, SCORES)(table.cast(SCORES.schema)))

@@ -106,6 +106,8 @@ def test_a_label_table_has_the_input_both_translations_and_sacrebleus_gain(spec,
     report = outcome.report
     assert (report.rows, report.labelled) == (31, 28)
     assert report.unlabelled == {"no_reference": 2, "null": 1}
+    lengths = report.lengths["en-de"]
+    assert (lengths.rows, lengths.output, lengths.output_squared) == (28, 28 * 5, 28 * 25)
     gains = [line["gain"] for line in found.values() if line["gain"] is not None]
     assert report.overall.gain == pytest.approx(sum(gains) / len(gains))
     assert set(report.direction) == {"en-de"}

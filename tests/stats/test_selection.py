@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 from decimal import Decimal
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from routelmt_batch.stats.selection import Cut, GainOrder, Gains, order_key, places
+from routelmt_batch.stats.selection import Cut, Cuts, GainOrder, Gains, order_key, places
 
 GAINS = st.one_of(
     st.floats(width=32, allow_nan=True, allow_infinity=True),
@@ -42,7 +43,7 @@ class Parts:
         for part in self.parts:
             if ranks is None or set(part.rank.tolist()) & set(ranks):
                 none = np.zeros(0, np.int64)
-                yield part if keys else Gains(part.gain, none, none, part.weight)
+                yield part if keys else replace(part, rank=none, row=none)
 
 
 def sorted_top(rows: list[tuple[float, int, int]], k: int) -> list[tuple[float, int, int]]:
@@ -79,6 +80,95 @@ def test_every_k_is_the_top_of_a_full_sort(most_rows, rows, data):
         )
         assert first.threshold == (-top[-1][0] if top else None)
     assert parts.reads <= 2
+
+
+def costs_of(rows: list[tuple[float, int, int]], most: int) -> dict[tuple[int, int], int]:
+    """A cost for each row, which does not follow from its gain."""
+    return {(rank, row): 1 + hash((rank, row, most)) % most for _, rank, row in rows}
+
+
+def costed(rows: list[tuple[float, int, int]], costs: dict[tuple[int, int], int], per_cost: bool) -> Gains:
+    cost = np.array([costs[rank, row] for _, rank, row in rows], np.int64)
+    return replace(gains(rows), cost=cost, per_cost=per_cost)
+
+
+def bought(rows, costs, per_cost, amount):
+    """The longest prefix of a full sort that costs at most an amount, its cost, and that of the next row."""
+    numbers = [row for row in rows if not math.isnan(row[0])]
+
+    def value(gain: float, rank: int, row: int) -> float:
+        return float(np.float32(gain / costs[rank, row])) if per_cost else gain
+
+    order = sorted(numbers, key=lambda row: (-value(*row) + 0.0, *row[1:]))
+    spent, taken = 0, []
+    for gain, rank, row in order:
+        if spent + costs[rank, row] > amount:
+            return taken, spent, costs[rank, row]
+        spent += costs[rank, row]
+        taken.append((gain, rank, row))
+    return taken, spent, None
+
+
+@pytest.mark.parametrize("most_rows", [0, 3, 1000])
+@pytest.mark.parametrize("per_cost", [False, True])
+@pytest.mark.parametrize("most", [1, 3, 2**40])
+@settings(max_examples=20, deadline=None)  # each allocates the bins
+@given(rows=ROWS, data=st.data())
+def test_an_amount_buys_the_longest_prefix_that_it_covers(most_rows, per_cost, most, rows, data):
+    rows = list({(rank, row): (gain, rank, row) for gain, rank, row in rows}.values())
+    costs = costs_of(rows, most)
+    order = data.draw(st.permutations(rows))
+    middle = data.draw(st.integers(0, len(rows)))
+    parts = Parts([costed(some, costs, per_cost) for some in (order[:middle], order[middle:])])
+    ranking = GainOrder(parts, most_rows=most_rows)
+    everything, total, _ = bought(rows, costs, per_cost, 10**18)
+    assert (ranking.rows, ranking.cost) == (len(everything), total)
+    ends = list(itertools.accumulate(costs[rank, row] for _, rank, row in everything))
+    amounts = [0, 1, *(end + by for end in ends[:8] for by in (-1, 0, 1)), total, total + 7]
+    for amount, first in zip(amounts, ranking.select(amounts), strict=True):
+        taken, spent, more = bought(rows, costs, per_cost, amount)
+        assert chosen(parts.parts, first.cut) == {(rank, row) for _, rank, row in taken}
+        assert (first.rows, first.cost) == (len(taken), spent)
+        assert first.weight == sum(weight(row) for *_, row in taken)
+        assert spent <= amount and (more is None or spent + more > amount)
+        finite = [gain for gain, *_ in taken if math.isfinite(gain)]
+        assert first.gain == pytest.approx(
+            math.fsum(finite), rel=1e-12, abs=1e-6 * max(map(abs, finite), default=0)
+        )
+
+
+@settings(max_examples=40, deadline=None)
+@given(rows=ROWS, least=st.floats(-4, 4, width=32))
+def test_rows_that_reach_a_gain_per_cost_are_counted_with_their_cost(rows, least):
+    rows = list({(rank, row): (gain, rank, row) for gain, rank, row in rows}.values())
+    costs = costs_of(rows, 5)
+    ranking = GainOrder(Parts([costed(rows, costs, True)]), at_least=least)
+    reached = [row for row in rows if np.float32(row[0] / costs[row[1:]]) >= least]
+    assert ranking.reached == len(reached)
+    assert ranking.reached_cost == sum(costs[row[1:]] for row in reached)
+
+
+@pytest.mark.parametrize("most_rows", [0, 1000])
+def test_rows_may_be_counted_although_they_have_costs(most_rows):
+    rows = [(float(row), 0, row) for row in range(6)]
+    part = costed(rows, {(0, row): 10 * (row + 1) for row in range(6)}, False)
+    (first,) = GainOrder(Parts([part]), most_rows=most_rows, in_rows=True).select([2])
+    assert (first.rows, first.cost) == (2, 50 + 60)
+
+
+def test_each_direction_that_is_named_has_a_cut_of_its_own():
+    rows = [(float(gain), 0, gain) for gain in range(6)]
+    part = replace(gains(rows), direction=np.array([1, 2, 3, 1, 2, 3], np.int16))
+    cuts = Cuts(Cut.at_least(3), {1: None, 2: Cut.at_least(0)})
+    assert cuts.admits(part).tolist() == [False, True, False, False, True, True]
+
+
+def test_costs_are_no_matter_of_the_order_of_the_parts():
+    rows = [(float(gain), 0, row) for row, gain in enumerate(np.random.default_rng(5).standard_normal(3000))]
+    costs = costs_of(rows, 2**44)
+    parts = [costed([row], costs, True) for row in rows]
+    found = [GainOrder(Parts(order)).select([sum(costs.values()) // 3]) for order in (parts, parts[::-1])]
+    assert len({(first.cut, first.rows, first.cost) for (first,) in found}) == 1
 
 
 @pytest.mark.parametrize("most_rows", [0, 1000])

@@ -166,9 +166,19 @@ def _budget(report: JobReport) -> dict[str, str]:
     places = f"{budget.places + held_back:,} places"
     if held_back:
         places += f" ({held_back:,} for escalation)"
+    if budget.unit != "calls":
+        found = {
+            "budget": f"{budget.amount or f'{budget.fraction} of what all rows cost'}: "
+            f"{budget.spent or 0:,.6g} of {budget.budgeted or 0:,.6g} {budget.unit} expected, {usage}"
+        }
+        if budget.gain_per_cost is not None:
+            found["threshold"] = f"{budget.gain_per_cost:.4g} predicted gain for 1 of {budget.unit}"
+        fits = (budget.expected_output or {}).items()
+        known = [f"{name} {line.error:.0%} (R2 {number(line.r2)})" for name, line in fits if line.error]
+        return found | ({"error of output lengths": ", ".join(known)} if known else {})
     if budget.threshold is None:
         return {
-            "budget": f"{budget.fraction} of {with_gain}: {places}, {usage}",
+            "budget": f"{budget.amount or budget.fraction} of {with_gain}: {places}, {usage}",
             "threshold": f"{number(report.threshold)} predicted gain",
         }
     found = {"threshold": f"{budget.threshold:g}: {budget.reached:,} of {with_gain} reach it"}

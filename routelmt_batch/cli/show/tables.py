@@ -16,23 +16,32 @@ from routelmt_batch.cli.show.parts import counts, new_table, number
 from routelmt_batch.job.clean import Cleaned
 from routelmt_batch.job.findings import Found
 from routelmt_batch.job.rates import Estimate
+from routelmt_batch.spec.values import Unit
 from routelmt_batch.stages.job_report import WhatIf
 
 _MOST_FINDINGS = 30
+_ONE: dict[Unit, str] = {"calls": "call", "tokens": "token", "seconds": "second", "cost": "cost"}
 
 
-def what_if(lines: Sequence[WhatIf], estimates: Sequence[Estimate] = ()) -> Table:
-    """What each budget buys; with estimates, in how many hours and for how much."""
-    names = ("budget", "rows to large", "prompt tokens", "predicted gain", "gain/row", "threshold")
+def what_if(lines: Sequence[WhatIf], unit: Unit = "calls", estimates: Sequence[Estimate] = ()) -> Table:
+    """What each budget buys; if it counts no calls, what of its unit is spent, and what ranking by gain alone
+    would buy; with estimates, in how many hours and for how much."""
+    names = ["budget", "rows to large", "prompt tokens", "predicted gain", "gain/row", "threshold"]
+    counts_calls = unit == "calls"
+    if not counts_calls:
+        names[1:1] = [unit]
+        names[-1:] = ["by gain alone", f"threshold, gain/{_ONE[unit]}"]
     table = new_table(*names, *(("hours", "cost") if estimates else ()))
     for line, estimate in itertools.zip_longest(lines, estimates):
         table.add_row(
             f"{line.fraction:.2f}",
+            *(() if counts_calls else (f"{line.spent or 0:,.2f}",)),
             f"{line.rows:,}",
             f"{line.prompt_tokens:,}",
             f"{line.predicted_gain:,.1f}",
             number(line.predicted_gain / line.rows if line.rows else None),
-            number(line.threshold),
+            *(() if counts_calls else (number(line.predicted_gain_by_gain),)),
+            number(line.threshold) if counts_calls else f"{line.threshold or 0:.4g}",
             *((number(estimate.hours), number(estimate.cost)) if estimate else ()),
         )
     return table

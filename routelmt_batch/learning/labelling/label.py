@@ -5,7 +5,7 @@ It runs the main job's passes with another recipe, so it commits and resumes ali
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -29,8 +29,9 @@ from routelmt_batch.learning.labelling.passes import (
 from routelmt_batch.learning.labelling.recipe import Labelling, check_label_models
 from routelmt_batch.learning.labelling.report import Counts, report
 from routelmt_batch.progress import Bars
-from routelmt_batch.rows import LABEL_FIELDS, LABEL_METADATA, QUALITY, SMALL, TRANSLATIONS
+from routelmt_batch.rows import LABEL_FIELDS, LABEL_METADATA, LARGE, OK, QUALITY, SMALL, TRANSLATIONS
 from routelmt_batch.spec import Input, LabelSpec
+from routelmt_batch.stages.lengths import add_lengths
 from routelmt_batch.stages.outputs import Addition, current_outputs, succeed, write_report, write_shards
 from routelmt_batch.stages.skips import check_codes, refuse_skipped
 from routelmt_batch.stages.translate import check_fit
@@ -110,16 +111,26 @@ class _LabelColumns:
 
     def __call__(self, work: UnitWork, batch: pa.RecordBatch, counted: Counts) -> dict[str, pa.Array]:
         added: dict[str, pa.Array] = {}
-        reasons = []
+        reasons, written = [], codes(batch, self.input)
         for route in ROUTES:
             table = work.committed(TRANSLATIONS, model=route)
             reasons.append(_placed(work, table, "reason"))
             added[f"translation_{route}"] = _placed(work, table, "translation")
             qualities = work.committed(QUALITY, model=route)
             added[f"quality_{route}"] = _placed(work, qualities, "quality")
+            if route == LARGE:
+                add_lengths(counted.lengths, _with_codes(work, table, written))
         added["gain"] = pc.subtract(added["quality_large"], added["quality_small"])
-        counted.add(added, reasons, *codes(batch, self.input))
+        counted.add(added, reasons, *written)
         return added
+
+
+def _with_codes(work: UnitWork, table: pa.Table, written: Sequence[pa.Array]) -> pa.Table:
+    """The translations among committed rows, with language codes as they are written."""
+    table = table.filter(pc.field("status") == OK)
+    for name, code in zip(("source_lang", "target_lang"), written, strict=True):
+        table = table.append_column(name, code.take(pa.array(work.offsets(table))))
+    return table
 
 
 def _placed(work: UnitWork, table: pa.Table, name: str) -> pa.Array:

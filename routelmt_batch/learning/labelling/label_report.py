@@ -9,6 +9,7 @@ from pydantic import Field
 from routelmt_batch.files.record import Record
 from routelmt_batch.learning.labels import Signature
 from routelmt_batch.rows import UNTRANSLATABLE
+from routelmt_batch.stages.lengths import Lengths
 from routelmt_batch.stages.outputs import Report
 
 Counts = dict[str, int]
@@ -33,6 +34,9 @@ class LabelReport(Report):
     cut: Counts = Field(description="Translations that are longer than the metric reads, by model.")
     overall: Means
     direction: dict[str, Means]
+    lengths: dict[str, Lengths] = Field(
+        {}, description="Sums over the large model's translations, by direction, for `budget.fitted_on`."
+    )
     signature: Signature
     versions: dict[str, str]
 

@@ -15,6 +15,7 @@ from routelmt_batch.languages import direction
 from routelmt_batch.learning.labelling.label_report import LabelReport
 from routelmt_batch.learning.labelling.recipe import Labelling
 from routelmt_batch.rows import LARGE, QUALITY, SMALL, UNTRANSLATABLE
+from routelmt_batch.stages.lengths import Sums
 from routelmt_batch.stages.totals import add, totals
 from routelmt_batch.store.manifest import versions
 
@@ -28,6 +29,7 @@ class Counts:
         self.rows = 0
         self.unlabelled: Counter[str] = Counter()
         self.directions: dict[str, Counter[str]] = {}
+        self.lengths: Sums = {}  # of the large model's translations
 
     def add(
         self,
@@ -61,6 +63,7 @@ class Counts:
             "rows": self.rows,
             "unlabelled": dict(sorted(self.unlabelled.items())),
             "direction": {name: dict(counts) for name, counts in sorted(self.directions.items())},
+            "lengths": {name: dict(sums) for name, sums in sorted(self.lengths.items())},
         }
 
 
@@ -80,6 +83,7 @@ def report(workspace: Labelling, engine: Engine) -> LabelReport:
             "cut": {route: workspace.ledger.totals(QUALITY, route).sums["cut"] for route in (SMALL, LARGE)},
             "overall": _means(total),
             "direction": {name: _means(Counter(counts)) for name, counts in sorted(directions.items())},
+            "lengths": found.get("lengths", {}),
             "signature": workspace.recipe.signature().model_dump(mode="json"),
             "versions": versions(),
         }
@@ -87,7 +91,7 @@ def report(workspace: Labelling, engine: Engine) -> LabelReport:
 
 
 def _summable(report: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: report[key] for key in ("rows", "unlabelled", "direction")}
+    return {key: report[key] for key in ("rows", "unlabelled", "direction", "lengths")}
 
 
 def _means(counts: Mapping[str, float]) -> dict[str, Any]:
