@@ -19,6 +19,8 @@ from routelmt_batch.files.parquet import parquet_file
 from routelmt_batch.rows import LABEL_METADATA
 from routelmt_batch.spec import Texts, near
 
+_REFERENCE = "reference"
+
 
 class _Part(BaseModel):
     # Further keys, such as those of a metric, are kept.
@@ -126,6 +128,11 @@ def texts_of(tables: Sequence[LabelTable]) -> Texts:
                 "them from inputs with the same columns, or give them one at a time"
             )
     return first.texts
+
+
+def reference_column(texts: Texts) -> str:
+    """The tables' column of references: the one that the label spec named, or `reference`."""
+    return texts.columns.reference or _REFERENCE
 
 
 def check_texts(tables: Sequence[LabelTable], columns: Iterable[str]) -> None:

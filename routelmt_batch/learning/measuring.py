@@ -14,7 +14,7 @@ import pyarrow as pa
 from routelmt_batch.corpus.shards import Shard, text_columns
 from routelmt_batch.corpus.units import read_unit
 from routelmt_batch.engines.lanes import Engine, Mask, Pending
-from routelmt_batch.learning.labels import check_texts, find, texts_of
+from routelmt_batch.learning.labels import check_texts, find, reference_column, texts_of
 from routelmt_batch.learning.scoring import open_tables
 from routelmt_batch.metrics.metric import Metric, describe, open_metric
 from routelmt_batch.progress import Bars
@@ -29,7 +29,6 @@ from routelmt_batch.store.manifest import of_input
 from routelmt_batch.store.pickles import check_pickles
 from routelmt_batch.store.workspace import Workspace
 
-_REFERENCE = "reference"  # the reference column, if a table names none
 _TEXT_ROWS = 1024  # rows held as Python objects at a time
 
 
@@ -114,7 +113,7 @@ def measure_tables(
     """
     files = find(tables)
     texts = texts_of(files)
-    columns = texts.columns.model_copy(update={"reference": texts.columns.reference or _REFERENCE})
+    columns = texts.columns.model_copy(update={"reference": reference_column(texts)})
     spec = MeasureSpec(
         name=name,
         input=Input(uri=tuple(tables), **{**dict(texts), "columns": columns}),
