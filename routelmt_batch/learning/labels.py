@@ -5,7 +5,7 @@ It reads footers, not rows.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -135,11 +135,13 @@ def reference_column(texts: Texts) -> str:
     return texts.columns.reference or _REFERENCE
 
 
-def check_texts(tables: Sequence[LabelTable], columns: Iterable[str]) -> None:
-    """Raises InputError if a table lacks one of the columns, or if the column does not hold strings."""
+def check_texts(
+    tables: Sequence[LabelTable], columns: Iterable[str], fits: Callable[[pa.DataType], bool] = is_text
+) -> None:
+    """Raises InputError if a table lacks one of the columns, or if its type does not fit."""
     for table in tables:
         for name in dict.fromkeys(columns):
-            if name not in table.schema.names or not is_text(table.schema.field(name).type):
+            if name not in table.schema.names or not fits(table.schema.field(name).type):
                 raise InputError(
                     f"{table.path}: no text column {name!r}{near(name, table.schema.names)}; it has "
                     f"{', '.join(table.schema.names) or 'no columns'}. Add or rename the column, or give a "
