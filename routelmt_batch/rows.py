@@ -130,7 +130,8 @@ _QUALITY: Final = pa.schema(
     [
         *_ROW,
         _ROUTE,
-        pa.field("quality", pa.float64()),  # x100 scale
+        pa.field("quality", pa.float64()),  # x100 scale; of a row with references, the mean over them
+        pa.field("by_reference", pa.list_(pa.float64())),
         pa.field("reason", pa.string()),
     ]
 )
@@ -206,6 +207,7 @@ LABEL_FIELDS: Final = (
     pa.field("quality_small", pa.float64()),
     pa.field("quality_large", pa.float64()),
     pa.field("gain", pa.float64()),
+    pa.field("gain_by_reference", pa.list_(pa.float64())),
 )
 LABEL_NAMES: Final = tuple(field.name for field in LABEL_FIELDS)
 LABEL_METADATA: Final = b"routelmt"  # key of a label table's signature in its Parquet schema

@@ -311,9 +311,10 @@ def check_columns(name: str, schema: pa.Schema, texts: Mapping[str, str], added:
                 f"it has {', '.join(schema.names) or 'no columns'}. Name the right column{constant}"
             )
         kind = schema.field(column).type
-        if not is_text(kind):
+        if not (is_references(kind) if key == "reference" else is_text(kind)):
+            wanted = "string or a list of strings" if key == "reference" else "string"
             raise InputError(
-                f"{name}: column {column!r} (input.columns.{key}) is {kind}, not string: "
+                f"{name}: column {column!r} (input.columns.{key}) is {kind}, not {wanted}: "
                 "convert it, or name another column"
             )
     for column in schema.names:
@@ -323,6 +324,13 @@ def check_columns(name: str, schema: pa.Schema, texts: Mapping[str, str], added:
             )
     if len(set(schema.names)) < len(schema.names):
         raise InputError(f"{name}: has columns with the same name: {', '.join(schema.names)}: rename them")
+
+
+def is_references(kind: pa.DataType) -> bool:
+    """Whether a column of this type can hold references: one for each row, or a list."""
+    types = pa.types
+    is_list = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
+    return is_text(kind) or (is_list and is_text(kind.value_type))
 
 
 def is_text(kind: pa.DataType) -> bool:

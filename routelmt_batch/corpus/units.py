@@ -15,7 +15,7 @@ from typing import TypeVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from routelmt_batch.corpus.shards import READ_ROWS, Shard, text_columns
+from routelmt_batch.corpus.shards import READ_ROWS, Shard, is_text, text_columns
 from routelmt_batch.errors import InputChanged, RoutelmtError
 from routelmt_batch.files.location import Replaced
 from routelmt_batch.files.parquet import batches, parquet_file
@@ -82,13 +82,13 @@ def groups(items: Iterable[T], unit_of: Callable[[T], Unit]) -> Iterator[list[T]
 
 @dataclass(frozen=True)
 class Lines:
-    """Some rows of a unit: row numbers, texts and languages; references if they were requested."""
+    """Some rows of a unit: row numbers, texts and languages; each row's references if they were requested."""
 
     rows: list[int]
     texts: list[str | None]
     source_langs: list[str | None]
     target_langs: list[str | None]
-    references: list[str | None]
+    references: list[list[str]]
 
 
 def read_lines(unit: Unit, spec: Input, also: Sequence[str] = ()) -> Iterator[Lines]:
@@ -100,12 +100,21 @@ def read_lines(unit: Unit, spec: Input, also: Sequence[str] = ()) -> Iterator[Li
     columns = text_columns(spec, also)
     for first, batch in read_unit(unit, list(columns.values()), _LINES):
         texts: list[str | None] = batch.column(columns["source"]).to_pylist()
-        references: list[str | None] = [None] * batch.num_rows
+        found: list[list[str]] = [[] for _ in range(batch.num_rows)]
         if "reference" in columns:
-            references = batch.column(columns["reference"]).to_pylist()
+            found = references(batch.column(columns["reference"]))
         source_langs, target_langs = (codes.to_pylist() for codes in languages(batch, spec))
         rows = list(range(first, first + batch.num_rows))
-        yield Lines(rows, texts, source_langs, target_langs, references)
+        yield Lines(rows, texts, source_langs, target_langs, found)
+
+
+def references(column: pa.Array) -> list[list[str]]:
+    """Each row's references, from a column of texts or of lists of texts. Null and blank ones do not count,
+    and the same one counts once."""
+    rows = column.to_pylist()
+    if is_text(column.type):
+        rows = [[text] for text in rows]
+    return [list(dict.fromkeys(text for text in row or () if text and text.strip())) for row in rows]
 
 
 def codes(batch: pa.RecordBatch | pa.Table, spec: Texts) -> tuple[pa.Array, pa.Array]:

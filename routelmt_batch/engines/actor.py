@@ -139,6 +139,8 @@ def _harmless(rows: pa.Table) -> pa.Table:
             value = pa.array([_LANGUAGES[column.name]])
         elif pa.types.is_string(column.type) and column.name not in ("shard", "skip"):
             value = pa.array(["."])
+        elif pa.types.is_list(column.type) and pa.types.is_string(column.type.value_type):
+            value = pa.array([["."]])  # references
         elif pa.types.is_list(column.type):  # token ids
             value = pc.list_slice(value, 0, 1)
         row = row.set_column(index, column.name, value)

@@ -41,9 +41,9 @@ REQUESTS = pa.schema(
     ]
 )
 
-# A row back from an engine. Its answer is a score, reasons to doubt a translation, or a text; without one,
-# `error` says why. `cut`: the scorer read only the beginning of the text. `truncated`: the translation ends
-# without an end token. `direction`: see directions.numbers.
+# A row back from an engine. Its answer is a score, scores by reference, reasons to doubt a translation, or a
+# text; without one, `error` says why. `cut`: the scorer read only the beginning of the text. `truncated`: the
+# translation ends without an end token. `direction`: see directions.numbers.
 RESULTS = pa.schema(
     [
         ("shard", pa.string()),
@@ -53,6 +53,7 @@ RESULTS = pa.schema(
         ("error", pa.string()),
         ("prompt_tokens", pa.int32()),
         ("score", pa.float64()),
+        ("scores", pa.list_(pa.float64())),
         ("reasons", pa.list_(pa.string())),
         ("cut", pa.bool_()),
         ("text", pa.string()),
@@ -69,6 +70,7 @@ class Answer(NamedTuple):
     error: str = ""
     prompt_tokens: int | None = None
     score: float | None = None
+    scores: Sequence[float] | None = None
     reasons: Sequence[str] | None = None
     cut: bool | None = None
     text: str | None = None
@@ -92,11 +94,11 @@ def as_results(requests: pa.Table, answers: Mapping[int, Answer]) -> pa.Table:
 
 
 class Scorer(Protocol):
-    """Returns a value for each row of a table: a score (a router's is higher for the large model; NaN: none)
-    or the reasons that its lane `fills`. It is pickled into the engine's process, and loads its model there,
-    once."""
+    """Returns a value for each row of a table: a score (a router's is higher for the large model; NaN: none),
+    or the scores or reasons that its lane `fills`. It is pickled into the engine's process, and loads its
+    model there, once."""
 
-    def __call__(self, rows: pa.Table) -> Scores | list[list[str]]: ...
+    def __call__(self, rows: pa.Table) -> Scores | list[list[float]] | list[list[str]]: ...
 
 
 @dataclass(frozen=True)
@@ -166,7 +168,7 @@ class Lane:
     prompter: Prompter | None = None
     limit_tokens: int = 0
     scorer: Scorer | None = None
-    fills: Literal["score", "reasons"] = "score"
+    fills: Literal["score", "scores", "reasons"] = "score"
     cuts: Callable[[pa.Table], Mask] | None = None
     retries: int = 0
     patience: Patience = PATIENCE

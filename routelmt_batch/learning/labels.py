@@ -5,7 +5,7 @@ It reads footers, not rows.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,8 @@ from routelmt_batch.files.location import Location
 from routelmt_batch.files.parquet import parquet_file
 from routelmt_batch.rows import LABEL_METADATA
 from routelmt_batch.spec import Texts, near
+
+_REFERENCE = "reference"
 
 
 class _Part(BaseModel):
@@ -128,11 +130,18 @@ def texts_of(tables: Sequence[LabelTable]) -> Texts:
     return first.texts
 
 
-def check_texts(tables: Sequence[LabelTable], columns: Iterable[str]) -> None:
-    """Raises InputError if a table lacks one of the columns, or if the column does not hold strings."""
+def reference_column(texts: Texts) -> str:
+    """The tables' column of references: the one that the label spec named, or `reference`."""
+    return texts.columns.reference or _REFERENCE
+
+
+def check_texts(
+    tables: Sequence[LabelTable], columns: Iterable[str], fits: Callable[[pa.DataType], bool] = is_text
+) -> None:
+    """Raises InputError if a table lacks one of the columns, or if its type does not fit."""
     for table in tables:
         for name in dict.fromkeys(columns):
-            if name not in table.schema.names or not is_text(table.schema.field(name).type):
+            if name not in table.schema.names or not fits(table.schema.field(name).type):
                 raise InputError(
                     f"{table.path}: no text column {name!r}{near(name, table.schema.names)}; it has "
                     f"{', '.join(table.schema.names) or 'no columns'}. Add or rename the column, or give a "

@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from routelmt_batch.corpus.shards import Shard, text_columns
-from routelmt_batch.corpus.units import read_unit
+from routelmt_batch.corpus.shards import Shard, is_references, text_columns
+from routelmt_batch.corpus.units import read_unit, references
 from routelmt_batch.engines.lanes import Engine, Mask, Pending
-from routelmt_batch.learning.labels import check_texts, find, texts_of
+from routelmt_batch.learning.labels import check_texts, find, reference_column, texts_of
 from routelmt_batch.learning.scoring import open_tables
 from routelmt_batch.metrics.metric import Metric, describe, open_metric
 from routelmt_batch.progress import Bars
@@ -29,7 +29,6 @@ from routelmt_batch.store.manifest import of_input
 from routelmt_batch.store.pickles import check_pickles
 from routelmt_batch.store.workspace import Workspace
 
-_REFERENCE = "reference"  # the reference column, if a table names none
 _TEXT_ROWS = 1024  # rows held as Python objects at a time
 
 
@@ -74,15 +73,15 @@ class TableReader:
         for first, batch in read_unit(unit, list(columns.values()), _TEXT_ROWS):
             keep = np.flatnonzero(wanted[first - unit.first_row :][: batch.num_rows])
             texts = {key: batch[name].take(pa.array(keep)) for key, name in columns.items()}
-            skips = np.where(_blank(texts["hypothesis"]), NO_TRANSLATION, "")
+            blank = [not (text or "").strip() for text in texts["hypothesis"].to_pylist()]
+            skips = np.where(np.array(blank, bool), NO_TRANSLATION, "")
             if self.reference:
-                skips = np.where((skips == "") & _blank(texts["reference"]), NO_REFERENCE, skips)
+                found = references(texts["reference"])
+                texts["reference"] = pa.array(found, pa.list_(pa.string()))
+                without = np.array([not several for several in found], bool)
+                skips = np.where((skips == "") & without, NO_REFERENCE, skips)
             if len(keep):
                 yield column_requests(unit, (first + keep).tolist(), texts, skips.tolist())
-
-
-def _blank(texts: pa.Array) -> npt.NDArray[np.bool_]:
-    return np.array([not (text or "").strip() for text in texts.to_pylist()], bool)
 
 
 @dataclass(frozen=True)
@@ -114,7 +113,7 @@ def measure_tables(
     """
     files = find(tables)
     texts = texts_of(files)
-    columns = texts.columns.model_copy(update={"reference": texts.columns.reference or _REFERENCE})
+    columns = texts.columns.model_copy(update={"reference": reference_column(texts)})
     spec = MeasureSpec(
         name=name,
         input=Input(uri=tuple(tables), **{**dict(texts), "columns": columns}),
@@ -126,7 +125,9 @@ def measure_tables(
     check_pickles(spec, bars)
     if not metric.needs_reference:
         spec = spec.without_references()
-    check_texts(files, text_columns(spec.input, spec.also).values())
+    check_texts(files, text_columns(spec.input).values())
+    if spec.input.columns.reference:
+        check_texts(files, [spec.input.columns.reference], is_references)
     with open_tables(MeasureRecipe(spec, metric), bars, "qualities") as workspace:
         for route in routes:
             _measure(workspace, route, engine, bars)

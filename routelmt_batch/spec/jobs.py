@@ -155,7 +155,7 @@ class LabelSpec(PassSpec):
     """Both models translate a parallel corpus, and a metric scores both translations.
 
     The metric is `chrf` unless another is named. The column of references is `reference` unless
-    `input.columns.reference` names another.
+    `input.columns.reference` names another. It holds one translation by people for each row, or a list.
     """
 
     command = "label"

@@ -83,7 +83,8 @@ class Columns(Part):
     target_lang: str = Field("target_lang", description="Column with the language to translate into.")
     reference: str | None = Field(
         None,
-        description="Column with a human translation. Only a metric that needs references reads it.",
+        description="Column with a human translation, or with a list of several. Only a metric that needs "
+        "references reads it.",
     )
 
     @model_validator(mode="after")

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from routelmt_batch.corpus.units import read_lines
 from routelmt_batch.engines.lanes import Lane, Mask, Pending
+from routelmt_batch.metrics.by_reference import ByReference
 from routelmt_batch.metrics.metric import Metric
 from routelmt_batch.routers.card import Scale
 from routelmt_batch.rows import (
@@ -66,7 +67,7 @@ class Measurable:
 
 @dataclass(frozen=True)
 class QualityReader:
-    """Reads one model's translations with their sources and, if the metric needs them, references."""
+    """Reads one model's translations with their sources and, if the metric needs them, their references."""
 
     input: Input
     route: Route
@@ -82,20 +83,21 @@ class QualityReader:
                 continue
             rows = [lines.rows[i] for i in indices]
             columns = {
-                "hypothesis": [texts[row] for row in rows],
-                "source": [lines.texts[i] for i in indices],
+                "hypothesis": pa.array([texts[row] for row in rows], pa.string()),
+                "source": pa.array([lines.texts[i] for i in indices], pa.string()),
             }
             skips = None
             if self.needs_reference:
-                columns["reference"] = references = [lines.references[i] for i in indices]
-                skips = ["" if (text or "").strip() else NO_REFERENCE for text in references]
-            texts_of = {name: pa.array(values, pa.string()) for name, values in columns.items()}
-            yield column_requests(unit, rows, texts_of, skips)
+                references = [lines.references[i] for i in indices]
+                columns["reference"] = pa.array(references, pa.list_(pa.string()))
+                skips = ["" if several else NO_REFERENCE for several in references]
+            yield column_requests(unit, rows, columns, skips)
 
 
 @dataclass(frozen=True)
 class QualityWriter:
-    """Commits results as qualities on the scale: mean + std x the metric's or router's output."""
+    """Commits results as qualities on the scale: mean + std x the metric's or router's output, or the mean of
+    the outputs by reference."""
 
     part: PartWriter
     of: str
@@ -103,6 +105,10 @@ class QualityWriter:
 
     def __call__(self, results: pa.Table) -> PartEntry:
         score = results["score"].to_numpy(zero_copy_only=False).astype(np.float64)
+        by_reference = results["scores"].to_pylist()
+        for row, scores in enumerate(by_reference):
+            if scores:
+                score[row] = sum(scores) / len(scores)
         quality = self.scale.mean + self.scale.std * score
         known = np.isfinite(quality)
         reasons = [
@@ -117,6 +123,9 @@ class QualityWriter:
                 "row": results["row"],
                 "route": [self.of] * results.num_rows,
                 "quality": pa.array(quality, pa.float64(), mask=~known),
+                "by_reference": [
+                    scores if fine else None for scores, fine in zip(by_reference, known, strict=True)
+                ],
                 "reason": reasons,
             },
             schema=QUALITY.schema,
@@ -135,11 +144,13 @@ def lane(
 ) -> Lane:
     """A lane that measures one model's translations, of the wanted rows or of all, and commits to a stage."""
     spec = workspace.spec
+    scorer = ByReference(metric) if metric.needs_reference else metric
     return Lane(
         label=f"{metric.name} of {route}",
         pool=pool,
-        scorer=metric,
-        cuts=metric.cuts,
+        scorer=scorer,
+        fills="scores" if metric.needs_reference else "score",
+        cuts=scorer.cuts,
         python=metric.python,
         units=work,
         pending=Pending(Measurable(route, wanted), QualityReader(spec.input, route, metric.needs_reference)),

@@ -65,6 +65,6 @@ def _skip(lines: Lines, i: int, needs: Sequence[str]) -> str:
         return EMPTY
     if lines.source_langs[i] not in LANGUAGES or lines.target_langs[i] not in LANGUAGES:
         return UNKNOWN_LANGUAGE
-    if "reference" in needs and not (lines.references[i] or "").strip():
+    if "reference" in needs and not lines.references[i]:
         return NO_REFERENCE
     return ""

@@ -52,6 +52,11 @@ class Population:
     oracle_rank: Integers
     ties: Ties
 
+    @property
+    def gain_by_row(self) -> Floats:
+        """The gains in row order."""
+        return self.gain[self.oracle_rank]
+
 
 @dataclass(frozen=True)
 class Guard:

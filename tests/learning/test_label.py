@@ -126,6 +126,7 @@ def test_the_input_comes_back_as_it_was_and_the_file_says_what_the_labels_are_of
         "quality_small",
         "quality_large",
         "gain",
+        "gain_by_reference",
     ]
     signature = json.loads(pq.read_schema(path).metadata[b"routelmt"])
     assert signature["metric"]["name"] == "chrf" and "version:" in signature["metric"]["signature"]

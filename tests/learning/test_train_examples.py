@@ -1,5 +1,6 @@
 """Rows become token ids once; what is too long is left out (decoders) or cut off (encoders)."""
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
@@ -39,6 +40,49 @@ def test_each_side_holds_its_rows_prompts_and_targets(tmp_path):
     )
     train = examples.read(folder, "train").targets
     assert (found.scale.mean, found.scale.std) == pytest.approx((train.mean(), train.std()))
+
+
+def weighed(tmp_path, **settings):
+    """The weights of the rows of each side, by the row's target."""
+    found, folder = prepared(make_spec(tmp_path, **settings), tmp_path)
+    sides = {side: examples.read(folder, side) for side in found.rows}
+    return {side: dict(zip(rows.targets, rows.weights, strict=True)) for side, rows in sides.items()}
+
+
+def test_a_row_s_weight_is_its_share_of_the_training_rows_references(tmp_path):
+    """A row without a list has one reference."""
+    counts = [row % 4 for row in range(120)]
+    gains = [[1.0] * count or None for count in counts]
+    labels = pq.read_table(
+        write_labels(tmp_path / "labels.parquet", 120, gain_by_reference=gains)
+    ).to_pylist()
+    found = weighed(tmp_path)
+    of = {
+        float(np.round(row["quality_large"] - row["quality_small"], 9)): max(1, count)
+        for row, count in zip(labels, counts, strict=True)
+    }
+    average = sum(of[target] for target in found["train"]) / len(found["train"])
+    for rows in found.values():
+        for target, weight in rows.items():
+            assert weight == pytest.approx(of[target] / average)
+    assert sum(found["train"].values()) == pytest.approx(len(found["train"]))
+
+
+@pytest.mark.parametrize(
+    ("columns", "settings"),
+    [
+        ({}, {}),
+        ({"gain_by_reference": [[1.0, 2.0]] * 60}, {}),
+        (
+            {"gain_by_reference": [[1.0] * (1 + row % 3) for row in range(60)]},
+            {"training__weigh_references": False},
+        ),
+    ],
+)
+def test_rows_without_counts_or_with_equal_ones_or_if_it_is_off_weigh_one(tmp_path, columns, settings):
+    write_labels(tmp_path / "labels.parquet", 60, **columns)
+    found = weighed(tmp_path, **settings)
+    assert {weight for rows in found.values() for weight in rows.values()} == {1.0}
 
 
 def test_a_decoder_leaves_long_prompts_out_and_an_encoder_cuts_them_off(tmp_path):

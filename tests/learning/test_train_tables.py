@@ -46,6 +46,10 @@ def rows_of(spec, heard):
         ({"tables": ["labels.parquet", "labels.parquet"]}, "would count twice: give one of them"),
         ({"tables": ["broken.parquet"]}, "not readable as Parquet"),
         ({"tables": ["words.parquet"]}, "column 'gain' is string, not numeric"),
+        (
+            {"tables": ["list.parquet"]},
+            "'gain_by_reference' is double, not a list of numbers: write it as `label`",
+        ),
         ({"tables": ["no.parquet"]}, "needs source, source_lang, target_lang, gain: give a table"),
     ],
 )
@@ -54,6 +58,7 @@ def test_a_table_that_does_not_fit(tmp_path, settings, message):
     table = pq.read_table(tmp_path / "labels.parquet")
     pq.write_table(table.drop(["quality_small"]), tmp_path / "bare.parquet")
     (tmp_path / "broken.parquet").write_bytes(b"PAR1 no")
+    pq.write_table(table.append_column("gain_by_reference", table["gain"]), tmp_path / "list.parquet")
     bare = table.drop(["quality_small", "gain"])
     pq.write_table(bare, tmp_path / "no.parquet")
     pq.write_table(bare.append_column("gain", pa.array(["much"] * 30)), tmp_path / "words.parquet")
@@ -184,6 +189,16 @@ def test_a_table_of_gains_alone_is_learnt_from_as_it_is(tmp_path, heard):
     found = rows_of(make_spec(tmp_path), heard)
     assert found["target"].to_pylist() == pq.read_table(path)["gain"].to_pylist()
     assert not heard.warnings
+
+
+def test_rows_have_as_many_references_as_their_lists_of_gains(tmp_path, heard):
+    """One if the list is null or empty, as with a metric that reads no references, or if there is no list."""
+    gains = [[1.0, 2.0], [1.0], [], None, [1.0, 2.0, None]]
+    write_labels(tmp_path / "labels" / "a.parquet", 5, gain_by_reference=gains)
+    write_labels(tmp_path / "labels" / "bb.parquet", 4, gain_by_reference=pa.nulls(4))
+    write_labels(tmp_path / "labels" / "c.parquet", 3)
+    rows = rows_of(make_spec(tmp_path, tables=["labels"]), heard)
+    assert rows["references"].to_pylist() == [2, 1, 1, 1, 3, *[1] * 7]
 
 
 @pytest.mark.parametrize("by", ["source", "text"])

@@ -7,6 +7,7 @@ import shutil
 import signal
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -83,6 +84,32 @@ def test_full_fine_tuning_moves_every_matrix_and_learns(run):
     assert report.held_out.overall.spearman > 0.5
     assert report.card["kind"] == "routelmt-q"
     assert read_card(str(folder.root)).target == "quality"
+
+
+def test_a_row_with_three_references_is_learnt_like_three_rows(tmp_path, monkeypatch):
+    """A step takes all rows, so that the losses of every step are the same. Each sentence goes in two directions
+    with one gain, so that mean and deviation of the targets are the same, too."""
+    in_process(monkeypatch)
+    lines = pq.read_table(write_labels(tmp_path / "labels.parquet", 150)).drop(["target_lang"]).to_pylist()
+    rows = [
+        line | {"target_lang": target, "gain_by_reference": [line["gain"]] * count}
+        for line in lines
+        for target, count in (("de", 3), ("zh", 1))
+    ]
+    repeated = [row for row in rows for _ in row["gain_by_reference"]]
+    told = {}
+    for name, some, weigh in (("weighed", rows, True), ("repeated", repeated, False), ("plain", rows, False)):
+        path = write_labels(tmp_path / name / "labels.parquet", 1)
+        table = pa.Table.from_pylist(some).replace_schema_metadata(pq.read_schema(path).metadata)
+        pq.write_table(table, path)
+        settings = {"epochs": 4, "batch_rows": 1024, "evaluations_per_epoch": 1, "weigh_references": weigh}
+        spec = make_spec(path.parent, **{f"training__{key}": value for key, value in settings.items()})
+        train(spec, Options(), BARS)
+        log = TrainingFolder(path.parent / "router").log.read_text().splitlines()
+        told[name] = [line["loss"] for line in map(json.loads, log) if "loss" in line]
+    assert len(told["weighed"]) == 4
+    np.testing.assert_allclose(told["weighed"], told["repeated"], rtol=1e-3)
+    assert not np.allclose(told["weighed"], told["plain"], rtol=1e-2)
 
 
 def test_an_encoders_held_out_predictions_are_those_of_plain_transformers(run, tmp_path):

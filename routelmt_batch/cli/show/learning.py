@@ -22,6 +22,12 @@ def labels(report: LabelReport) -> Group:
     if any(report.cut.values()):
         cut = "; ".join(f"{count:,} of {name}" for name, count in report.cut.items())
         rows.add_row("cut", f"longer than the metric reads, so only their beginning was measured: {cut}")
+    if (found := report.overall.reliability) and found.correlation is not None:
+        rows.add_row(
+            "reliability",
+            f"{found.correlation:.2f} ({number(found.low)} to {number(found.high)}), the correlation of the "
+            f"gains by two references, {found.rows:,} rows",
+        )
     for condition in triggered(report.fail_if or ()):
         rows.add_row("fail if", condition)
     for name, reason in report.unreadable.items():

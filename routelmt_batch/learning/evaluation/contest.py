@@ -5,11 +5,12 @@ It measures, and warns about what cannot be measured. It formats nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 
 import numpy as np
+import numpy.typing as npt
 
 from routelmt_batch.learning.evaluation.tables import Labels
 from routelmt_batch.stats import measures
@@ -21,17 +22,19 @@ OVERALL, MACRO = "overall", "macro"
 
 @dataclass(frozen=True)
 class Routing:
-    """How rows are routed: a router's scores, its guard, and what routed rows bring if that is not their
-    gain, (rows,) each; see `measures.ranking`."""
+    """How rows are routed: a router's scores, its guard, and which rows keep the small translation although
+    they are routed, (rows,) each; see `measures.ranking`."""
 
     scores: Floats
     guard: Guard | None = None
-    brings: Floats | None = None
+    keeps_small: npt.NDArray[np.bool_] | None = None
 
     def ranking(self, population: Population, rows: Integers) -> Ranking:
         """The order over a population that consists of these rows."""
         guard = self.guard and replace(self.guard, quality=self.guard.quality[rows])
-        brings = None if self.brings is None else self.brings[rows]
+        brings = None
+        if self.keeps_small is not None:
+            brings = np.where(self.keeps_small[rows], 0.0, population.gain_by_row)
         return measures.ranking(population, self.scores[rows], guard, brings)
 
 
@@ -68,11 +71,14 @@ class Contest:
         return np.stack([*values, macro])
 
 
+def parts(direction: Integers, directions: Sequence[str]) -> dict[str, Integers]:
+    """The indexes of all rows, and of those of each direction."""
+    by_name = {name: np.flatnonzero(direction == index) for index, name in enumerate(directions)}
+    return {OVERALL: np.arange(len(direction)), **by_name}
+
+
 def contest(labels: Labels, routers: Mapping[str, Routing], budget: Decimal, severe: float) -> Contest:
-    gain = labels.gain
-    rows = {OVERALL: np.arange(len(gain))}
-    for index, name in enumerate(labels.directions):
-        rows[name] = np.flatnonzero(labels.direction == index)
+    gain, rows = labels.gain, parts(labels.direction, labels.directions)
     populations = {name: measures.population(gain, selected) for name, selected in rows.items()}
     rankings = {
         name: [router.ranking(populations[name], selected) for router in routers.values()]

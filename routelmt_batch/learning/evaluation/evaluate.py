@@ -1,6 +1,6 @@
 """Runs routers and guards over label tables, and has `evaluation` compare them.
 
-Routers run as in a job. All qualities and scores of the tables are in memory at once (8 bytes a row each):
+Routers run as in a job. All qualities, scores and hashes of texts are in memory at once (8 bytes a row each):
 label tables are much smaller than a corpus.
 """
 
@@ -85,10 +85,11 @@ def evaluate(
     routers = {name: Routing(values) for name, values in scores.items()}
     baselines = [RANDOM, *(name for name, one in run.scored.items() if one.router.card is None)]
     resamples = settings.resamples or default_resamples(len(labels.quality_small))
-    with bars.rows("bootstrap", resamples, unit="resamples") as advance:
+    total = 2 * resamples if len(labels.halves.of) else resamples  # the ceiling's are the second half
+    with bars.rows("bootstrap", total, unit="resamples") as advance:
         evaluation = measure(
             labels,
-            guards.routings(selected.guarded, settings.guards, routers, qualities, labels.gain),
+            guards.routings(selected.guarded, settings.guards, routers, qualities),
             list(dict.fromkeys(baselines)),
             settings.budget,
             settings.severe,

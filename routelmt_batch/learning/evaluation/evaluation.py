@@ -17,6 +17,7 @@ from routelmt_batch import __version__
 from routelmt_batch.errors import UsageError
 from routelmt_batch.files.write import write_text
 from routelmt_batch.kinds import ORACLES, SEVERE_LOSS_GAIN
+from routelmt_batch.learning.evaluation.ceiling import NO_CEILING, Ceiling, ceiling
 from routelmt_batch.learning.evaluation.contest import MACRO, OVERALL, Contest, Routing, contest, doubts
 from routelmt_batch.learning.evaluation.curves import area, budget_curve, by_percent
 from routelmt_batch.learning.evaluation.result import Evaluation
@@ -52,7 +53,8 @@ def evaluate(
         severe: a routed row with this gain or less is a severe loss.
         resamples: of the bootstrap; by default 1000, fewer for many rows.
         signature: what labels and scores were made with; stored unchanged.
-        advance: called after each resample, from any thread.
+        advance: called after each resample, from any thread. The ceiling, if there is one, is resampled as
+            often again.
 
     Raises:
         UsageError: the budget is outside 0 to 1, a name is reserved or unknown, or scores are of other rows.
@@ -60,7 +62,8 @@ def evaluate(
     rows = len(labels.quality_small)
     resamples = resampling.default_resamples(rows) if resamples is None else resamples
     _check(rows, routers, baselines, budget, resamples)
-    field = contest(labels, _with_references(labels, routers, seed), budget, severe)
+    routings = _with_references(labels, routers, seed)
+    field = contest(labels, routings, budget, severe)
 
     def measured(weights: Integers) -> Floats:
         values = field.measure(weights)
@@ -69,13 +72,16 @@ def evaluate(
 
     point = field.measure(np.ones(rows, np.uint8))
     samples = resampling.bootstrap(rows, measured, resamples, seed)
+    # The oracles see the gain that measures them, so they have no share of what can be had without it.
+    blind = {name: routing for name, routing in routings.items() if name not in ORACLES}
+    top = ceiling(labels, blind, budget, resamples, seed, advance)
     return Evaluation.of(
         {
             **_settings(labels, field),
             "resamples": resamples,
             "interval_percent": resampling.LEVEL_PERCENT,
             "seed": seed,
-            **_results(labels, field, baselines, point, samples),
+            **_results(labels, field, baselines, point, samples, top),
             "signature": dict(signature or {}),
             "versions": _versions(),
         }
@@ -152,7 +158,12 @@ def _settings(labels: Labels, field: Contest) -> dict[str, Any]:
 
 
 def _results(
-    labels: Labels, field: Contest, baselines: Sequence[str], point: Floats, samples: Floats
+    labels: Labels,
+    field: Contest,
+    baselines: Sequence[str],
+    point: Floats,
+    samples: Floats,
+    top: Ceiling | None,
 ) -> dict[str, Any]:
     rankings = dict(zip(field.names, field.rankings[OVERALL], strict=True))
     best = _best(field.names, [name for name in baselines if rankings[name].ranks], point)
@@ -166,12 +177,31 @@ def _results(
             "curve": by_percent(curves[name]),
             "area": areas[name],
             "against_best_baseline": _against(field.names, best, index, point, samples),
+            "attainable_share": _by_direction(top.shares(name, _value))
+            if top and name in top.routers
+            else None,
         }
     return {
         "baselines": list(baselines),
         "best_baseline": best,
+        "ceiling": _by_direction(top.figures(_value)) if top else None,
+        "ceiling_note": None if top else NO_CEILING,
         "routers": routers,
-        "warnings": [*labels.warnings, *doubts(field, point, samples), *warnings],
+        "warnings": [
+            *labels.warnings,
+            *doubts(field, point, samples),
+            *warnings,
+            *(top.doubts() if top else ()),
+        ],
+    }
+
+
+def _by_direction(by_population: Mapping[str, Any]) -> dict[str, Any]:
+    """Values of all rows and of each direction, by population, as the record has them."""
+    overall = by_population[OVERALL]
+    return {
+        OVERALL: overall,
+        "directions": {name: one for name, one in by_population.items() if name != OVERALL},
     }
 
 

@@ -95,9 +95,8 @@ def routings(
     settings: GuardSettings,
     routers: Mapping[str, Routing],
     qualities: Mapping[str, Floats],
-    gain: Floats,
 ) -> dict[str, Routing]:
-    """The routers, then the guards, all on the same rows; `qualities` and `gain` are (rows,)."""
+    """The routers, then the guards, all on the same rows; `qualities` are (rows,) each."""
     found = dict(routers)
     for one in guarded:
         base, small = found[one.router], qualities[one.small]
@@ -105,8 +104,7 @@ def routings(
             guard = Guard(small, settings.candidates, settings.keep_small_above)
             found[one.name] = replace(base, guard=guard)
         else:
-            kept = qualities[one.large] < small - settings.margin
-            found[one.name] = replace(base, brings=np.where(kept, 0.0, gain))
+            found[one.name] = replace(base, keeps_small=qualities[one.large] < small - settings.margin)
     return found
 
 

@@ -49,6 +49,32 @@ class Against(Record):
     p_value: float
 
 
+class Attainable(Record):
+    """What can be had on sources with several references: MeanDelta of the ceiling, of the oracle of one
+    reference, and of random routing, and Pearson's correlation of the gains by two references."""
+
+    sources: int
+    k: int
+    mean_delta: Interval
+    oracle_mean_delta: Interval
+    random_mean_delta: Interval
+    correlation: Interval
+
+
+class Ceiling(Record):
+    """See evaluation.ceiling: over all sources with several references, and in each direction."""
+
+    overall: Attainable
+    directions: dict[str, Attainable]
+
+
+class Shares(Record):
+    """(MeanDelta - random) / (ceiling - random) in percent, on the sources with several references."""
+
+    overall: Interval
+    directions: dict[str, Interval]
+
+
 class RouterResult(Record):
     """One router: over all rows, in each direction, and the mean over directions."""
 
@@ -59,6 +85,7 @@ class RouterResult(Record):
     curve: Curve
     area: dict[str, float | None]
     against_best_baseline: Against | None
+    attainable_share: Shares | None = None
 
 
 class Evaluation(Record):
@@ -78,6 +105,8 @@ class Evaluation(Record):
     seed: int
     baselines: list[str]
     best_baseline: str | None
+    ceiling: Ceiling | None = None
+    ceiling_note: str | None = None
     routers: dict[str, RouterResult]
     warnings: list[str]
     signature: dict[str, Any]

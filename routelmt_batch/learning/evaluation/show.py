@@ -8,7 +8,9 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from routelmt_batch.learning.evaluation.result import (
+    Attainable,
     Bucket,
+    Ceiling,
     Evaluation,
     ExpectedRandom,
     Metrics,
@@ -42,22 +44,40 @@ def table(evaluation: Evaluation) -> Table:
         pad_edge=False,
         title=heading(evaluation),
         title_justify="left",
-        caption="\n".join(f"warning: {warning}" for warning in evaluation.warnings) or None,
+        caption="\n".join(
+            [_ceiling_line(evaluation), *(f"warning: {warning}" for warning in evaluation.warnings)]
+        ),
         caption_justify="left",
     )
     found.add_column("router", no_wrap=True)
     for metric in _ON_TERMINAL:
         found.add_column(TITLES[metric], justify="right")
+    if evaluation.ceiling is not None:
+        found.add_column("attainable %", justify="right")
     if best is not None:
         found.add_column(f"over {best}", justify="right")
     for name in ranked(evaluation):
         router = evaluation.routers[name]
         cells = [_stacked(router.overall[metric], digits) for metric, digits in _ON_TERMINAL.items()]
+        if evaluation.ceiling is not None:
+            shares = router.attainable_share
+            cells.append(_stacked(shares.overall, 1) if shares else "-")
         if best is not None:
             against = router.against_best_baseline
             cells.append(_stacked(against.mean_delta, 2, signed=True) if against else "-")
         found.add_row(name, *cells)
     return found
+
+
+def _ceiling_line(evaluation: Evaluation) -> str:
+    if evaluation.ceiling is None:
+        return evaluation.ceiling_note or ""
+    found = evaluation.ceiling.overall
+    return (
+        f"ceiling: MeanDelta {_inline(found.mean_delta)} on the {found.sources:,} sources with several "
+        f"references ({found.k:,} routed); random {_inline(found.random_mean_delta)}, oracle "
+        f"{_inline(found.oracle_mean_delta)}"
+    )
 
 
 def heading(evaluation: Evaluation) -> str:
@@ -77,6 +97,8 @@ def markdown(evaluation: Evaluation) -> str:
         "## All rows",
         _metric_table(evaluation, lambda router: router.overall),
         _expectation(evaluation.expected_random),
+        "## The ceiling",
+        *_ceiling(evaluation),
     ]
     if evaluation.directions:
         parts += ["## Mean over directions", _metric_table(evaluation, lambda router: router.macro)]
@@ -122,6 +144,40 @@ def _expectation(random: ExpectedRandom) -> str:
         f"{random.mean_delta:.2f} and {random.severe_loss_rate:.2f}% severe losses; "
         "`random`, if the evaluation added it, is one draw."
     )
+
+
+def _ceiling(evaluation: Evaluation) -> list[str]:
+    found = evaluation.ceiling
+    if found is None:
+        return [evaluation.ceiling_note or ""]
+    return [
+        "On the sources with several references: the gain by one reference orders, the gain by another "
+        "measures, in both orders, averaged. The oracle measures with the gain that orders. Correlation is "
+        "Pearson's, of the two gains.",
+        _ceiling_table(found),
+        "Attainable share: where each router's MeanDelta there lies between random (0%) and the ceiling "
+        "(100%).",
+        _share_table(evaluation, found),
+    ]
+
+
+def _ceiling_table(found: Ceiling) -> str:
+    def line(name: str, part: Attainable) -> list[str]:
+        deltas = (part.random_mean_delta, part.mean_delta, part.oracle_mean_delta)
+        counts = f"{part.sources:,}", f"{part.k:,}"
+        return [name, *counts, *map(_inline, deltas), _inline(part.correlation, 3)]
+
+    parts = {"all": found.overall, **found.directions}
+    titles = ["direction", "sources", "routed", "random", "ceiling", "oracle", "correlation"]
+    return _grid(titles, [line(name, part) for name, part in parts.items()])
+
+
+def _share_table(evaluation: Evaluation, found: Ceiling) -> str:
+    lines = []
+    for name in ranked(evaluation):
+        if (shares := evaluation.routers[name].attainable_share) is not None:
+            lines.append([name, *map(_inline, (shares.overall, *shares.directions.values()))])
+    return _grid(["router", "all", *found.directions], lines)
 
 
 def _direction_table(evaluation: Evaluation) -> str:

@@ -19,10 +19,11 @@ from routelmt_batch.corpus.units import languages
 from routelmt_batch.errors import InputError, UsageError
 from routelmt_batch.files.location import Location
 from routelmt_batch.files.parquet import parquet_file
-from routelmt_batch.learning.gains import GAIN, OtherGains, gain_of, given_gain, is_number
+from routelmt_batch.learning.evaluation.references import References, reference_columns
+from routelmt_batch.learning.gains import GAIN, Halves, OtherGains, gain_of, given_gain, halves, is_number
 from routelmt_batch.learning.gains import QUALITY_LARGE as LARGE
 from routelmt_batch.learning.gains import QUALITY_SMALL as SMALL
-from routelmt_batch.learning.labels import LabelTable, find, texts_of, unreadable
+from routelmt_batch.learning.labels import LabelTable, find, reference_column, texts_of, unreadable
 from routelmt_batch.spec import Texts, near
 from routelmt_batch.stats.measures import Floats
 
@@ -36,7 +37,8 @@ class Labels:
 
     `direction` holds indexes into `directions` ("en-de"), -1 throughout if the tables name no
     languages. `scores` holds the requested score columns, NaN where a row has none. `kept` has a
-    value for every row read: whether it is one of these rows.
+    value for every row read: whether it is one of these rows. `halves` has two gains for each source with
+    several references; its `of` are the sources' first rows.
     """
 
     quality_small: Floats
@@ -46,6 +48,7 @@ class Labels:
     scores: dict[str, Floats]
     kept: npt.NDArray[np.bool_]
     warnings: list[str]
+    halves: Halves = field(default_factory=lambda: halves(np.zeros(0), np.zeros(0, np.int64)))
 
     @property
     def gain(self) -> Floats:
@@ -64,7 +67,10 @@ def read_tables(paths: Sequence[Path | str], score_columns: Sequence[str] = ()) 
         raise UsageError("no label table is given: name a Parquet file, a folder or a glob")
     tables = find([str(path) for path in paths])
     _refuse_twice(tables)
-    gathered = _Gathered(tuple(dict.fromkeys(score_columns)), texts_of(tables))
+    texts = texts_of(tables)
+    # A table says how it was made; it names no column if the metric read no references.
+    column = texts.columns.reference if tables[0].signature else reference_column(texts)
+    gathered = _Gathered(tuple(dict.fromkeys(score_columns)), texts, References(texts, column))
     for table in tables:
         columns = _check(table, gathered.texts, gathered.score_columns)
         for batch in _batches(table.path, columns):
@@ -106,15 +112,16 @@ def _check(table: LabelTable, texts: Texts, score_columns: Sequence[str]) -> lis
     language_columns = _language_columns(texts)
     if all(name in schema.names for name in language_columns):
         columns.extend(language_columns)
-    columns = list(dict.fromkeys(columns))
-    for name in columns:
+    found = list(dict.fromkeys([*columns, *reference_columns(file, schema, texts)]))
+    for name in found:
         if schema.names.count(name) > 1:
             raise InputError(f"{file}: has two columns named {name!r}: rename one")
+    for name in columns:
         kind = schema.field(name).type
         fits, wanted = (is_text(kind), "string") if name in language_columns else (is_number(kind), "numeric")
         if not fits:
             raise InputError(f"{file}: column {name!r} is {kind}, not {wanted}: write it as {wanted}")
-    return columns
+    return found
 
 
 @dataclass
@@ -123,6 +130,7 @@ class _Gathered:
 
     score_columns: tuple[str, ...]
     texts: Texts
+    references: References
     small: list[Floats] = field(default_factory=list)
     large: list[Floats] = field(default_factory=list)
     scores: list[list[Floats]] = field(default_factory=list)
@@ -146,8 +154,10 @@ class _Gathered:
         self.large.append(large[kept])
         self.scores.append([_floats(batch, name)[kept] for name in self.score_columns])
         self.direction.append(self._directions(batch)[kept])
+        gain = gain_of(large[kept], small[kept])
+        self.references.add(batch.filter(pa.array(kept)), gain, self.direction[-1])
         if GAIN in batch.schema.names:
-            self.other_gains.add(_floats(batch, GAIN)[kept], large[kept] - small[kept])
+            self.other_gains.add(_floats(batch, GAIN)[kept], gain)
 
     def _directions(self, batch: pa.RecordBatch) -> npt.NDArray[np.int32]:
         if all(name in batch.schema.names for name in _language_columns(self.texts)):
@@ -183,6 +193,7 @@ class _Gathered:
             },
             kept=kept,
             warnings=self._warnings(rows, len(kept), direction, directions),
+            halves=self.references.halves(),
         )
 
     def _in_name_order(self) -> tuple[npt.NDArray[np.int32], tuple[str, ...]]:
@@ -209,7 +220,7 @@ class _Gathered:
             warnings.append(
                 f"{read - rows:,} of {read:,} rows dropped because of their quality: {self._reasons()}"
             )
-        warnings.extend(self.other_gains.warnings())
+        warnings.extend([*self.other_gains.warnings(), *self.references.other_gains.warnings()])
         unknown = [place for place, name in enumerate(directions) if UNKNOWN in name.split("-")]
         if unknown:
             count = int(np.isin(direction, unknown).sum())

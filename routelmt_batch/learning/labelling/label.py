@@ -29,7 +29,16 @@ from routelmt_batch.learning.labelling.passes import (
 from routelmt_batch.learning.labelling.recipe import Labelling, check_label_models
 from routelmt_batch.learning.labelling.report import Counts, report
 from routelmt_batch.progress import Bars
-from routelmt_batch.rows import LABEL_FIELDS, LABEL_METADATA, LARGE, OK, QUALITY, SMALL, TRANSLATIONS
+from routelmt_batch.rows import (
+    LABEL_FIELDS,
+    LABEL_METADATA,
+    LARGE,
+    OK,
+    QUALITY,
+    SMALL,
+    TRANSLATIONS,
+    Route,
+)
 from routelmt_batch.spec import Input, LabelSpec
 from routelmt_batch.stages.lengths import add_lengths
 from routelmt_batch.stages.outputs import Addition, current_outputs, succeed, write_report, write_shards
@@ -111,6 +120,7 @@ class _LabelColumns:
 
     def __call__(self, work: UnitWork, batch: pa.RecordBatch, counted: Counts) -> dict[str, pa.Array]:
         added: dict[str, pa.Array] = {}
+        by_reference: dict[Route, list[list[float] | None]] = {}
         reasons, written = [], codes(batch, self.input)
         for route in ROUTES:
             table = work.committed(TRANSLATIONS, model=route)
@@ -118,9 +128,11 @@ class _LabelColumns:
             added[f"translation_{route}"] = _placed(work, table, "translation")
             qualities = work.committed(QUALITY, model=route)
             added[f"quality_{route}"] = _placed(work, qualities, "quality")
+            by_reference[route] = _placed(work, qualities, "by_reference").to_pylist()
             if route == LARGE:
                 add_lengths(counted.lengths, _with_codes(work, table, written))
         added["gain"] = pc.subtract(added["quality_large"], added["quality_small"])
+        added["gain_by_reference"] = _gains(by_reference[LARGE], by_reference[SMALL])
         counted.add(added, reasons, *written)
         return added
 
@@ -131,6 +143,15 @@ def _with_codes(work: UnitWork, table: pa.Table, written: Sequence[pa.Array]) ->
     for name, code in zip(("source_lang", "target_lang"), written, strict=True):
         table = table.append_column(name, code.take(pa.array(work.offsets(table))))
     return table
+
+
+def _gains(large: Sequence[list[float] | None], small: Sequence[list[float] | None]) -> pa.Array:
+    """The gains of each row by reference; null without qualities by reference."""
+    gains = [
+        None if more is None or less is None else [a - b for a, b in zip(more, less, strict=True)]
+        for more, less in zip(large, small, strict=True)
+    ]
+    return pa.array(gains, pa.list_(pa.float64()))
 
 
 def _placed(work: UnitWork, table: pa.Table, name: str) -> pa.Array:

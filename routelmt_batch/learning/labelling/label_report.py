@@ -15,6 +15,16 @@ from routelmt_batch.stages.outputs import Report
 Counts = dict[str, int]
 
 
+class Reliability(Record):
+    """How well one reference's gain tells another's: Pearson's correlation of the two gains of the rows with
+    several references, with a 95% interval. Null: not defined."""
+
+    rows: int
+    correlation: float | None
+    low: float | None
+    high: float | None
+
+
 class Means(Record):
     """Rows of a direction, or all rows; mean qualities and gain of the labelled ones, if there are any."""
 
@@ -24,6 +34,7 @@ class Means(Record):
     quality_large: float | None = None
     gain: float | None = None
     gain_standard_deviation: float | None = None
+    reliability: Reliability | None = None
 
 
 class LabelReport(Report):

@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from routelmt_batch.engines.lanes import Engine
 from routelmt_batch.languages import direction
+from routelmt_batch.learning.gains import GAIN_BY_REFERENCE, halves
 from routelmt_batch.learning.labelling.label_report import LabelReport
 from routelmt_batch.learning.labelling.recipe import Labelling
 from routelmt_batch.rows import LARGE, QUALITY, SMALL, UNTRANSLATABLE
@@ -20,6 +22,9 @@ from routelmt_batch.stages.totals import add, totals
 from routelmt_batch.store.manifest import versions
 
 _SUMS = ("small", "large", "gain", "gain_squared")
+_SUMS_OF_HALVES = ("several", "first", "second", "first_squared", "second_squared", "product")
+_FEWEST = 4  # rows of an interval by Fisher's transformation
+_SAME = 1e-12  # product of two variances: smaller ones are rounding errors
 
 
 class Counts:
@@ -45,7 +50,8 @@ class Counts:
         qualities = zip(
             *(columns[f"quality_{route}"].to_pylist() for route in ("small", "large")), strict=True
         )
-        for reason, codes, (small, large) in zip(why, languages, qualities, strict=True):
+        twice = _halves(columns[GAIN_BY_REFERENCE])
+        for row, (reason, codes, (small, large)) in enumerate(zip(why, languages, qualities, strict=True)):
             counts = self.directions.setdefault(direction(*codes), Counter(rows=0, labelled=0))
             counts["rows"] += 1
             if small is None or large is None:
@@ -57,6 +63,9 @@ class Counts:
             gain = large - small
             sums = dict(zip(_SUMS, (small, large, gain, gain * gain), strict=True))
             counts.update({"labelled": 1, **sums})
+            if row in twice:
+                a, b = twice[row]
+                counts.update(dict(zip(_SUMS_OF_HALVES, (1, a, b, a * a, b * b, a * b), strict=True)))
 
     def report(self) -> dict[str, Any]:
         return {
@@ -65,6 +74,14 @@ class Counts:
             "direction": {name: dict(counts) for name, counts in sorted(self.directions.items())},
             "lengths": {name: dict(sums) for name, sums in sorted(self.lengths.items())},
         }
+
+
+def _halves(by_reference: pa.Array) -> dict[int, tuple[float, float]]:
+    """The two gains of each row with several references; see gains.halves."""
+    rows = np.asarray(pc.list_parent_indices(by_reference).to_numpy(), np.int64)
+    found = halves(pc.list_flatten(by_reference).to_numpy(), rows)
+    pairs = zip(found.first.tolist(), found.second.tolist(), strict=True)
+    return dict(zip(found.of.tolist(), pairs, strict=True))
 
 
 def report(workspace: Labelling, engine: Engine) -> LabelReport:
@@ -106,4 +123,25 @@ def _means(counts: Mapping[str, float]) -> dict[str, Any]:
         "quality_large": large,
         "gain": gain,
         "gain_standard_deviation": float(np.round(deviation, 6)),
+        **({"reliability": _reliability(counts)} if counts.get("several") else {}),
     }
+
+
+def _reliability(counts: Mapping[str, float]) -> dict[str, Any]:
+    """Pearson's correlation of the two gains of rows with several references.
+
+    The 95% interval is that of Fisher's transformation, atanh(r) ± 1.96 / √(n - 3): sums over shards do not
+    allow a bootstrap.
+    """
+    n = int(counts["several"])
+    first, second, first_squared, second_squared, product = (counts[name] / n for name in _SUMS_OF_HALVES[1:])
+    spread = (first_squared - first * first) * (second_squared - second * second)
+    found: dict[str, Any] = {"rows": n, "correlation": None, "low": None, "high": None}
+    if n < _FEWEST or not spread > _SAME:
+        return found
+    correlation = float(np.clip((product - first * second) / math.sqrt(spread), -1, 1))
+    found["correlation"] = correlation
+    if abs(correlation) < 1:
+        middle, width = math.atanh(correlation), 1.96 / math.sqrt(n - 3)
+        found |= {"low": math.tanh(middle - width), "high": math.tanh(middle + width)}
+    return found

@@ -1,4 +1,4 @@
-"""Training examples on disk: each row's prompt as token ids, its target and its side.
+"""Training examples on disk: each row's prompt as token ids, its target, its weight and its side.
 
 They are tokenized once, and read by every worker, epoch and resume. It knows no model but its tokenizer.
 """
@@ -29,15 +29,24 @@ FEWEST_ROWS = 20
 _FEWEST_OF_A_SIDE = 2  # a correlation needs two
 _CHUNK_ROWS = 2048
 
-SCHEMA = pa.schema({"token_ids": pa.list_(pa.int32()), "target": pa.float64(), "direction": pa.string()})
+SCHEMA = pa.schema(
+    {
+        "token_ids": pa.list_(pa.int32()),
+        "target": pa.float64(),
+        "weight": pa.float64(),
+        "direction": pa.string(),
+    }
+)
 
 
 @dataclass(frozen=True)
 class Examples:
-    """The examples of one side, row by row: token ids, and targets on the metric's own scale."""
+    """The examples of one side, row by row: token ids, targets on the metric's own scale, and weights in the
+    loss, which are 1 on average over the training rows."""
 
     token_ids: list[list[int]]
     targets: Any  # float64 array
+    weights: Any  # float64 array
     directions: list[str]
 
 
@@ -85,8 +94,8 @@ def _prepare(spec: TrainSpec, rows: pa.Table, folder: TrainingFolder, bars: Bars
     kept = rows.filter(pa.array(keep, pa.bool_()))
     check_sides(kept, spec)
     directions = pc.binary_join_element_wise(kept["source_lang"], kept["target_lang"], "-")
-    table = pa.table([ids, kept["target"], directions], schema=SCHEMA)
     of_side = np.array(kept["side"].to_pylist())
+    table = pa.table([ids, kept["target"], _weights(spec, kept, of_side == TRAIN), directions], schema=SCHEMA)
     for side in SIDES:
         write_parquet(folder.rows(side), table.filter(pa.array(of_side == side)), "train.rows")
     train = _targets(kept, TRAIN)
@@ -97,6 +106,16 @@ def _prepare(spec: TrainSpec, rows: pa.Table, folder: TrainingFolder, bars: Bars
         directions=sorted(set(directions.filter(pa.array(of_side == TRAIN)).to_pylist())),
         scale=Scale(mean=float(train.mean()), std=float(train.std())),
     )
+
+
+def _weights(spec: TrainSpec, rows: pa.Table, train: Any) -> Any:
+    """The rows' weights in the loss, (rows,): their references, divided by the training rows' average.
+
+    The mean gain of m references has 1 / m of the noise of one. Weighted by m, it counts like m rows with one
+    reference each. The division keeps the size of the loss, and with it the meaning of the learning rate.
+    """
+    references = rows["references"].to_numpy() if spec.training.weigh_references else np.ones(rows.num_rows)
+    return references / references[train].mean()
 
 
 def _tokenize(spec: TrainSpec, rows: pa.Table, bars: Bars) -> tuple[pa.Array, list[bool], int]:
@@ -124,7 +143,10 @@ def _tokenize(spec: TrainSpec, rows: pa.Table, bars: Bars) -> tuple[pa.Array, li
 def read(folder: TrainingFolder, side: str) -> Examples:
     table = pq.read_table(folder.rows(side), partitioning=None)
     return Examples(
-        table["token_ids"].to_pylist(), table["target"].to_numpy(), table["direction"].to_pylist()
+        table["token_ids"].to_pylist(),
+        table["target"].to_numpy(),
+        table["weight"].to_numpy(),
+        table["direction"].to_pylist(),
     )
 
 

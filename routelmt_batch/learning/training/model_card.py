@@ -48,6 +48,7 @@ def card(spec: TrainSpec, made: Signature | None, prepared: Prepared, trained: T
             "method": spec.method,
             "lora": spec.lora.model_dump() if spec.method == "lora" else None,
             "seed": spec.training.seed,
+            "weigh_references": spec.training.weigh_references,
             "split": spec.split.model_dump(mode="json"),
             "rows": prepared.rows,
             "max_length_tokens": spec.training.max_length_tokens,

@@ -119,6 +119,11 @@ class Training(Part):
         description="Longest example. A decoder leaves longer ones out, an encoder cuts them.",
     )
     gradient_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
+    weigh_references: bool = Field(
+        True,
+        description="Whether a row counts in the loss as often as it has references (`gain_by_reference`). "
+        "Rows of a table without that column count once.",
+    )
     autocast: Literal["bfloat16", "none"] = Field(
         "bfloat16",
         description="Number format of the computation. The weights in training are float32 either way.",

@@ -21,8 +21,10 @@ from routelmt_batch.errors import InputError, ModelError
 from routelmt_batch.files.parquet import parquet_file
 from routelmt_batch.files.write import sha256
 from routelmt_batch.learning.gains import (
+    GAIN_BY_REFERENCE,
     QUALITY_SMALL,
     OtherGains,
+    check_gains,
     gain_columns,
     gain_of,
     given_gain,
@@ -85,6 +87,7 @@ def _check_columns(file: TableFile, texts: Texts, spec: TrainSpec) -> None:
             raise InputError(f"{path}: column {name!r} is {kind}, not string: write it as string")
         if name in target and not is_number(kind):
             raise InputError(f"{path}: column {name!r} is {kind}, not numeric: write it as numeric")
+    check_gains(path, schema)
 
 
 def _target_columns(schema: pa.Schema, spec: TrainSpec) -> tuple[str, ...]:
@@ -146,7 +149,8 @@ def _check_small(spec: TrainSpec, small: Model) -> None:
 
 
 def read_rows(spec: TrainSpec, files: list[TableFile], bars: Bars) -> pa.Table:
-    """Usable rows in file order: `source`, `source_lang`, `target_lang`, `target` float64 and `side`.
+    """Usable rows in file order: `source`, `source_lang`, `target_lang`, `target` float64, `references` int64
+    and `side`.
 
     A gain is computed from the qualities; the `gain` column is read if a table lacks one.
     Rows without a usable target, text or language are left out with a warning that counts them, and so
@@ -173,7 +177,8 @@ def read_rows(spec: TrainSpec, files: list[TableFile], bars: Bars) -> pa.Table:
 def _read(spec: TrainSpec, texts: Texts, file: TableFile, other_gains: OtherGains) -> pa.Table:
     targets, by = _target_columns(file.schema, spec), _split_column(texts, spec)
     given = given_gain(file.schema) if spec.target == "gain" else ()
-    columns = dict.fromkeys((*text_columns(texts).values(), *targets, *given, by))
+    by_reference = (GAIN_BY_REFERENCE,) if GAIN_BY_REFERENCE in file.schema.names else ()
+    columns = dict.fromkeys((*text_columns(texts).values(), *targets, *given, *by_reference, by))
     with parquet_file(file.path) as source:
         table = source.read(list(columns))
     first, *second = (table[name].cast(pa.float64()) for name in targets)
@@ -187,10 +192,20 @@ def _read(spec: TrainSpec, texts: Texts, file: TableFile, other_gains: OtherGain
             "source_lang": source_lang,
             "target_lang": target_lang,
             "target": target,
+            "references": _references(table),
             "group": table[by].cast(pa.string()),
             "held_out": pa.array([file.held_out] * table.num_rows, pa.bool_()),
         }
     )
+
+
+def _references(table: pa.Table) -> pa.Array:
+    """How many references stand behind each row; 1 where the table does not say it."""
+    if GAIN_BY_REFERENCE not in table.column_names:
+        return pa.repeat(1, table.num_rows)
+    lists = table[GAIN_BY_REFERENCE].cast(pa.list_(pa.float64()))
+    counts = pc.list_value_length(lists).cast(pa.int64())
+    return pc.max_element_wise(counts, 1)  # a row that a metric without references measured has null
 
 
 def _rules(spec: TrainSpec) -> Iterable[tuple[str, Callable[[pa.Table], Any]]]:

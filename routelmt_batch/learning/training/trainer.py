@@ -134,16 +134,19 @@ def _callbacks(spec: TrainSpec, folder: TrainingFolder) -> list[TrainerCallback]
 def _squared_error(
     outputs: Any, labels: torch.Tensor, num_items_in_batch: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Squared errors of a worker's micro-batch, divided by the rows of the whole step (`num_items_in_batch`).
+    """Weighted squared errors of a worker's micro-batch, divided by the rows of the whole step.
+
+    `labels` (rows, 2) are targets and weights. Trainer counts the values of the whole step, two for each row.
 
     The models' own loss divides by the rows of the micro-batch. Trainer expects a division by the rows of
     the step, so gradients would grow with micro-batches and workers."""
-    errors: torch.Tensor = (outputs.logits[:, 0].float() - labels) ** 2
-    return errors.sum() / (len(labels) if num_items_in_batch is None else num_items_in_batch)
+    target, weight = labels.unbind(dim=1)
+    errors: torch.Tensor = weight * (outputs.logits[:, 0].float() - target) ** 2
+    return errors.sum() / (len(labels) if num_items_in_batch is None else num_items_in_batch / 2)
 
 
 def _ranking(prediction: Any) -> dict[str, float]:
-    value = spearman(np.asarray(prediction.predictions)[:, 0], np.asarray(prediction.label_ids).ravel())
+    value = spearman(np.asarray(prediction.predictions)[:, 0], np.asarray(prediction.label_ids)[:, 0])
     return {"spearman": _NO_RANKING if math.isnan(value) else value}
 
 
@@ -180,17 +183,19 @@ def _publish(spec: TrainSpec, folder: TrainingFolder) -> None:
 
 
 class _Rows(Dataset[dict[str, Any]]):
-    """Examples with their targets standardised by the training rows' mean and standard deviation."""
+    """Examples. Their labels (rows, 2) are targets, standardised by the training rows' mean and standard
+    deviation, and weights."""
 
     def __init__(self, side: examples.Examples, scale: Scale) -> None:
         self.token_ids = side.token_ids
-        self.labels = (np.asarray(side.targets) - scale.mean) / scale.std
+        targets = (np.asarray(side.targets) - scale.mean) / scale.std
+        self.labels = np.column_stack([targets, side.weights])
 
     def __len__(self) -> int:
         return len(self.token_ids)
 
     def __getitem__(self, row: int) -> dict[str, Any]:
-        return {"input_ids": self.token_ids[row], "labels": float(self.labels[row])}
+        return {"input_ids": self.token_ids[row], "labels": self.labels[row].tolist()}
 
     def by_length(self) -> _Rows:
         """The rows, shortest first: less padding, if their order has no meaning."""
