@@ -126,7 +126,8 @@ def check(output: Path, corpus: Path, fraction: str) -> dict[tuple[str, int], di
     """Check a finished job against its input; give its rows by (shard, row)."""
     scored, call = scores(output), calls(output, corpus)
     routed = top(scored, fraction, call)
-    reuses = bool(yaml.safe_load((output / "_job/spec.yaml").read_text())["reuse"])
+    spec = yaml.safe_load((output / "_job/spec.yaml").read_text())
+    reuses = bool(spec["reuse"] or spec["translation_memory"])
     check_report(output, "job")
     success = json.loads((output / "_SUCCESS").read_text())
     named = {shard["shard"]: shard for shard in success["shards"]}

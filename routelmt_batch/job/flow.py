@@ -38,6 +38,7 @@ from routelmt_batch.stages.fold import fold
 from routelmt_batch.stages.gains import skipped_rows
 from routelmt_batch.stages.guard import guard, verify
 from routelmt_batch.stages.job_report import JobReport, WhatIf
+from routelmt_batch.stages.memory import remember
 from routelmt_batch.stages.outputs import current_outputs, succeed
 from routelmt_batch.stages.recipe import Job, JobRecipe, check_models
 from routelmt_batch.stages.report import report
@@ -121,6 +122,7 @@ def run(spec: JobSpec, options: Options, bars: Bars, open_engine: OpenEngine) ->
         verify(workspace, plan, engine, bars)
         assemble(workspace, plan, engine, bars)
         audit(workspace, plan, engine, bars)
+        remember(workspace, engine, bars)
         reported = report(workspace, plan, engine)
         _draw_page(workspace, bars)
         succeed(workspace)

@@ -216,6 +216,8 @@ def resolve(spec: PassSpecs, path: Path) -> PassSpecs:
         resolved["metric"] = spec.metric.model_copy(update={"source": source})
     if isinstance(spec, JobSpec):
         resolved["router"] = with_source(spec.router)
+        if spec.translation_memory:
+            resolved["translation_memory"] = from_here(spec.translation_memory)
         if spec.reuse:
             outputs = tuple(map(from_here, spec.reuse.outputs))
             resolved["reuse"] = spec.reuse.model_copy(update={"outputs": outputs})

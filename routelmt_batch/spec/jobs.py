@@ -22,6 +22,7 @@ from routelmt_batch.spec.parts import (
 from routelmt_batch.spec.quality import Audit, Checks, Guard, Metric
 from routelmt_batch.spec.reuse import Reuse
 from routelmt_batch.spec.storage import Storage
+from routelmt_batch.spec.values import Uri
 
 
 class PassSpec(SpecFile):
@@ -69,6 +70,12 @@ class JobSpec(PassSpec):
     guard: Guard = Guard()
     audit: Audit = Audit()
     reuse: Reuse | None = Field(None, description="Earlier jobs whose work is taken over.")
+    translation_memory: Uri | None = Field(
+        None,
+        description="Folder, or prefix in a store, for scores and translations of all jobs that name it. A "
+        "job takes what is there after what `reuse` names, and adds its own at the end. A relative path "
+        "starts at the folder where you run the command.",
+    )
     metric: Metric | None = Field(
         None, description="Metric that the guard and the audit measure with. Nothing else reads it."
     )

@@ -85,7 +85,7 @@ class Plan(Record):
     budgeted: float | None = None
     spent: float | None = None
     gain_per_cost: float | None = None
-    reuse: dict[str, str] = Field({})
+    reuse: dict[str, str | None] = Field({})
 
     @property
     def rule(self) -> Rule:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fnmatch
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +34,7 @@ _OF_CORPUS = (
     "input.target_lang",
     "input.fold",
     "reuse",
+    "translation_memory",
 )
 
 
@@ -114,29 +115,35 @@ def _is_finished_run(folder: Folder) -> bool:
 
 def _opened(folder: Folder, workspace: Job, engine: Engine) -> Earlier:
     spec = folder.read_spec(JobSpec)
-    with engine.each(_Footer(folder), folder.outputs()) as shards:
-        every = tuple(units(shards))
-    before, now = folder.manifest_of_job()["fingerprints"], workspace.fingerprints
-    return Earlier(
-        str(folder.root),
-        every,
-        spec.input.texts,
-        {
-            SCORE: _changed(before[SCORES.name], now[SCORES.name], ""),
-            SMALL: _changed(before[TRANSLATIONS.name], now[TRANSLATIONS.name], "models.large"),
-            LARGE: _changed(before[TRANSLATIONS.name], now[TRANSLATIONS.name], "models.small"),
-        },
-        sha256(folder.success),
+    before, now = (
+        depends_on(fingerprints)
+        for fingerprints in (folder.manifest_of_job()["fingerprints"], workspace.fingerprints)
     )
+    changed = {
+        kind: [key for key in {**before[kind], **now[kind]} if before[kind].get(key) != now[kind].get(key)]
+        for kind in KINDS
+    }
+    every = output_units(folder, folder.outputs(), engine)
+    return Earlier(str(folder.root), every, spec.input.texts, changed, sha256(folder.success))
 
 
-def _changed(before: Mapping[str, Any], now: Mapping[str, Any], other: str) -> list[str]:
-    """The values that differ, without those of the corpus and of the `other` model."""
-    return [
-        key
-        for key in {**before, **now}
-        if before.get(key) != now.get(key) and key not in _OF_CORPUS and not (other and key.startswith(other))
-    ]
+def depends_on(fingerprints: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """What a score and the translations of both models depend on besides text and languages, by kind."""
+    other = {SCORE: (), SMALL: ("models.large",), LARGE: ("models.small",)}
+    return {
+        kind: {
+            key: value
+            for key, value in fingerprints[(SCORES if kind == SCORE else TRANSLATIONS).name].items()
+            if key not in _OF_CORPUS and not key.startswith(other[kind])
+        }
+        for kind in KINDS
+    }
+
+
+def output_units(folder: Folder, outputs: Iterable[Mapping[str, Any]], engine: Engine) -> list[Unit]:
+    """The output shards of a job, as units."""
+    with engine.each(_Footer(folder), outputs) as shards:
+        return list(units(shards))
 
 
 @dataclass(frozen=True)

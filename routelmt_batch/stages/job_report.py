@@ -161,10 +161,11 @@ class Changed(Record):
 
 class Reused(Record):
     """What was taken from an earlier job, and what could not be taken because of what changed since, in calls
-    by kind: score, small and large translation. `success` is the SHA-256 of its `_SUCCESS`."""
+    by kind: score, small and large translation. `success` is the SHA-256 of its `_SUCCESS`; a translation
+    memory has none."""
 
     output: str
-    success: str
+    success: str | None
     taken: Counts
     changed: dict[str, Changed]
 

@@ -87,6 +87,7 @@ class JobRecipe:
             SCORES.name: {
                 **of_input(self.spec, shards, limit),
                 "input.fold": self.spec.input.fold,
+                "translation_memory": self.spec.translation_memory,
                 "reuse": self.spec.reuse.model_dump(mode="json") if self.spec.reuse else None,
                 **self.router.fingerprint(),
                 "longest prompt in tokens": self.prompt_limit_tokens,

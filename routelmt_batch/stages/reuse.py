@@ -17,26 +17,28 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from routelmt_batch.corpus.units import Unit, languages, read_lines, read_unit
+from routelmt_batch.corpus.units import read_lines
 from routelmt_batch.directions import numbers
 from routelmt_batch.engines.lanes import Engine
-from routelmt_batch.progress import Bars
+from routelmt_batch.files.location import Location
+from routelmt_batch.files.uris import locate
+from routelmt_batch.progress import Bars, counted
 from routelmt_batch.prompts import Prompter
 from routelmt_batch.rows import (
-    FALLBACK,
     FOLDS,
     LARGE,
     OK,
     SCORES,
-    SKIPPED,
     SMALL,
     TOO_LONG,
     TRANSLATIONS,
     TRUNCATED,
 )
-from routelmt_batch.spec import Input, Texts
+from routelmt_batch.spec import Input
 from routelmt_batch.stages.earlier import KINDS, SCORE, Earlier, earlier_jobs
 from routelmt_batch.stages.exchange import Exchange, exchange_folder
+from routelmt_batch.stages.memory import Recaller, divisions, made_from
+from routelmt_batch.stages.offers import OFFERED, VALUES, Offer, Offerer, send_by_key
 from routelmt_batch.stages.passes import PartWriter, part_writer, record_time
 from routelmt_batch.stages.recipe import Job
 from routelmt_batch.stages.requests import requests
@@ -56,19 +58,7 @@ from routelmt_batch.threads import Stop
 
 _PART_ROWS = 65_536
 _WANTED = pa.schema([*KEY, ("position", pa.int64())])
-_VALUES = [
-    ("job", pa.int32()),  # its place among the earlier jobs
-    *((name, pa.large_string()) for name in TEXTS),
-    ("gain", pa.float32()),
-    ("too_long", pa.bool_()),
-    ("route", pa.string()),
-    ("translation", pa.large_string()),
-    ("output_tokens", pa.int32()),
-    ("truncated", pa.bool_()),
-]
-_OFFERED = pa.schema([*KEY, *_VALUES])
-_FOUND = pa.schema([("position", pa.int64()), ("kind", pa.string()), *_VALUES])
-_READ = ("predicted_gain", "status", "reason", "route", "translation", "output_tokens")
+_FOUND = pa.schema([("position", pa.int64()), ("kind", pa.string()), *VALUES])
 Counts = Counter[tuple[int, str]]  # by earlier job and kind
 Column = Any  # an array of pyarrow, chunked or not
 
@@ -80,26 +70,33 @@ def reuse(workspace: Job, engine: Engine, bars: Bars) -> None:
         OutputError: see earlier.earlier_jobs.
     """
     ledger, spec = workspace.ledger, workspace.spec
-    if spec.reuse is None or any(ledger.events_of("reuse")):
+    if not (spec.reuse or spec.translation_memory) or any(ledger.events_of("reuse")):
         return
     started, parts = time.time(), stretches(workspace)
     jobs = earlier_jobs(workspace, engine, bars)
     offers = [
-        _Offer(place, job.texts, units) for place, job in enumerate(jobs) for units in together(job.units)
+        Offer(place, job.texts, units) for place, job in enumerate(jobs) for units in together(job.units)
     ]
-    recipe = workspace.recipe
+    memory = locate(spec.translation_memory) if spec.translation_memory else None
+    remembered = divisions(memory) if memory else []
     writers = (
         part_writer(ledger, SCORES),
         *(part_writer(ledger, TRANSLATIONS, route) for route in (SMALL, LARGE)),
     )
     with exchange_folder(workspace) as folder, bars.rows("reuse", workspace.rows) as advance:
-        buckets = len(parts) + len(offers)
-        wanted, offered = Exchange(folder, _WANTED, buckets), Exchange(folder, _OFFERED, buckets)
+        buckets = len(parts) + len(offers) + len(remembered)
+        wanted, offered = Exchange(folder, _WANTED, buckets), Exchange(folder, OFFERED, buckets)
         found = Exchange(folder, _FOUND, len(parts))
         with engine.each(_Asker(spec.input, wanted), work_of(workspace, parts, [FOLDS])) as files:
             asked = list(files)
-        with engine.each(_Offerer(offered), offers) as files:
+        with engine.each(Offerer(offered), offers) as files:
             given = list(files)
+        recaller = Recaller(offered, len(jobs), made_from(workspace.fingerprints))
+        with engine.each(recaller, remembered) as recalled:
+            for file, lost in recalled:
+                given.append(file)
+                if lost:
+                    bars.warn(f"translation_memory {memory}: {counted(lost, 'file')} could not be read")
         first = np.array([part.positions[0] for part in parts])
         matcher = _Matcher(wanted, offered, found, asked, given, _usable(jobs), first)
         refused: Counts = Counter()
@@ -110,24 +107,26 @@ def reuse(workspace: Job, engine: Engine, bars: Bars) -> None:
                 refused.update(counts)
         entries: list[PartEntry] = []
         taken: Counts = Counter()
-        prompter = recipe.router.prompter
-        keeper = _Keeper(spec.input, prompter, found, matched, writers)
+        keeper = _Keeper(spec.input, workspace.recipe.router.prompter, found, matched, writers)
         with engine.each(keeper, parts) as written:
             for part, (some, counts) in zip(parts, written, strict=True):
                 entries += some
                 taken.update(counts)
                 advance(part.rows)
-        ledger.record("reuse", entries, jobs=_summary(jobs, taken, refused))
+        ledger.record("reuse", entries, jobs=_summary(jobs, memory, taken, refused))
     record_time(ledger, "reuse", workspace.rows, started)
 
 
 def _usable(jobs: Sequence[Earlier]) -> dict[str, list[bool]]:
-    return {kind: [job.is_usable(kind) for job in jobs] for kind in KINDS}
+    """By kind, which jobs have what still stands. The memory, after them, offers nothing else."""
+    return {kind: [*(job.is_usable(kind) for job in jobs), True] for kind in KINDS}
 
 
-def _summary(jobs: Sequence[Earlier], taken: Counts, refused: Counts) -> list[dict[str, object]]:
+def _summary(
+    jobs: Sequence[Earlier], memory: Location | None, taken: Counts, refused: Counts
+) -> list[dict[str, object]]:
     """What the ledger keeps of each job: what was taken, and what could not be because of what changed."""
-    return [
+    lines: list[dict[str, object]] = [
         {
             "output": job.output,
             "success": job.success,
@@ -140,6 +139,10 @@ def _summary(jobs: Sequence[Earlier], taken: Counts, refused: Counts) -> list[di
         }
         for place, job in enumerate(jobs)
     ]
+    if memory:
+        of_memory = {kind: taken[len(jobs), kind] for kind in KINDS}
+        lines.append({"output": str(memory), "success": None, "taken": of_memory, "changed": {}})
+    return lines
 
 
 @dataclass(frozen=True)
@@ -161,68 +164,7 @@ class _Asker:
                 rows = rows.filter(pc.equal(rows["skip"], ""))
                 at = rows["row"].to_numpy() - unit.unit.first_row + position
                 tables.append(pa.table([*keys_of(rows), at], schema=_WANTED))
-        return _send(self.wanted, pa.concat_tables(tables))
-
-
-def _send(exchange: Exchange, rows: pa.Table) -> str:
-    """Send rows to the buckets of their keys."""
-    bucket = rows["high"].to_numpy() % np.uint64(exchange.receivers)
-    return exchange.send(rows, bucket.astype(np.int64))
-
-
-@dataclass(frozen=True)
-class _Offer:
-    """Output shards of an earlier job that one task reads."""
-
-    job: int
-    texts: Texts
-    units: Sequence[Unit]
-
-
-@dataclass(frozen=True)
-class _Offerer:
-    """Sends what an earlier job knows of its texts to buckets, in a task; returns the file's name."""
-
-    offered: Exchange
-
-    def __call__(self, offer: _Offer, stop: Stop) -> str:
-        columns, texts = offer.texts.columns, offer.texts
-        names = [columns.source, *_READ]
-        names += [columns.source_lang] if texts.source_lang is None else []
-        names += [columns.target_lang] if texts.target_lang is None else []
-        tables = [_OFFERED.empty_table()]
-        for unit in offer.units:
-            for _, batch in read_unit(unit, names):
-                stop()
-                tables.append(_offered(offer, batch))
-        return _send(self.offered, pa.concat_tables(tables))
-
-
-def _offered(offer: _Offer, batch: pa.RecordBatch) -> pa.Table:
-    """The rows of an output that have a score, a translation, or too long a text. Of the others nothing is
-    known: they failed, or were given to no model."""
-    source, target = languages(batch, offer.texts)
-    translated = pc.is_in(batch["status"], pa.array([OK, FALLBACK]))
-    too_long = pc.and_(pc.equal(batch["status"], SKIPPED), pc.equal(batch["reason"], TOO_LONG))
-    gain = batch["predicted_gain"]
-    table = pa.table(
-        {
-            "job": np.full(batch.num_rows, offer.job, np.int32),
-            "source": batch[offer.texts.columns.source].cast(pa.large_string()),
-            "source_lang": source.cast(pa.large_string()),
-            "target_lang": target.cast(pa.large_string()),
-            "gain": pc.if_else(pc.is_nan(gain), None, gain),
-            "too_long": pc.fill_null(too_long, False),
-            "route": pc.if_else(translated, batch["route"], None),
-            "translation": pc.if_else(translated, batch["translation"], None).cast(pa.large_string()),
-            "output_tokens": batch["output_tokens"],
-            "truncated": pc.fill_null(pc.equal(batch["reason"], TRUNCATED), False),
-        }
-    )
-    known = pc.or_(pc.or_(pc.is_valid(table["gain"]), table["too_long"]), pc.is_valid(table["translation"]))
-    texts = pc.and_(pc.is_valid(table["source"]), pc.and_(*(pc.is_valid(table[name]) for name in TEXTS[1:])))
-    table = table.filter(pc.and_(known, texts))
-    return pa.table([*keys_of(table), *table.columns], schema=_OFFERED)
+        return send_by_key(self.wanted, pa.concat_tables(tables))
 
 
 @dataclass(frozen=True)
@@ -248,7 +190,7 @@ class _Matcher:
             may = np.array(self.usable[kind], bool)[of_kind["job"].to_numpy()]
             position, rows = _joined(wanted, of_kind.filter(pa.array(may)))
             kinds = pa.array([kind] * len(position), pa.string())
-            values = [rows[name] for name, _ in _VALUES]
+            values = [rows[name] for name, _ in VALUES]
             tables.append(pa.table([position, kinds, *values], schema=_FOUND))
             left = wanted.filter(pc.invert(pc.is_in(wanted["position"], pa.array(position))))
             _, others = _joined(left, of_kind.filter(pa.array(~may)))
