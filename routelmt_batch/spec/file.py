@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -186,13 +186,12 @@ def _explain(
 
 
 def _keys_at(kind: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
-    model = kind
+    here: Any = kind
     for part in location:
-        inner = model.model_fields[str(part)].annotation
-        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+        here = get_args(here)[1] if get_origin(here) is dict else here.model_fields[str(part)].annotation
+        if get_origin(here) is not dict and not (isinstance(here, type) and issubclass(here, BaseModel)):
             return []
-        model = inner
-    return list(model.model_fields)
+    return list(here.model_fields)
 
 
 PassSpecs = TypeVar("PassSpecs", JobSpec, LabelSpec)

@@ -21,7 +21,8 @@ from routelmt_batch.spec.values import Unit
 from routelmt_batch.stages.lengths import Lengths
 from routelmt_batch.store.folder import Folder, read_json
 
-# Costs are whole millionths of a token: so sums are exact, whatever the order of the parts.
+# Costs are whole millionths of a token: so sums are exact, whatever the order of the parts. An int64 holds
+# 9 x 10^12 tokens of them.
 MICRO = 1_000_000
 _HOUR_S = 3600
 _FEWEST_ROWS = 30  # of a direction with a line of its own
