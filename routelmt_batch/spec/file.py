@@ -25,6 +25,7 @@ Spec = TypeVar("Spec", bound=SpecFile)
 _OPTIONS = {
     "budget.fraction": "--budget",
     "budget.amount": "--budget",
+    "budget.rates": "--rates",
     "budget.threshold": "--threshold",
     "budget.cap": "--cap",
     "output.uri": "--output",
@@ -34,8 +35,8 @@ _OPTIONS = {
 def load(path: str | Path, settings: Iterable[str] = (), **overrides: str | None) -> JobSpec:
     """Read a job's spec file, apply `--set key=value` settings and overrides, resolve its paths.
 
-    Overrides are `budget_fraction` (a fraction or an amount), `budget_threshold`, `budget_cap` and
-    `output_uri`.
+    Overrides are `budget_fraction` (a fraction or an amount), `budget_rates`, `budget_threshold`,
+    `budget_cap` and `output_uri`.
 
     Raises:
         SpecError: see read.
@@ -65,6 +66,8 @@ def load_label(path: str | Path, settings: Iterable[str] = (), output_uri: str |
 
 def _override(name: str, value: str) -> list[tuple[str, str | None]]:
     """The keys that an option of the command line sets. A fraction and an amount replace each other."""
+    if name == "budget_rates":
+        return [("budget.rates", from_here(value))]
     if name != "budget_fraction":
         return [(name.replace("_", ".", 1), value)]
     if re.fullmatch(r"\d.*[a-z]", value):

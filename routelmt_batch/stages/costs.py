@@ -137,8 +137,8 @@ def _tokens_per_unit(spec: JobSpec, unit: Unit) -> float:
     uri = spec.budget.rates
     if uri is None:
         raise UsageError(
-            f"a budget in {unit} needs the large model's rates: give budget.rates "
-            "(`--set budget.rates=FILE`); `routelmt-batch report OUTPUT --rates` of a finished job writes one"
+            f"a budget in {unit} needs the large model's rates: give --rates FILE, or budget.rates; "
+            "`routelmt-batch report OUTPUT --rates` of a finished job writes one"
         )
     rate = read(locate(uri), (), Rates).large
     if rate.tokens_per_second_per_gpu is None:

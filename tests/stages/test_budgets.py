@@ -355,11 +355,10 @@ def test_plan_shows_what_each_share_of_the_money_buys(make_spec, corpus, tmp_pat
     result = invoke("plan", make_spec(), "--budget", "0.01usd", "--rates", rates_file())
     assert result.exit_code == 0, result.output
     assert "by gain alone" in result.output and "threshold, gain/cost" in result.output
-    assert f"--set budget.rates={tmp_path / 'rates.yaml'} --budget P" in result.output
     budgets = json.loads(result.stdout.splitlines()[-1])["budgets"]
     scored = with_gain(oracle.scores(tmp_path / "out"))
     assert budgets[-1]["spent"] == pytest.approx(sum(map(cost, scored.values())) / 100_000)
-    again = invoke("run", make_spec(), "--budget", "0.01usd", "--set", f"budget.rates={rates_file()}")
+    again = invoke("run", make_spec(), "--budget", "0.01usd", "--rates", rates_file())
     assert again.exit_code == 0 and "0.01usd: " in again.output
 
 
