@@ -6,7 +6,6 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -20,7 +19,6 @@ from routelmt_batch.cli.ending import carry_out, in_words, is_exit, scheduled
 from routelmt_batch.cli.options import (
     DriftOptions,
     PlanSpecOptions,
-    RatesOption,
     RayOptions,
     RetryFailedOption,
     RunSpecOptions,
@@ -125,7 +123,6 @@ def plan(
     *,
     spec: PlanSpecOptions,
     scope: ScopeOptions,
-    rates_file: RatesOption = None,
     schedule: ScheduleOptions,
     ray: RayOptions,
 ) -> None:
@@ -133,22 +130,18 @@ def plan(
     with scheduled("plan", schedule) as ending:
         from routelmt_batch.cli import show
         from routelmt_batch.job import flow, rates
-        from routelmt_batch.spec.file import from_here, load
+        from routelmt_batch.spec.file import load
         from routelmt_batch.stages.allocate import is_begun
         from routelmt_batch.store.folder import Folder
 
         job_spec = spec.read(load)
         ending.begin(job_spec.name, job_spec.output.uri)
-        budget, spent_at = job_spec.budget, None
-        if rates_file and budget.rates is None and budget.measure in ("seconds", "cost"):
-            spent_at = from_here(rates_file)
-            budget = budget.model_copy(update={"rates": spent_at})
-            job_spec = job_spec.model_copy(update={"budget": budget})
+        rates_file = job_spec.budget.rates
         measured = rates.load(rates_file, job_spec) if rates_file else None
         options = flow.Options(**vars(scope), **vars(ray), end=ending.end_now)
         lines = flow.plan(job_spec, options, ending.bars, partial(flow.ray_engine, options=options))
         estimates = [rates.estimate(measured, job_spec, line) for line in lines] if measured else []
-        folder, hint = Folder.at(job_spec.output.uri), _next_step(spent_at)
+        folder, hint = Folder.at(job_spec.output.uri), _next_step()
         if is_begun(folder, folder.ledger()):
             hint = (
                 "Its budget is frozen: rows were translated under it. Another budget needs another --output"
@@ -160,27 +153,14 @@ def plan(
         ending.end(budgets=shown)
 
 
-def _next_step(rates_file: str | None) -> str:
-    """The next step after a plan; `rates_file` is what the budget was spent at, if the spec has none."""
+def _next_step() -> str:
+    """The next step after a plan."""
     if os.environ.get(SUBMITTED):
         return "Next: submit it again, with --budget P instead of --plan"
     from routelmt_batch.spec.variables import without_value
 
-    arguments = [without_value(argument) for argument in _without("--rates", sys.argv[2:])]
-    if rates_file:
-        arguments += ["--set", f"budget.rates={rates_file}"]
-    run_command = shlex.join(["routelmt-batch", "run", *arguments])
+    run_command = shlex.join(["routelmt-batch", "run", *map(without_value, sys.argv[2:])])
     return f"Next: {run_command} --budget P"
-
-
-def _without(option: str, arguments: Sequence[str]) -> Iterator[str]:
-    """A command's arguments without an option and its value."""
-    rest = iter(arguments)
-    for argument in rest:
-        if argument == option:
-            next(rest, None)
-        elif not argument.startswith(f"{option}="):
-            yield argument
 
 
 @app.command(epilog="Example: routelmt-batch report runs/demo")

@@ -71,6 +71,15 @@ class PlanSpecOptions(SpecOptions):
             "200000calls, 5000000tokens, 3h, 35usd.",
         ),
     ] = None
+    budget_rates: Annotated[
+        str | None,
+        typer.Option(
+            "--rates",
+            metavar="FILE",
+            help="Measured rates, for a budget in time or money and for the hours and cost of `plan`; "
+            "budget.rates.",
+        ),
+    ] = None
 
 
 @dataclass(frozen=True)
@@ -177,11 +186,6 @@ VerboseOption = Annotated[
     bool, typer.Option("--verbose", help="Show the output of Ray and vLLM instead of logging it.")
 ]
 RetryFailedOption = Annotated[bool, typer.Option("--retry-failed", help="Retry failed and quarantined rows.")]
-
-RatesOption = Annotated[
-    str | None,
-    typer.Option("--rates", metavar="FILE", help="Also show hours and cost, from measured rates."),
-]
 
 
 @dataclass(frozen=True)

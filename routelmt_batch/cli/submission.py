@@ -16,7 +16,6 @@ from typer.core import TyperGroup
 
 from routelmt_batch.cli.options import (
     DriftOptions,
-    RatesOption,
     RetryFailedOption,
     RunSpecOptions,
     ScheduleOptions,
@@ -48,7 +47,7 @@ JobArgument = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print it as JSON.")]
 # Options whose value is a path on the cluster's nodes, or a URI.
-_PATHS = ("against", "rates_file")
+_PATHS = ("against",)
 
 
 @dataclass(frozen=True)
@@ -89,7 +88,6 @@ def submit(
     spec: RunSpecOptions,
     scope: ScopeOptions,
     retry_failed: RetryFailedOption = False,
-    rates_file: RatesOption = None,
     fail: DriftOptions,
     schedule: ScheduleOptions,
     verbose: VerboseOption = False,

@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -25,6 +25,7 @@ Spec = TypeVar("Spec", bound=SpecFile)
 _OPTIONS = {
     "budget.fraction": "--budget",
     "budget.amount": "--budget",
+    "budget.rates": "--rates",
     "budget.threshold": "--threshold",
     "budget.cap": "--cap",
     "output.uri": "--output",
@@ -34,8 +35,8 @@ _OPTIONS = {
 def load(path: str | Path, settings: Iterable[str] = (), **overrides: str | None) -> JobSpec:
     """Read a job's spec file, apply `--set key=value` settings and overrides, resolve its paths.
 
-    Overrides are `budget_fraction` (a fraction or an amount), `budget_threshold`, `budget_cap` and
-    `output_uri`.
+    Overrides are `budget_fraction` (a fraction or an amount), `budget_rates`, `budget_threshold`,
+    `budget_cap` and `output_uri`.
 
     Raises:
         SpecError: see read.
@@ -65,6 +66,8 @@ def load_label(path: str | Path, settings: Iterable[str] = (), output_uri: str |
 
 def _override(name: str, value: str) -> list[tuple[str, str | None]]:
     """The keys that an option of the command line sets. A fraction and an amount replace each other."""
+    if name == "budget_rates":
+        return [("budget.rates", from_here(value))]
     if name != "budget_fraction":
         return [(name.replace("_", ".", 1), value)]
     if re.fullmatch(r"\d.*[a-z]", value):
@@ -186,13 +189,12 @@ def _explain(
 
 
 def _keys_at(kind: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
-    model = kind
+    here: Any = kind
     for part in location:
-        inner = model.model_fields[str(part)].annotation
-        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+        here = get_args(here)[1] if get_origin(here) is dict else here.model_fields[str(part)].annotation
+        if get_origin(here) is not dict and not (isinstance(here, type) and issubclass(here, BaseModel)):
             return []
-        model = inner
-    return list(model.model_fields)
+    return list(here.model_fields)
 
 
 PassSpecs = TypeVar("PassSpecs", JobSpec, LabelSpec)

@@ -373,7 +373,9 @@ class Budget(Part):
     rates: Uri | None = Field(
         None,
         description="File of rates, as `report OUTPUT --rates` writes it. `seconds` and `cost` need it: the "
-        "large model's `tokens_per_second_per_gpu`, `gpus` and `price_per_gpu_hour`.",
+        "large model's `tokens_per_second_per_gpu`, `gpus` and `price_per_gpu_hour`. `plan` shows hours and "
+        "cost by it. `--rates` replaces it; there, a relative path starts at the folder where you "
+        "run the command.",
     )
     fitted_on: Uri | None = Field(
         None,

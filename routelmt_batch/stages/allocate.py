@@ -267,9 +267,8 @@ def make_plan(workspace: Job) -> Plan:
         taken = replace(of_rows, inside=rule(cut, cuts, spending))
         deciles = {"all": _deciles(of_rows), "routed": _deciles(taken)}
     compared: list[Selected | None] = [None] * len(wanted)
-    if spending:
-        by_gain_alone = replace(gains, measure=replace(measure, by_gain=True))
-        compared = Ranking(by_gain_alone, budget.directions).select(wanted)
+    if spending:  # what the same amounts buy if the rows are ranked by gain alone
+        compared = Ranking(gains.by_gain(), budget.directions).select(wanted)
     skipped = sum(scored.unanswered[reason] for reason in SKIP_REASONS)
     every = {"all_rows": scored.rows - skipped, "all_prompt_tokens": scored.sums["prompt_tokens"]}
     plan: dict[str, Any] = {
@@ -303,14 +302,20 @@ def make_plan(workspace: Job) -> Plan:
     if budget.directions:
         plan |= {"shares": budget.directions, "directions": cuts}
     if spending:
-        plan |= {
-            "min_gain_per_cost": budget.min_gain_per_cost,
-            "spending": spending,
-            "budgeted": spending.units(most),
-            "spent": spending.units(chosen.cost),
-            "gain_per_cost": spending.gain_per_unit(cut.value) if cut else None,
-        }
+        plan |= _spent(budget, spending, most, chosen)
     return Plan.of(plan)
+
+
+def _spent(budget: Budget, spending: Spending, most: int, chosen: Selected) -> dict[str, Any]:
+    """What the plan adds for a budget in tokens, seconds or money."""
+    last = chosen.threshold
+    return {
+        "min_gain_per_cost": budget.min_gain_per_cost,
+        "spending": spending,
+        "budgeted": spending.units(most),
+        "spent": spending.units(chosen.cost),
+        "gain_per_cost": None if last is None else spending.gain_per_unit(last),
+    }
 
 
 def _most(budget: Budget, spending: Spending | None, everything: int) -> int:

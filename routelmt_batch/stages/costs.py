@@ -21,7 +21,8 @@ from routelmt_batch.spec.values import Unit
 from routelmt_batch.stages.lengths import Lengths
 from routelmt_batch.store.folder import Folder, read_json
 
-# Costs are whole millionths of a token: so sums are exact, whatever the order of the parts.
+# Costs are whole millionths of a token: so sums are exact, whatever the order of the parts. An int64 holds
+# 9 x 10^12 tokens of them.
 MICRO = 1_000_000
 _HOUR_S = 3600
 _FEWEST_ROWS = 30  # of a direction with a line of its own
@@ -136,8 +137,8 @@ def _tokens_per_unit(spec: JobSpec, unit: Unit) -> float:
     uri = spec.budget.rates
     if uri is None:
         raise UsageError(
-            f"a budget in {unit} needs the large model's rates: give budget.rates "
-            "(`--set budget.rates=FILE`); `routelmt-batch report OUTPUT --rates` of a finished job writes one"
+            f"a budget in {unit} needs the large model's rates: give --rates FILE, or budget.rates; "
+            "`routelmt-batch report OUTPUT --rates` of a finished job writes one"
         )
     rate = read(locate(uri), (), Rates).large
     if rate.tokens_per_second_per_gpu is None:

@@ -71,6 +71,10 @@ class CommittedGains:
     by_row: bool = False
     inside: Rule | None = None
 
+    def by_gain(self) -> CommittedGains:
+        """The same rows, with the same costs, ordered by gain alone."""
+        return replace(self, measure=replace(self.measure, by_gain=True))
+
     def __call__(self, keys: bool = True, ranks: Collection[int] | None = None) -> Iterator[Gains]:
         names = None
         if ranks is not None:

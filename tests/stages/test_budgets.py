@@ -321,6 +321,7 @@ def test_a_router_without_gains_has_no_gain_per_cost(make_spec, corpus, engine):
         (["budget.directions={zh: {min: 0.1}}"], "'zh' is not a direction in LMT's codes"),
         (["budget.directions={en-zh: {min: 0.5, max: 0.1}}"], "min 0.5 is more than max 0.1"),
         (["budget.directions={en-zh: {min: 2}}"], "less than or equal to 1"),
+        (["budget.directions={en-zh: {mn: 0.1}}"], "unknown key; did you mean 'min'? (known here: min, max)"),
         (
             ["budget.unit=tokens", "guard={mode: hypothesis, keep_small_above: 80}", "metric=chrf"],
             "budget.unit tokens: the guard moves calls between rows that differ in cost",
@@ -354,11 +355,10 @@ def test_plan_shows_what_each_share_of_the_money_buys(make_spec, corpus, tmp_pat
     result = invoke("plan", make_spec(), "--budget", "0.01usd", "--rates", rates_file())
     assert result.exit_code == 0, result.output
     assert "by gain alone" in result.output and "threshold, gain/cost" in result.output
-    assert f"--set budget.rates={tmp_path / 'rates.yaml'} --budget P" in result.output
     budgets = json.loads(result.stdout.splitlines()[-1])["budgets"]
     scored = with_gain(oracle.scores(tmp_path / "out"))
     assert budgets[-1]["spent"] == pytest.approx(sum(map(cost, scored.values())) / 100_000)
-    again = invoke("run", make_spec(), "--budget", "0.01usd", "--set", f"budget.rates={rates_file()}")
+    again = invoke("run", make_spec(), "--budget", "0.01usd", "--rates", rates_file())
     assert again.exit_code == 0 and "0.01usd: " in again.output
 
 
@@ -368,3 +368,22 @@ def test_a_report_says_what_was_spent_and_how_well_lengths_fit(make_spec, corpus
     shown = invoke("report", tmp_path / "out").output
     assert "1500tokens: " in shown and " of 1,500 tokens expected" in shown
     assert "predicted gain for 1 of tokens" in shown
+    assert invoke("report", tmp_path / "out", "--html").exit_code == 0
+    page = (tmp_path / "out/reports/index.html").read_text()
+    assert "rule 1500tokens (tokens)" in page and "highest gain per cost first" in page
+
+
+@pytest.mark.parametrize(
+    ("budget", "words"),
+    [
+        ({"amount": "20calls"}, "20calls: at most 20 rows to large"),
+        ({"amount": "200000calls"}, "200000calls: at most 121 rows to large"),
+        ({"amount": "9tokens"}, "9tokens; the highest gain per cost to large first"),
+        (
+            {"fraction": 0.3, "unit": "tokens"},
+            "0.3 of what all rows cost, in tokens; the highest gain per cost to large first",
+        ),
+    ],
+)
+def test_a_dry_run_says_what_the_budget_is(make_spec, corpus, budget, words):
+    assert flow.dry_run(load(make_spec(budget=budget)), None, None, BARS)["budget"] == words

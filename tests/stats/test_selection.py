@@ -137,6 +137,19 @@ def test_an_amount_buys_the_longest_prefix_that_it_covers(most_rows, per_cost, m
         )
 
 
+@pytest.mark.parametrize("most_rows", [0, 1000])
+@pytest.mark.parametrize("value", [0.0, -0.0, math.inf, 3.5])
+def test_rows_of_one_value_are_bought_by_shard_and_row(value, most_rows):
+    """Rows 0 and 1 of shard 0 cost 3 and 4, its row 2 costs 5: 11 buy the first two, 12 all three."""
+    rows = [(value, rank, row) for rank in (1, 0) for row in (2, 0, 1)]
+    part = costed(rows, {(rank, row): 3 + row for _, rank, row in rows}, per_cost=False)
+    order = GainOrder(Parts([part]), most_rows=most_rows)
+    keys = [(0, 0), (0, 1), (0, 2), (1, 0)]
+    amounts = {2: 0, 3: 1, 6: 1, 7: 2, 11: 2, 12: 3, 14: 3, 15: 4}
+    for (amount, count), first in zip(amounts.items(), order.select(list(amounts)), strict=True):
+        assert chosen([part], first.cut) == set(keys[:count]), amount
+
+
 @settings(max_examples=40, deadline=None)
 @given(rows=ROWS, least=st.floats(-4, 4, width=32))
 def test_rows_that_reach_a_gain_per_cost_are_counted_with_their_cost(rows, least):

@@ -90,7 +90,8 @@ def test_uris_pass_unchanged_and_relative_paths_are_made_absolute_here(invoke, j
         assert job["entrypoint"].endswith(f" --against {sent}")
         jobs.jobs.clear()
     result = invoke("submit", DEMO / "job.yaml", "--plan", "--rates", "gs://corpora/rates.yaml")
-    assert result.exit_code == 0 and "--rates gs://corpora/rates.yaml" in str(jobs.jobs)
+    spec = next(yaml.safe_load(file) for file in reversed(jobs.received) if file.startswith(b"name:"))
+    assert result.exit_code == 0 and spec["budget"]["rates"] == "gs://corpora/rates.yaml"
 
 
 def test_label_tables_and_labels_may_be_in_stores(tmp_path):

@@ -167,7 +167,7 @@ def submitted(invoke, monkeypatch, tmp_path):
             (*SCOPE, *SCHEDULE, "--retry-failed", "--against", "night", "--fail-if", "failed>0.01", "--fail-if", "psi>1"),
             {"against": "night"},
         ),
-        ("plan", "job.yaml", ("--plan",), (*SCOPE, *SCHEDULE, "--rates", "rates.yaml"), {"rates_file": "rates.yaml"}),
+        ("plan", "job.yaml", ("--plan",), (*SCOPE, *SCHEDULE), {}),
         ("label", "label.yaml", (), (*SCOPE, *SCHEDULE, "--fail-if", "failed>0.01"), {}),
         ("train", "train.yaml", (), SCHEDULE, {}),
     ],
@@ -208,7 +208,6 @@ def test_submit_has_every_option_of_what_it_runs(command):
         ("label.yaml", ("--retry-failed",), "--retry-failed: {folder}/label.yaml is a spec for `label`, which has no"),
         ("train.yaml", ("--limit", "7"), "train.yaml is a spec for `train`, which has no such option. Leave it out"),
         ("train.yaml", ("--fail-if", "failed>0.1"), "--fail-if failed>0.1: {folder}/train.yaml is a spec for `train`"),
-        ("job.yaml", ("--rates", "x"), "is a spec for `run`, which has no such option"),
         ("job.yaml", ("--plan", "--cap", "1"), "--cap 1: --plan hands over `plan`, which has no such option"),
     ],
 )  # fmt: skip
