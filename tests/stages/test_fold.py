@@ -94,7 +94,7 @@ def test_without_fold_each_row_is_a_call(make_spec, repeated, tmp_path, engine):
         run(make_spec(input__uri=str(repeated), input__fold="exact"), engine)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     shards=st.lists(
         st.lists(st.sampled_from(["a", "b", "c ", "c", "d\n", "", "e" * 40]), max_size=12),
@@ -204,7 +204,7 @@ def test_what_a_killed_run_left_is_removed(folding, tmp_path, engine, monkeypatc
             ),
             *product(["fold.ledger.before", "followers.ledger.before", "followers.ledger.after"], (1,)),
         ],
-        every=3,
+        every=5,
     ),
 )
 def test_killed_anywhere_it_goes_on(folding, repeated, tmp_path, place, time, monkeypatch):
