@@ -9,6 +9,7 @@ import functools
 import json
 import re
 import secrets
+import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -18,16 +19,20 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+_loading = threading.Lock()  # two threads cannot import transformers at once
+
+
 @functools.lru_cache(maxsize=4)
 def load_tokenizer(source: str, trust_remote_code: bool = False) -> TextTokenizer:
     """The tokenizer of a model folder, a fetched model's URI or a hub name; cached in the process."""
-    from transformers import AutoTokenizer
+    with _loading:
+        from transformers import AutoTokenizer
 
-    return TextTokenizer(
-        AutoTokenizer.from_pretrained(
-            local(source), revision=commit(source), trust_remote_code=trust_remote_code
+        return TextTokenizer(
+            AutoTokenizer.from_pretrained(
+                local(source), revision=commit(source), trust_remote_code=trust_remote_code
+            )
         )
-    )
 
 
 class TextTokenizer:

@@ -4,6 +4,8 @@ import json
 import random
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import mistral_common
@@ -234,3 +236,19 @@ def test_a_merge_that_makes_a_control_token_is_left_out(tmp_path):
     assert json.loads((tmp_path / "tokenizer.json").read_text())["added_tokens"][0]["id"] == 4
     mine = load_tokenizer(str(tmp_path))
     assert mine.ids(["<e>e", mine.marked("<e>")]) == [[3, 2, 1], [4]]
+
+
+def test_threads_may_load_at_once():
+    script = f"""
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from routelmt_batch.tokens import load_tokenizer
+barrier = threading.Barrier(4)
+def load(name):
+    barrier.wait()
+    return load_tokenizer({str(MODELS)!r} + "/" + name).ids(["A."])
+with ThreadPoolExecutor(4) as pool:
+    print(len(list(pool.map(load, ["small", "large", "small", "router"]))))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    assert done.stdout == "4\n", done.stderr[-2000:]
