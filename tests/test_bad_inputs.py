@@ -259,6 +259,22 @@ SPEC_VALUES = [
     setting('output.uri="a\\0b"', "a path has no NUL character", name="review: NUL in output"),
     setting('input.uri="a\\0b"', "a path has no NUL character", name="review: NUL in input"),
     setting('models.large.source="a\\0b"', "a path has no NUL character", name="review: NUL in a model"),
+    setting("prompt.template='{source} {source.x}'", "template may use {source_lang}, {target_lang} and {source}, and not {source.x}"),
+    setting("prompt.template='{source} {source[a]}'", "and not {source[a]}; write other braces twice: {{ and }}"),
+    setting("prompt.template='{source:>99999999999} {source}'", "and not {source:>99999999999}"),
+    setting("prompt.template='{source} {source!z}'", "and not {source!z}"),
+    setting("metric={source: chrf, sorce: x}", "metric.sorce: unknown key; did you mean 'source'?"),
+    setting("guard.router.sorce=x", "guard.router.sorce: unknown key; did you mean 'source'?"),
+    setting("models.small.env={'A=B': c}", "'A=B': a variable has a name without =, and no NUL character"),
+    setting("models.small.env={'': c}", "'': a variable has a name without ="),
+    setting('models.small.env={A: "a\\0b"}', "'A': a variable has a name without =, and no NUL character"),
+    setting("models.small.env.X=1", "models.small.env.X: give a text; a number needs quotes"),
+    setting("models.small.env=[A]", "models.small.env: give a mapping of names to values"),
+    setting("models.small.cpus=.inf", "models.small.cpus: inf: Input should be a finite number"),
+    setting("models.small.replicas=true", "give a whole number, or {min: 1, max: 4}"),
+    setting("models.small.replicas=1.5", "give a whole number, or {min: 1, max: 4}"),
+    setting("budget=0.3", "budget: 0.3: give a mapping of these keys: fraction, min_gain, threshold, cap"),
+    setting("name=12", "name: 12: give a text; a number needs quotes"),
 ]  # fmt: skip
 
 SPEC_FILES = [

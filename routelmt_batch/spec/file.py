@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from routelmt_batch.errors import SpecError
 from routelmt_batch.files.disk import DiskLocation
@@ -166,21 +167,40 @@ def _explain(
         else:
             value = fault["input"]
             shown = "" if isinstance(value, Mapping) or is_hidden(fault["loc"]) else f"{value!r}: "
-            message = shown + fault["msg"].removeprefix("Value error, ")
+            message = shown + _rule(fault, kind)
         lines.append(f"  {at}{where or 'spec'}: {message}")
     options = [origin for origin in dict.fromkeys(origins) if origin]
     head = f"{path}: the spec is not valid" if None in origins else f"{', '.join(options)}: not valid"
     return without_login("\n".join([head, *lines]))
 
 
+def _rule(fault: ErrorDetails, kind: type[BaseModel]) -> str:
+    """What a value should have been. pydantic's own words for these types name Python's."""
+    match fault["type"]:
+        case "string_type":
+            return "give a text; a number needs quotes"
+        case "dict_type":
+            return "give a mapping of names to values"
+        case "list_type":
+            return "give a list"
+        case "model_type":
+            return f"give a mapping of these keys: {', '.join(_keys_at(kind, fault['loc']))}"
+    return fault["msg"].removeprefix("Value error, ")
+
+
 def _keys_at(kind: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
     model = kind
     for part in location:
-        inner = model.model_fields[str(part)].annotation
-        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+        annotation = model.model_fields[str(part)].annotation
+        models = [inner for inner in (annotation, *get_args(annotation)) if _is_model(inner)]
+        if not models:
             return []
-        model = inner
+        model = models[0]
     return list(model.model_fields)
+
+
+def _is_model(kind: object) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
 
 
 PassSpecs = TypeVar("PassSpecs", JobSpec, LabelSpec)
