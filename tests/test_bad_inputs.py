@@ -341,6 +341,8 @@ OPTIONS = [
     command("init over a file", 2, "already exists; give another name", "init", "{folder}/job.yaml"),
     command("init of another kind", 2, "--kind", "init", "--kind", "plan"),
     command("a job's spec for label", 2, "unknown key", "label", "{folder}/job.yaml"),
+    command("report of a file", 2, "a part of this path is a file, not a folder", "report", "{folder}/job.yaml"),
+    command("clean of a file", 2, "a part of this path is a file, not a folder", "clean", "{folder}/job.yaml"),
     command("review: nines round up", 0, "at most 70 rows to large", "run", "{folder}/job.yaml", "--dry-run", "--budget", NINES),
 ]  # fmt: skip
 
@@ -415,6 +417,12 @@ OUTPUTS = [
     dry("the output is not empty", 2, "not empty, and not a job's folder", "--output", "{folder}/full", given=lambda folder: _write(folder / "full/x", "x")),
     dry("the output cannot be written", 2, "cannot write to", "--output", "/proc/self/out"),
     dry("the output below a file", 2, "cannot write to {folder}/job.yaml (Not a directory)", "--output", "{folder}/job.yaml/out"),
+    dry("the output is a link to nowhere", 2, "{folder}/out is a link that leads nowhere. Make the folder", given=lambda folder: (folder / "out").symlink_to(folder / "no")),
+    dry("the output below a link to nowhere", 2, "{folder}/disk is a link that leads nowhere", "--output", "{folder}/disk/out", given=lambda folder: (folder / "disk").symlink_to(folder / "no")),
+    dry("the output is a link to itself", 2, "{folder}/out is a link that leads nowhere", given=lambda folder: (folder / "out").symlink_to(folder / "out")),
+    dry("a name too long in the output's path", 2, "has a name of more than 255 bytes", "--output", "{folder}/" + "x" * 300),
+    dry("a file in the place of _job", 2, "_job is a file there", given=lambda folder: _write(folder / "out/_job", "x")),
+    dry("a file in the place of data", 2, "data is a file there", given=lambda folder: [(folder / "out/_job").mkdir(parents=True), _write(folder / "out/data", "x")]),
     dry("the output in the input", 2, "lies inside input.uri", "--output", "{folder}/corpus/out"),
     dry("the output is the input", 2, "lies inside input.uri", "--output", "{folder}/corpus"),
     dry("the output in the input by a link", 2, "lies inside input.uri", "--output", "{folder}/alias/out", given=lambda folder: (folder / "alias").symlink_to(folder / "corpus")),
