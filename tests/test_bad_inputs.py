@@ -25,6 +25,7 @@ from tests.conftest import COLUMNS, MODELS, write_shard
 from tests.fake_engine import FakeEngine
 
 NINES = "0." + "9" * 40
+NOT_UTF8_NAME = os.fsdecode(b"x\xff")
 NOT_UTF8 = pa.Array.from_buffers(pa.string(), 1, pa.array([b"\xff\xfe"]).buffers())
 
 
@@ -341,8 +342,13 @@ OPTIONS = [
     command("init over a file", 2, "already exists; give another name", "init", "{folder}/job.yaml"),
     command("init of another kind", 2, "--kind", "init", "--kind", "plan"),
     command("a job's spec for label", 2, "unknown key", "label", "{folder}/job.yaml"),
+    dry("an option that is not UTF-8", 2, "the argument is not UTF-8", "--output", "{folder}/" + NOT_UTF8_NAME),
+    command("an output that is not UTF-8", 2, "the argument is not UTF-8", "verify", "{folder}/" + NOT_UTF8_NAME),
     command("report of a file", 2, "a part of this path is a file, not a folder", "report", "{folder}/job.yaml"),
     command("clean of a file", 2, "a part of this path is a file, not a folder", "clean", "{folder}/job.yaml"),
+    command("init in no folder", 2, "job.yaml: cannot be written (No such file or directory); give a name in a folder", "init", "{folder}/no/job.yaml"),
+    command("init below a file", 2, "cannot be written (Not a directory)", "init", "{folder}/job.yaml/x"),
+    command("init of a name too long", 2, "cannot be written (File name too long)", "init", "{folder}/" + "x" * 300),
     command("review: nines round up", 0, "at most 70 rows to large", "run", "{folder}/job.yaml", "--dry-run", "--budget", NINES),
 ]  # fmt: skip
 

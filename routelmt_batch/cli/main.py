@@ -52,6 +52,7 @@ def main() -> None:
     """Run a command and exit with its code: 0, 1, 2, 3, 4, 124, 130 or 143."""
     open_standard()
     try:
+        _check_call()
         app(standalone_mode=True)
     except BaseException as error:
         if is_exit(error):
@@ -59,6 +60,20 @@ def main() -> None:
         exit_code, level, message = in_words(error)
         Bars(stderr_console()).say(message, level)
         sys.exit(exit_code)
+
+
+def _check_call() -> None:
+    """Raises UsageError if an argument is not UTF-8, as reports and logs are, or if the working folder was
+    removed."""
+    for argument in sys.argv[1:]:
+        try:
+            argument.encode()
+        except UnicodeEncodeError:
+            raise UsageError(f"{argument!a}: the argument is not UTF-8: give other characters") from None
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        raise UsageError("the working folder was removed: change to a folder that exists") from None
 
 
 def _version(wanted: bool) -> None:
@@ -350,10 +365,15 @@ def init(
 
     path = path or ("job.yaml" if kind == "run" else f"{kind}.yaml")
     target = on_disk(path, "a spec file")
-    if target.exists():
-        raise UsageError(f"{path}: already exists; give another name")
     starter = Path(__file__).parent / "starters" / f"{kind}.yaml"
-    target.write_text(starter.read_text(encoding="utf8"), encoding="utf8")
+    try:
+        if target.exists():
+            raise UsageError(f"{path}: already exists; give another name")
+        target.write_text(starter.read_text(encoding="utf8"), encoding="utf8")
+    except OSError as error:
+        raise UsageError(
+            f"{path}: cannot be written ({error.strerror}); give a name in a folder that exists"
+        ) from None
     check = " --dry-run" if kind == "run" else ""
     typer.echo(f"wrote {path}; edit it, then: routelmt-batch {kind} {path}{check}")
 

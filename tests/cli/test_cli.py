@@ -315,7 +315,7 @@ def test_corpus_text_stays_out_of_messages(routelmt, tmp_path, make_spec, corpus
 def test_what_the_system_refuses_is_told_without_a_traceback(routelmt, tmp_path):
     (tmp_path / "file").write_text("x")
     answer = routelmt("init", str(tmp_path / "file" / "job.yaml"))
-    assert answer.returncode == 1
+    assert answer.returncode == 2
     assert answer.stderr.startswith("error: ") and "Not a directory" in answer.stderr
 
 
