@@ -276,6 +276,9 @@ SPEC_VALUES = [
     setting("models.small.replicas=1.5", "give a whole number, or {min: 1, max: 4}"),
     setting("budget=0.3", "budget: 0.3: give a mapping of these keys: fraction, min_gain, threshold, cap"),
     setting("name=12", "name: 12: give a text; a number needs quotes"),
+    setting("output.uri=''", "output.uri: '': an empty path: give one, or . for this folder"),
+    setting("input.uri=' '", "input.uri: ' ': an empty path"),
+    setting("input.uri=['{folder}/corpus', '']", "an empty path"),
 ]  # fmt: skip
 
 SPEC_FILES = [
@@ -342,10 +345,15 @@ OPTIONS = [
     command("init over a file", 2, "already exists; give another name", "init", "{folder}/job.yaml"),
     command("init of another kind", 2, "--kind", "init", "--kind", "plan"),
     command("a job's spec for label", 2, "unknown key", "label", "{folder}/job.yaml"),
+    dry("an empty --output", 2, "output.uri: '': an empty path: give one, or . for this folder", "--output", ""),
+    dry("an empty --against", 2, "an empty path", "--fail-if", "psi>0.2", "--against", ""),
     dry("an option that is not UTF-8", 2, "the argument is not UTF-8", "--output", "{folder}/" + NOT_UTF8_NAME),
     command("an output that is not UTF-8", 2, "the argument is not UTF-8", "verify", "{folder}/" + NOT_UTF8_NAME),
     command("report of a file", 2, "a part of this path is a file, not a folder", "report", "{folder}/job.yaml"),
     command("clean of a file", 2, "a part of this path is a file, not a folder", "clean", "{folder}/job.yaml"),
+    command("report of an empty path", 2, "an empty path", "report", ""),
+    command("clean of an empty path", 2, "an empty path", "clean", ""),
+    command("an empty --rates", 2, "an empty path", "plan", "{folder}/job.yaml", "--rates", ""),
     command("init in no folder", 2, "job.yaml: cannot be written (No such file or directory); give a name in a folder", "init", "{folder}/no/job.yaml"),
     command("init below a file", 2, "cannot be written (Not a directory)", "init", "{folder}/job.yaml/x"),
     command("init of a name too long", 2, "cannot be written (File name too long)", "init", "{folder}/" + "x" * 300),

@@ -117,7 +117,7 @@ def run(
 
         job_spec = spec.read(load)
         ending.begin(job_spec.name, job_spec.output.uri)
-        against = _finished(fail.against, "--against ") if fail.against else None
+        against = _finished(fail.against, "--against ") if fail.against is not None else None
         conditions = Conditions.parse(fail.fail_if, against)
         if dry_run:
             checked = flow.dry_run(job_spec, scope.shards, scope.limit, ending.bars, conditions, ray.address)
@@ -154,7 +154,7 @@ def plan(
 
         job_spec = spec.read(load)
         ending.begin(job_spec.name, job_spec.output.uri)
-        measured = rates.load(rates_file, job_spec) if rates_file else None
+        measured = rates.load(rates_file, job_spec) if rates_file is not None else None
         options = flow.Options(**vars(scope), **vars(ray), end=ending.end_now)
         lines = flow.plan(job_spec, options, ending.bars, partial(flow.ray_engine, options=options))
         estimates = [rates.estimate(measured, job_spec, line) for line in lines] if measured else []
@@ -220,7 +220,7 @@ def report(
 
     if rows is not None and not html:
         raise UsageError("--rows: needs --html; add --html or leave --rows out")
-    if html or against:
+    if html or against is not None:
         _audit(output, against, html, rows, as_json)
         return
     folder = Folder.at(output)
@@ -256,7 +256,7 @@ def _audit(output: str, against: str | None, html: bool, rows: int | None, as_js
     from routelmt_batch.page.comparison import compare
     from routelmt_batch.page.page import write_page
 
-    this, other = _finished(output), _finished(against, "--against ") if against else None
+    this, other = _finished(output), _finished(against, "--against ") if against is not None else None
     settings = this.spec.page if rows is None else this.spec.page.model_copy(update={"rows": rows})
     comparison = compare(this, other, settings.rows if html else 0) if other else None
     if html:
