@@ -347,6 +347,8 @@ OPTIONS = [
     command("a job's spec for label", 2, "unknown key", "label", "{folder}/job.yaml"),
     dry("an empty --output", 2, "output.uri: '': an empty path: give one, or . for this folder", "--output", ""),
     dry("an empty --against", 2, "an empty path", "--fail-if", "psi>0.2", "--against", ""),
+    dry("--metrics-port of no host's name", 0, ("--metrics-port a..b:0: cannot listen there", "1 shard"), "--metrics-port", "a..b:0", "--shards", "b*"),
+    dry("--fail-if of a number without end", 2, "give NAME>NUMBER", "--fail-if", "psi>1e999999999"),
     dry("an option that is not UTF-8", 2, "the argument is not UTF-8", "--output", "{folder}/" + NOT_UTF8_NAME),
     command("an output that is not UTF-8", 2, "the argument is not UTF-8", "verify", "{folder}/" + NOT_UTF8_NAME),
     command("report of a file", 2, "a part of this path is a file, not a folder", "report", "{folder}/job.yaml"),
@@ -357,6 +359,8 @@ OPTIONS = [
     command("init in no folder", 2, "job.yaml: cannot be written (No such file or directory); give a name in a folder", "init", "{folder}/no/job.yaml"),
     command("init below a file", 2, "cannot be written (Not a directory)", "init", "{folder}/job.yaml/x"),
     command("init of a name too long", 2, "cannot be written (File name too long)", "init", "{folder}/" + "x" * 300),
+    command("evaluate with too many resamples", 2, "--resamples", "evaluate", "{folder}/corpus", "--out", "{folder}/e", "--resamples", "9" * 20),
+    command("calibrate for too many rows", 2, "--traffic-rows", "calibrate", "{models}/router", "{folder}/corpus", "--traffic-rows", "9" * 20),
     command("review: nines round up", 0, "at most 70 rows to large", "run", "{folder}/job.yaml", "--dry-run", "--budget", NINES),
 ]  # fmt: skip
 
