@@ -444,6 +444,7 @@ OUTPUTS = [
     dry("a name too long in the output's path", 2, "has a name of more than 255 bytes", "--output", "{folder}/" + "x" * 300),
     dry("a file in the place of _job", 2, "_job is a file there", given=lambda folder: _write(folder / "out/_job", "x")),
     dry("a file in the place of data", 2, "data is a file there", given=lambda folder: [(folder / "out/_job").mkdir(parents=True), _write(folder / "out/data", "x")]),
+    command("verify of a segment with a far number", 1, "is missing, as are the 9,999,999,9", "verify", "{folder}/out", given=lambda folder: _write(folder / "out/_job/log/9999999999.jsonl", "x"), finished=True),
     dry("the output in the input", 2, "lies inside input.uri", "--output", "{folder}/corpus/out"),
     dry("the output is the input", 2, "lies inside input.uri", "--output", "{folder}/corpus"),
     dry("the output in the input by a link", 2, "lies inside input.uri", "--output", "{folder}/alias/out", given=lambda folder: (folder / "alias").symlink_to(folder / "corpus")),
