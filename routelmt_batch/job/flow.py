@@ -281,7 +281,8 @@ def unfinished(folder: Folder) -> dict[str, Any]:
 def progress(folder: Folder) -> dict[str, list[int]]:
     """A job's progress by stage, `[done, total]`, from its ledger."""
     ledger, (shards, rows) = folder.ledger(), folder.extent()
-    stages = {"score": [ledger.rows(SCORES), rows]}
+    calls = rows - sum(event["folded"] for event in ledger.events_of("fold"))
+    stages = {"score": [ledger.rows(SCORES), calls]}
     if folder.plan.exists():
         plan = read_plan(folder.plan)
         for route in (LARGE, SMALL):
