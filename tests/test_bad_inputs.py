@@ -18,13 +18,16 @@ import pytest
 import yaml
 
 from routelmt_batch.job import flow
+from routelmt_batch.job.clean import clean
 from routelmt_batch.progress import Bars
 from routelmt_batch.spec.file import load
+from routelmt_batch.store.folder import Folder
 from tests import fake_engine as made_up
 from tests.conftest import COLUMNS, MODELS, write_shard
 from tests.fake_engine import FakeEngine
 
 NINES = "0." + "9" * 40
+NOT_UTF8_NAME = os.fsdecode(b"x\xff")
 NOT_UTF8 = pa.Array.from_buffers(pa.string(), 1, pa.array([b"\xff\xfe"]).buffers())
 
 
@@ -127,6 +130,24 @@ def renamed_column(folder: Path) -> None:
 def same_names(folder: Path) -> None:
     table = pa.table([["A cat."], ["en"], ["de"], [1], [2]], ["text", "from", "to", "id", "id"])
     pq.write_table(table, folder / "corpus" / "b.parquet")
+
+
+def kinds_of_strings(folder: Path) -> None:
+    """Five shards of the same four texts, each with another type."""
+    texts = ["A cat.", "A dog.", "A cat.", None]
+    only("a.parquet", texts)(folder)
+    for name, column in {
+        "b": pa.array(texts, pa.large_string()),
+        "c": pa.array(texts).dictionary_encode(),
+        "d": pa.array(texts, pa.string_view()),
+        "e": pa.array([None] * 4, pa.null()),
+    }.items():
+        shard(f"{name}.parquet", texts, text=column)(folder)
+
+
+def without_rows(folder: Path) -> None:
+    shutil.rmtree(folder / "corpus")
+    write_shard(folder / "corpus" / "a.parquet", [])
 
 
 def delta(folder: Path) -> None:
@@ -259,6 +280,35 @@ SPEC_VALUES = [
     setting('output.uri="a\\0b"', "a path has no NUL character", name="review: NUL in output"),
     setting('input.uri="a\\0b"', "a path has no NUL character", name="review: NUL in input"),
     setting('models.large.source="a\\0b"', "a path has no NUL character", name="review: NUL in a model"),
+    setting("prompt.template='{source} {source.x}'", "template may use {source_lang}, {target_lang} and {source}, and not {source.x}"),
+    setting("prompt.template='{source} {source[a]}'", "and not {source[a]}; write other braces twice: {{ and }}"),
+    setting("prompt.template='{source:>99999999999} {source}'", "and not {source:>99999999999}"),
+    setting("prompt.template='{source} {source!z}'", "and not {source!z}"),
+    setting("metric={source: chrf, sorce: x}", "metric.sorce: unknown key; did you mean 'source'?"),
+    setting("guard.router.sorce=x", "guard.router.sorce: unknown key; did you mean 'source'?"),
+    setting("models.small.env={'A=B': c}", "'A=B': a variable has a name without =, and no NUL character"),
+    setting("models.small.env={'': c}", "'': a variable has a name without ="),
+    setting('models.small.env={A: "a\\0b"}', "'A': a variable has a name without =, and no NUL character"),
+    setting("models.small.env.X=1", "models.small.env.X: give a text; a number needs quotes"),
+    setting("models.small.env=[A]", "models.small.env: give a mapping of names to values"),
+    setting("models.small.cpus=.inf", "models.small.cpus: inf: Input should be a finite number"),
+    setting("models.small.replicas=true", "give a whole number, or {min: 1, max: 4}"),
+    setting("models.small.replicas=1.5", "give a whole number, or {min: 1, max: 4}"),
+    setting("models.small.replicas={min: 1, mx: 2}", "did you mean 'max'?"),
+    setting("budget=0.3", "budget: 0.3: give a mapping of these keys: fraction, min_gain, threshold, cap"),
+    setting("name=12", "name: 12: give a text; a number needs quotes"),
+    setting("run.part_rows=many", "run.part_rows: 'many'"),
+    setting("input.fold=false", "input.fold: False: Input should be 'exact' or 'off'"),
+    setting("input.fold=Exact", "Input should be 'exact' or 'off'"),
+    setting("input.foldd=off", "did you mean 'fold'?"),
+    dry("a value of storage is not shown", 2, "storage.aws_allow_http", "--set", "storage.aws_allow_http=perhaps", never=("perhaps",)),
+    setting("storage.aws_endpoint_url=minio", "give a URL that begins with https:// or http://"),
+    setting("checks.length_ratios={en-de: [.nan, 1]}", "is not 0 <= low < high"),
+    setting("audit={fraction: 0.5, min_rows: 5, max_rows: 2}", "min_rows 5 is more than max_rows 2"),
+    setting("models.large.engine.enforce_eager=", "None: vLLM takes a value of type bool"),
+    setting("output.uri=''", "output.uri: '': an empty path: give one, or . for this folder"),
+    setting("input.uri=' '", "input.uri: ' ': an empty path"),
+    setting("input.uri=['{folder}/corpus', '']", "an empty path"),
 ]  # fmt: skip
 
 SPEC_FILES = [
@@ -325,7 +375,33 @@ OPTIONS = [
     command("init over a file", 2, "already exists; give another name", "init", "{folder}/job.yaml"),
     command("init of another kind", 2, "--kind", "init", "--kind", "plan"),
     command("a job's spec for label", 2, "unknown key", "label", "{folder}/job.yaml"),
-    command("review: nines round up", 0, "at most 70 rows to large", "run", "{folder}/job.yaml", "--dry-run", "--budget", NINES),
+    dry("--budget in percent", 2, "'30%': give a number between 0 and 1", "--budget", "30%"),
+    dry("--budget with a comma", 2, "'0,3': give a number between 0 and 1", "--budget", "0,3"),
+    dry("an empty --output", 2, "output.uri: '': an empty path: give one, or . for this folder", "--output", ""),
+    dry("an empty --against", 2, "an empty path", "--fail-if", "psi>0.2", "--against", ""),
+    dry("--metrics-port of no host's name", 0, ("--metrics-port a..b:0: cannot listen there", "1 shard"), "--metrics-port", "a..b:0", "--shards", "b*"),
+    dry("--metrics-port of a host alone", 2, "--metrics-port localhost: give a port", "--metrics-port", "localhost"),
+    dry("--fail-if of a number without end", 2, "give NAME>NUMBER", "--fail-if", "psi>1e999999999"),
+    dry("--fail-if in percent", 2, "give NAME>NUMBER", "--fail-if", "failed>1%"),
+    dry("--time-limit 0s", 2, "--time-limit 0s: give hours, minutes or seconds", "--time-limit", "0s"),
+    dry("--address of a dashboard", 2, ("--address http://head:8265: is a URL", "HEAD:6379"), "--address", "http://head:8265"),
+    dry("--address of a Ray client", 2, "--address ray://127.0.0.1:1: is a URL", "--address", "ray://127.0.0.1:1"),
+    dry("--address where nothing answers", 2, "nothing answers there", "--address", "127.0.0.1:1"),
+    dry("an option that is not UTF-8", 2, "the argument is not UTF-8", "--output", "{folder}/" + NOT_UTF8_NAME),
+    command("an output that is not UTF-8", 2, "the argument is not UTF-8", "verify", "{folder}/" + NOT_UTF8_NAME),
+    command("report of a file", 2, "a part of this path is a file, not a folder", "report", "{folder}/job.yaml"),
+    command("clean of a file", 2, "a part of this path is a file, not a folder", "clean", "{folder}/job.yaml"),
+    command("report of an empty path", 2, "an empty path", "report", ""),
+    command("clean of an empty path", 2, "an empty path", "clean", ""),
+    command("an empty --rates", 2, "an empty path", "plan", "{folder}/job.yaml", "--rates", ""),
+    command("--rates of a job's spec", 2, "router.gpus: required, but missing", "plan", "{folder}/job.yaml", "--rates", "{folder}/job.yaml"),
+    command("init in no folder", 2, "job.yaml: cannot be written (No such file or directory); give a name in a folder", "init", "{folder}/no/job.yaml"),
+    command("init below a file", 2, "cannot be written (Not a directory)", "init", "{folder}/job.yaml/x"),
+    command("init of a name too long", 2, "cannot be written (File name too long)", "init", "{folder}/" + "x" * 300),
+    command("evaluate with too many resamples", 2, "--resamples", "evaluate", "{folder}/corpus", "--out", "{folder}/e", "--resamples", "9" * 20),
+    command("calibrate for too many rows", 2, "--traffic-rows", "calibrate", "{models}/router", "{folder}/corpus", "--traffic-rows", "9" * 20),
+    command("evaluate of a job's rows", 2, "no column 'quality_small'", "evaluate", "{folder}/out/data", "--out", "{folder}/e", finished=True),
+    command("review: nines round up", 0, "at most 70 calls to large", "run", "{folder}/job.yaml", "--dry-run", "--budget", NINES),
 ]  # fmt: skip
 
 INPUTS = [
@@ -355,6 +431,15 @@ INPUTS = [
     dry("a link in a circle", 2, ("/corpus/sub/again cannot be read (it is a link to a folder above it)", "Change its permissions or the link"), given=lambda folder: [(folder / "corpus/sub").mkdir(), link("sub/again", "corpus")(folder)]),
     dry("a link to nowhere that may have been a folder", 2, "/corpus/gone cannot be read (it is a link that leads nowhere)", given=link("gone", "nowhere")),
     dry("a link to itself", 0, "self.parquet cannot be read and is left out: ", given=link("self.parquet", "corpus/self.parquet")),
+    dry("a link to a pipe", 0, "p.parquet cannot be read and is left out: not a file, but a pipe or a device", given=both(lambda folder: os.mkfifo(folder / "pipe"), link("p.parquet", "pipe"))),
+    dry("a link to a device", 0, "p.parquet cannot be read and is left out: not a file, but a pipe or a device", given=link("p.parquet", "/dev/zero")),
+    dry("languages as names of folders", 2, ("no column 'lang'", "give a constant as input.source_lang"), "--set", "input.columns.source_lang=lang", given=only("lang=en/a.parquet")),
+    dry("CSV", 2, "none of 1 shards can be read", "--set", "input.uri={folder}/corpus/c.csv", given=content("c.csv", b"text,from,to\nA,en,de\n")),
+    dry("a variable that no shell has filled in", 2, "$HOME/corpus: no such folder or file", "--set", "input.uri=$HOME/corpus"),
+    run("texts of all kinds of strings", 0, "12 ok, 8 skipped", "--set", "run.max_skipped_fraction=1", given=kinds_of_strings),
+    run("a shard without rows", 0, "0 in 1 shard", given=without_rows),
+    run("a condition on no rows", 4, "failed>0.1: cannot be evaluated", "--fail-if", "failed>0.1", given=without_rows),
+    run("the same text everywhere", 0, ("499 rows have the output of another row's call", "500 ok"), given=only("a.parquet", ["same"] * 500)),
     dry("a link to a shard of the corpus", 2, ("is the same file as", "would be translated twice"), given=link("last.parquet", "corpus/a.parquet")),
     dry("review: a folder that cannot be listed", 2, "/corpus/closed cannot be read (Permission denied), so its shards are not known", given=both(lambda folder: (folder / "corpus/closed").mkdir(), mark("closed"))),
     dry("review: one input twice", 2, ("1/a.parquet: is the same file as 0/a.parquet", "Give each input once"), "--set", "input.uri=[{folder}/corpus, {folder}/corpus]"),
@@ -397,6 +482,18 @@ OUTPUTS = [
     dry("the output is not empty", 2, "not empty, and not a job's folder", "--output", "{folder}/full", given=lambda folder: _write(folder / "full/x", "x")),
     dry("the output cannot be written", 2, "cannot write to", "--output", "/proc/self/out"),
     dry("the output below a file", 2, "cannot write to {folder}/job.yaml (Not a directory)", "--output", "{folder}/job.yaml/out"),
+    dry("the output is a link to nowhere", 2, "{folder}/out is a link that leads nowhere. Make the folder", given=lambda folder: (folder / "out").symlink_to(folder / "no")),
+    dry("the output below a link to nowhere", 2, "{folder}/disk is a link that leads nowhere", "--output", "{folder}/disk/out", given=lambda folder: (folder / "disk").symlink_to(folder / "no")),
+    dry("the output is a link to itself", 2, "{folder}/out is a link that leads nowhere", given=lambda folder: (folder / "out").symlink_to(folder / "out")),
+    dry("a name too long in the output's path", 2, "has a name of more than 255 bytes", "--output", "{folder}/" + "x" * 300),
+    dry("a file in the place of _job", 2, "_job is a file there", given=lambda folder: _write(folder / "out/_job", "x")),
+    dry("a file in the place of data", 2, "data is a file there", given=lambda folder: [(folder / "out/_job").mkdir(parents=True), _write(folder / "out/data", "x")]),
+    run("another fold for a finished job", 2, "input.fold: was 'exact', is 'off'", "--set", "input.fold=off", finished=True),
+    run("another limit for a finished job", 2, "with the same --limit and --shards", "--limit", "5", finished=True),
+    run("a finished job that was moved", 0, "nothing to do", "--output", "{folder}/moved", given=lambda folder: shutil.move(folder / "out", folder / "moved"), finished=True),
+    run("files of a file browser", 0, "nothing to do", given=lambda folder: [_write(folder / "out" / place / ".DS_Store", "x") for place in ("data", "_job/log")], finished=True),
+    command("plan after clean", 2, "`clean` removed its scores", "plan", "{folder}/job.yaml", given=lambda folder: clean(Folder.at(str(folder / "out")), Bars.none()), finished=True),
+    command("verify of a segment with a far number", 1, "is missing, as are the 9,999,999,9", "verify", "{folder}/out", given=lambda folder: _write(folder / "out/_job/log/9999999999.jsonl", "x"), finished=True),
     dry("the output in the input", 2, "lies inside input.uri", "--output", "{folder}/corpus/out"),
     dry("the output is the input", 2, "lies inside input.uri", "--output", "{folder}/corpus"),
     dry("the output in the input by a link", 2, "lies inside input.uri", "--output", "{folder}/alias/out", given=lambda folder: (folder / "alias").symlink_to(folder / "corpus")),
@@ -506,4 +603,4 @@ def _filled(text: str, names: dict[str, str]) -> str:
 
 def test_the_table_has_each_case_once():
     names = Counter(case.name for case in CASES)
-    assert len(CASES) >= 136 and max(names.values()) == 1, names.most_common(3)
+    assert len(CASES) >= 300 and max(names.values()) == 1, names.most_common(3)

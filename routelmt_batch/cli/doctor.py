@@ -103,7 +103,10 @@ def _uninstall(names: list[str]) -> str:
 
 
 def _processor() -> Finding:
-    gpus = _gpus()
+    try:
+        gpus = _gpus()
+    except (OSError, subprocess.SubprocessError):
+        return Finding("GPU", "nvidia-smi does not answer", False, "restart the driver or the machine")
     if gpus:
         return Finding(
             "GPU", gpus, _version("vllm") is not None, "install the GPU pins: docs/pages/install.md"

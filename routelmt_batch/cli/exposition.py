@@ -127,7 +127,7 @@ def serve(host: str, port: int, collector: JobCollector) -> Iterator[None]:
     registry.register(collector)
     try:
         server, thread = start_http_server(port, host, registry=registry)
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # a name that cannot be a host's is a UnicodeError
         collector.bars.warn(
             f"--metrics-port {host}:{port}: cannot listen there ({error}), so this run has no metrics. "
             "Give another port, or 0 for any free one"

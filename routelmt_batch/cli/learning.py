@@ -63,7 +63,8 @@ class EvaluationOptions:
         typer.Option("--severe", metavar="GAIN", help="Gain up to which a routed row is a severe loss."),
     ] = SEVERE_LOSS_GAIN
     resamples: Annotated[
-        int | None, typer.Option("--resamples", min=10, help="Bootstrap samples; default: by row count.")
+        int | None,
+        typer.Option("--resamples", min=10, max=1_000_000, help="Bootstrap samples; default: by row count."),
     ] = None
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of bootstrap and random routing.")] = 0
     dtype: DtypeOption = "auto"
@@ -226,7 +227,10 @@ def calibrate(
         typer.Option("--fraction", metavar="P", help="A fraction to calibrate for; can be repeated."),
     ] = None,
     traffic_rows: Annotated[
-        int, typer.Option("--traffic-rows", metavar="N", min=1, help="Rows of a later job, for the interval.")
+        int,
+        typer.Option(
+            "--traffic-rows", metavar="N", min=1, max=10**12, help="Rows of a later job, for the interval."
+        ),
     ] = 1_000_000,
     dtype: DtypeOption = "auto",
     schedule: ScheduleOptions,

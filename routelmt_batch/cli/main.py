@@ -50,6 +50,7 @@ def main() -> None:
     """Run a command and exit with its code: 0, 1, 2, 3, 4, 124, 130 or 143."""
     open_standard()
     try:
+        _check_call()
         app(standalone_mode=True)
     except BaseException as error:
         if is_exit(error):
@@ -57,6 +58,20 @@ def main() -> None:
         exit_code, level, message = in_words(error)
         Bars(stderr_console()).say(message, level)
         sys.exit(exit_code)
+
+
+def _check_call() -> None:
+    """Raises UsageError if an argument is not UTF-8, as reports and logs are, or if the working folder was
+    removed."""
+    for argument in sys.argv[1:]:
+        try:
+            argument.encode()
+        except UnicodeEncodeError:
+            raise UsageError(f"{argument!a}: the argument is not UTF-8: give other characters") from None
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        raise UsageError("the working folder was removed: change to a folder that exists") from None
 
 
 def _version(wanted: bool) -> None:
@@ -100,7 +115,7 @@ def run(
 
         job_spec = spec.read(load)
         ending.begin(job_spec.name, job_spec.output.uri)
-        against = _finished(fail.against, "--against ") if fail.against else None
+        against = _finished(fail.against, "--against ") if fail.against is not None else None
         conditions = Conditions.parse(fail.fail_if, against)
         if dry_run:
             checked = flow.dry_run(job_spec, scope.shards, scope.limit, ending.bars, conditions, ray.address)
@@ -137,7 +152,7 @@ def plan(
         job_spec = spec.read(load)
         ending.begin(job_spec.name, job_spec.output.uri)
         rates_file = job_spec.budget.rates
-        measured = rates.load(rates_file, job_spec) if rates_file else None
+        measured = rates.load(rates_file, job_spec) if rates_file is not None else None
         options = flow.Options(**vars(scope), **vars(ray), end=ending.end_now)
         lines = flow.plan(job_spec, options, ending.bars, partial(flow.ray_engine, options=options))
         estimates = [rates.estimate(measured, job_spec, line) for line in lines] if measured else []
@@ -192,7 +207,7 @@ def report(
 
     if rows is not None and not html:
         raise UsageError("--rows: needs --html; add --html or leave --rows out")
-    if html or against:
+    if html or against is not None:
         _audit(output, against, html, rows, as_json)
         return
     folder = Folder.at(output)
@@ -228,7 +243,7 @@ def _audit(output: str, against: str | None, html: bool, rows: int | None, as_js
     from routelmt_batch.page.comparison import compare
     from routelmt_batch.page.page import write_page
 
-    this, other = _finished(output), _finished(against, "--against ") if against else None
+    this, other = _finished(output), _finished(against, "--against ") if against is not None else None
     settings = this.spec.page if rows is None else this.spec.page.model_copy(update={"rows": rows})
     comparison = compare(this, other, settings.rows if html else 0) if other else None
     if html:
@@ -337,10 +352,15 @@ def init(
 
     path = path or ("job.yaml" if kind == "run" else f"{kind}.yaml")
     target = on_disk(path, "a spec file")
-    if target.exists():
-        raise UsageError(f"{path}: already exists; give another name")
     starter = Path(__file__).parent / "starters" / f"{kind}.yaml"
-    target.write_text(starter.read_text(encoding="utf8"), encoding="utf8")
+    try:
+        if target.exists():
+            raise UsageError(f"{path}: already exists; give another name")
+        target.write_text(starter.read_text(encoding="utf8"), encoding="utf8")
+    except OSError as error:
+        raise UsageError(
+            f"{path}: cannot be written ({error.strerror}); give a name in a folder that exists"
+        ) from None
     check = " --dry-run" if kind == "run" else ""
     typer.echo(f"wrote {path}; edit it, then: routelmt-batch {kind} {path}{check}")
 

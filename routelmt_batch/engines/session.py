@@ -21,6 +21,7 @@ from routelmt_batch.engines.reaper import Reaper
 from routelmt_batch.engines.roll import RESTARTS
 from routelmt_batch.errors import EngineError, RoutelmtError, UsageError
 from routelmt_batch.files.disk import DiskLocation, follow_folder, make_folder
+from routelmt_batch.files.uris import without_login
 from routelmt_batch.interrupts import end_now
 from routelmt_batch.spec.storage import shared
 
@@ -276,9 +277,14 @@ def _yielding() -> Iterator[None]:
 
 def _check_answers(address: str) -> None:
     """Raises UsageError if nothing listens at host:port; Ray itself would try for ten minutes."""
+    if "://" in address:
+        raise UsageError(
+            f"--address {without_login(address)}: is a URL, such as `submit` takes. Give the address of the "
+            "cluster itself: HEAD:6379, or `auto` on one of its nodes"
+        )
     host, colon, port = address.rpartition(":")
-    if not colon or not port.isdigit() or "://" in address:
-        return  # `auto` and other schemes are Ray's to resolve
+    if not colon or not port.isdigit():
+        return  # `auto` is Ray's to resolve
     try:
         socket.create_connection((host, int(port)), timeout=_CONNECT_S).close()
     except OSError as error:

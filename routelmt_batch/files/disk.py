@@ -11,6 +11,7 @@ import errno
 import fcntl
 import io
 import os
+import stat
 import time
 import uuid
 from collections.abc import Iterator
@@ -92,8 +93,12 @@ class DiskLocation(Location):
         return self.path.read_bytes()
 
     def open(self, version: str | None = None) -> File:
-        raw = io.FileIO(self.path)
-        file = File(raw, _stat(os.fstat(raw.fileno())))
+        raw = io.FileIO(self.path, opener=_at_once)
+        found = os.fstat(raw.fileno())
+        if not stat.S_ISREG(found.st_mode):
+            raw.close()
+            raise OSError(errno.EINVAL, "not a file, but a pipe or a device", str(self.path))
+        file = File(raw, _stat(found))
         if version is not None and file.stat.version != version:
             file.close()
             raise Replaced(f"{self}: changed since it was read")
@@ -186,6 +191,11 @@ def _below(folder: Path, above: tuple[tuple[int, int], ...]) -> Iterator[Path]:
             yield from _below(path, (*above, here))
         elif path.is_file() or entry.is_symlink():
             yield path
+
+
+def _at_once(path: str, flags: int) -> int:
+    """Open a file. A pipe is opened, too, without waiting for somebody who writes to it."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _stat(found: os.stat_result) -> Stat:

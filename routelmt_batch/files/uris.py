@@ -28,9 +28,11 @@ def locate(uri: str) -> Location:
     on the Hugging Face hub (see files.hub.SYNTAX).
 
     Raises:
-        UsageError: another scheme, a URI without a bucket, with a query or with a key that is no path, or one
-            of the hub that is no dataset's.
+        UsageError: an empty path, another scheme, a URI without a bucket, with a query or with a key that is
+            no path, or one of the hub that is no dataset's.
     """
+    if not uri.strip():
+        raise UsageError("an empty path: give one, or . for this folder")
     if "\0" in uri:
         raise UsageError(f"{uri!r}: a path has no NUL character: remove it")
     if not (match := _URI.fullmatch(uri)):

@@ -67,7 +67,7 @@ class Condition:
     @classmethod
     def parse(cls, text: str) -> Condition:
         """Raises UsageError, with the known names, if the text is not a condition."""
-        match = re.fullmatch(r"\s*(\w+)(?:\[([^\]]*)\])?\s*>\s*([\d.]+(?:[eE]-?\d+)?)\s*", text)
+        match = re.fullmatch(r"\s*(\w+)(?:\[([^\]]*)\])?\s*>\s*([\d.]+(?:[eE]-?\d\d?)?)\s*", text)
         try:
             condition = match and cls(match[1], Decimal(match[3]), match[2])
         except InvalidOperation:

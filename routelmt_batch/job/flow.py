@@ -273,10 +273,10 @@ def _budget(recipe: JobRecipe, rows: int) -> str:
         of = f"{budget.fraction} of what all rows cost, in {budget.measure}"
         return f"{budget.amount or of}; the highest gain per cost to large first"
     if budget.amount is not None:
-        return f"{budget.amount}: at most {min(int(amount_of(budget.amount)[0]), rows):,} rows to large"
+        return f"{budget.amount}: at most {min(int(amount_of(budget.amount)[0]), rows):,} calls to large"
     if at_least is None:
         assert budget.fraction is not None
-        return f"{budget.fraction}: at most {places(budget.fraction, rows):,} rows to large"
+        return f"{budget.fraction}: at most {places(budget.fraction, rows):,} calls to large"
     cap = "" if budget.cap is None else f", at most {places(budget.cap, rows):,}"
     return f"rows with a score of at least {at_least:g} to large{cap}"
 

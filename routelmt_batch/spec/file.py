@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from routelmt_batch.errors import SpecError
 from routelmt_batch.files.disk import DiskLocation
@@ -181,20 +182,46 @@ def _explain(
         else:
             value = fault["input"]
             shown = "" if isinstance(value, Mapping) or is_hidden(fault["loc"]) else f"{value!r}: "
-            message = shown + fault["msg"].removeprefix("Value error, ")
+            message = shown + _rule(fault, kind)
         lines.append(f"  {at}{where or 'spec'}: {message}")
     options = [origin for origin in dict.fromkeys(origins) if origin]
     head = f"{path}: the spec is not valid" if None in origins else f"{', '.join(options)}: not valid"
     return without_login("\n".join([head, *lines]))
 
 
+def _rule(fault: ErrorDetails, kind: type[BaseModel]) -> str:
+    """What a value should have been. pydantic's own words for these types name Python's."""
+    match fault["type"]:
+        case "string_type":
+            return "give a text; a number needs quotes"
+        case "dict_type":
+            return "give a mapping of names to values"
+        case "list_type":
+            return "give a list"
+        case "model_type":
+            return f"give a mapping of these keys: {', '.join(_keys_at(kind, fault['loc']))}"
+    return fault["msg"].removeprefix("Value error, ")
+
+
 def _keys_at(kind: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
     here: Any = kind
     for part in location:
-        here = get_args(here)[1] if get_origin(here) is dict else here.model_fields[str(part)].annotation
-        if get_origin(here) is not dict and not (isinstance(here, type) and issubclass(here, BaseModel)):
+        if get_origin(here) is dict:
+            here = get_args(here)[1]
+            continue
+        annotation = here.model_fields[str(part)].annotation
+        if get_origin(annotation) is dict:
+            here = annotation
+            continue
+        models = [inner for inner in (annotation, *get_args(annotation)) if _is_model(inner)]
+        if not models:
             return []
-    return list(here.model_fields)
+        here = models[0]
+    return list(here.model_fields) if _is_model(here) else []
+
+
+def _is_model(kind: object) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
 
 
 PassSpecs = TypeVar("PassSpecs", JobSpec, LabelSpec)

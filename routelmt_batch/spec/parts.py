@@ -6,6 +6,7 @@ import difflib
 import os
 from collections.abc import Iterable
 from decimal import Decimal
+from string import Formatter
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
@@ -15,6 +16,7 @@ from pydantic import (
     Field,
     FieldSerializationInfo,
     field_serializer,
+    field_validator,
     model_validator,
 )
 
@@ -172,7 +174,11 @@ class Replicas(Part):
 
 
 def _as_replicas(value: object) -> object:
-    return {"min": value, "max": value} if isinstance(value, int) else value
+    if isinstance(value, int) and not isinstance(value, bool):
+        return {"min": value, "max": value}
+    if not isinstance(value, dict | Replicas):
+        raise ValueError("give a whole number, or {min: 1, max: 4}")
+    return value
 
 
 class Pool(Part):
@@ -195,7 +201,7 @@ class Pool(Part):
         description="GPUs of one engine, all on one node. Default: `tensor_parallel_size` (1 if there is no "
         "such key) if the machines have GPUs, else 0.",
     )
-    cpus: float = Field(1, gt=0, description="CPUs that Ray reserves for one engine.")
+    cpus: float = Field(1, gt=0, allow_inf_nan=False, description="CPUs that Ray reserves for one engine.")
     threads: int | None = Field(None, ge=1, description="Threads of one engine on CPUs. Default: every core.")
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
         "auto",
@@ -232,6 +238,14 @@ class Pool(Part):
             if isinstance(given, dict) and (found := secrets(map(str, given))):
                 raise ValueError(f"{key}: {', '.join(found)}: {NOT_HERE}")
         return value
+
+    @field_validator("env")
+    @classmethod
+    def _can_be_set(cls, env: dict[str, str | None]) -> dict[str, str | None]:
+        for name, value in env.items():
+            if not name or "=" in name or "\0" in f"{name}{value}":
+                raise ValueError(f"{name!r}: a variable has a name without =, and no NUL character")
+        return env
 
     @field_serializer("env")
     def _env(self, env: dict[str, str | None], info: FieldSerializationInfo) -> dict[str, str | None]:
@@ -356,8 +370,8 @@ class Budget(Part):
 
     fraction: Fraction | None = Field(
         None,
-        description="Largest share of the rows that goes to the large model; with another `unit`, of what "
-        "all rows would cost. `--budget 0.3` replaces it, and `amount`. Default: required without `amount`.",
+        description="Largest share of the calls that goes to the large model (rows with the same text are one "
+        "call); with another `unit`, of what all calls would cost. `--budget 0.3` replaces it, and `amount`. Default: required without `amount`.",
     )
     amount: Amount | None = Field(
         None,
@@ -406,7 +420,7 @@ class Budget(Part):
         "`calibrated` takes the router's stored threshold for `fraction`.",
     )
     cap: Fraction | None = Field(
-        None, description="With `threshold`: largest share of the rows that goes to the large model."
+        None, description="With `threshold`: largest share of the calls that goes to the large model."
     )
 
     @model_validator(mode="after")
@@ -465,7 +479,7 @@ class Budget(Part):
 
     @property
     def most(self) -> Decimal | None:
-        """Largest share of the rows that goes to the large model; None: an amount, or a threshold without a
+        """Largest share of the calls that goes to the large model; None: an amount, or a threshold without a
         cap."""
         return self.fraction if self.threshold is None else self.cap
 
@@ -509,12 +523,15 @@ class Prompt(Part):
 
     @model_validator(mode="after")
     def _fields(self) -> Prompt:
+        may = "template may use {source_lang}, {target_lang} and {source}"
         try:
-            self.template.format(source_lang="", target_lang="", source="")
-        except (KeyError, IndexError, ValueError) as error:
-            raise ValueError(
-                f"template may use {{source_lang}}, {{target_lang}} and {{source}}: {error}"
-            ) from None
+            given = [field[1:] for field in Formatter().parse(self.template) if field[1] is not None]
+        except ValueError as error:
+            raise ValueError(f"{may}: {error}") from None
+        for name, width, conversion in given:
+            if name not in ("source_lang", "target_lang", "source") or width or conversion:
+                written = f"{name}{f'!{conversion}' if conversion else ''}{f':{width}' if width else ''}"
+                raise ValueError(f"{may}, and not {{{written}}}; write other braces twice: {{{{ and }}}}")
         if "{source}" not in self.template:
             raise ValueError("template must contain {source}")
         return self

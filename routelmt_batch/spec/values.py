@@ -64,7 +64,8 @@ def _is_writable(uri: str) -> str:
 
 
 def _is_source(source: str) -> str:
-    _is_located(source.removeprefix(COMET))
+    if source:  # a router may need none
+        _is_located(source.removeprefix(COMET))
     return source
 
 

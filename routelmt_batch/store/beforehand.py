@@ -6,7 +6,7 @@ import contextlib
 import os
 import shutil
 from collections.abc import Sequence
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 from routelmt_batch.corpus.shards import Shard, is_passed_over, rule
 from routelmt_batch.errors import DiskFull, InputError, OutputError
@@ -23,10 +23,10 @@ _REPORT = ".json"
 
 
 def check_place(root: Location, uris: Sequence[str]) -> None:
-    """Raises OutputError if the output's path is too long, if it lies inside an input, or an input inside it.
-    Links are followed."""
-    if isinstance(root, DiskLocation) and len(os.fsencode(root)) > (most := _MOST_BYTES_OF_PATH - _OWN_BYTES):
-        raise OutputError(f"output.uri {root}: has more than {most} bytes. Give a shorter path")
+    """Raises OutputError if nothing can be written at the output's path, if it lies inside an input, or an
+    input inside it. Links are followed."""
+    if isinstance(root, DiskLocation):
+        _check_path(root.path)
     here = root.canonical()
     for uri in uris:
         source = locate(uri)
@@ -40,6 +40,28 @@ def check_place(root: Location, uris: Sequence[str]) -> None:
             raise OutputError(
                 f"output.uri {root}: input.uri {uri} lies inside it, among the files that a job writes. Give "
                 "a folder elsewhere"
+            )
+
+
+def _check_path(path: Path) -> None:
+    """Raises OutputError if a folder cannot be made at a path, or if files are in the way of a job's own."""
+    if len(os.fsencode(path)) > (most := _MOST_BYTES_OF_PATH - _OWN_BYTES):
+        raise OutputError(f"output.uri {path}: has more than {most} bytes. Give a shorter path")
+    if any(len(os.fsencode(name)) > _MOST_BYTES_OF_NAME for name in path.parts):
+        raise OutputError(
+            f"output.uri {path}: has a name of more than {_MOST_BYTES_OF_NAME} bytes. Give a shorter one"
+        )
+    for place in (path, *path.parents):
+        if place.is_symlink() and not place.exists():
+            raise OutputError(
+                f"output.uri {path}: {place} is a link that leads nowhere. Make the folder that it names, or "
+                "give another output"
+            )
+    for name in ("_job", "data", "reports"):
+        if (path / name).is_file():
+            raise OutputError(
+                f"output.uri {path}: {name} is a file there, and a job needs a folder of that name. Give "
+                "another folder, or move the file"
             )
 
 

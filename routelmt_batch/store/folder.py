@@ -57,11 +57,15 @@ class Folder:
         return self.work / "spec.yaml"
 
     def read_manifest(self) -> dict[str, Any] | None:
-        """Raises WorkChanged if it is damaged."""
+        """Raises WorkChanged if it is damaged, and OutputError if no folder can be there."""
         try:
             found = read_json(self.manifest)
         except FileNotFoundError:
             return None
+        except NotADirectoryError:
+            raise OutputError(
+                f"{self.manifest}: a part of this path is a file, not a folder. Give a job's output folder"
+            ) from None
         if not _has_values(found, command=str, shards=dict) or "limit" not in found:
             raise damaged(self.manifest)
         return found

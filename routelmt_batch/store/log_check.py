@@ -72,9 +72,14 @@ def flaws(log: Log, bars: Bars) -> Iterator[Flaw]:
 
     def missing(end: int) -> Iterator[Flaw]:
         """Segments from the expected one to `end`, together where the same copy has them."""
-        for kept_in, numbers in itertools.groupby(range(expected, end), lambda n: _holding(compacted, n)):
-            first, *others = numbers
-            more = f", as are the {len(others):,} after it" if others else ""
+        borders = {number for copy in compacted for number in (copy.first, copy.last + 1)}
+        starts = sorted({expected, end, *(number for number in borders if expected < number < end)})
+        for kept_in, spans in itertools.groupby(
+            itertools.pairwise(starts), lambda span: _holding(compacted, span[0])
+        ):
+            (first, after), *further = spans
+            others = (further[-1][1] if further else after) - first - 1
+            more = f", as are the {others:,} after it" if others else ""
             yield Flaw(f"{first:010d}.jsonl", f"is missing{more}", kept_in)
 
     with (

@@ -161,6 +161,18 @@ def test_a_dry_run_checks_the_job_that_is_there(routelmt, tmp_path, make_spec):
     assert answer.returncode == 2 and "frozen at budget.fraction 0.3" in answer.stderr
 
 
+def test_rows_with_the_text_of_another_are_not_left_over_in_the_progress(make_spec, tmp_path):
+    from routelmt_batch.job import flow
+    from routelmt_batch.progress import Bars
+    from routelmt_batch.store.folder import Folder
+
+    flow.plan(
+        load(make_spec(input__fold="exact")), flow.Options(), Bars.none(), FakeEngine(tmp_path / "log").opened
+    )
+    done, calls = flow.progress(Folder.at(str(tmp_path / "out")))["score"]
+    assert done == calls < 71
+
+
 def test_report_tells_where_an_unfinished_job_stands(routelmt, tmp_path, make_spec):
     from rich.console import Console
 
@@ -315,7 +327,7 @@ def test_corpus_text_stays_out_of_messages(routelmt, tmp_path, make_spec, corpus
 def test_what_the_system_refuses_is_told_without_a_traceback(routelmt, tmp_path):
     (tmp_path / "file").write_text("x")
     answer = routelmt("init", str(tmp_path / "file" / "job.yaml"))
-    assert answer.returncode == 1
+    assert answer.returncode == 2
     assert answer.stderr.startswith("error: ") and "Not a directory" in answer.stderr
 
 

@@ -1,5 +1,7 @@
 """Doctor's verdicts on machines that are not this one."""
 
+import subprocess
+
 import pytest
 
 from routelmt_batch.cli import doctor
@@ -28,6 +30,15 @@ def test_packages(monkeypatch, installed, check, fine, move):
     finding = check()
     assert finding.fine is fine
     assert move in finding.next_move
+
+
+def test_a_driver_that_does_not_answer_is_told(monkeypatch):
+    def hangs() -> str:
+        raise subprocess.TimeoutExpired("nvidia-smi", 30)
+
+    monkeypatch.setattr(doctor, "_gpus", hangs)
+    finding = doctor._processor()
+    assert (finding.found, finding.fine) == ("nvidia-smi does not answer", False)
 
 
 def test_a_processor_without_avx_is_told(monkeypatch):

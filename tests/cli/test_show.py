@@ -80,3 +80,9 @@ def test_a_job_without_them_says_nothing_of_them(printed):
 def test_an_audit_of_too_few_rows_has_no_figures(printed):
     _, lines = printed(metric="chrf", audit={"fraction": 0.01, "min_rows": 1, "max_rows": 1})
     assert lines["audit"].startswith("1 row, 1 measured") and "audited gain" not in lines
+
+
+@pytest.mark.parametrize("columns", ["0", "", "wide"])
+def test_without_a_width_nothing_is_cut(monkeypatch, columns):
+    monkeypatch.setenv("COLUMNS", columns)
+    assert show.console().width == 1000

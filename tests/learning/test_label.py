@@ -253,7 +253,7 @@ def test_a_part_is_opened_for_its_own_model_alone(spec, engine, tmp_path, monkey
 def test_what_cannot_be_labelled_is_told_before_anything_starts(spec, engine, tmp_path):
     with pytest.raises(InputError, match=r"no column 'referense' \(input.columns.reference\); did you mean"):
         run(spec, engine, "input.columns.reference=referense")
-    with pytest.raises(SpecError, match=r"input.columns: .*dictionary"):
+    with pytest.raises(SpecError, match=r"input.columns: .*give a mapping"):
         run(spec, engine, "input.columns=[text]")
     with pytest.raises(SpecError, match="unknown metric 'bleu': use chrf"):
         run(spec, engine, "metric=bleu")

@@ -40,6 +40,13 @@ def test_the_kind_follows_from_base_and_target(tmp_path, settings, kind):
         ({"split__test_fraction": 0}, "give test_tables, or a split.test_fraction above 0"),
         ({"workers__count": 3}, "batch_rows 32 must be a multiple of workers.count 3"),
         ({"training__micro_batch_rows": 5}, "x micro_batch_rows 5"),
+        (
+            {"training__learning_rate": float("inf")},
+            "training.learning_rate: 'Infinity': Input should be a finite",
+        ),
+        ({"training__gradient_norm": float("nan")}, "training.gradient_norm: 'NaN': "),
+        ({"lora__alpha": float("inf")}, "lora.alpha: 'Infinity': Input should be a finite number"),
+        ({"tables": "labels"}, "tables: 'labels': give a list"),
         ({"prompt__template": "Translate."}, "template must contain {source}"),
         ({"output__uri": "s3://bucket/router"}, "to a disk that its workers share: give a path"),
     ],

@@ -376,8 +376,8 @@ def test_a_report_says_what_was_spent_and_how_well_lengths_fit(make_spec, corpus
 @pytest.mark.parametrize(
     ("budget", "words"),
     [
-        ({"amount": "20calls"}, "20calls: at most 20 rows to large"),
-        ({"amount": "200000calls"}, "200000calls: at most 121 rows to large"),
+        ({"amount": "20calls"}, "20calls: at most 20 calls to large"),
+        ({"amount": "200000calls"}, "200000calls: at most 121 calls to large"),
         ({"amount": "9tokens"}, "9tokens; the highest gain per cost to large first"),
         (
             {"fraction": 0.3, "unit": "tokens"},

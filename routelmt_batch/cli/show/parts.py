@@ -16,9 +16,10 @@ _NO_TERMINAL = 1000  # columns
 
 
 def console() -> Console:
-    """Standard output. Unless it is a terminal or COLUMNS is set, lines are not cut or wrapped, so that they
-    can be searched."""
-    wide = not sys.stdout.isatty() and "COLUMNS" not in os.environ
+    """Standard output. Unless it is a terminal or COLUMNS is a width, lines are not cut or wrapped, so that
+    they can be searched."""
+    columns = os.environ.get("COLUMNS", "")
+    wide = not sys.stdout.isatty() and not (columns.isdecimal() and int(columns))
     return SafeConsole(highlight=False, markup=False, width=_NO_TERMINAL if wide else None)
 
 

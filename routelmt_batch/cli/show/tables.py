@@ -26,7 +26,7 @@ _ONE: dict[Unit, str] = {"calls": "call", "tokens": "token", "seconds": "second"
 def what_if(lines: Sequence[WhatIf], unit: Unit = "calls", estimates: Sequence[Estimate] = ()) -> Table:
     """What each budget buys; if it counts no calls, what of its unit is spent, and what ranking by gain alone
     would buy; with estimates, in how many hours and for how much."""
-    names = ["budget", "rows to large", "prompt tokens", "predicted gain", "gain/row", "threshold"]
+    names = ["budget", "calls to large", "prompt tokens", "predicted gain", "gain/row", "threshold"]
     counts_calls = unit == "calls"
     if not counts_calls:
         names[1:1] = [unit]

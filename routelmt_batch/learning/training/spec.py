@@ -54,7 +54,7 @@ class Lora(Part):
     """The LoRA adapter. Its defaults are RouteLMT's (section 4.1): rank 8, alpha 32, all linear layers."""
 
     rank: int = Field(8, ge=1, description="Rank of the adapter's matrices.")
-    alpha: float = Field(32, gt=0, description="Scale of the adapter.")
+    alpha: float = Field(32, gt=0, allow_inf_nan=False, description="Scale of the adapter.")
     dropout: float = Field(0.0, ge=0, lt=1, description="Share of the adapter's inputs dropped in training.")
     target_modules: str | list[str] = Field(
         "all-linear", description="Layers that get an adapter, as peft names them."
@@ -91,7 +91,7 @@ class Training(Part):
     """Optimizer and schedule."""
 
     epochs: int = Field(3, ge=1, description="Passes over the training rows.")
-    learning_rate: float = Field(2e-4, gt=0, description="Highest learning rate.")
+    learning_rate: float = Field(2e-4, gt=0, allow_inf_nan=False, description="Highest learning rate.")
     batch_rows: int = Field(64, ge=1, description="Rows of one optimizer step, over all workers.")
     micro_batch_rows: int | None = Field(
         None,
@@ -101,7 +101,7 @@ class Training(Part):
     warmup_fraction: float = Field(
         0.05, ge=0, lt=1, description="Share of the steps in which the learning rate rises."
     )
-    weight_decay: float = Field(0.0, ge=0, description="Weight decay of the optimizer.")
+    weight_decay: float = Field(0.0, ge=0, allow_inf_nan=False, description="Weight decay of the optimizer.")
     scheduler: Literal["linear", "cosine", "constant"] = Field(
         "linear", description="How the learning rate changes after the warm-up."
     )
@@ -118,7 +118,9 @@ class Training(Part):
         ge=8,
         description="Longest example. A decoder leaves longer ones out, an encoder cuts them.",
     )
-    gradient_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
+    gradient_norm: float = Field(
+        1.0, gt=0, allow_inf_nan=False, description="Gradients are clipped to this norm."
+    )
     weigh_references: bool = Field(
         True,
         description="Whether a row counts in the loss as often as it has references (`gain_by_reference`). "

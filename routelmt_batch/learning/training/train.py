@@ -107,6 +107,11 @@ def _publish(
     table = pq.read_table(folder.predictions, partitioning=None)
     predicted, realised = table["predicted"].to_numpy(), table["realised"].to_numpy()
     directions = table["direction"].to_pylist()
+    if lost := int((~np.isfinite(predicted)).sum()):
+        raise ModelError(
+            f"{folder.root}: the trained router predicts no number for {lost:,} of {len(predicted):,} "
+            "held-out rows, so it cannot be used. Lower training.learning_rate, and use another --output"
+        )
     held_out = _measure(predicted, realised, directions)
     unseen = sorted(set(held_out.directions) - set(prepared.directions))
     if unseen:
