@@ -370,8 +370,9 @@ class Budget(Part):
 
     fraction: Fraction | None = Field(
         None,
-        description="Largest share of the calls that goes to the large model (rows with the same text are one "
-        "call); with another `unit`, of what all calls would cost. `--budget 0.3` replaces it, and `amount`. Default: required without `amount`.",
+        description="Largest share of the calls that goes to the large model (rows with the same text are "
+        "one call); with another `unit`, of what all calls would cost. `--budget 0.3` replaces it, and "
+        "`amount`. Default: required without `amount`.",
     )
     amount: Amount | None = Field(
         None,
