@@ -33,7 +33,12 @@ def texts(lines: list[dict], route: str) -> dict[Key, str]:
 
 def test_the_guarded_demo_keeps_its_budget_and_says_what_it_did(tmp_path, open_engine):
     out = tmp_path / "out"
-    settings = ("audit.min_rows=12", "guard.escalate_fraction=0.05", "guard.keep_small_above=45")
+    settings = (
+        "audit.min_rows=12",
+        "guard.escalate_fraction=0.05",
+        "guard.keep_small_above=45",
+        "input.fold=off",
+    )
     spec = load(DEMO / "guarded.yaml", settings, output_uri=str(out))
     report = flow.run(spec, flow.Options(limit=90), BARS, open_engine).report.as_json()
     rows: dict[Key, dict] = {}

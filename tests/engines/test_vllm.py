@@ -97,9 +97,11 @@ def test_the_routers_gains_are_transformers_gains(rows):
 
 def test_prompt_tokens_are_the_tokenizers(demo, rows):
     tokenizer = AutoTokenizer.from_pretrained(MODELS / "router")
-    scored = oracle.scores(demo)
+    scored, call = oracle.scores(demo), oracle.calls(demo, DEMO / "input")
     for row in rows:
-        assert scored[row["shard"], row["row"]]["prompt_tokens"] == len(tokenizer(prompt(row))["input_ids"])
+        assert scored[call[row["shard"], row["row"]][0]]["prompt_tokens"] == len(
+            tokenizer(prompt(row))["input_ids"]
+        )
 
 
 @pytest.mark.parametrize("route", ["small", "large"])
@@ -120,7 +122,15 @@ def test_translations_are_transformers_greedy_ones(rows, route):
 def test_the_report_times_each_pass_and_names_what_ran(demo):
     report = json.loads((demo / "reports/job.json").read_text())
     passes = {line["name"]: line for line in report["passes"]}
-    assert list(passes) == ["score", "allocate", "large+small", "check small+large", "assemble"]
+    assert list(passes) == [
+        "fold",
+        "score",
+        "allocate",
+        "large+small",
+        "check small+large",
+        "copy to folded rows",
+        "assemble",
+    ]
     for name in ("score", "large+small"):
         assert 0 < passes[name]["engine_start_seconds"] <= passes[name]["seconds"]
     assert report["versions"]["ray"].startswith("2.60")
