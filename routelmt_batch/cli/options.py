@@ -91,8 +91,8 @@ class RunSpecOptions(PlanSpecOptions):
         typer.Option(
             "--threshold",
             metavar="SCORE",
-            help="Send every row that scores at least this to the large model; `calibrated`: the router's "
-            "threshold. A row's route depends on its own score alone.",
+            help="Send every call worth at least this to the large model; `calibrated`: the router's "
+            "threshold. A call for one row is worth its score, one for m rows m times its score.",
         ),
     ] = None
     budget_cap: Annotated[

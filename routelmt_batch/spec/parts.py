@@ -366,7 +366,7 @@ class Share(Part):
 
 
 class Budget(Part):
-    """How many rows go to the large model."""
+    """How many calls go to the large model. A call for several rows is worth the sum of their gains."""
 
     fraction: Fraction | None = Field(
         None,
@@ -400,24 +400,24 @@ class Budget(Part):
     directions: dict[str, Share] = Field(
         default_factory=dict,
         title="mapping of direction to `{min, max}`",
-        description="Smallest and largest share of a direction's rows that goes to the large model, such as "
+        description="Smallest and largest share of a direction's calls that goes to the large model, such as "
         "`{en-zh: {min: 0.1, max: 0.5}}`. Both are met exactly.",
     )
     min_gain: float | None = Field(
         None,
         allow_inf_nan=False,
-        description="Lowest predicted gain of a row that goes to the large model. Places without such a row "
-        "stay empty. Only for routers that predict gains.",
+        description="Lowest predicted gain of a call that goes to the large model. Places without such a "
+        "call stay empty. Only for routers that predict gains.",
     )
     min_gain_per_cost: float | None = Field(
         None,
         allow_inf_nan=False,
-        description="Lowest predicted gain per token, second or unit of money, by `unit`, of a row that "
+        description="Lowest predicted gain per token, second or unit of money, by `unit`, of a call that "
         "goes to the large model. The rest of the budget is not spent. Only for routers that predict gains.",
     )
     threshold: Threshold = Field(
         None,
-        description="Send every row that scores at least this to the large model, however many there are. "
+        description="Send every call worth at least this to the large model, however many there are. "
         "`calibrated` takes the router's stored threshold for `fraction`.",
     )
     cap: Fraction | None = Field(

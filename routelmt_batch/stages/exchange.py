@@ -22,10 +22,8 @@ from routelmt_batch.files.write import remove_folder, write_file
 from routelmt_batch.store.workspace import AnyWorkspace
 from routelmt_batch.threads import Stop
 
-_COMPRESSED = pa.ipc.IpcWriteOptions(compression="zstd")
-
-
 _FOLDER = "exchange-"
+_COMPRESSED = pa.ipc.IpcWriteOptions(compression="zstd")
 
 
 @contextlib.contextmanager

@@ -114,6 +114,7 @@ class Ledger:
         self._by_shard: dict[tuple[str, str], list[PartEntry]] = defaultdict(list)
         self._totals: dict[tuple[str, str | None], Totals] = defaultdict(Totals)
         self.generation = 0  # the number of runs with `--retry-failed` so far
+        self.folded_rows = 0  # rows that follow another row with the same text and languages
         self._lock = threading.RLock()
         self._waiting: list[tuple[str, dict[str, Any]]] = []  # records, each with its failpoint
         self._written_at = 0.0
@@ -306,6 +307,7 @@ class Ledger:
             return
         self.events.append(line)
         self.generation += line["event"] == "retry_failed"
+        self.folded_rows += line["folded"] if line["event"] == "fold" else 0
         cleared = line.get("cleared", ())
         if cleared:
             self._forget(cleared)
@@ -408,11 +410,6 @@ class Ledger:
 
     def rows(self, stage: Stage, model: str | None = None) -> int:
         return self.totals(stage, model).rows
-
-    @property
-    def folded_rows(self) -> int:
-        """Rows that follow another row with the same text and languages."""
-        return sum(int(event["folded"]) for event in self.events_of("fold"))
 
     @property
     def cleaned(self) -> bool:

@@ -134,6 +134,22 @@ def test_the_report_sets_what_reached_a_calibrated_threshold_against_what_should
     assert "places" not in shown and "unfilled" not in shown
 
 
+def test_calls_for_several_rows_are_not_set_against_single_held_out_rows(
+    make_spec, tmp_path, engine, calibrated
+):
+    keys = {"router__source": calibrated(-1.0), "budget__threshold": "calibrated", "input__fold": "exact"}
+    outcome = run(make_spec(**keys), engine)
+    report = outcome.report.as_json()
+    assert report["folded_rows"] == 1 and report["budget"]["reached_fraction"] > 0.5
+    worth = {
+        key: line["gain"] * len(oracle.calls(tmp_path / "out", tmp_path / "corpus")[key])
+        for key, line in oracle.scores(tmp_path / "out").items()
+        if line["gain"] is not None
+    }
+    assert report["budget"]["reached"] == sum(total >= -1 for total in worth.values())
+    assert "outside the expected" not in told(outcome)
+
+
 def test_traffic_like_the_held_out_rows_is_no_warning(make_spec, tmp_path, engine, calibrated):
     run(make_spec(), engine)
     gains = [line["gain"] for line in oracle.scores(tmp_path / "out").values() if line["gain"] is not None]
