@@ -241,12 +241,7 @@ def make_plan(workspace: Job) -> Plan:
     at_least, spending, measure = recipe.at_least, recipe.spending, recipe.measure
     gains = CommittedGains(workspace, measure)
     ranking = Ranking(gains, budget.directions, recipe.least)
-    held_back, most = 0, ranking.cost
-    if not budget.is_open:
-        held_back = places(guard.escalate_fraction, ranking.rows)
-        most = _most(budget, spending, ranking.cost) - held_back
-    if ranking.floors.cost > most:
-        raise UsageError(_too_many_floors(ranking, most, spending))
+    held_back, most = _allowed(budget, guard, ranking, spending)
     amount = min(most, ranking.worth)
     # A threshold says nothing of other budgets.
     worth = ranking.worth if at_least is None else ranking.cost
@@ -263,9 +258,7 @@ def make_plan(workspace: Job) -> Plan:
         thresholds = (selected.threshold for selected in others[len(wanted) :] if selected)
         deciles = {name: [next(thresholds) for _ in DECILES] if size else [] for name, size in sizes.items()}
     else:
-        of_rows = replace(gains, by_row=True)
-        taken = replace(of_rows, inside=rule(cut, cuts, spending))
-        deciles = {"all": _deciles(of_rows), "routed": _deciles(taken)}
+        deciles = _deciles_of_rows(gains, rule(cut, cuts, spending))
     compared: list[Selected | None] = [None] * len(wanted)
     if spending:  # what the same amounts buy if the rows are ranked by gain alone
         compared = Ranking(gains.by_gain(), budget.directions).select(wanted)
@@ -318,6 +311,21 @@ def _spent(budget: Budget, spending: Spending, most: int, chosen: Selected) -> d
     }
 
 
+def _allowed(budget: Budget, guard: Guard, ranking: Ranking, spending: Spending | None) -> tuple[int, int]:
+    """The places that are held back, and the most that the plan may spend besides.
+
+    Raises:
+        UsageError: the floors by direction need more.
+    """
+    held_back, most = 0, ranking.cost
+    if not budget.is_open:
+        held_back = places(guard.escalate_fraction, ranking.rows)
+        most = _most(budget, spending, ranking.cost) - held_back
+    if ranking.floors.cost > most:
+        raise UsageError(_too_many_floors(ranking, most, spending))
+    return held_back, most
+
+
 def _most(budget: Budget, spending: Spending | None, everything: int) -> int:
     """The most that the budget allows: calls, or millionths of a token. `everything`: what all rows cost."""
     if budget.amount is None:
@@ -358,6 +366,12 @@ def _what_if(
 
 def _places_of_deciles(rows: int) -> list[int]:
     return [rows - math.ceil(rows * tenth / 10) + 1 for tenth in DECILES if rows]
+
+
+def _deciles_of_rows(gains: CommittedGains, taken: Rule) -> dict[str, list[float | None]]:
+    """Deciles of the gains of all rows, and of those whose call a rule takes: calls have another order."""
+    of_rows = replace(gains, by_row=True)
+    return {"all": _deciles(of_rows), "routed": _deciles(replace(of_rows, inside=taken))}
 
 
 def _deciles(parts: Parts) -> list[float | None]:
