@@ -55,11 +55,15 @@ def divisions(memory: Location) -> list[list[Location]]:
     """
     if not (memory / _LAYOUT).exists():
         return []
-    found: list[list[Location]] = [[] for _ in range(_count(memory))]
+    found: dict[Location, list[Location]] = {_division(memory, n): [] for n in range(_count(memory))}
     for file in memory.below():
-        if file.parent.name.startswith("division=") and file.name.endswith(".parquet"):
-            found[int(file.parent.name.removeprefix("division="))].append(file)
-    return found
+        if file.parent in found and file.name.endswith(".parquet"):
+            found[file.parent].append(file)
+    return list(found.values())
+
+
+def _division(memory: Location, number: int) -> Location:
+    return memory / f"division={number}"
 
 
 def made_from(fingerprints: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
@@ -182,7 +186,7 @@ class _Rememberer:
         table = table.take(first.combine_chunks().sort())
         if table.num_rows:
             name = f"{uuid.uuid4().hex}.parquet"
-            write_parquet(self.memory / f"division={number}" / name, table, "memory")
+            write_parquet(_division(self.memory, number) / name, table, "memory")
         for file in read:
             file.remove()
         return int(table.num_rows)

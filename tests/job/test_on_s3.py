@@ -306,3 +306,20 @@ def test_damaged_objects_are_told_and_mended(make_spec, corpus, store, uris, loc
     output = left(store, tmp_path)
     oracle.check(output, corpus, "0.3")
     assert data(output) == local
+
+
+def test_the_next_night_takes_what_an_output_and_a_memory_in_the_store_have(
+    make_spec, store, server, uris, tmp_path
+):
+    """Each night from bucket to bucket, with folded rows; the second reuses, the third remembers."""
+    memory = f"translation_memory={server.uri(f'{tmp_path.name}/memory')}"
+    spec = make_spec(input__fold="exact")
+    first = run(spec, (*uris, memory), tmp_path).report
+    assert (first.folded_rows, first.calls["score"]) == (1, 64)
+    for name, given in (("second", f"reuse=[{uris[1].partition('=')[2]}]"), ("third", memory)):
+        output = f"output.uri={server.uri(f'{tmp_path.name}/{name}')}"
+        (tmp_path / "sent.log").unlink(missing_ok=True)
+        again = run(spec, (uris[0], output, given), tmp_path).report
+        assert not (tmp_path / "sent.log").exists(), "no engine ran"
+        assert again.reused_rows["score"] == first.calls["score"]
+        assert again.status == first.status

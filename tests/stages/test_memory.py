@@ -96,6 +96,18 @@ def test_a_damaged_file_costs_calls_and_nothing_else(run, tmp_path):
     assert not sent(run("3", TEXTS[:20]))
 
 
+def test_what_is_no_file_of_the_memory_is_left_alone(run, tmp_path):
+    run("1", TEXTS)
+    others = [
+        tmp_path / "memory" / name for name in ("division=x/a.parquet", "division=7/a.parquet", "b.parquet")
+    ]
+    for other in others:
+        other.parent.mkdir(exist_ok=True)
+        other.write_bytes(b"somebody's")
+    assert not sent(run("2", TEXTS))
+    assert all(other.read_bytes() == b"somebody's" for other in others)
+
+
 def test_a_damaged_layout_is_told_before_anything_is_paid_for(run, tmp_path):
     (tmp_path / "memory").mkdir()
     (tmp_path / "memory/memory.json").write_text("[]")
